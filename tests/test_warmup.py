@@ -36,7 +36,7 @@ class Compiler:
     def __init__(self, clock: SimpleNamespace) -> None:
         self.clock = clock
         self.begin = self.end = lambda *name: None  # until somebody listens
-        text = {"compiling": "compiling kernels, at every start", "kept": "nothing keeps them"}
+        text = {"compiling": "compiling kernels, at every start", "compiled": "nothing keeps them"}
         self.backend = backend_with(compilations=self.compilations, functions_to_compile=lambda: 5, **text)
 
     @contextmanager

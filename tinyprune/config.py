@@ -32,7 +32,7 @@ from tinyprune.errors import UsageError, nearest
 
 # The limit of every size: far above what fits into memory, far below NumPy's largest integer.
 LARGEST = 10_000_000
-# Each kind, and what its models have where nothing else is given.
+# The defaults of each kind, for options that are not given.
 PAPER = {"positions": "relative", "norm": "layernorm", "feedforward": "relu", "bias": "output", "embedding": "scaled"}
 GPT2 = {"positions": "learned", "norm": "layernorm", "feedforward": "gelu", "bias": "layers", "embedding": "plain"}
 LLAMA = {"positions": "rotary", "norm": "rmsnorm", "feedforward": "swiglu", "bias": "none", "embedding": "plain"}
@@ -44,7 +44,7 @@ USUAL: dict[str, dict[str, str]] = {
     "llama": LLAMA,
 }
 KINDS = tuple(USUAL)
-# What an adaptive softmax, with `model.cutoffs`, needs.
+# The values that an adaptive softmax, with `model.cutoffs`, needs.
 CLUSTERED = {"bias": "output", "tied": True, "embedding": "scaled"}
 
 
@@ -61,7 +61,7 @@ def option(
     return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices, "later": later})
 
 
-# An option that came after the first checkpoints. Files leave it out where it has its default: they keep their bytes.
+# An option that is newer than the first checkpoints. Files leave it out where it has its default, as old ones do.
 newer = functools.partial(option, later=True)
 
 
@@ -108,15 +108,15 @@ class Config:
                 if high is not None and number > high:
                     raise UsageError(f"{key} must be at most {high}, got {number}")
         self._complete()
-        for wrong, said in self._rules():
-            if wrong:
-                raise UsageError(f"{self.TABLE}.{said}")
+        for broken, message in self._rules():
+            if broken:
+                raise UsageError(f"{self.TABLE}.{message}")
 
     def _complete(self) -> None:
         """Set what is not given and follows from other values."""
 
     def _rules(self) -> Iterable[tuple[object, str]]:
-        """Yield the rules between several values: whether one is broken, and what is said then after "TABLE."."""
+        """Yield each rule between several values: whether it is broken, and the message, which follows "TABLE."."""
         return ()
 
     @classmethod
@@ -131,9 +131,9 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values without None, and without newer options that have their default."""
-        usual = {f.name: f.default for f in dataclasses.fields(self) if f.metadata["later"]}
+        newer = {f.name: f.default for f in dataclasses.fields(self) if f.metadata["later"]}
         given = dataclasses.asdict(self).items()
-        return {k: v for k, v in given if v is not None and (k not in usual or v != usual[k])}
+        return {k: v for k, v in given if v is not None and (k not in newer or v != newer[k])}
 
 
 @dataclass(frozen=True)
@@ -202,30 +202,31 @@ class ModelConfig(Config):
             object.__setattr__(self, "head_ids", tuple(tuple(range(h)) for h in self.heads))
 
     def _rules(self) -> Iterator[tuple[object, str]]:
-        L, D, H, V, cutoffs, found = self.L, self.D, self.H, self.V, self.cutoffs, (len(self.heads), len(self.head_ids))
+        L, D, H, V, cutoffs = self.L, self.D, self.H, self.V, self.cutoffs
         yield D % H, f"D must be a multiple of model.H = {H}, got {D}"
-        yield found != (L, L), f"heads and model.head_ids must have L = {L} entries, got {found[0]} and {found[1]}"
+        layers = len(self.heads), len(self.head_ids)
+        yield layers != (L, L), f"heads and model.head_ids must have L = {L} entries, got {layers[0]} and {layers[1]}"
         for i, (count, ids) in enumerate(zip(self.heads, self.head_ids, strict=True)):
-            wrong = len(ids) != count or list(ids) != sorted(set(ids)) or any(not 0 <= h < H for h in ids)
-            yield wrong, f"head_ids[{i}] must be {count} rising numbers below H = {H}, got {list(ids)}"
+            broken = len(ids) != count or list(ids) != sorted(set(ids)) or any(not 0 <= h < H for h in ids)
+            yield broken, f"head_ids[{i}] must be {count} rising numbers below H = {H}, got {list(ids)}"
         for applies, name, needed, where in self._needed():
             given = getattr(self, name)
             yield applies and given != needed, f"{name} must be {json.dumps(needed)} {where}; got {json.dumps(given)}"
-        feedforward, rotary = self.kind != "all-attention", self.positions == "rotary"
-        yield feedforward and not self.F, f"F must be at least 1 for {self.kind}, got 0"
+        yield self.kind != "all-attention" and not self.F, f"F must be at least 1 for {self.kind}, got 0"
         yield self.kv_heads and H % self.kv_heads, f"kv_heads must divide model.H = {H}, got {self.kv_heads}"
+        rotary = self.positions == "rotary"
         yield rotary and self.Dh % 2, f'positions = "rotary" needs an even head width D / H, got {self.Dh}'
-        said = 'positions = "rotary" turns queries, which persistent vectors would read: model.persistent must be'
-        yield rotary and self.attended, f'{said} "stream" or model.N 0; got "{self.persistent}" and {self.N}'
-        wrong = self.bias == "none" and self.F and self.feedforward == "relu"
-        yield wrong, 'bias must not be "none" for model.feedforward = "relu", whose block has biases'
+        message = 'positions = "rotary" turns queries, which persistent vectors would read: model.persistent must be'
+        yield rotary and self.attended, f'{message} "stream" or model.N 0; got "{self.persistent}" and {self.N}'
+        broken = self.bias == "none" and self.F and self.feedforward == "relu"
+        yield broken, 'bias must not be "none" for model.feedforward = "relu", whose block has biases'
         yield list(cutoffs) != sorted(set(cutoffs)), f"cutoffs must rise, got {list(cutoffs)}"
         yield cutoffs and V and cutoffs[-1] >= V, f"cutoffs must lie below V = {V}, got {list(cutoffs)}"
-        wrong, narrow = cutoffs and self.div_value ** len(cutoffs) > D, f"cluster {len(cutoffs)} at D = {D}"
-        yield wrong, f"div_value = {self.div_value} leaves no width for {narrow}"
+        broken = cutoffs and self.div_value ** len(cutoffs) > D  # widths are D, D / div_value, D / div_value² …
+        yield broken, f"div_value = {self.div_value} leaves no width for cluster {len(cutoffs)} at D = {D}"
 
     def _needed(self) -> Iterator[tuple[bool, str, Any, str]]:
-        """Yield where an option needs a value: whether this applies, its name and value, and where."""
+        """Yield, for each option that allows one value only: whether this applies, its name, the value, and where."""
         kind, attention = self.kind, self.kind == "all-attention"
         yield attention, "F", 0, f"for {kind}, which has no feed-forward block"
         yield not attention, "N", 0, f"for {kind}, which has no persistent vectors"
@@ -238,7 +239,7 @@ class ModelConfig(Config):
             yield bool(self.cutoffs), name, value, "with model.cutoffs"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; `heads` and `head_ids` only after a removal, so that L and H define a new model's."""
+        """Return plain values; `heads` and `head_ids` only after a removal, for otherwise L and H determine them."""
         values = super().to_dict()
         for name, usual in USUAL[self.kind].items():
             if values[name] == usual:
@@ -258,7 +259,7 @@ class ModelConfig(Config):
         return self.positions == "relative"
 
     def kv_ids(self, layer: int) -> tuple[int, ...]:
-        """Return the original numbers of the key-value heads that a layer's heads read now, rising."""
+        """Return the original numbers of the key-value heads that a layer's heads still read, rising."""
         K = self.kv_heads or self.H
         return tuple(sorted({h * K // self.H for h in self.head_ids[layer]}))
 
@@ -372,12 +373,10 @@ class GateConfig(Config):
     )
 
     def _rules(self) -> Iterator[tuple[object, str]]:
-        said = (
-            "repair_tokens must be 0 unless gate.frozen is true, for it fits what stays to the baseline's outputs; got"
-        )
-        yield self.repair_tokens and not self.frozen, f"{said} {self.repair_tokens}"
-        wrong = self.distribution == "top-k" and self.target_heads is None
-        yield wrong, 'target_heads must be given for gate.distribution = "top-k": it is k'
+        message = "repair_tokens must be 0 unless gate.frozen is true, for it fits what stays to the baseline's outputs"
+        yield self.repair_tokens and not self.frozen, f"{message}; got {self.repair_tokens}"
+        broken = self.distribution == "top-k" and self.target_heads is None
+        yield broken, 'target_heads must be given for gate.distribution = "top-k": it is k'
 
 
 @dataclass(frozen=True)
@@ -435,13 +434,13 @@ class RunConfig:
             elif table in tables and isinstance(tables[table], dict):
                 tables[table][key] = value
             else:
-                said = f"unknown table {table!r} in {name!r}; allowed are {', '.join(tables)}{nearest(table, tables)}"
-                raise UsageError(said)
+                hint = nearest(table, tables)
+                raise UsageError(f"unknown table {table!r} in {name!r}; allowed are {', '.join(tables)}{hint}")
         return self.from_dict(tables)
 
 
 def of_kind(model: ModelConfig, kind: str) -> dict[str, Any]:
-    """Return what changes with the kind; a feed-forward block is as large as the persistent vectors that it replaces.
+    """Return the options that another kind changes: a feed-forward block gets as many parameters as what it replaces.
 
     N persistent keys and values of all heads have 2·N·D parameters, the nets of H heads with N units 2·H·N·D, and a
     feed-forward block of width F has 2·D·F, with SwiGLU 3·D·F.
@@ -462,7 +461,7 @@ def names_by_key(first: str = "train") -> dict[str, str]:
     Where several tables have the key, it is the one of the table `first`, else of the first that has it.
     """
     tables = {name: hint for name, hint in typing.get_type_hints(RunConfig).items() if hint is not int}
-    order = [name for name in (*reversed(tables), first) if name in tables]
+    order = [name for name in (*reversed(tables), first) if name in tables]  # the last one wins
     return {f.name: f"{name}.{f.name}" for name in order for f in dataclasses.fields(tables[name])}
 
 

@@ -60,7 +60,7 @@ def announced(ops: Engine, what: str, *, run: bool = False) -> Iterator[list[str
     with ExitStack() as stack, ops.compilations(begin, end):
         yield begun
     if begun:
-        say(f"{what}: compiled {len(begun)} function{'s' * (len(begun) != 1)} in {duration(seconds)}; {ops.kept}")
+        say(f"{what}: compiled {len(begun)} function{'s' * (len(begun) != 1)} in {duration(seconds)}; {ops.compiled}")
 
 
 def rehearse(

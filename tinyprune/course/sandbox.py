@@ -1,13 +1,12 @@
-"""The tester's side of the wire: a separate process for an answer.
+"""Run a student's answer in a separate process; this is the tester's side (`child` is the other, `wire` the messages).
 
     with Sandbox() as sandbox:
         sandbox.run("def double(x):\n    return 2 * x")
-        sandbox.function("double")(np.arange(3))          # array([0, 2, 4]), computed over there
+        sandbox.function("double")(np.arange(3))          # array([0, 2, 4]), computed in that process
 
-The answer's process is limited in time, memory and what it may touch (see `isolation`), and contains
-nothing of the tester: no tests, no checker, no marks. Whatever it does to itself, it can only send values. If it ends
-or is killed, a new process replaces it and loads the same sources again, so that an endless loop costs its own points
-only.
+The answer's process is limited in time, memory and what it may touch (see `isolation`), and contains nothing of the
+tester: no tests, no checker, no marks. Whatever it does to itself, it can only send values. If it ends or is killed, a
+new process replaces it and loads the same sources again, so that an endless loop costs only the points of its task.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Limits:
 
     seconds_per_call: float = 10.0  # without the time in functions that the tests hand to the answer
     seconds_in_all: float = 120.0
-    timeouts: int = 2  # of one function, before it is no longer called
+    timeouts: int = 2  # after so many, a function is no longer called
     memory_bytes: int = 3 << 30
     file_bytes: int = 16 << 20
     directory_bytes: int = 256 << 20  # of all files together
@@ -81,8 +80,8 @@ class Sandbox:
         self.seconds_left = self.limits.seconds_in_all
         self.timeouts: dict[str, int] = {}
         self._process: subprocess.Popen | None = None
-        self._kept: list[Any] = []
-        self._first = 0  # number of the first object that the present process keeps
+        self._kept: list[Any] = []  # objects of the tests, such as functions, for which the process has numbers
+        self._first = 0  # the process numbers its objects from here on; numbers of a process before it are refused
 
     def __enter__(self) -> Sandbox:
         return self
@@ -93,14 +92,14 @@ class Sandbox:
     def run(self, source: str, name: str = "answer.py") -> str:
         """Execute `source`, called `name` in tracebacks, in the answer's namespace; return what it printed, cut.
 
-        Raises AnswerError if it raised an error; `AnswerDied` if its process ended. A source that ended its process is
-        not loaded again.
+        Raises AnswerError if it raised an error; `AnswerDied` if its process ended. A new process does not load a
+        source that ended its process.
         """
         try:
             self._ask({"run": source, "name": name}, None)
         except AnswerError as error:
             if not isinstance(error, AnswerDied):
-                self.sources.append((source, name))  # what it defines above the error is there again after a restart
+                self.sources.append((source, name))  # a new process needs what it defines above the error
             raise
         self.sources.append((source, name))
         return self.printed()
@@ -112,7 +111,7 @@ class Sandbox:
     def function(self, name: str, keep: str = "none") -> Callable[..., Any]:
         """Return a proxy for a function of the answer.
 
-        `keep` says what stays in its process: "all" of a result, the "cache" of a result (out, cache), or "none".
+        `keep` says what stays there and is returned as a proxy: "all" of a result, the "cache" of (out, cache), "none".
         """
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -129,22 +128,21 @@ class Sandbox:
         return call
 
     def hold(self, value: Any) -> Far:
-        """Send a value once, for many calls."""
+        """Send a value once, for many calls; return a proxy to pass in its place."""
         return self._ask({"call": None, "keep": "all"}, ((value,), {}))
 
-    def fetch(self, kept: Far) -> Any:
-        """Return a value that stayed there."""
-        return self._ask({"call": None, "keep": "none"}, ((kept,), {}))
+    def fetch(self, proxy: Far) -> Any:
+        """Return the value of a proxy."""
+        return self._ask({"call": None, "keep": "none"}, ((proxy,), {}))
 
     def printed(self) -> str:
         """Return what the answer has printed since the last call, cut to the limit."""
         if self._process is None:
             return ""
-        self._output.seek(self._output_at)
-        data = self._output.read(4 * self.limits.output_characters)
-        self._output_at = self._output.seek(0, os.SEEK_END)
-        text = data.decode(errors="replace")
         most = self.limits.output_characters
+        self._output.seek(self._output_at)
+        text = self._output.read(4 * most).decode(errors="replace")  # a character has at most 4 bytes
+        self._output_at = self._output.seek(0, os.SEEK_END)
         return text if len(text) <= most else text[:most] + "\n… (cut)\n"
 
     def close(self) -> None:
@@ -163,13 +161,14 @@ class Sandbox:
         subprocess.run(remove, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def _start(self) -> None:
+        """Start a process, with an empty directory, and load all sources into it."""
         if os.name == "nt":
             raise UsageError("answers are marked on Linux or macOS; on Windows use WSL, or pytest with --in-process")
         self._scratch = os.path.realpath(tempfile.mkdtemp(prefix="answer-"))
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         self._output_at = 0
         user = isolation.throwaway_user(self._scratch)
-        # The course or the tests are in the working directory.
+        # The working directory is hidden from it: the course or the tests are there.
         wrapped = [] if isolation.problem() else isolation.bubblewrap(self._scratch, str(Path.cwd()), user)
         environment = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR"), self._scratch)
         environment |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"), "1")
@@ -190,7 +189,7 @@ class Sandbox:
                     "RLIMIT_CPU": int(self.limits.seconds_in_all) + 30,
                     "RLIMIT_FSIZE": self.limits.file_bytes,
                     "RLIMIT_NOFILE": 128,
-                    # Otherwise all other processes of the same user count.
+                    # Without bubblewrap or a user made for it, the processes of the present user count as well.
                     "RLIMIT_NPROC": self.limits.processes if wrapped or user is not None else 4096,
                     "RLIMIT_CORE": 0,
                 },
@@ -206,9 +205,9 @@ class Sandbox:
                 start_new_session=True,
             )
         self._kept.clear()
-        self._count_at = 0.0  # when to count the bytes of its files again
+        self._count_at = 0.0  # when to measure its directory again
         try:
-            self._begin(60, 60)  # importing is not the answer's time
+            self._set_deadlines(60, 60)  # importing is not the answer's time
             unpack(self._read)
         except AnswerDied as error:
             raise RuntimeError(f"the answer's process did not start: {error}\n{self.printed()}") from None
@@ -218,6 +217,7 @@ class Sandbox:
         self.printed()
 
     def _ask(self, head: dict[str, Any], value: Any) -> Any:
+        """Send a message, after starting a process if there is none; return the value of the reply."""
         if self.seconds_left <= 0:
             raise AnswerDied("TimeoutError", f"the submission took more than {self.limits.seconds_in_all:g} s in all")
         if self._process is None:
@@ -225,9 +225,10 @@ class Sandbox:
         return self._exchange(head, value)
 
     def _exchange(self, head: dict[str, Any], value: Any) -> Any:
+        """Send a message, call functions of the tests until the reply comes, and return its value."""
         if self._process is None:
             raise AnswerDied("SystemExit", "the answer ended its own process when its code was run again")
-        self._begin(self.limits.seconds_per_call, self.seconds_left)
+        self._set_deadlines(self.limits.seconds_per_call, self.seconds_left)
         try:
             arrays = self._send(head, value)
             while True:
@@ -238,7 +239,7 @@ class Sandbox:
                 if "raised" in reply:
                     raised = {k: str(v)[:4000] for k, v in reply["raised"].items()}
                     raise AnswerError(raised["kind"][:100], raised["message"], raised["trace"])
-                for index, tree in reply.get("changed", {}).items():
+                for index, tree in reply.get("changed", {}).items():  # arguments that the answer modified in place
                     original = arrays[int(index)]
                     if original.flags.writeable:
                         np.copyto(original, self._decode(tree, received))
@@ -246,7 +247,7 @@ class Sandbox:
         except AnswerError:
             raise
         except Exception as error:
-            # The process no longer follows the protocol; what it sends may break anything here.
+            # The process no longer follows the protocol; what it sends may lead to any exception here.
             self.close()
             raise AnswerDied("RuntimeError", f"the answer broke its own process: {error!s:.200}") from None
         finally:
@@ -257,53 +258,53 @@ class Sandbox:
         head = head | {"value": encode(value, arrays, self._keep)}
         data = memoryview(pack(head, arrays))
         while data:
-            data = data[self._patiently(self._socket.send, data[: 1 << 16]) :]
+            data = data[self._within_limits(self._socket.send, data[: 1 << 16]) :]
         return arrays
 
     def _read(self, size: int) -> bytes:
         parts = []
         while size:
-            part = self._patiently(self._socket.recv, min(size, 1 << 20))
+            part = self._within_limits(self._socket.recv, min(size, 1 << 20))
             if not part:
                 self._died()
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
 
-    def _patiently(self, use: Callable[[Any], Any], argument: Any) -> Any:
-        """Try to use the socket again and again, as long as the limits hold."""
+    def _within_limits(self, use: Callable[[Any], Any], argument: Any) -> Any:
+        """Send or receive; while nothing moves, check the limits every quarter of a second (the socket's timeout)."""
         while True:
             self._check()
             try:
                 return use(argument)
             except TimeoutError:
-                continue
+                pass
             except (BrokenPipeError, ConnectionResetError):
                 self._died()
 
-    def _begin(self, seconds: float, seconds_in_all: float) -> None:
+    def _set_deadlines(self, seconds: float, seconds_in_all: float) -> None:
         self._end_of_call, self._end_of_all = (time.monotonic() + s for s in (seconds, seconds_in_all))
 
     def _check(self) -> None:
         """Kill a process that is too slow or fills the disk: the system limits files' sizes, but not their number."""
         limits, now = self.limits, time.monotonic()
         if now >= self._count_at:
-            if used(Path(self._scratch), limits.directory_bytes) > limits.directory_bytes:
+            if disk_usage(Path(self._scratch), limits.directory_bytes) > limits.directory_bytes:
                 self.close()
                 raise AnswerDied("OSError", f"more than {limits.directory_bytes >> 20} MiB of files")
-            # Seldom where it takes long, such as in directories in directories.
+            # Ten times as long as measuring takes, which is long for nested directories.
             self._count_at = now + 0.25 + 10 * (time.monotonic() - now)
         if now >= self._end_of_all:
             self.close()
             raise AnswerDied("TimeoutError", f"the submission took more than {limits.seconds_in_all:g} s in all")
         if now >= self._end_of_call:
             self.close()
-            said = f"no result after {limits.seconds_per_call:g} s: an endless loop, or far too slow"
-            raise AnswerDied("TimeoutError", said)
+            seconds = limits.seconds_per_call
+            raise AnswerDied("TimeoutError", f"no result after {seconds:g} s: an endless loop, or far too slow")
         self._socket.settimeout(min(self._end_of_all - now, self._end_of_call - now, 0.25))
 
     def _died(self) -> None:
-        # It may have closed the socket and be running on.
+        """Raise AnswerDied, which says how the process ended. It may also still run, with its socket closed."""
         try:
             code = self._process.wait(timeout=1)
         except subprocess.TimeoutExpired:
@@ -312,14 +313,13 @@ class Sandbox:
         last = self.printed().strip().splitlines()[-1:]
         self.close()
         number = -code if code < 0 else code - 128  # bubblewrap ends with 128 + the signal
-        signalled = number in signal.valid_signals()
-        how = f"by signal {signal.Signals(number).name}" if signalled else f"with exit status {code}"
+        is_signal = number in signal.valid_signals()
+        how = f"by signal {signal.Signals(number).name}" if is_signal else f"with exit status {code}"
         raise AnswerDied("SystemExit", f"the answer ended its own process {how}" + "".join(f" ({s})" for s in last))
 
     def _call_back(self, reply: dict[str, Any], received: list[np.ndarray]) -> None:
         """Call a function for the answer. The time in it does not count as the call's; that on the wire does."""
-        args, kwargs = self._decode(reply["value"], received)
-        function = self._kept[reply["callback"]]
+        function, (args, kwargs) = self._kept[reply["callback"]], self._decode(reply["value"], received)
         begun = time.monotonic()
         try:
             head, result = {}, function(*args, **kwargs)
@@ -336,7 +336,7 @@ class Sandbox:
         return decode(tree, arrays, Far, self._kept.__getitem__)
 
 
-def used(directory: Path, enough: int) -> int:
+def disk_usage(directory: Path, enough: int) -> int:
     """Return the bytes of disk that a directory takes, plus 4096 for each name; stop counting beyond `enough`."""
     found, left = 0, [directory]
     while left and found <= enough:

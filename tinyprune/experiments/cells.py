@@ -1,9 +1,9 @@
 """A cell: one model trained, pruned to a number of heads by one of the `methods`, trained further, and measured.
 
-The baseline is trained for config.train steps. After it every method has the same number of steps, gate_train +
-finetune, with the same learning rates: gates choose heads in the first of them, other methods at once, so that what
-they leave is trained in both stages. A model that starts from new weights has all the steps as well. Heads are chosen
-on the training and the validation split; the test split is read for the reported numbers alone.
+The stages are those of a run: train, gate, finetune. The baseline is trained in the first. After it every method has
+the same number of steps, gate + finetune, with the same learning rates. Gates choose heads in the gate stage; other
+methods choose at once, and what they leave is trained in both stages. A model that starts from new weights has the
+steps of all stages. Heads are chosen on the training and the validation split; the test split is only for the report.
 
 A cell is plain data and its computation a pure function, so it can be sent to any process or machine, together with the
 baseline that it starts from, as the bytes of a safetensors file.
@@ -42,11 +42,11 @@ from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.step import Objective
 
-ROUND_SHARE = 0.1  # of all heads, removed between two evaluations of a criterion, as by Michel et al. 2019
+ROUND_SHARE = 0.1  # share of all heads that is removed between two scorings, as by Michel et al. 2019
 SCORE_TOKENS = 24_000  # how much of the validation split criteria read
 REPAIR_TOKENS = 60_000  # how much of the training split repairs read
 REVISION = 1  # of the methods: with another number all cells are computed again
-PATH_EVERY = 10  # steps between two points of a gate's path
+PATH_EVERY = 10  # steps between two records of log_alpha while gates are trained
 NOT_IN_KEYS = ("evaluate_every", "checkpoint_every", "log_every")  # settings of a stage that change no result
 
 # Numba's simplest threading layer ends the process when two threads call it at the same time.
@@ -71,7 +71,7 @@ class Cell:
 
     @property
     def baseline(self) -> Cell | None:
-        """Return the cell that this one starts from; None if it starts from new weights."""
+        """Return the cell whose weights this one starts from; None if it starts from new weights."""
         if self.recipe.start == "new":
             return None
         return dataclasses.replace(self, method=BASELINE, heads=None)
@@ -82,21 +82,21 @@ class Cell:
         for stage in ("train", "gate_train", "finetune"):
             for name in NOT_IN_KEYS:
                 config[stage].pop(name)
-        changed = self.recipe.gates
-        if changed:
-            for name in ("target_heads", "lam", *changed):  # determined by `heads` and the method
+        gates = self.recipe.gates
+        if gates:
+            for name in ("target_heads", "lam", *gates):  # `heads` and the method replace these settings
                 config["gate"].pop(name, None)
         else:
             del config["gate"]
         if self.method == BASELINE:
             del config["gate_train"], config["finetune"]
-        own = {"revision": REVISION, "method": self.method, "backend": self.backend, "config": config}
-        own["digest"] = self.digest
+        values = {"revision": REVISION, "method": self.method, "backend": self.backend, "config": config}
+        values["digest"] = self.digest
         if self.heads is not None:
-            own["heads"] = self.heads
-        if self.method in METHODS and not changed:
-            own["scope"] = self.scope
-        return own
+            values["heads"] = self.heads
+        if self.method in METHODS and not gates:
+            values["scope"] = self.scope
+        return values
 
     @property
     def key(self) -> str:
@@ -160,7 +160,7 @@ class CellRun:
         self.record: dict[str, Any] = {"steps_total": 0 if self.new else cell.config.train.steps}
 
     def run(self) -> Outcome:
-        """Start, choose, repair and remove, heal, measure."""
+        """Start from the baseline or new weights; choose, repair, remove (`smaller`); heal; measure."""
         whole = self.start()
         model = whole if self.cell.heads is None else self.smaller(whole)
         objective = healing_objective(whole, self.recipe.distill)
@@ -216,7 +216,7 @@ class CellRun:
         config, changes, stage = self.cell.config, self.recipe.gates, self.stages["gate"]
         if self.new:
             stage = self.stages["train"]
-            # The gates' learning rate is that of the gate stage.
+            # A gate's learning rate is a multiple of its stage's: make it the same as in the gate stage.
             changes = changes | {"lr_multiplier": config.gate.lr_multiplier * config.gate_train.lr / config.train.lr}
         gate = dataclasses.replace(config.gate, target_heads=self.cell.heads, **changes)
         warmup = stage.steps // 2 if gate.lam_warmup is None else gate.lam_warmup
@@ -224,7 +224,7 @@ class CellRun:
         before = self.record["steps_total"]
         path = self.train(gated, "gate", stage, objective)
         if "gate" in self.recipe.heal:
-            self.record["steps_total"] = before  # what stays is trained for as many steps instead
+            self.record["steps_total"] = before  # these steps only chose heads: what stays is trained for as many again
         self.record["scores"] = self.log_alpha(gated, 4)
         if gate.distribution != "top-k":
             self.record["heads_shifted"] = hit_target(gated)
@@ -232,7 +232,7 @@ class CellRun:
             {"step": point["step"], "log_alpha": [[round(x, 2) for x in layer] for layer in point["log_alpha"]]}
             for point in path[:-1]
         ]
-        # The last point is where the gates ended, after the target was met.
+        # The last point is read after `hit_target`, which may have moved some gates.
         self.record["gate_path"].append({"step": stage.steps, "log_alpha": self.log_alpha(gated, 3)})
         self.record["bits_per_character_gated"] = self.bits(gated, "valid")
         return gated
@@ -240,24 +240,24 @@ class CellRun:
     def train(self, model: Transformer, stage: str, config: TrainConfig, objective: Objective) -> list[dict[str, Any]]:
         """Train `model` in place for one stage; returns the objective's description of every `PATH_EVERY`th step."""
         path: list[dict[str, Any]] = []
-        made, already = 0, self.record["steps_total"]
+        step, before = 0, self.record["steps_total"]
         try:
-            for made in training_steps(model, self.text.train, config, objective, self.generator(stage), already):
-                if made and (made % PATH_EVERY == 0 or made == config.steps):
-                    path.append({"step": made, **objective.describe(model)})
+            for step in training_steps(model, self.text.train, config, objective, self.generator(stage), before):
+                if step and (step % PATH_EVERY == 0 or step == config.steps):
+                    path.append({"step": step, **objective.describe(model)})
         except NotFiniteError as error:
             table = "gate_train" if stage == "gate" else stage
             raise NotFiniteError(
-                f"step {made + 1} of stage {stage} gave numbers that are not finite; lower its "
+                f"step {step + 1} of stage {stage} gave numbers that are not finite; lower its "
                 f"learning rate, say with --set {table}.lr={config.lr / 2:g}"
             ) from error
-        self.record["steps_total"] = already + config.steps
+        self.record["steps_total"] = before + config.steps
         self.record.setdefault("bits_per_character_after", {})[stage] = self.bits(model, "valid")
         return path
 
     @property
     def stages(self) -> dict[str, TrainConfig]:
-        """Return the stages; a model that starts from new weights has the gate stage's steps in its first one."""
+        """Return the stages; a smaller model that starts from new weights has the gate stage's steps in its first."""
         config = self.cell.config
         more = config.gate_train.steps if self.new and self.cell.heads is not None else 0
         first = dataclasses.replace(config.train, steps=config.train.steps + more)
@@ -269,7 +269,7 @@ class CellRun:
         return read_fits(self.start(), self.text.train[:REPAIR_TOKENS])
 
     def generator(self, purpose: str) -> np.random.Generator:
-        """Return a random generator for one purpose, derived from the seed; it is the same for every method."""
+        """Return a random generator, derived from the seed and the purpose: every method gets the same numbers."""
         purposes = ("init", "train", "gate", "finetune", "scores")
         return np.random.default_rng([self.cell.config.seed, purposes.index(purpose)])
 
@@ -285,7 +285,7 @@ class CellRun:
 
     def measure(self, model: Transformer) -> dict[str, Any]:
         """Return the cell's record: size, computation, quality on both splits, and what `record` has collected."""
-        *_, valid = self.record["bits_per_character_after"].values()
+        *_, valid = self.record["bits_per_character_after"].values()  # after the last stage
         quality = {"valid": valid, "test": self.bits(model, "test")}
         return {
             "heads": list(model.config.heads),

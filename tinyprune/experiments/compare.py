@@ -1,15 +1,18 @@
 """Prune the baseline of one run by every method, to several numbers of heads: `tinyprune compare RUN`.
 
+The work is a list of cells, each of which is one of these, and may read the records of cells before it:
+
+    whole     the baseline as it is, measured
     roles     what each head of the baseline mostly attends to
     scores    what a criterion says of all heads, once for all numbers of heads
     pruned    heads chosen and removed, what stays repaired if that is part of the method
-    repaired  the same heads, and what stays fitted by least squares, see `pruning.repair`
-    healed    the pruned model trained as the run's table `finetune` says, every one for as many steps; and the baseline
-              trained alike, since training on the text would help it as well
+    repaired  the heads of a pruned cell, and what stays fitted by least squares, see `pruning.repair`
+    healed    the model of a pruned cell trained as the run's table `finetune` says, all for as many steps; and the
+              baseline trained alike, since training on the text would help it as well
 
 Criteria read the validation split, repairs and training the training split; the test split is read for the reported
 numbers alone. The model may be large: beside the baseline there is one other in memory, and cells are computed one
-after the other by all threads. What is finished is kept, see `store`.
+after the other by all threads. `store` saves the record of each finished cell.
 """
 
 from __future__ import annotations
@@ -68,17 +71,14 @@ def repair_of(method: str) -> str:
 
 @dataclass(frozen=True)
 class CheckpointCell:
-    """One model made from the checkpoint, the scores of one criterion, or the roles of the baseline's heads.
-
-    It has what `grid` and `store` ask of a cell: key, to_dict, baseline, a name.
-    """
+    """One cell, see above. `grid` and `store` use its key, to_dict, baseline and name."""
 
     what: str  # "whole", "roles", "scores", "pruned", "repaired" or "healed"
-    method: str
+    method: str  # one of `COMPARED`, or "whole" or "roles"
     seed: int
-    heads: int | None  # how many stay in all layers together; None for all of them
-    steps: int  # of healing
-    depends: dict[str, Any]  # what else the result depends on, plain values
+    depends: dict[str, Any]  # what else the result depends on, plain values: see `Comparison.depends`
+    heads: int | None = None  # how many stay in all layers together; None for all of them
+    steps: int = 0  # of healing
     baseline = None  # the checkpoint is at hand: no cell needs another's weights
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class CheckpointCell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared, and with what it is computed."""
+    """The baseline and the settings of one comparison; it lists its cells, computes one, and makes tables of all."""
 
     name: str  # of the model
     model: Transformer  # the baseline, with all its heads
@@ -107,14 +107,14 @@ class Comparison:
     config: RunConfig  # of which gate, gate_train, finetune and the first seed are used
     backend: str
     methods: Sequence[str]
-    shares: Sequence[float]  # of the heads, that stay
-    seeds: int  # how many, of the methods that have random numbers
-    tokens: int  # of the test split
-    score_tokens: int  # of the validation split that criteria read
-    repair_tokens: int  # of the training split that repairs read
-    sample: int  # of the validation split that leave-one-out reads, once for each head
-    heal: Sequence[int]  # numbers of steps
-    heal_methods: Sequence[str]  # which are repaired and healed
+    shares: Sequence[float]  # shares of the heads that stay, in 0 … 1: a model for each
+    seeds: int  # how many seeds, for the methods in `SEEDED`
+    tokens: int  # how many of the test split are read
+    score_tokens: int  # how many of the validation split criteria read
+    repair_tokens: int  # how many of the training split repairs read
+    sample: int  # how many of the validation split leave-one-out reads, once for each head
+    heal: Sequence[int]  # numbers of steps: a healed model for each
+    heal_methods: Sequence[str]  # the methods whose models are repaired and healed
 
     def __post_init__(self) -> None:
         T = self.model.config.T
@@ -139,29 +139,33 @@ class Comparison:
     def cells(self) -> list[CheckpointCell]:
         """All cells: the baseline, its heads' roles, the pruned models after their scores, the healed ones."""
         numbers = sorted((round(share * self.total) for share in self.shares), reverse=True)
-        made = [CheckpointCell("whole", "whole", self.config.seed, None, 0, self.depends("whole", self.tokens))]
-        made.append(CheckpointCell("roles", "roles", self.config.seed, None, 0, self.depends("roles", 0)))
+        first = self.config.seed
+        cells = [CheckpointCell("whole", "whole", first, self.depends("whole", self.tokens))]
+        cells.append(CheckpointCell("roles", "roles", first, self.depends("roles", 0)))
         for method in sorted(self.methods, key=COMPARED.index):
-            seeds = range(self.config.seed, self.config.seed + (self.seeds if method in SEEDED else 1))
+            seeds = range(first, first + (self.seeds if method in SEEDED else 1))
             if method in SCORES:
-                made += [CheckpointCell("scores", method, seed, None, 0, self.depends(method, 0)) for seed in seeds]
+                cells += [CheckpointCell("scores", method, seed, self.depends(method, 0)) for seed in seeds]
             depends = self.depends(method, self.tokens)
-            made += [CheckpointCell("pruned", method, seed, heads, 0, depends) for heads in numbers for seed in seeds]
-        made += [
+            cells += [CheckpointCell("pruned", method, seed, depends, heads) for heads in numbers for seed in seeds]
+        cells += [
             dataclasses.replace(cell, what="repaired", depends=cell.depends | {"repair_reads": self.repair_tokens})
-            for cell in made
+            for cell in cells
             if cell.what == "pruned" and cell.method in self.heal_methods and not repair_of(cell.method)
         ]
-        finetune = {"finetune": settings(self.config.finetune) | {"steps": None}}
-        return made + [
+        finetune = {"finetune": settings(self.config.finetune) | {"steps": None}}  # each cell has its steps
+        return cells + [
             dataclasses.replace(cell, what="healed", steps=steps, depends=cell.depends | finetune)
-            for cell in made
+            for cell in cells
             for steps in self.heal
             if cell.what == "whole" or (cell.what == "pruned" and cell.method in self.heal_methods)
         ]
 
     def depends(self, method: str, tokens: int) -> dict[str, Any]:
-        """Return what a method's choice of heads depends on, and how much of the test split is read."""
+        """Return what the result of a cell depends on: a method's settings, and `tokens` of the test split.
+
+        A cell's key is a hash of it, so that a cell is computed again if one of these values changes, and only then.
+        """
         splits = [len(split) for split in (self.text.train, self.text.valid, self.text.test)]
         about = {"revision": REVISION, "model": self.digest, "text": self.text.digest, "splits": splits}
         about |= {"backend": self.backend, "tokens": tokens}
@@ -174,7 +178,7 @@ class Comparison:
             about |= {"costs": "relative"}
         reads = {"leave-one-out": self.sample, "magnitude": 0, "random": 0, "whole": 0, "least-squares": 0}
         reads["roles"] = min(self.score_tokens, ROLE_TOKENS)
-        return about | {"reads": reads.get(method, self.score_tokens)}
+        return about | {"reads": reads.get(method, self.score_tokens)}  # how many tokens of the validation split
 
     def gate(self, heads: int | None) -> GateConfig:
         """Return the run's gates, on frozen weights, that leave so many heads open."""
@@ -200,12 +204,12 @@ class Comparison:
         model = repair_and_remove(self.model, mask, repair, self.fits if repair else ())
         if cell.what == "healed":
             config = dataclasses.replace(self.config.finetune, steps=cell.steps)
-            self.train(model, config, healing_objective(self.model, config.distill), cell.seed, 2)
-        stay = [np.flatnonzero(layer).tolist() for layer in mask]
-        return self.measure(model) | {"heads_shifted": shifted, "kept": stay}
+            self.train(model, config, healing_objective(self.model, config.distill), [cell.seed, 2])
+        kept = [np.flatnonzero(layer).tolist() for layer in mask]
+        return self.measure(model) | {"heads_shifted": shifted, "kept": kept}
 
     def choose(self, cell: CheckpointCell, store: Store) -> tuple[Mask, int | None]:
-        """Return which heads stay, and how many gates had to be closed at the end; a cell that goes on takes both."""
+        """Return which heads stay, and how many gates had to be closed at the end; `earlier` cells may have decided."""
         heads = cell.heads or 0
         if cell.what in ("repaired", "healed"):
             before = self.earlier("whole" if cell.heads is None else "pruned", cell, store)
@@ -213,7 +217,7 @@ class Comparison:
         if cell.method == "gates":
             config = self.config.gate_train
             gated, objective = with_new_gates(self.model, self.gate(heads), config.steps // 2)
-            self.train(gated, config, objective, cell.seed, 1)
+            self.train(gated, config, objective, [cell.seed, 1])
             shifted = hit_target(gated)
             return open_heads(gated), shifted
         if cell.method == "least-squares":
@@ -222,19 +226,18 @@ class Comparison:
         return keep_best([np.array(x) for x in scores], heads), None
 
     def earlier(self, what: str, cell: CheckpointCell, store: Store) -> dict[str, Any]:
-        """Return the record that a cell builds upon, of the same method and seed."""
+        """Return the record of the cell `what` with the same method and seed, which comes before `cell`."""
         wanted = (what, cell.method, cell.seed, cell.heads if what == "pruned" else None)
         return next(store.records[c.key] for c in self.cells if (c.what, c.method, c.seed, c.heads) == wanted)
 
     def mask(self, record: dict[str, Any]) -> list[NDArray[np.bool_]]:
-        """Return which heads a model kept; the baseline's record does not say, it keeps all."""
-        stay = record.get("kept", [range(H) for H in self.model.config.heads])
-        return [np.isin(range(H), ids) for H, ids in zip(self.model.config.heads, stay, strict=True)]
+        """Return which heads of each layer a model kept, by its record; all if it is the baseline's."""
+        kept = record.get("kept", [range(H) for H in self.model.config.heads])
+        return [np.isin(range(H), ids) for H, ids in zip(self.model.config.heads, kept, strict=True)]
 
-    def train(self, model: Transformer, config: TrainConfig, objective: Objective, seed: int, purpose: int) -> None:
+    def train(self, model: Transformer, config: TrainConfig, objective: Objective, seed: list[int]) -> None:
         """Train a model in place, from the beginning of the text."""
-        rng = np.random.default_rng([seed, purpose])
-        for _ in training_steps(model, self.text.train, config, objective, rng):
+        for _ in training_steps(model, self.text.train, config, objective, np.random.default_rng(seed)):
             pass
 
     def measure(self, model: Transformer) -> dict[str, Any]:
@@ -290,20 +293,17 @@ class Comparison:
         return rows
 
     def inference(self, store: Store) -> list[Record]:
-        """Measure, now, what one text takes: a record for each number of heads, with the heads of the first method.
-
-        The pruned models take turns with the baseline, whose time is 1.
-        """
+        """Time the reading of one text, at every call: a record for each number of heads, with the first method's."""
         first: dict[int, tuple[str, list[NDArray[np.bool_]]]] = {}
         for cell, record in self.pruned(store):
             first.setdefault(record["heads_removed"], (cell.method, self.mask(record)))
-        made = []
+        records = []
         for removed, (method, mask) in first.items():
-            smaller = repair_and_remove(self.model, mask)
-            whole, own = milliseconds_per_1k_tokens([self.model, smaller], self.text.valid, 0.0, streams=1)
-            record = {"method": method, "heads_removed": removed, "whole_ms_per_1k_tokens": whole}
-            made.append(record | {"ms_per_1k_tokens": own, "share_of_whole": own / whole})
-        return made
+            pruned = repair_and_remove(self.model, mask)
+            whole_ms, pruned_ms = milliseconds_per_1k_tokens([self.model, pruned], self.text.valid, 0.0, streams=1)
+            record = {"method": method, "heads_removed": removed, "whole_ms_per_1k_tokens": whole_ms}
+            records.append(record | {"ms_per_1k_tokens": pruned_ms, "share_of_whole": pruned_ms / whole_ms})
+        return records
 
     def pruned(self, store: Store) -> list[tuple[CheckpointCell, dict[str, Any]]]:
         """Return the pruned models with their records."""
@@ -313,7 +313,7 @@ class Comparison:
 def summarise(rows: Sequence[Record]) -> list[Record]:
     """Return means over seeds and the perplexity's standard deviation, by method, number of heads, healing, repair.
 
-    Bits are None where words became `<unk>`.
+    Bits per character are None where words of the text became `<unk>`.
     """
     names = ("method", "heads_removed", "steps", "repair")
     return [

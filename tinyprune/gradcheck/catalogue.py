@@ -1,8 +1,8 @@
-"""What `tinyprune gradcheck` checks: every operation, with small inputs of telling shapes.
+"""What `tinyprune gradcheck` checks: a `Case` for every operation, with small inputs.
 
-Each operation has one entry, from which the tests take everything: its gradients are measured, every backend is held
-against the textbook in other sizes, and bugs are planted in it. Sizes are distinct, so that no transpose goes
-unnoticed, and T ≥ 3, so that no softmax is trivially 1. Gates lie below, inside and above the clip, off its kinks.
+The tests use the same cases: they measure gradients, compare every backend with the textbook in other sizes, and plant
+bugs. Sizes are distinct, so that no transpose goes unnoticed, and T ≥ 3, so that no softmax is trivially 1. Gates lie
+below, inside and above the interval where they are not clipped, away from its ends, where they have no derivative.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from tinyprune.ops.cross_entropy import log_softmax
 from tinyprune.ops.engine import Engine
 
 GATE: dict[str, Any] = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
-# With the noise below: clipped to 0, inside on both sides of one half, clipped to 1.
+# With the noise below: clipped to 0, inside the interval on both sides of one half, clipped to 1.
 LOG_ALPHA = np.array([-1.5, -0.9, -0.1, 0.2, 0.5, 1.9])
 NOISE = np.array([0.2, 0.6, 0.45, 0.5, 0.4, 0.7])
 SEED = 3252  # of dropout
@@ -63,7 +63,7 @@ SIZES = Sizes()
 
 
 class Maker:
-    """Makes the cases of an engine (by default the textbook), with inputs of these sizes that it draws."""
+    """Makes the cases of an engine (by default the textbook), with random inputs of these sizes."""
 
     def __init__(self, ops: Engine | None, sizes: Sizes) -> None:
         self.ops = ops or Engine()
@@ -82,40 +82,40 @@ class Maker:
     def pair(self, operation: str, inputs: dict[str, Any], variant: str = "", **constants: Any) -> Case:
         """Return a case of an operation with a gradient; arguments that have none are `constants`."""
         forward = with_constants(self.ops, function(self.ops, f"{operation}_forward"), list(inputs), constants)
-        run_backward = function(self.ops, f"{operation}_backward")
+        operation_backward = function(self.ops, f"{operation}_backward")
 
         def backward(dout: Any, cache: Any) -> Any:
-            """Take one dout for each output."""
-            gradients = run_backward(*(dout if isinstance(dout, tuple) else (dout,)), cache)
-            # those of frozen parameters, which are `constants`
+            gradients = operation_backward(*(dout if isinstance(dout, tuple) else (dout,)), cache)
+            # frozen parameters are among the constants, and their gradients are None
             return tuple(x for x in gradients if x is not None) if constants.get("frozen") else gradients
 
         return Case(f"{operation} ({variant})" if variant else operation, forward, backward, inputs, constants)
 
-    def frozen(self, whole: Case, variant: str = "frozen") -> Case:
+    def frozen(self, case: Case, variant: str = "frozen") -> Case:
         """Return the case with frozen parameters: they have no gradients, and so are constants."""
-        inputs = {name: x for name, x in whole.inputs.items() if name in ("x", "n", "gate") and x is not None}
-        parameters = {name: x for name, x in whole.inputs.items() if name not in inputs}
-        return self.pair(whole.operation.split(" (")[0], inputs, variant, **parameters, **whole.constants, frozen=True)
+        inputs = {name: x for name, x in case.inputs.items() if name in ("x", "n", "gate") and x is not None}
+        parameters = {name: x for name, x in case.inputs.items() if name not in inputs}
+        return self.pair(case.operation.split(" (")[0], inputs, variant, **parameters, **case.constants, frozen=True)
 
     def single(self, operation: str, inputs: dict[str, Any], written: tuple[str, ...] = (), **constants: Any) -> Case:
-        """Return a case of an operation without a gradient. Inputs that it writes to (`written`) are copied first, and
-        are part of the output."""
-        name = operation.split(" (")[0]
-        here: dict[str, Any] = {"attention_step": self.step, "AttentionStep": self.steps, "clipping": self.clip}
-        run = here.get(name) or function(self.ops, name)
+        """Return a case of an operation without a gradient, whose name may have a variant in brackets.
 
-        def copying(**arguments: Any) -> tuple[Any, None]:
+        Inputs that it writes to (`written`) are copied first, and the copies are part of the output.
+        """
+        name = operation.split(" (")[0]
+        adapters: dict[str, Any] = {"attention_step": self.step, "AttentionStep": self.steps, "clipping": self.clip}
+        run = adapters.get(name) or function(self.ops, name)
+
+        def run_on_copies(**arguments: Any) -> tuple[Any, None]:
             copies = {name: copied(self.ops, arguments[name]) for name in written}
             out = run(**arguments | copies)
             return (*(() if out is None else (out,)), *copies.values()) if written else out, None
 
-        return Case(
-            operation, with_constants(self.ops, copying, list(inputs), constants), no_backward, inputs, constants
-        )
+        forward = with_constants(self.ops, run_on_copies, list(inputs), constants)
+        return Case(operation, forward, no_backward, inputs, constants)
 
     def step(self, x: Any, keys: Any, values: Any, read: int, r: Any = None, n: Any = None, **weights: Any) -> Any:
-        """Call `attention_step`."""
+        """Call `attention_step` with the weights as one argument."""
         return self.ops.attention_step(x, keys, values, r, read, BlockWeights(**weights), n)
 
     def steps(self, x: Any, C: int, Dh: int, r: Any = None, n: Any = None, **weights: Any) -> tuple:
@@ -128,7 +128,7 @@ class Maker:
         return [float(x) for x in self.ops.clipping(**arguments)]
 
     def clusters(self) -> tuple[int, dict[str, Any], dict[str, Any]]:
-        """Draw an adaptive vocabulary of three clusters: its words, tables and projections, and the softmax's rest."""
+        """Draw a vocabulary of three clusters: how many words, tables and projections, the softmax's other inputs."""
         D, V = self.sizes.D, self.sizes.V
         heights, widths = (V // 2, V // 3, max(V - 5, 1)), (D, max(D // 2, 1), max(D // 3, 1))
         # logits of about 1, whatever D is: large ones would amplify the rounding of float32
@@ -211,7 +211,7 @@ def attention_cases(make: Maker) -> list[Case]:
 
 
 def row_cases(make: Maker) -> list[Case]:
-    """What is done to each row, entry or head: norms, activations, dropout, residual connections, positions."""
+    """Operations on each row, entry or head: norms, activations, dropout, residual connections, positions."""
     B, T, M, H, Dh, _, D, F, *_ = make.sizes
     normal, pair, lead, S = make.normal, make.pair, make.lead, M + make.sizes.T
     shared = np.resize([0, 0, 1, 2, 2], H).tolist()
@@ -282,7 +282,7 @@ def gate_cases(make: Maker) -> list[Case]:
 
 
 def primitive_cases(make: Maker) -> list[Case]:
-    """Return cases of what compositions are made of."""
+    """Return cases of the operations that compositions call, and that have no backward function."""
     B, T, M, H, Dh, N, D, F, V, _ = make.sizes
     normal, single, lead = make.normal, make.single, make.lead
     product = {"a": normal(*lead, D), "b": normal(D, F)}
@@ -313,7 +313,7 @@ def primitive_cases(make: Maker) -> list[Case]:
 
 
 def update_cases(make: Maker) -> list[Case]:
-    """Norms and updates, and numbers that only reports and criteria read."""
+    """Norms of gradients, updates of parameters, and operations for reports and for scores of heads."""
     B, T, _, H, Dh, _, D, F, V, _ = make.sizes
     normal, single, lead = make.normal, make.single, make.lead
     _, tied, head = make.clusters()
@@ -382,19 +382,19 @@ def other_cases(ops: Engine | None = None, sizes: Sizes = SIZES) -> list[Case]:
 
 
 def function(ops: Engine, name: str) -> Callable[..., Any]:
-    """Return an operation of the engine, or one that needs none, such as those of gates."""
+    """Return an operation of the engine, or if it has none of this name, as for gates, of the textbook."""
     return getattr(ops if hasattr(ops, name) else textbook, name)
 
 
 def with_constants(
     ops: Engine, run: Callable[..., Any], names: list[str], constants: dict[str, Any]
 ) -> Callable[..., Any]:
-    """`run` as a function of the inputs of these names; arrays among the constants take the inputs' dtype."""
+    """Return `run` as a function of the inputs of these names alone; array constants are cast to the inputs' dtype."""
 
     def forward(*arguments: Any, **changes: Any) -> Any:
         inputs = dict(zip(names, arguments, strict=True))
         floats = [x.dtype for value in arguments for x in leaves(value) if x.dtype.kind in "fc"]
-        real = np.empty(0, floats[0] if floats else np.float64).real.dtype
+        real = np.empty(0, floats[0] if floats else np.float64).real.dtype  # inputs are complex in a complex step
         options = {
             name: ops.to_device(value.astype(real)) if isinstance(value, np.ndarray) else value
             for name, value in constants.items()
@@ -414,5 +414,5 @@ def copied(ops: Engine, value: Any) -> Any:
 
 
 def no_backward(dout: Any, cache: Any) -> tuple:
-    """The gradients of an operation that has none."""
+    """Return no gradients."""
     return ()

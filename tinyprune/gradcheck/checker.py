@@ -11,12 +11,12 @@ respect to each entry x is measured in one of two ways and compared with what `b
     complex   Im f(x + ih) / h, h = 1e-20            no subtraction, so no digit is lost: right to about 1e-15
     central   (f(x + h) − f(x − h)) / 2h, h = 3e-6   loses half of them; for functions that refuse complex numbers
 
-(complex step: Squire & Trapp 1998.) Per tensor, not per entry, a gradient g passes beside its measurement n when
+(complex step: Squire & Trapp 1998.) A gradient g passes beside its measurement n when
 
-    ‖g − n‖ ≤ tolerance · (‖g‖ + ‖n‖ + floor):
+    ‖g − n‖ ≤ tolerance · (‖g‖ + ‖n‖ + floor)
 
-entries that are truly zero, such as the gradient of attention's key bias, come out as rounding noise, which has no
-relative precision of its own.
+The norms are those of a whole tensor: entries that are truly zero, such as the gradient of attention's key bias, are
+measured as rounding noise, so that their relative errors say nothing.
 """
 
 import copy
@@ -74,7 +74,7 @@ def check_gradients(
     """Compare every gradient of `backward` with the measured derivative of `forward`.
 
     Args:
-        forward: `forward(*inputs) -> (out, cache)`; must give the same output for the same input (fix its noise).
+        forward: `forward(*inputs) -> (out, cache)`; must give the same output for the same input: with a fixed seed.
         backward: `backward(dout, cache) -> gradient or tuple of gradients`, in the order of `inputs`, with None for an
             input that is None and none for an input that has no gradient (integers and the like).
         inputs: arrays of floats, lists of such arrays, None, or anything else, which is passed on as it is.
@@ -109,37 +109,23 @@ def check_gradients(
     dout = tuple(_draw(rng, part) for part in out) if isinstance(out, tuple) else _draw(rng, out)
     gradients = _run_backward(name, backward, dout, cache, len(slots))
 
-    def f(values: Sequence[Any]) -> complex:
-        parts = zip(leaves(dout), leaves(forward(*values)[0]), strict=True)
-        return sum((d * part).sum() for d, part in parts)
-
     records = []
     for (label, value), gradient in zip(slots, gradients, strict=True):
-        if value is None:
-            if gradient is not None:
-                raise AssertionError(f"{name}: the gradient of {label}, which is None, must be None, got an array")
-            continue
         position = labels.index(label)
-        arrays, found = leaves(value), leaves(gradient)
-        if len(found) != len(arrays):
-            raise AssertionError(f"{name}: {len(arrays)} gradients expected for {label}, got {len(found)}")
-        for number, (leaf, g) in enumerate(zip(arrays, found, strict=True)):
-            part = f"{label}[{number}]" if isinstance(value, list | tuple) else label
-            if np.shape(g) != np.shape(leaf):
-                raise AssertionError(f"{name}: gradient of {part} must have shape {np.shape(leaf)}, got {np.shape(g)}")
+        for number, (part, x, g) in enumerate(_matched(name, label, value, gradient)):
 
-            def f_of_leaf(x: NDArray, position: int = position, number: int = number) -> complex:
+            def f(x: NDArray, position: int = position, number: int = number) -> complex:
+                """Return Σ dout · out with x in the place of one array of the inputs."""
                 values = [_convert(v, np.result_type(x)) for v in inputs]
                 if isinstance(values[position], list):
                     values[position][number] = x
                 else:
                     values[position] = x
-                return f(values)
+                outputs = leaves(forward(*values)[0])
+                return sum((d * out).sum() for d, out in zip(leaves(dout), outputs, strict=True))
 
-            x = np.asarray(leaf, np.float64)
-            g = np.asarray(g, np.float64)
             for drawing in [None] if directions is None else [rng] * directions:
-                records.append(_compare(name, part, mode, f_of_leaf, x, g, drawing))
+                records.append(_compare(name, part, mode, f, x, g, drawing))
     return records
 
 
@@ -166,20 +152,35 @@ def _with_gradients(name: str, labels: list[str], inputs: Sequence[Any]) -> list
     return slots
 
 
+def _matched(name: str, label: str, value: Any, gradient: Any) -> list[tuple[str, NDArray, NDArray]]:
+    """Return the label, value and gradient of each array of an input; AssertionError if number or shapes differ."""
+    if value is None and gradient is not None:
+        raise AssertionError(f"{name}: the gradient of {label}, which is None, must be None, got an array")
+    arrays, found = leaves(value), leaves(gradient)
+    if len(found) != len(arrays):
+        raise AssertionError(f"{name}: {len(arrays)} gradients expected for {label}, got {len(found)}")
+    parts = [f"{label}[{i}]" for i in range(len(arrays))] if isinstance(value, list | tuple) else [label] * len(arrays)
+    matched = list(zip(parts, arrays, found, strict=True))
+    for part, x, g in matched:
+        if np.shape(g) != np.shape(x):
+            raise AssertionError(f"{name}: gradient of {part} must have shape {np.shape(x)}, got {np.shape(g)}")
+    return [(part, np.asarray(x, np.float64), np.asarray(g, np.float64)) for part, x, g in matched]
+
+
 def _draw(rng: np.random.Generator, out: Any) -> Any:
     """Draw a gradient with respect to an output: normal numbers, or for a scalar one from 0.5 to 2."""
     return rng.standard_normal(np.shape(out)) if np.ndim(out) else float(rng.uniform(0.5, 2))
 
 
 def _has_gradient(value: Any) -> bool:
-    """Float arrays, lists of them, and None (an argument left out, whose gradient is None)."""
+    """Return whether this is a float array, a list of them, or None (an argument left out, whose gradient is None)."""
     if isinstance(value, list | tuple):
         return all(_has_gradient(v) for v in value)
     return value is None or np.issubdtype(np.asarray(value).dtype, np.inexact)
 
 
 def leaves(value: Any) -> list:
-    """Return the arrays of an argument or result, which is one, a list of them, or None."""
+    """Return the arrays of an argument or result, which is an array, a list of arrays, or None, as a list."""
     return list(value) if isinstance(value, list | tuple) else [value] if value is not None else []
 
 
@@ -192,7 +193,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _convert(value: Any, dtype: Any) -> Any:
-    """Copies: of float arrays (and lists of them) with `dtype`, of everything else as it is."""
+    """Return a copy: of float arrays (and lists of them) with `dtype`, of other arrays with their dtype."""
     if value is None or not _has_gradient(value):
         return value.copy() if isinstance(value, np.ndarray) else value
     if isinstance(value, list | tuple):
@@ -201,18 +202,17 @@ def _convert(value: Any, dtype: Any) -> Any:
 
 
 def _run_backward(name: str, backward: Callable, dout: Any, cache: Any, expected: int) -> tuple:
-    """Call `backward` twice: the second result differs if the first call modified the cache."""
-    before, kept = copy.deepcopy(dout), copy.deepcopy(dout)
-    gradients = backward(before, cache)
-    if not _equal(before, kept):
+    """Return the gradients. `backward` is called twice: the results differ if the first call modified the cache."""
+    given, untouched = copy.deepcopy(dout), copy.deepcopy(dout)
+    gradients = backward(given, cache)
+    if not _equal(given, untouched):
         raise AssertionError(f"{name}: backward must not modify dout")
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
     if len(gradients) != expected:
-        raise AssertionError(
-            f"{name}: backward must return {expected} gradient{'s' * (expected != 1)}, got {len(gradients)}"
-        )
+        plural = "s" * (expected != 1)
+        raise AssertionError(f"{name}: backward must return {expected} gradient{plural}, got {len(gradients)}")
     first = copy.deepcopy(gradients)
-    second = backward(before, cache)
+    second = backward(given, cache)
     second = second if isinstance(second, tuple) else (second,)
     for a, b in zip(first, second, strict=True):
         if not _equal(a, b):
@@ -221,10 +221,10 @@ def _run_backward(name: str, backward: Callable, dout: Any, cache: Any, expected
 
 
 def _derivative(mode: str, f: Callable[[NDArray], complex], x: NDArray, direction: NDArray, name: str) -> float:
-    """d f(x + t · direction) / dt at t = 0."""
+    """Return d f(x + t · direction) / dt at t = 0."""
     if mode == "complex":
         with warnings.catch_warnings():
-            # astype(float) warns that it drops the imaginary part; the message below says it better.
+            # astype(float) warns that it drops the imaginary part; the message below says what to do.
             warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
             value = f(x + 1j * COMPLEX_H * direction)
         if not np.iscomplexobj(value):
@@ -249,7 +249,7 @@ def _measured(name: str, mode: str, f: Callable[[NDArray], complex], x: NDArray)
 def _compare(
     name: str, argument: str, mode: str, f: Callable[[NDArray], complex], x: NDArray, g: NDArray, rng: Any = None
 ) -> GradientRecord:
-    """Compare a gradient entry by entry; given a generator, along a direction that it draws."""
+    """Compare a gradient entry by entry, or if there is a generator along one direction that it draws."""
     tolerance, floor = CRITERIA[mode]
     index: tuple[int, ...] = ()
     if rng is None:

@@ -1,6 +1,6 @@
-"""Choose who computes: `get_backend(name)` returns the engine that `--backend` names.
+"""Compute backends: `get_backend(name)` makes the engine that `--backend` names.
 
-Numba is imported only when an engine that needs it is asked for.
+Numba is imported only when an engine needs it.
 """
 
 from collections.abc import Callable
@@ -56,12 +56,12 @@ class Choice(NamedTuple):
     """What is known of an engine before it is made.
 
     Attributes:
-        make: makes it; what it needs is imported only then.
-        on_device: see `Machine`.
-        precision: of matrix products: "float32", or "tf32" by tensor cores.
-        packages: that compute, beside NumPy; for reports of a machine.
+        make: makes it, and imports what it needs only then.
         about: what it is, in one line.
         problem: returns why it cannot run here and what to install, in one line; None if it can.
+        on_device: see `Machine`.
+        precision: of matrix products: "float32", or "tf32" by tensor cores.
+        packages: the packages that compute, beside NumPy; a report of a machine lists their versions.
     """
 
     make: Callable[[], Engine]
@@ -88,7 +88,7 @@ BACKENDS = {
 
 
 def default_backend() -> str:
-    """Return the name of the backend that computes where none is asked for: numba, or numpy where Numba is missing."""
+    """Return the backend to use where none is named: "numba", or "numpy" if Numba is not installed."""
     if why_no_numba() is None:
         return "numba"
     say("Numba is not installed: NumPy computes in its place, many times slower")

@@ -3,11 +3,11 @@
     attention block   y = x + dropout(o Wo + bo)      o = attention(norm([m; x])), each head times its gate
     second block      z = y + dropout(f(norm(y)))     f: see FEEDFORWARD; in a layer that has none z = y
 
-Three rules keep the lines straight:
+Three rules keep these functions free of conditions:
 
-    What a model does not have is None, and an operation that gets None hands on its input: `rotary_forward(q, None)`.
+    What a model does not have is None, and an operation that gets None returns its input: `rotary_forward(q, None)`.
     A layer's gates, and R, which all layers read, are among its parameters: p["gate"] and p["R"].
-    A choice among equals is a table: NORMS (in `parameters`) and FEEDFORWARD.
+    A choice between operations is a table: NORMS (in `parameters`) and FEEDFORWARD.
 
 The memory m was computed for the previous segment; no gradient flows into it, but the weights that read it get theirs.
 """
@@ -31,12 +31,12 @@ class Layer(NamedTuple):
 
     Attributes:
         p: parameters by short name, without the heads that are left out; with "gate", (H,) in main memory, and "R",
-            (rows, D), where there are.
+            (rows, D), a vector for each distance, where the model has them.
         scale: output scaling c.
-        groups: for each head the number of the key-value head that it reads; None: each has its own.
+        groups: for each of the H heads the number of the key-value head, below K, that it reads; None: K = H.
         rng: for dropout; None for evaluation.
         frozen: whether matrices and their biases get no gradients.
-        keep: called with the keys and values that the heads read, (B, S, H, Dh); None to skip.
+        keep: called with the keys and values that the heads read, (B, S, H, Dh), for generation; None to skip.
     """
 
     p: Parameters
@@ -82,28 +82,28 @@ def attention_block_forward(
     """
     p, T = layer.p, x.shape[1]
     context, joined = ops.context_forward(m, x)  # (B, S, D)
-    n, normed = norm_forward(context, p, "ln", config, ops)
-    (q, k, v), projected = heads_forward(n, T, layer, config, ops)  # q (B, T, H, Dh), k and v (B, S, K, Dh)
-    q, q_turn = ops.rotary_forward(q, config.rotary, k.shape[1] - T)
-    k, k_turn = ops.rotary_forward(k, config.rotary)
-    k, k_share = ops.repeat_heads_forward(k, layer.groups)  # (B, S, H, Dh)
-    v, v_share = ops.repeat_heads_forward(v, layer.groups)
+    n, norm = norm_forward(context, p, "ln", config, ops)
+    (q, k, v), projections = heads_forward(n, T, layer, config, ops)  # q (B, T, H, Dh), k and v (B, S, K, Dh)
+    q, rotary_q = ops.rotary_forward(q, config.rotary, k.shape[1] - T)  # the first query has position S − T
+    k, rotary_k = ops.rotary_forward(k, config.rotary)
+    k, repeat_k = ops.repeat_heads_forward(k, layer.groups)  # (B, S, H, Dh)
+    v, repeat_v = ops.repeat_heads_forward(v, layer.groups)
     if layer.keep is not None:
         layer.keep(k, v)
     r, distances = distances_forward(k.shape[1], layer, config, ops)  # (S, H, Dh), or None
     others = (p.get(name) for name in ("u", "w", "pk", "pv", "gate"))
     options: dict[str, Any] = {"scale": layer.scale, "dropout": config.dropout_attention, "rng": layer.rng}
-    o, attended = ops.attention_forward(q, k, v, r, *others, span=config.span, **options)  # (B, T, H, Dh)
+    o, attention = ops.attention_forward(q, k, v, r, *others, span=config.span, **options)  # (B, T, H, Dh)
     a, Wo = ops.linear_forward(merged(o), p["Wo"], p.get("bo"), frozen=layer.frozen)  # (B, T, D)
-    y, added = ops.residual_forward(x, a, config.dropout, layer.rng)
-    caches = joined, normed, projected, q_turn, k_turn, k_share, v_share, distances, attended, Wo, added
+    y, residual = ops.residual_forward(x, a, config.dropout, layer.rng)
+    caches = joined, norm, projections, rotary_q, rotary_k, repeat_k, repeat_v, distances, attention, Wo, residual
     return y, context, AttentionBlockCache(*caches)
 
 
 def attention_block_backward(
     dy: NDArray, cache: AttentionBlockCache, config: ModelConfig, ops: Engine
 ) -> tuple[NDArray, Parameters]:
-    """Return the gradients of `attention_block_forward`.
+    """Return the gradients of `attention_block_forward`; a comment quotes each line that is differentiated.
 
     Args:
         dy: gradient of the loss with respect to `y`, (B, T, D). Not modified.
@@ -137,7 +137,7 @@ class SecondBlockCache(NamedTuple):
     """One field for each line of `second_block_forward`."""
 
     norm: tuple
-    inside: Any  # of the networks: its `r` holds their units before the gates, (..., H·N)
+    inside: Any  # of f; for networks its `r` holds their units before the gates, (..., H·N)
     residual: tuple
 
 
@@ -148,10 +148,10 @@ def second_block_forward(
     if config.second is None:
         return y, None
     f = FEEDFORWARD[config.second]
-    n, normed = norm_forward(y, layer.p, f.norm, config, ops)
+    n, norm = norm_forward(y, layer.p, f.norm, config, ops)
     h, inside = f.forward(n, layer, ops)
-    z, added = ops.residual_forward(y, h, config.dropout, layer.rng)
-    return z, SecondBlockCache(normed, inside, added)
+    z, residual = ops.residual_forward(y, h, config.dropout, layer.rng)
+    return z, SecondBlockCache(norm, inside, residual)
 
 
 def second_block_backward(
@@ -275,7 +275,7 @@ def norm_backward(
 def heads_forward(
     n: NDArray, T: int, layer: Layer, config: ModelConfig, ops: Engine
 ) -> tuple[tuple[NDArray, ...], tuple]:
-    """Project n (B, S, D) to the queries of its last T positions and to keys and values, by head; return the cache."""
+    """Project n (B, S, D): q of its last T positions, (B, T, H, Dh), k and v of all, (B, S, K, Dh); and the cache."""
     p = layer.p
     biases = p.get("bq"), p.get("bk"), p.get("bv")
     qkv, cache = ops.projections_forward(n, p["Wq"], p["Wk"], p["Wv"], T, *biases, frozen=layer.frozen)
@@ -292,7 +292,7 @@ def distances_forward(S: int, layer: Layer, config: ModelConfig, ops: Engine) ->
 
 
 def distances_backward(dr: NDArray, cache: Any, ops: Engine) -> Parameters:
-    """Return the gradients of `distances_forward`; rows of R that were not read have zeros."""
+    """Return the gradients of `distances_forward`, dR and dWr; rows of R that were not read get zeros."""
     if cache is None:
         return {}
     linear, rows = cache

@@ -49,8 +49,8 @@ class Cache:
     Attributes:
         frozen: whether only the gates get gradients.
         gates: of each layer, or None.
-        gate: of the operation that makes the gates.
-        embedding, positions, norm, softmax: of the operations before the first layer and after the last.
+        gate: cache of the operation that makes the gates.
+        embedding, positions, norm, softmax: caches of the operations before the first layer and after the last.
         attention_blocks: of each layer; `attention_blocks[i].attention.o` holds the head outputs before their gates,
             (B, T, H, Dh).
         second_blocks: of each layer, or None; `second_blocks[i].inside.r` holds the units of its heads' networks,
@@ -138,15 +138,15 @@ class Transformer:
         x, positions = ops.positions_forward(x, p.get("positions"))
         gates, gate = gates_forward(p, config.heads, self.gate, ops, rng, all_heads)
         cache, new_memory = Cache(frozen, gates, gate, embedding, positions), []
-        for i, own in enumerate(gates):
-            layer = self.layer(i, own, rng, frozen, keep and partial(keep, i))
-            y, context, attended = attention_block_forward(x, taken(memory, i), layer, config, ops)
+        for i, layer_gates in enumerate(gates):
+            layer = self.layer(i, layer_gates, rng, frozen, keep and partial(keep, i))
+            y, context, attention_block = attention_block_forward(x, memory_of(memory, i), layer, config, ops)
             if config.M:
                 new_memory.append(remember(x, context, config.M))
-            x, fed = second_block_forward(y, layer, config, ops)
+            x, second_block = second_block_forward(y, layer, config, ops)
             if keep is None:
-                cache.attention_blocks.append(attended)
-                cache.second_blocks.append(fed)
+                cache.attention_blocks.append(attention_block)
+                cache.second_blocks.append(second_block)
         h, cache.norm = norm_forward(x, p, "ln", config, ops)
         return h, new_memory, cache
 
@@ -163,11 +163,11 @@ class Transformer:
     ) -> tuple[np.inexact, Memory, Cache]:
         """Return the mean cross-entropy, in nats per token, of predicting `targets` (B, T) from `ids` (B, T).
 
-        Other arguments and results are `forward`'s. `soft`: with `teacher` and `share` it is `ops.distillation`'s loss.
+        Other arguments and results are `forward`'s. `soft`: with `teacher` and `share`, the loss of `ops.distillation`.
         """
         h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen)
-        given = h, targets, self.params, self.config, self.ops
-        loss, cache.softmax = vocabulary.predict_forward(*given, frozen=frozen, **soft)
+        arguments = h, targets, self.params, self.config, self.ops
+        loss, cache.softmax = vocabulary.predict_forward(*arguments, frozen=frozen, **soft)
         return loss, new_memory, cache
 
     def backward(self, dloss: float, cache: Cache, *, once: bool = False) -> Parameters:
@@ -176,8 +176,8 @@ class Transformer:
         Args:
             dloss: gradient with respect to the loss, usually 1.
             cache: of the call to `loss`.
-            once: whether the cache serves this call alone: the gradient of the logits is then taken out of it and
-                freed before the layers need memory.
+            once: whether the cache is used by this call alone: the gradient of the logits is then removed from it, so
+                that it is freed before the layers need memory.
         """
         return self.backward_with_gates(dloss, cache, once=once)[0]
 
@@ -218,7 +218,7 @@ class Transformer:
         # x = embedding(ids) + positions
         dx, dpositions = ops.positions_backward(dx, cache.positions)
         accumulate(grads, {"positions": dpositions}, ops)
-        # tied tables are read twice
+        # a tied table is read here and by the softmax
         accumulate(grads, vocabulary.embed_backward(dx, cache.embedding, config, ops), ops)
         return {name: grads[name] for name in p}, dgates
 
@@ -280,7 +280,7 @@ def gated_outputs(model: Transformer, cache: Cache, i: int) -> list[tuple[NDArra
 
 
 def accumulate(grads: Parameters, more: Mapping[str, NDArray | None], ops: Engine) -> None:
-    """Add the gradients `more` to `grads`, by name: a parameter that is read at several places gets their sum."""
+    """Add the gradients `more` to `grads`, by name: a parameter that is read in several places gets their sum."""
     for name, g in more.items():
         if g is not None:
             grads[name] = ops.add(grads[name], g) if name in grads else g
@@ -305,8 +305,8 @@ def check_segment(ids: NDArray, memory: Memory | None, config: ModelConfig) -> N
         )
 
 
-def taken(memory: Memory | None, i: int) -> NDArray | None:
-    """Return layer i's memory, or None; out of a list that is `Released` it is taken."""
+def memory_of(memory: Memory | None, i: int) -> NDArray | None:
+    """Return layer i's memory, or None; from a list that is `Released` it is removed, for i = 0, 1, … in turn."""
     if not memory:
         return None
     return memory.pop(0) if isinstance(memory, Released) else memory[i]
@@ -320,7 +320,7 @@ def remember(x: NDArray, context: NDArray, M: int) -> NDArray:
         context: those of memory and segment, (B, S, D).
 
     Returns:
-        (B, up to M, D), a view of x if that is long enough, so that nothing else is kept alive.
+        (B, up to M, D), a view of x if that is long enough, so that `context` can be freed.
     """
     latest = x if x.shape[1] >= M else context
     return latest[:, -M:].real

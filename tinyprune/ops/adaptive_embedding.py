@@ -62,7 +62,7 @@ def adaptive_embedding_forward(
     """Look up each id in its cluster's table and project it to the model's width.
 
     Args:
-        ops: computes the parts; `ops.adaptive_embedding_forward` hands itself in.
+        ops: computes the parts; `ops.adaptive_embedding_forward` passes itself.
         ids: token numbers, integers in 0 … V−1 with V = Σ V_c, any shape, in main memory.
         tables: C + 1 arrays (V_c, D_c), the first with D_0 = D; any float or complex dtype.
         projections: C arrays (D_c, D), for the clusters 1 … C.

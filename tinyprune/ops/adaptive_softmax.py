@@ -38,7 +38,7 @@ def adaptive_softmax_forward(
     """Compute the mean negative log-probability of `targets`.
 
     Args:
-        ops: computes the parts; `ops.adaptive_softmax_forward` hands itself in.
+        ops: computes the parts; `ops.adaptive_softmax_forward` passes itself.
         x: last hidden states, (..., D), any float or complex dtype.
         targets: token numbers, integers in 0 … V−1, shape (...), at least one, in main memory.
         tables, projections: of the adaptive embedding, (V_c, D_c) for c = 0 … C and (D_c, D) for c = 1 … C.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class BlockWeights(NamedTuple):
-    """What an attention block computes with, besides its position keys.
+    """The weights of an attention block, except its position keys.
 
     Attributes:
         Wq, Wk, Wv: weights, (D, H·Dh).   Wo: (H·Dh, D).
@@ -63,10 +63,10 @@ class BlockWeights(NamedTuple):
 class AttentionStep:
     """A layer's attention block and its buffers, which read a text token by token: `y = step(x)`.
 
-    A backend may arrange the weights for this use: what happens to them later need not have an effect.
+    A backend may copy the weights into another order: later changes of them need not have an effect.
 
     Args:
-        ops: computes; `ops.AttentionStep` hands itself in.
+        ops: the engine; `ops.AttentionStep` passes itself.
         C: places in the buffers: how many tokens are seen, the newest included.
         Dh: width of a head.
         r: position keys or None, see `attention_step`.
@@ -89,17 +89,17 @@ class AttentionStep:
         self.read = 0
 
     def fill(self, keys: NDArray, values: NDArray) -> None:
-        """Forget everything, and take over the keys, rotated if they are, and values of a text: (n, H, Dh).
+        """Forget everything, and copy the keys, rotated if the block rotates them, and values of a text: (n, H, Dh).
 
         Raises ValueError unless they are of this shape.
         """
         C, H, Dh = self.keys.shape
         check_shapes(f"keys: n {H} {Dh}, values: n {H} {Dh}", keys, values)
         n = len(keys)
-        again = n - n % C  # the token that took place 0 last
+        turn = n - n % C  # the latest token in place 0; the tokens before it fill the places after the last one's
         for ring, text in ((self.keys, keys), (self.values, values)):
-            self.ops.set_rows(ring[: n - again], text[again:])
-            self.ops.set_rows(ring[n - again : min(n, C)], text[max(0, n - C) : again])
+            self.ops.set_rows(ring[: n - turn], text[turn:])
+            self.ops.set_rows(ring[n - turn : min(n, C)], text[max(0, n - C) : turn])
         self.read = n
 
     def __call__(self, x: NDArray, n: NDArray | None = None) -> NDArray:
@@ -127,15 +127,15 @@ def attention_step(
     """Compute the block's output for the newest token, and store its key and value.
 
     Args:
-        ops: computes; `ops.attention_step` hands itself in.
+        ops: the engine; `ops.attention_step` passes itself.
         x: the layer's input for the token, (D,), float32 or float64.
         keys, values: ring buffers, (C, H, Dh), C ≥ 1, dtype of `x`; H may be 0. *Written in place*: place `read` mod C.
             Places that no token has taken yet are not read and may hold anything.
         r: position keys, (at least C, H, Dh), row = distance; None for no relative positions.
         read: how many tokens were read before this one.
         weights: of the block.
-        n: norm(x), (D,), for a norm that the caller computes; None: LayerNorm, which a compiled step has inside, since
-            a call for it would take a fifth of the step's time.
+        n: norm(x), (D,), for a norm that the caller computes. None for LayerNorm, which is computed here because a
+            call of it beside a compiled step would take a fifth of the step's time.
 
     Returns:
         y: (D,), dtype of `x`.

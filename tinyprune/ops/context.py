@@ -21,7 +21,7 @@ def context_forward(ops: Engine, m: NDArray | None, x: NDArray) -> tuple[NDArray
     """Put the memory before the segment.
 
     Args:
-        ops: copies; `ops.context_forward` hands itself in.
+        ops: copies; `ops.context_forward` passes itself.
         m: layer inputs before the segment, (B, M', D), or None at the start of a text.
         x: layer inputs of the segment, (B, T, D), any float or complex dtype.
 

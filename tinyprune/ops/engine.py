@@ -1,14 +1,14 @@
 """The one list of operations. Begin to read here.
 
 An operation is a pair `out, cache = x_forward(…)` and `dx, … = x_backward(dout, cache)`, or a function without a
-gradient. There are two kinds:
+gradient. Its formula, its shapes and its source stand in the module that defines it. There are two kinds:
 
     a primitive      is one formula in NumPy, and a static method here; a compiled engine overrides it with a kernel
     a composition    is made of other operations: a plain function whose first parameter `ops` is the engine, so that it
-                     becomes a method here; it is written once, for all engines
+                     becomes a method here (a static one if it calls no others); it is written once, for all engines
 
 So `ops.projections_forward(n, Wq, …)` runs the same lines on every engine, and `ops.matmul` in them is NumPy's here,
-Numba's in `kernels/cpu/engine.py`, and CUDA's in `kernels/cuda/engine.py`, which are two shorter lists like this one.
+Numba's in `kernels/cpu/engine.py`, and CUDA's in `kernels/cuda/engine.py`: subclasses, which list what they override.
 
 The gates (hard-concrete, L0, top-k) are a few hundred numbers at most. They are NumPy's with every engine, in main
 memory, and not in this list: see `ops.hard_concrete`, `ops.l0` and `ops.top_k`.
@@ -54,24 +54,24 @@ Array = Any  # np.ndarray, or `kernels.cuda.device.array.DeviceArray` for an eng
 
 
 class Machine:
-    """Where arrays are, and what a machine does beside computing. This one is NumPy in main memory.
+    """What an engine does beside operations: copies between memories, compilation, threads. NumPy has to do none of it.
 
     Attributes:
-        name: what `get_backend` was asked for.
+        name: as in `get_backend(name)`.
         on_device: whether arrays live in a GPU's memory. Token ids and gates stay in main memory.
-        takes_complex: whether complex numbers pass through, for gradients by complex step.
+        takes_complex: whether operations accept complex numbers, for gradients by complex step.
         compiling: message to the user when kernels are compiled; None for an engine that compiles nothing.
-        kept: message to the user after that: where they are kept.
+        compiled: message to the user after that, which names the folder where they are cached.
     """
 
     name: str = "numpy"
     on_device: bool = False
     takes_complex: bool = True
     compiling: str | None = None
-    kept: str | None = None
+    compiled: str | None = None
 
     def functions_to_compile(self) -> int | None:
-        """Return about how many functions a run has to compile; None if some are kept already, or if unknown."""
+        """Return about how many functions a run has to compile; None if some are cached already, or if unknown."""
         return None
 
     def to_device(self, x: Array) -> Array:
@@ -83,22 +83,19 @@ class Machine:
         return x
 
     def reading(self, values: Sequence[Any]) -> Callable[[], list[float]]:
-        """Begin to read numbers, or arrays of one number; return a function that returns them.
+        """Begin to copy numbers, or arrays of one number, to main memory; return a function that returns them.
 
-        On a GPU that function waits for what was launched before `reading`, not for what was launched since. It has to
-        be called before the next `reading`.
+        On a GPU that function waits for kernels launched before `reading`, not for those launched since. It has to be
+        called before the next `reading`.
         """
-        found = [float(value) for value in values]
-        return lambda: found
+        numbers = [float(value) for value in values]
+        return lambda: numbers
 
     def synchronize(self) -> None:
-        """Wait until everything that was launched is computed. Without a GPU nothing is ever pending."""
+        """Wait until every kernel that was launched has ended. Without a GPU nothing is ever pending."""
 
     def memory_peak(self, restart: bool = False) -> int:
-        """Return the most bytes of a GPU's memory that arrays have occupied; `restart` begins with those in use now.
-
-        It is 0 without a GPU.
-        """
+        """Return the most bytes of GPU memory that arrays have occupied since the last `restart`; 0 without a GPU."""
         return 0
 
     def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
@@ -107,18 +104,18 @@ class Machine:
 
     @contextmanager
     def compiling_ahead(self) -> Iterator["Engine | None"]:
-        """In this context some kernels may be compiled elsewhere; yields an engine without them to compile the rest."""
+        """In this context a second process may compile some kernels; yields an engine without these, or None."""
         yield None
 
     def threads(self, count: int) -> AbstractContextManager[None]:
-        """In this context kernels use `count` threads; NumPy's own are not touched."""
+        """In this context kernels use `count` threads; the threads of NumPy's BLAS are not touched."""
         return nullcontext()
 
 
 class Engine(Machine):
     """All operations of the model, computed by NumPy."""
 
-    # Primitives: products, and rows of matrices.
+    # Primitives: products, rows of matrices, and slices of them (those of the heads that are computed).
     matmul = staticmethod(products.matmul)
     weight_gradient = staticmethod(products.weight_gradient)
     column_sums = staticmethod(products.column_sums)
@@ -165,7 +162,7 @@ class Engine(Machine):
     adamw_updates = staticmethod(adamw.adamw_updates)
     lamb_update = staticmethod(lamb.lamb_update)
 
-    # Compositions.
+    # Compositions: an attention block, in the order of its mathematics.
     context_forward = context.context_forward
     context_backward = staticmethod(context.context_backward)
     projections_forward = projections.projections_forward
@@ -174,22 +171,25 @@ class Engine(Machine):
     rotary_backward = rotary.rotary_backward
     repeat_heads_forward = repeat_heads.repeat_heads_forward
     repeat_heads_backward = repeat_heads.repeat_heads_backward
-    positions_forward = positions.positions_forward
-    positions_backward = positions.positions_backward
+    # The second block of a layer.
     feedforward_forward = feedforward.feedforward_forward
     feedforward_backward = feedforward.feedforward_backward
     head_networks_forward = head_networks.head_networks_forward
     head_networks_backward = head_networks.head_networks_backward
+    # The model's first and last step.
+    positions_forward = positions.positions_forward
+    positions_backward = positions.positions_backward
     adaptive_embedding_forward = adaptive_embedding.adaptive_embedding_forward
     adaptive_embedding_backward = adaptive_embedding.adaptive_embedding_backward
     adaptive_softmax_forward = adaptive_softmax.adaptive_softmax_forward
     adaptive_softmax_backward = adaptive_softmax.adaptive_softmax_backward
     adaptive_log_probabilities = adaptive_softmax.adaptive_log_probabilities
-    # Attention of one token after the other.
-    AttentionStep = attention_step.make_step
-    attention_step = attention_step.attention_step
+    # A layer's error as a loss of its gates.
     layerwise_error_forward = layerwise_error.layerwise_error_forward
     layerwise_error_backward = staticmethod(layerwise_error.layerwise_error_backward)
+    # An attention block that reads one token after the other; the second name hides the module, so it comes last.
+    AttentionStep = attention_step.make_step
+    attention_step = attention_step.attention_step
 
 
 OPERATIONS = tuple(name for name in vars(Engine) if not name.startswith("__"))

@@ -25,7 +25,7 @@ def feedforward_forward(
     """Apply two linear maps with a ReLU between them.
 
     Args:
-        ops: computes the products; `ops.feedforward_forward` hands itself in.
+        ops: computes the products; `ops.feedforward_forward` passes itself.
         x: activations, (..., D), any float or complex dtype.
         W1: (D, F).   b1: (F,).
         W2: (F, D).   b2: (D,).

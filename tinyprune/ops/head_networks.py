@@ -54,7 +54,7 @@ def head_networks_forward(
     """Add up what the heads' nets make of the stream.
 
     Args:
-        ops: computes the products; `ops.head_networks_forward` hands itself in.
+        ops: computes the products; `ops.head_networks_forward` passes itself.
         x: activations, (..., D), any float or complex dtype.
         pk: keys, (H, N, D).   pb: biases, (H, N).   pv: values, (H, N, D).
         bo: bias of the sum, (D,), which belongs to no head.

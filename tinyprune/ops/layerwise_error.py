@@ -36,7 +36,7 @@ def layerwise_error_forward(
     """Compute the relative squared error that the gates make in their layer's output.
 
     Args:
-        ops: computes the products; `ops.layerwise_error_forward` hands itself in.
+        ops: computes the products; `ops.layerwise_error_forward` passes itself.
         gate: (H,), any float or complex dtype, in main memory whatever the engine, as the results are.
         o: head outputs before their gates, (B, T, H, Dh).
         Wo: output projection, (H·Dh, D).   bo: its bias, (D,).

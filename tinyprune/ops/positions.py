@@ -21,7 +21,7 @@ def positions_forward(ops: Engine, x: NDArray, P: NDArray | None) -> tuple[NDArr
     """Add the first T rows of `P` to every text of the batch.
 
     Args:
-        ops: adds; `ops.positions_forward` hands itself in.
+        ops: adds; `ops.positions_forward` passes itself.
         x: (B, T, D), any float or complex dtype.
         P: a vector for each place, (rows, D), rows ≥ T. None hands on `x`.
 

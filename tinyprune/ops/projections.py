@@ -37,7 +37,7 @@ def projections_forward(
     """Compute queries, keys and values.
 
     Args:
-        ops: computes the products; `ops.projections_forward` hands itself in.
+        ops: computes the products; `ops.projections_forward` passes itself.
         n: normalised memory and segment, (B, S, D), any float or complex dtype.
         Wq: weights, (D, H·Dh); H may be 0.
         Wk, Wv: weights, (D, K·Dh) each.

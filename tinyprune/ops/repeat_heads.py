@@ -25,7 +25,7 @@ def repeat_heads_forward(ops: Engine, x: NDArray, index: Sequence[int] | NDArray
     """Copy the head `index[h]` of `x` to head h, for all h.
 
     Args:
-        ops: copies; `ops.repeat_heads_forward` hands itself in.
+        ops: copies; `ops.repeat_heads_forward` passes itself.
         x: keys or values, (B, S, K, Dh), any float or complex dtype.
         index: which head of `x` each head reads, (H,), integers in 0 … K−1 in any order; some may be missing. None
             hands on `x`: each head has its own.

@@ -24,7 +24,7 @@ def rotary_forward(ops: Engine, x: NDArray, base: float | None = 10000.0, first:
     """Turn the features of every position and head.
 
     Args:
-        ops: turns them; `ops.rotary_forward` hands itself in.
+        ops: turns them; `ops.rotary_forward` passes itself.
         x: queries or keys, (B, T, H, Dh), Dh even, any float or complex dtype.
         base: of the angles, > 0; the larger, the more slowly the last features turn. None hands on `x`.
         first: position of x[:, 0], at least 0. Row t has position first + t.

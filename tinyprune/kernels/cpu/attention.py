@@ -3,8 +3,8 @@
 Replaces, for every head of every batch entry, the textbook's
 
     for i in range(T):                                     # queries
-        for j in range(S + N):                             # keys, context and persistent
-            s[i, j] = (q[i] + u) @ k[j] + (q[i] + w) @ r[i + M - j]
+        for j in range(S):                                 # context keys; persistent ones have s = q[i] @ pk
+            s[i, j] = ((q[i] + u) @ k[j] + (q[i] + w) @ r[i + S - T - j]) / √Dh
         a[i] = softmax(s[i]);  o[i] = a[i] @ v
 
 by tiles of 32 queries that run along the keys, keeping each query's running maximum, sum and output (online softmax,
@@ -13,21 +13,22 @@ log-sum-exp `lse`. The tricks, and in data/results/speed/kernels.md what each bu
 
 - Keys lie in the lanes of the vectors, packed once a head into panels, so that scores, weighted sums and all gradients
   are one register-tiled product with different strides (`attention_tiles`).
-- The relative shift is free. Query t of a tile needs (q_t + w)·r for key j at column j + 31 − t of its position scores.
-  Written with rows one number longer than those of the scores, they already lie where the scores of key j lie, and q·k
-  is added on top. Backward reads ds through the same longer rows for dr and for the positions' part of dq. In memory,
-  with tiles of 4, the numbers being columns of position scores, and those of the keys 0, 1, 2 … in brackets:
+- The relative shift is free. Position scores (q_t + w)·r are a product with a row for each query t of the tile and a
+  column c for each distance, falling; query t needs column c = j + 31 − t for key j. They are written first, to the
+  memory of s, as if its rows were one number longer. So each row begins one place further right than the row above it,
+  and every position score lies where the score of its key belongs; q·k is added to it. Backward reads ds through the
+  same longer rows for dr and the positions' part of dq. With tiles of 4, a bar before key 0, and columns c as numbers:
 
-      scores of t = 0    · 0 1 2 [3 4 5 6 …]
-                t = 1    · · 0 1 [2 3 4 5 …]
-                t = 2    · · · 0 [1 2 3 4 …]
-                t = 3    · · · · [0 1 2 3 …]
+      row t = 0 of s    · 0 1 2 | 3 4 5 6 …
+              1         · · 0 1 | 2 3 4 5 …
+              2         · · · 0 | 1 2 3 4 …
+              3         · · · · | 0 1 2 3 …
 - 2^x replaces e^x; log2 e is folded into the queries.
 - Keys that no query of the tile sees are skipped, and so is the backward of heads whose gate is 0.
 - Dropped weights are recomputed from their hash, not stored.
 - The batch shares r, u, w, pk and pv. Their gradients are summed in slots, one for each head and group of the batch,
-  and then over the slots in order. The number of groups depends on B and H alone, so that no bit of the result depends
-  on the number of threads.
+  and then over the slots in order. The number of groups depends on B and H alone, not on the number of threads, and
+  with it the order in which numbers are summed.
 """
 
 import math
@@ -81,12 +82,12 @@ from tinyprune.ops.dropout import draw_keys
 
 LN_2 = math.log(2)
 CHUNK = 256  # keys at once, so that a tile's scores stay in the first caches
-EVERY_KEY = Mask(0, 1 << 62, 0)
+EVERY_KEY = Mask(0, 1 << 62, 0)  # masks nothing
 UNITS = 16  # backward is split into at least so many (head, batch group) units if the batch is large enough
 
 
 class Inputs(NamedTuple):
-    """The arguments, padded to D; in kernels all flat. Those that are not given are (0,)."""
+    """The arguments, padded from Dh to D; in kernels all flat. Arguments that are None have shape (0,)."""
 
     q: NDArray  # (B, T, H, D)
     k: NDArray  # (B, S, H, D), and so v
@@ -99,7 +100,7 @@ class Inputs(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Where backward puts its results, flat. Those that the batch shares have a slot for each group of it."""
+    """Where backward puts its results, flat. Gradients of what the batch shares have a slot for each group of it."""
 
     dq: NDArray  # (B, T, H, D)
     dk: NDArray  # (B, S, H, D), and so dv
@@ -112,9 +113,9 @@ class Gradients(NamedTuple):
 
 
 class Panels(NamedTuple):
-    """Where a head's panels begin in its scratch: those of r at 0, with the last distance first."""
+    """Where a head's panels begin in its scratch: those of r at 0, the largest distance first."""
 
-    front: int  # rows of zeros before r
+    front: int  # rows of zeros before r, so that every tile's positions begin at a whole panel
     pk: int
     pv: int  # in forward, pv as rows
     k: int
@@ -127,13 +128,13 @@ class Visible(NamedTuple):
 
     first: int  # number of the first one, rounded down to a panel
     keys: int  # how many, from there on
-    own: int  # number of the first query's own key
-    positions: int  # row in r's panels where the first query finds the first key's position score
-    ready: int  # so many columns of position scores are needed by no query, in whole panels
+    own: int  # number of the first query's own key, at distance 0
+    positions: int  # row in r's panels of column 0 of the position scores
+    unread: int  # columns of position scores before the first one that a query needs, in whole panels
 
 
 class Tile(NamedTuple):
-    """Scratch for a tile of queries in backward."""
+    """What backward reads of a tile of queries, and where it sums their gradients."""
 
     queries: NDArray  # (3, TILE, D), see `load_queries`
     dqueries: NDArray  # their gradients
@@ -143,7 +144,7 @@ class Tile(NamedTuple):
 
 
 class AttentionCache(NamedTuple):
-    """This is what `attention_backward` needs."""
+    """What `attention_backward` needs. `B, T, H, D` are in `sizes`."""
 
     x: Inputs
     gate: NDArray | None
@@ -151,7 +152,7 @@ class AttentionCache(NamedTuple):
     sizes: Sizes
     dropout: Dropout
     out: NDArray  # head outputs before their gates, (B, T, H, D)
-    lse: NDArray  # base-2 logarithm of Σ 2^s, (B, H, T)
+    lse: NDArray  # base-2 logarithm of Σ_j 2^s_j, (B, H, T)
     o: NDArray  # `out` without padding, (B, T, H, Dh)
 
 
@@ -170,8 +171,8 @@ def panel_places(sizes, width):
 
 
 @part
-def share(i, n, units):
-    """Return the range of units that are part i of n."""
+def range_of_part(i, n, units):
+    """Return where part i begins and ends, if `units` are cut in n parts of nearly the same size."""
     return i * units // n, (i + 1) * units // n
 
 
@@ -194,7 +195,7 @@ def load_queries(x, b, h, t0, sizes, queries):
     W, D = lanes(queries), sizes.D
     size = TILE * D
     count = min(TILE, sizes.T - t0)
-    log2_e, both = broadcast(queries, LOG2_E), broadcast(queries, LOG2_E * sizes.score)
+    log2_e, both = broadcast(queries, LOG2_E), broadcast(queries, LOG2_E * sizes.score_scale)
     for t in range(count):
         at = ((b * sizes.T + t0 + t) * sizes.H + h) * D
         for d in range(0, D, W):
@@ -213,17 +214,18 @@ def load_queries(x, b, h, t0, sizes, queries):
 @part
 def visible_keys(t0, sizes, front, width):
     """Return which context keys the queries t0 … t0 + TILE − 1 see."""
+    # Key j is at distance own + t − j of query t, and row front + i of r's panels holds distance S − 1 − i.
     own = t0 + sizes.S - sizes.T
     first = max(0, own - sizes.span) // width * width
-    ready = max(0, own - sizes.span - first + TILE - 1) // width * width
-    return Visible(first, own + TILE - first, own, sizes.T + front - t0 - TILE + first, ready)
+    unread = max(0, own - sizes.span - first + TILE - 1) // width * width
+    return Visible(first, own + TILE - first, own, sizes.T + front - t0 - TILE + first, unread)
 
 
 @part
 def context_scores(queries, panels, places, visible, a, n, ready, s, sizes, mask):
-    """Compute the scores of n context keys, from the a-th visible one on, at s[TILE + a], those that are seen.
+    """Compute the scores of n context keys, from the a-th visible one on, at s[TILE + a]; masked ones may be missing.
 
-    Position scores run up to TILE columns ahead of them: `ready` columns exist so far. Returns how many exist now.
+    They need TILE more columns of position scores than n; those before `ready` exist. Returns how many exist now.
     """
     D, row = sizes.D, sizes.row
     width = 2 * lanes(s)
@@ -243,7 +245,7 @@ def context_scores(queries, panels, places, visible, a, n, ready, s, sizes, mask
 def head_forward(x, factor, out, lse, gated, b, h, sizes, dropout, places, scratch):
     """Compute out, lse and gated = factor · out of one head of one batch entry.
 
-    Its panels of r and pk and rows of pv exist already.
+    The head's panels of r and pk and rows of pv exist already. Persistent keys come first, then context keys.
     """
     never_inline()
     _, T, S, N, H, D, span, row = sizes[:8]
@@ -268,7 +270,7 @@ def head_forward(x, factor, out, lse, gated, b, h, sizes, dropout, places, scrat
             softmax_rows(s, edge, wide, mask, running, entry + S + a, sizes, dropout)
             mix(s, edge, row, panels, places.pv + a * D, D, n, running.out, zero, D, mask)
         visible = visible_keys(t0, sizes, places.front, width)
-        ready = visible.ready
+        ready = visible.unread
         for a in range(0, visible.keys, CHUNK):
             n = min(CHUNK, visible.keys - a)
             wide, first = round_up(n, width), visible.first + a
@@ -276,15 +278,15 @@ def head_forward(x, factor, out, lse, gated, b, h, sizes, dropout, places, scrat
             mask = Mask(own - span, own + 1, number(1))
             ready = context_scores(queries, panels, places, visible, a, wide, ready, s, sizes, mask)
             softmax_rows(s, edge + a, wide, mask, running, entry + first, sizes, dropout)
-            n = min(n, S - first)  # the last tile may reach beyond the last key
+            n = min(n, S - first)  # the last tile may reach beyond the last key, where x.v has no row
             mix(s, edge + a, row, x.v, k_at + first * stride, stride, n, running.out, zero, D, mask)
         for t in range(min(TILE, T - t0)):
-            weight = total(load(running.sum, t * W))
-            lse[(b * H + h) * T + t0 + t] = running.max[t] + math.log(weight) * LOG2_E
-            share, factors = broadcast(s, dropout.factor / weight), broadcast(s, factor)
+            weights = total(load(running.sum, t * W))
+            lse[(b * H + h) * T + t0 + t] = running.max[t] + math.log(weights) * LOG2_E
+            inverse, factors = broadcast(s, dropout.factor / weights), broadcast(s, factor)
             for d in range(0, D, W):
                 at = ((b * T + t0 + t) * H + h) * D + d
-                o = multiply(load(running.out, t * D + d), share)
+                o = multiply(load(running.out, t * D + d), inverse)
                 store(out, at, o)
                 store(gated, at, multiply(o, factors))
 
@@ -301,7 +303,7 @@ def forward_scratch(memory, sizes):
 
 @part
 def forward_heads(counter, parts, x, factors, out, lse, gated, sizes, dropout, memory):
-    """Compute parts of the units until all are taken. Unit h · B + b: entry by entry, so that a head is packed once."""
+    """Compute parts of the units until none is left. Unit h · B + b: a head's entries in a row, to pack it once."""
     x, sizes, dropout = Inputs(*x), Sizes(*sizes), Dropout(*dropout)
     B, _, _, N, H, D = sizes[:6]
     W = lanes(out)
@@ -311,12 +313,12 @@ def forward_heads(counter, parts, x, factors, out, lse, gated, sizes, dropout, m
     packed = -1
     part = fetch_add(counter)
     while part < parts:
-        for unit in range(*share(part, parts, B * H)):
+        for unit in range(*range_of_part(part, parts, B * H)):
             h, b = unit // B, unit % B
             if h != packed:
                 pack_parameters(x, h, panels, places, sizes)
                 for n in range(0, N * D, W):
-                    store(panels, places.pv + n, multiply(load(x.pv, h * N * D + n), broadcast(out, sizes.pv)))
+                    store(panels, places.pv + n, multiply(load(x.pv, h * N * D + n), broadcast(out, sizes.pv_scale)))
                 packed = h
             head_forward(x, factors[h], out, lse, gated, b, h, sizes, dropout, places, scratch)
         part = fetch_add(counter)
@@ -324,7 +326,7 @@ def forward_heads(counter, parts, x, factors, out, lse, gated, sizes, dropout, m
 
 @parallel_kernel
 def forward(x, factors, out, lse, gated, sizes, dropout, parts, scratch):
-    """Compute all heads, a worker for each row of scratch. Numba passes only plain tuples into a parallel loop."""
+    """Compute all heads, in a thread for each row of scratch. Numba passes only plain tuples into a parallel loop."""
     counter = np.empty(1, np.int64)
     counter[0] = 0
     for i in prange(len(scratch)):
@@ -340,15 +342,15 @@ def load_gradients(dout, out, lse, b, h, t0, factor, sizes, tile, gate_sum):
     fill_zero(tile.do, number(0), TILE * D)
     for t in range(min(TILE, T - t0)):
         at = ((b * T + t0 + t) * H + h) * D
-        along = broadcast(dout, 0.0)
+        products = broadcast(dout, 0.0)
         for d in range(0, D, W):
             g = load(dout, at + d)
-            along = muladd(g, load(out, at + d), along)
+            products = muladd(g, load(out, at + d), products)
             store(tile.do, t * D + d, multiply(g, factors))
         tile.lse[t] = lse[(b * H + h) * T + t0 + t]
-        change = total(along)
-        gate_sum += change
-        tile.delta[t] = change * factor
+        dot = total(products)
+        gate_sum += dot
+        tile.delta[t] = dot * factor
     return gate_sum
 
 
@@ -357,7 +359,7 @@ def store_gradients(dqueries, b, h, t0, grad, duw_at, sizes):
     """Store a tile's dq, which sums the gradients of q, q + u and q + w; add to du and dw at duw_at."""
     T, H, D = sizes.T, sizes.H, sizes.D
     W = lanes(dqueries)
-    size, root = TILE * D, broadcast(dqueries, sizes.score)
+    size, root = TILE * D, broadcast(dqueries, sizes.score_scale)
     for t in range(min(TILE, T - t0)):
         for d in range(0, D, W):
             i = t * D + d
@@ -394,7 +396,7 @@ def head_backward(x, out, lse, dout, grad, slot, b, factor, sizes, dropout, plac
     fill_zero(d_panels, places.k, places.end - places.k)
     gate_sum = 0.0
     for t in range(TILE):
-        fill_zero(ds, t * row, edge)  # the longer rows read these as keys before the first one
+        fill_zero(ds, t * row, edge)  # read through the longer rows, these are keys before the first one
     for t0 in range(0, T, TILE):
         count = min(TILE, T - t0)
         entry = ((b * H + h) * T + t0) * (S + N)
@@ -413,7 +415,7 @@ def head_backward(x, out, lse, dout, grad, slot, b, factor, sizes, dropout, plac
             outer(tile.do, zero, s, edge, row, wide, d_panels, pv, D, mask)
             outer(tile.queries, zero, ds, edge, row, wide, d_panels, pk, D, mask)
         visible = visible_keys(t0, sizes, places.front, width)
-        ready = visible.ready
+        ready = visible.unread
         for a in range(0, visible.keys, CHUNK):
             n = min(CHUNK, visible.keys - a)
             wide, first = round_up(n, width), visible.first + a
@@ -430,18 +432,16 @@ def head_backward(x, out, lse, dout, grad, slot, b, factor, sizes, dropout, plac
             outer(tile.do, zero, s, edge + a, row, wide, d_panels, v, D, mask)
             outer(tile.queries, q_u, ds, edge + a, row, wide, d_panels, k, D, mask)
             if sizes.relative:
-                # Columns a … a + n of the longer rows are complete now. The first ones are empty: no query sees so far,
-                # or they would be farther than S − 1.
+                # Column c of the longer rows holds ds of one key of each query, up to key c. So columns a … a + n are
+                # complete now. The first ones are empty: no query sees so far, or they are farther than S − 1.
                 position = visible.positions + a
                 skip = max(0, own - span + TILE - 1, places.front - position)
                 distance = S - 1 - (position - places.front + skip)
                 r_at = (distance * H + h) * D
                 mix(ds, 1 + a + skip, row + 1, x.r, r_at, -stride, n - skip, tile.dqueries, q_w, D, EVERY_KEY)
                 skip = skip // width * width
-                outer(
-                    tile.queries, q_w, ds, 1 + a + skip, row + 1, wide - skip, d_panels, (position + skip) * D, D,
-                    EVERY_KEY,
-                )  # fmt: skip
+                to = (position + skip) * D
+                outer(tile.queries, q_w, ds, 1 + a + skip, row + 1, wide - skip, d_panels, to, D, EVERY_KEY)
         store_gradients(tile.dqueries, b, h, t0, grad, slot * 2 * D, sizes)
     unpack_rows(d_panels, places.k, zero, S, grad.dk, k_at, stride, D, LN_2)
     unpack_rows(d_panels, places.v, zero, S, grad.dv, k_at, stride, D, 1.0)
@@ -469,10 +469,10 @@ def closed_head_backward(out, dout, grad, h, group, first, end, sizes):
     gate_sum = 0.0
     for t in range(first * T, end * T):
         at = (t * H + h) * D
-        along = broadcast(dout, 0.0)
+        products = broadcast(dout, 0.0)
         for d in range(at, at + D, lanes(dout)):
-            along = muladd(load(dout, d), load(out, d), along)
-        gate_sum += total(along)
+            products = muladd(load(dout, d), load(out, d), products)
+        gate_sum += total(products)
         fill_zero(grad.dq, at, D)
     for j in range(first * S, end * S):
         fill_zero(grad.dk, (j * H + h) * D, D)
@@ -487,7 +487,7 @@ def closed_head_backward(out, dout, grad, h, group, first, end, sizes):
 
 @part
 def backward_heads(counter, x, out, lse, dout, grad, factors, groups, sizes, dropout, memory):
-    """Compute units until all are taken. Unit h · groups + group is head h for a group of batch entries."""
+    """Compute units until none is left. Unit h · groups + group is head h for a group of batch entries."""
     x, grad, sizes, dropout = Inputs(*x), Gradients(*grad), Sizes(*sizes), Dropout(*dropout)
     B, _, S, N, H, D = sizes[:6]
     width, zero = 2 * lanes(dout), number(0)
@@ -498,7 +498,7 @@ def backward_heads(counter, x, out, lse, dout, grad, factors, groups, sizes, dro
     while unit < groups * H:
         h, group = unit // groups, unit % groups
         slot = group * H + h
-        first, end = share(group, groups, B)
+        first, end = range_of_part(group, groups, B)
         fill_zero(grad.duw, slot * 2 * D, 2 * D)
         gate_sum = 0.0
         if factors[h] == 0:
@@ -506,7 +506,7 @@ def backward_heads(counter, x, out, lse, dout, grad, factors, groups, sizes, dro
         else:
             pack_parameters(x, h, panels, places, sizes)
             pv_panels = (places.k - places.pv) // (width * D)
-            pack_rows(x.pv, h * N * D, D, N, panels, places.pv, zero, pv_panels, D, sizes.pv)
+            pack_rows(x.pv, h * N * D, D, N, panels, places.pv, zero, pv_panels, D, sizes.pv_scale)
             fill_zero(d_panels, zero, places.k)
             for b in range(first, end):
                 gate_sum += head_backward(x, out, lse, dout, grad, slot, b, factors[h], sizes, dropout, places, scratch)
@@ -515,7 +515,7 @@ def backward_heads(counter, x, out, lse, dout, grad, factors, groups, sizes, dro
                     d_panels, zero, places.front, S, grad.dr, ((group * S + S - 1) * H + h) * D, -H * D, D, LN_2
                 )
             unpack_rows(d_panels, places.pk, zero, N, grad.dpk, slot * N * D, D, D, LN_2)
-            unpack_rows(d_panels, places.pv, zero, N, grad.dpv, slot * N * D, D, D, sizes.pv)
+            unpack_rows(d_panels, places.pv, zero, N, grad.dpv, slot * N * D, D, D, sizes.pv_scale)
         grad.dgate[slot] = gate_sum
         unit = fetch_add(counter)
 
@@ -550,7 +550,7 @@ def padded(x: NDArray | None, D: int, dtype: np.dtype) -> NDArray:
 
 
 def narrow(x: NDArray, Dh: int) -> NDArray:
-    """Remove the padding."""
+    """Remove the padding: (…, D) → (…, Dh)."""
     return x if x.shape[-1] == Dh else contiguous(x[..., :Dh])
 
 
@@ -607,7 +607,7 @@ def attention_forward(
     out, lse = empty((B, T, H, D), dtype), empty((B, H, T), dtype)
     gated = out if gate is None and scale == 1 else empty((B, T, H, D), dtype)
     factors = np.full(H, scale, dtype) if gate is None else gate * dtype.type(scale)
-    size = TILE * (4 * D + 1 + W + sizes.row + 2) + scratch_panels(sizes, dtype).v
+    size = TILE * (4 * D + 1 + W + sizes.row + 2) + scratch_panels(sizes, dtype).v  # see `forward_scratch`
     workers = max(1, min(get_num_threads(), B * H))
     scratch, parts = empty((workers, size), dtype), min(PARTS * workers, B * H)
     forward(flat(x), factors, *flat((out, lse, gated)), tuple(sizes), tuple(drops), parts, scratch)
@@ -635,7 +635,7 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[NDArray | 
     dr, dpk, dpv = (empty((groups, *y.shape), dtype) for y in (x.r, x.pk, x.pv))
     duw, dgate = empty((groups, H, 2, D), dtype), np.empty((groups, H))
     gradients = (dq, dk, dv, dr, dpk, dpv, duw, dgate)
-    size = TILE * (7 * D + 2 + 2 * (row + 2)) + 2 * scratch_panels(sizes, dtype).end
+    size = TILE * (7 * D + 2 + 2 * (row + 2)) + 2 * scratch_panels(sizes, dtype).end  # see `backward_scratch`
     scratch = empty((max(1, min(get_num_threads(), groups * H)), size), dtype)
     arrays = *flat((out, lse, dout)), flat(gradients)
     backward(flat(x), *arrays, factors, groups, tuple(sizes), tuple(dropout), scratch)

@@ -1,6 +1,6 @@
-"""One layer's attention block for text that is read token by token; inference only.
+"""One layer's attention block for text that is read token by token; inference only. (`ops.attention_step`, compiled)
 
-    n = LayerNorm(x);  y = x + bo
+    n = LayerNorm(x);  y = x + bo;  place = read mod C              # the place of this token in the ring buffers
     for each head:                                                  # with its columns of Wq, Wk, Wv and its rows of Wo
         q, k, v = n @ Wq + bq, n @ Wk + bk, n @ Wv + bv;  keys[place], values[place] = k, v  # q and k may be rotated
         s = [keys @ (q + u) + r @ (q + w) by distance, pk @ q];  y += softmax(s) @ [values, pv] @ Wo
@@ -8,13 +8,12 @@
 It is memory-bound: each of the weights, 3.4 MB a layer at preset `small`, is used once per token. The tricks:
 
 - Weights lie in the order in which they are read: head by head, each matrix in panels two vectors wide. So memory is
-  read in one long run, and not 128 bytes of each row, as a head's columns of Wq lie.
-- With this packing one function computes all products: its row is LayerNorm(x), q, the softmax's weights and o in turn.
+  read in one long run, and not in pieces of 128 bytes, the part of a row of Wq that is one head's.
+- With this packing `row_times_matrix` computes all products: of LayerNorm(x), q, the softmax's weights and o in turn.
 - There is one parallel loop, over heads: threads wait only once, before their parts of y are added, in order.
 - √Dh, √N, log2 e, gates and scale are multiplied into the weights beforehand; closed heads are left out.
-- Places that no token has taken yet are not read, but for those that fill up a panel.
-- Arguments are checked once and not for every token.
-- Cosines and sines of rotary positions are computed here, once for all heads.
+- Places that no token has taken yet are not read, except in a panel that they share with a token's place.
+- Arguments are checked once and not for every token; a rotation's cosines and sines are computed once for all heads.
 """
 
 import math
@@ -62,9 +61,9 @@ row_times_narrow_panel = microkernel(1, 1, False)
 
 
 class Layout(NamedTuple):
-    """Where the parts of a head's memory begin, in the order in which they are read. Matrices lie in panels."""
+    """Where the parts of a head's memory begin, in the order in which they are read. All begin at a whole vector."""
 
-    qkv: int  # (D, 3·Dh): the head's columns of Wq, Wk, Wv side by side
+    qkv: int  # (D, 3·Dh): the head's columns of Wq, Wk, Wv side by side; in panels, as all matrices
     biases: int  # 3·Dh numbers, and so bq, bk, bv; or nothing
     u: int  # Dh numbers, and so w
     w: int
@@ -73,19 +72,19 @@ class Layout(NamedTuple):
     pk: int  # (Dh, N)
     values: int  # (persistent + places, Dh): N and C, rounded up; pv, then a row for each place
     Wo: int  # (Dh, D)
-    q: int  # scratch from here on; k and v follow q
-    q_u: int
-    q_w: int
-    positions: int
-    s: int  # as the rows of values
-    o: int
-    out: int
+    q: int  # scratch from here on: q, k and v, 3·Dh
+    q_u: int  # q + u, Dh
+    q_w: int  # q + w, Dh
+    positions: int  # position scores by distance, as the columns of r
+    s: int  # scores, then weights, as the rows of values
+    o: int  # the head's output, Dh
+    out: int  # o @ Wo, D
     end: int
 
 
 @kernel
 def layout(D, Dh, C, N, relative, biased, L):
-    """Lay out the memory of a head for vectors of L numbers; every part begins at a whole vector."""
+    """Lay out the memory of a head for vectors of L numbers."""
     head, places, persistent = round_up(Dh, L), round_up(C, L), round_up(N, L)
     qkv = 0
     biases = qkv + D * round_up(3 * Dh, L)
@@ -112,7 +111,7 @@ def row_times_matrix(x, at, m, b, rows, columns, out, depth):
     """Compute m[out + j] = Σ_k x[at + k] · b[k, j] for k < depth, j < columns; 1 ≤ depth ≤ rows, columns whole vectors.
 
     Matrix b, of so many rows, lies in m in panels of two vectors, the last perhaps of one: in each panel row after row.
-    Fewer columns than b has are whole panels.
+    If b has more columns than `columns`, these are whole panels.
     """
     never_inline()
     L = lanes(m)
@@ -126,7 +125,7 @@ def row_times_matrix(x, at, m, b, rows, columns, out, depth):
 
 @part
 def entry(k, j, rows, columns, L):
-    """Return where entry (k, j) of a matrix in panels lies."""
+    """Return where entry (k, j) of a matrix (rows, columns) in panels lies."""
     first = j // (2 * L) * (2 * L)
     return first * rows + k * min(2 * L, columns - first) + j - first
 
@@ -149,7 +148,7 @@ def softmax(m, s, n):
 
 @part
 def rotate(m, x, rotation):
-    """Rotate the pairs (x + d, x + d + Dh/2) of m by the angles whose cosines and sines are rows 1 and 2."""
+    """Rotate the pairs (m[x + d], m[x + d + Dh/2]) by angles whose cosines and sines are rows 1 and 2 of `rotation`."""
     half = rotation.shape[1]
     for d in range(half):
         a, b, cos, sin = m[x + d], m[x + half + d], rotation[1, d], rotation[2, d]
@@ -165,7 +164,7 @@ def head_step(n, m, rotation, place, visible, D, Dh, C, N, relative, biased):
     at = layout(D, Dh, C, N, relative, biased, L)
     head, places, persistent = round_up(Dh, L), round_up(C, L), round_up(N, L)
     zero = number(0)
-
+    # q, k, v = n @ Wq + bq, n @ Wk + bk, n @ Wv + bv, side by side
     row_times_matrix(n, zero, m, at.qkv, D, round_up(3 * Dh, L), at.q, D)
     if biased:
         for d in range(0, round_up(3 * Dh, L), L):
@@ -178,6 +177,7 @@ def head_step(n, m, rotation, place, visible, D, Dh, C, N, relative, biased):
         m[at.q_u + d] = m[at.q + d] + m[at.u + d]
         m[at.q_w + d] = m[at.q + d] + m[at.w + d]
 
+    # scores: persistent keys at at.s, places from s on; what pads them is masked
     s = at.s + persistent
     seen = min(round_up(visible, 2 * L), places)  # whole panels
     row_times_matrix(m, at.q_u, m, at.keys, Dh, seen, s, Dh)
@@ -222,7 +222,7 @@ def step(x, vectors, memory, rotation, read, Dh, C, N, relative, biased, normali
 
     vectors: ln_scale, ln_bias and bo, (3, D).   memory: (heads, …), see `Layout`.   rotation: (3, Dh/2), float64, or
     (3, 0) for no rotary positions; row 0 has the angle from one position to the next, the others are scratch.
-    n: norm(x), or scratch for LayerNorm(x).
+    read: how many tokens came before.   n: norm(x), or scratch for LayerNorm(x).
     """
     D = x.size
     H = len(memory)
@@ -246,10 +246,10 @@ class AttentionStep:
     """One layer's attention block, which reads a text token by token: `y = step(x)`.
 
     It sees the C latest tokens, the newest included. As `tinyprune.ops.AttentionStep`, compiled; float32 or float64.
-    The weights are copied: changing them later has no effect. Heads whose gates are 0 are left out.
+    The weights are copied: later changes of them have no effect. Heads whose gates are 0 are left out.
 
     Args:
-        C: how many tokens are kept, at least 1.
+        C: places in the ring buffers, at least 1.
         Dh: width of a head, at least 1.
         r: position keys, (at least C, H, Dh), row = distance; None for no relative positions.
         weights: of the block, see `ops.attention_step.BlockWeights`; H may be 0.
@@ -269,7 +269,7 @@ class AttentionStep:
         biased = any(bias is not None for bias in (bq, bk, bv))
         self.sizes = (Dh, C, N, r is not None, biased)
         self.at = at = layout(D, *self.sizes, L)
-        self.value_rows = round_up(N, L), round_up(N, L) + round_up(C, L)  # the first of the places, and all
+        self.value_rows = round_up(N, L), round_up(N, L) + round_up(C, L)  # the row of place 0, and how many rows
         root = math.sqrt(Dh)
         self.is_open = factors != 0
         self.memory = workspace.empty((int(self.is_open.sum()), at.end), Wq.dtype)

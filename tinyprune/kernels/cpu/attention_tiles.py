@@ -2,7 +2,7 @@
 
 A tile is TILE queries by a run of keys, with *keys in the lanes* of the vectors. Whatever is multiplied with a tile's
 rows is packed once into panels `[key / WIDTH][d][WIDTH]`, where WIDTH is two vectors: for every d, the next WIDTH keys
-lie side by side. Scratch arrays are flat; a matrix in one is given as its offset and the distance between its rows.
+lie side by side. Scratch arrays are flat; a matrix in one is given as its offset (a0) and the distance of rows (s_row).
 """
 
 from typing import NamedTuple
@@ -32,8 +32,8 @@ from tinyprune.kernels.cpu.simd import (
 from tinyprune.kernels.cpu.tiles import microkernel
 
 TILE = 32  # queries in a tile
-ROWS = 8 if REGISTERS == 32 else 4  # of a register tile: ROWS × 2 sums, 2 vectors of keys, 1 number
-SLACK = 8.0  # weights may grow to 2^8 before a query's maximum is raised and its sums are scaled: that is rare then
+ROWS = 8 if REGISTERS == 32 else 4  # of a register tile: ROWS × 2 vectors of sums, two of keys, one of a query's number
+SLACK = 8.0  # a query's maximum is raised, and its sums are scaled, only for a score this much above it: rarely
 LOWEST = -1e30  # the score of a key that is masked out; not −∞, since −∞ − (−∞) is NaN
 
 tile_set = microkernel(ROWS, 2, False)
@@ -49,12 +49,12 @@ class Sizes(NamedTuple):
     S: int  # context keys
     N: int  # persistent keys
     H: int  # heads
-    D: int  # Dh, rounded up to whole vectors with zeros
+    D: int  # Dh rounded up to whole vectors; what is beyond Dh is zero
     span: int  # a query sees the context keys at the distances 0 … span
     row: int  # distance between the rows of a tile's scores
     relative: bool  # whether there are relative positions
-    score: float  # 1 / √Dh, by which scores are multiplied
-    pv: float  # √N, by which persistent values are multiplied
+    score_scale: float  # 1 / √Dh, by which scores are multiplied
+    pv_scale: float  # √N, by which persistent values are multiplied
 
 
 class Dropout(NamedTuple):
@@ -62,8 +62,8 @@ class Dropout(NamedTuple):
 
     key0: int
     key1: int
-    limit: int  # what an entry's hash has to reach; 0 for no dropout
-    factor: float  # of what is kept, 1 / (1 − rate)
+    limit: int  # a weight stays if its hash is at least this; 0 for no dropout
+    factor: float  # 1 / (1 − rate), by which weights that stay are multiplied
 
 
 class Mask(NamedTuple):
@@ -71,13 +71,13 @@ class Mask(NamedTuple):
 
     low: int
     high: int
-    slope: int  # 0 or 1
+    slope: int  # 1 for context keys: each query sees one further than the query before it; 0 for persistent ones
 
 
 class Running(NamedTuple):
     """The online softmax of a tile's queries after some of the keys."""
 
-    max: NDArray  # (TILE,)
+    max: NDArray  # (TILE,), not above the true maximum and at most SLACK below it
     sum: NDArray  # of 2^(s − max), (TILE, lanes)
     out: NDArray  # Σ 2^(s − max) · v, (TILE, D)
 
@@ -98,7 +98,7 @@ def fill_zero(x, at, n):
 
 @part
 def seen_by(mask, j, n):
-    """Return the range of rows, in whole register tiles, that holds all queries which see any of the n keys from j."""
+    """Return the range of queries, in whole register tiles, that see any of the n keys from j on."""
     if mask.slope == 0:
         return number(0), number(TILE)
     return max(j - mask.high + 1, 0) // ROWS * ROWS, round_up(min(j + n - mask.low, TILE), ROWS)
@@ -106,7 +106,7 @@ def seen_by(mask, j, n):
 
 @part
 def scores(a, a0, panels, p0, n, s, s0, s_row, D, mask, accumulate):
-    """Set s[t, j] = Σ_d a[t, d] · panels[j, d], or add it, for the tile's TILE rows and n keys, n a multiple of WIDTH.
+    """Set s[t, j] = Σ_d a[t, d] · panels[j, d], or add it, for TILE queries and n keys, n a multiple of WIDTH.
 
     Register tiles in which no query sees any key are left as they are.
     """
@@ -123,13 +123,13 @@ def scores(a, a0, panels, p0, n, s, s0, s_row, D, mask, accumulate):
 
 @part
 def seen_from(mask, t, rows, n):
-    """Return the range of those of n keys that any of the queries t … t + rows − 1 sees."""
+    """Return the range of keys, among n, that any of the queries t … t + rows − 1 sees."""
     return max(mask.low + t * mask.slope, 0), min(mask.high + (t + rows - 1) * mask.slope, n)
 
 
 @part
 def mix(s, s0, s_row, x, x0, x_row, n, out, out0, D, mask):
-    """Add Σ_j s[t, j] · x[j, d] to out[t, d] for the tile's rows and n rows of x; s is 0 for keys that are not seen."""
+    """Add Σ_j s[t, j] · x[j, d] to out[t, d] for the tile's queries and n keys; s is 0 for keys that are not seen."""
     never_inline()
     W = lanes(s)
     if D % (2 * W) == 0:
@@ -150,7 +150,7 @@ def mix(s, s0, s_row, x, x0, x_row, n, out, out0, D, mask):
 
 @part
 def outer(a, a0, s, s0, s_row, n, panels, p0, D, mask):
-    """Add Σ_t s[t, j] · a[t, d] over the tile's rows to panels[j, d], for n keys, n a multiple of WIDTH.
+    """Add Σ_t s[t, j] · a[t, d] over the tile's queries to panels[j, d], for n keys, n a multiple of WIDTH.
 
     s is 0 for keys that are not seen.
     """
@@ -175,7 +175,7 @@ def visible_lanes(s, at, j, low, high):
 
 @part
 def weigh(s, at, score, m, total, entry, dropout):
-    """Store the weights 2^(score − m), some of them dropped; returns `total` + all of them."""
+    """Store the weights 2^(score − m), some of them dropped; returns `total` plus all of them, dropped or not."""
     p = exp2(subtract(score, m))
     if dropout.limit:
         store(s, at, drop(p, entry, dropout.key0, dropout.key1, dropout.limit))
@@ -186,10 +186,10 @@ def weigh(s, at, score, m, total, entry, dropout):
 
 @part
 def softmax_rows(s, at, n, mask, running, entry, sizes, dropout):
-    """Take n more scores (base 2) of each query into its online softmax (Milakov & Gimelshein 2018, Alg. 3).
+    """Add n scores (base 2) of each query to its online softmax (Milakov & Gimelshein 2018, Alg. 3).
 
-    Query t has its scores at s[at + t · row]. They become weights 2^(s − max), those that dropout takes out 0. `entry`
-    is the number of the tile's first weight for the dropout hash; a query has S + N of them.
+    Query t has its scores at s[at + t · row]. They become weights 2^(s − max), dropped ones 0. `entry` is the number of
+    the tile's first weight, from which dropout makes its hash; a query has S + N weights.
     """
     never_inline()
     W, D = lanes(s), sizes.D

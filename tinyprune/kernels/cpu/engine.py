@@ -33,7 +33,7 @@ class Numba(Engine):
     name = "numba"
     takes_complex = False
     compiling = jit.COMPILING
-    kept = jit.KEPT
+    compiled = jit.COMPILED
 
     functions_to_compile = staticmethod(jit.functions_of_a_run)
     compilations = staticmethod(jit.compilations)

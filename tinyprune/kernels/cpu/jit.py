@@ -54,11 +54,11 @@ part = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, no_c
 
 
 def loop_kernel(function: Callable) -> Callable:
-    """Compile a parallel loop twice, for one thread and for several.
+    """Compile a function with a parallel loop twice, for one thread and for several.
 
-    The result takes the number of entries and then the function's arguments; it uses one thread if they are few.
+    The result takes the number of entries, then the function's arguments; it uses one thread if entries are few.
     """
-    # Numba names the file of a compiled function by __qualname__
+    # Numba names the cached file of a function by __qualname__: two versions need two names
     copy = FunctionType(function.__code__, function.__globals__, function.__name__)
     copy.__qualname__ = f"{function.__qualname__}_alone"
     alone, shared = kernel(copy), parallel_kernel(function)
@@ -97,7 +97,7 @@ def forget_outdated() -> None:
 
 COMPILING = "compiling kernels" + ", once on this machine" * CACHED
 OF_A_RUN = 80  # functions that a run of `tiny` compiles: 75 on one processor, 80 on two
-KEPT = f"kept in {nothing.stats.cache_path}, the next start needs none" if CACHED else "no folder keeps them"
+COMPILED = f"kept in {nothing.stats.cache_path}, the next start needs none" if CACHED else "no folder keeps them"
 
 
 def functions_of_a_run() -> int | None:

@@ -1,8 +1,9 @@
-"""Matrix product: op(a) · b + bias, into a new array or onto one that is there; op transposes or not.
+"""Matrix product: op(a) · b + bias, into a new array or added to an existing one; op transposes or not.
 
     for i, j, k: out[i, j] += a[i, k] · b[k, j]
 
-This is the entry point, which checks arguments and works out where rows lie in memory. The kernels are in `product`.
+This is the entry point: `plan` checks arguments and finds where rows lie in memory, once for all arrays of the same
+shapes, strides and dtype, and `compute` runs a kernel of `product` on flat views of that memory.
 """
 
 import math
@@ -22,21 +23,21 @@ from tinyprune.kernels.cpu.product import (
     BLOCK,
     DEPTH,
     DOTS,
+    MIN_ROWS_TO_PACK,
+    MIN_WORK_PER_THREAD,
     PACKED,
     ROWS,
     UNPACKED,
-    WORTH_A_THREAD,
-    WORTH_PACKING,
     alone,
     shared,
 )
 from tinyprune.kernels.cpu.simd import VECTOR_BYTES
 
-WHOLE, COPY = -1, 0  # special spans: the array has no gaps in memory; it has to be copied first
+WHOLE, COPY = -1, 0  # values of `Layout.span`: the array has no gaps in memory; it has to be copied first
 
 
 class Form(NamedTuple):
-    """A plan needs to know this much of an array."""
+    """What a plan depends on of an array."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in bytes
@@ -52,10 +53,10 @@ def form(x: NDArray) -> tuple:
 class Layout(NamedTuple):
     """Where the rows of a matrix lie: row i of group g starts at entry g · group + i · row."""
 
-    span: int  # how far the matrix reaches, or WHOLE or COPY
-    groups: int
-    group: int
-    row: int
+    span: int  # entries from the first to the last, gaps included; or WHOLE or COPY
+    groups: int  # how many
+    group: int  # entries from one group to the next
+    row: int  # entries from one row to the next
 
 
 def layout(x: Form) -> Layout:
@@ -66,13 +67,14 @@ def layout(x: Form) -> Layout:
     # to Numba a read-only or unaligned array has another type, for which it would compile again
     if not x.behaved:
         return copied
-    axes: list[tuple[int, int]] = []
+    axes: list[tuple[int, int]] = []  # length of an axis of rows, and entries from one to the next
     for n, stride in zip(lead, x.strides, strict=False):
         if n > 1:
             # an axis that continues the one before it is merged with it
             before = axes.pop()[0] if axes and axes[-1][1] * item == n * stride else 1
             axes.append((before * n, stride // item))
     irregular = any(stride % item or stride < 0 for stride in x.strides) or (x.strides[-1] != item and columns > 1)
+    # Groups need two axes. Of three or more, different ones could be merged in the matrices of one product.
     if irregular or len(axes) > (1 if len(lead) > 2 else 2):
         return copied
     if axes in ([], [(math.prod(lead), columns)]):
@@ -89,9 +91,9 @@ def transposed(x: Form) -> Form:
 class Plan(NamedTuple):
     """How a product of arrays of certain forms is computed."""
 
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of the result
     spans: tuple[int, int, int, int]  # of a, b, out, bias: see Layout
-    steps: tuple[tuple[int, ...], ...]  # see `product`
+    steps: tuple[tuple[int, ...], ...]  # distances in a, b, out, residual, and sizes: see `product`
     work: int  # multiply-adds
     scratch: int  # numbers, for each thread
     nothing: NDArray  # passed for a missing array
@@ -127,41 +129,36 @@ def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple 
         raise misfit
     if onto and not onto.behaved:
         raise ValueError("onto must be writeable and aligned")
-    x, y, c = layout(a), layout(b), layout(onto) if onto else Layout(WHOLE, 1, 0, N)
-
-    def in_groups(rows: int, *matrices: Layout) -> list[Layout]:
-        """Give matrices whose rows are read side by side the same number of groups."""
-        most = max(m.groups for m in matrices)
-        return [m if m.groups == most else m._replace(groups=most, group=rows // most * m.row) for m in matrices]
-
+    in_a, in_b, in_c = layout(a), layout(b), layout(onto) if onto else Layout(WHOLE, 1, 0, N)
     if transpose_a:
-        x, y = (x, y) if transpose_b else in_groups(K, x, y)
-        a_steps, groups, k_groups = (0, 1, x.group, x.row), 1, x.groups
+        in_a, in_b = (in_a, in_b) if transpose_b else in_groups(K, in_a, in_b)
+        a_steps, groups, k_groups = (0, 1, in_a.group, in_a.row), 1, in_a.groups
     else:
-        x, c = in_groups(M, x, c)
-        a_steps, groups, k_groups = (x.group, x.row, 0, 1), x.groups, 1
-    b_steps = (0, 1, y.row) if transpose_b else (y.group, y.row, 1)
+        in_a, in_c = in_groups(M, in_a, in_c)
+        a_steps, groups, k_groups = (in_a.group, in_a.row, 0, 1), in_a.groups, 1
+    b_steps, c_steps = (0, 1, in_b.row) if transpose_b else (in_b.group, in_b.row, 1), (in_c.group, in_c.row)
     if transpose_b and M <= MOST_ROWS and a_steps[3] == 1 and k_groups == 1:
         packing = DOTS
     else:
-        packing = PACKED if transpose_b or M >= WORTH_PACKING else UNPACKED
+        packing = PACKED if transpose_b or M >= MIN_ROWS_TO_PACK else UNPACKED
+    sizes = M // groups, N, K // k_groups, k_groups, groups, packing, int(bool(onto or bias))
     width = 2 * VECTOR_BYTES // a.dtype.itemsize
     panels = min(BLOCK, -(-N // width)) if packing == PACKED else int(N % width > 0)
     return Plan(
         shape,
-        (x.span, y.span, c.span, layout(bias).span if bias else WHOLE),
-        (
-            a_steps,
-            b_steps,
-            (c.group, c.row),
-            (c.group, c.row),
-            (M // groups, N, K // k_groups, k_groups, groups, packing, int(bool(onto or bias))),
-        ),
-        M * N * K,
+        spans=(in_a.span, in_b.span, in_c.span, layout(bias).span if bias else WHOLE),
+        steps=(a_steps, b_steps, c_steps, c_steps, sizes),
+        work=M * N * K,
         # a power of two, so that many products share one scratch
-        1 << (panels * min(K, DEPTH) * width + ROWS * DEPTH).bit_length(),
-        np.empty(0, a.dtype),
+        scratch=1 << (panels * min(K, DEPTH) * width + ROWS * DEPTH).bit_length(),
+        nothing=np.empty(0, a.dtype),
     )
+
+
+def in_groups(rows: int, *matrices: Layout) -> list[Layout]:
+    """Cut matrices whose rows are read side by side into the same number of groups, which those with gaps have."""
+    most = max(m.groups for m in matrices)
+    return [m if m.groups == most else m._replace(groups=most, group=rows // most * m.row) for m in matrices]
 
 
 def memory(x: NDArray, span: int) -> NDArray:
@@ -173,14 +170,14 @@ def memory(x: NDArray, span: int) -> NDArray:
 
 @lru_cache(maxsize=8)
 def scratch(workers: int, size: int, dtype: np.dtype, caller: int) -> NDArray:
-    """Return memory for the panels of `workers` threads; it is kept, as one caller computes one product at a time."""
+    """Return memory for the panels of `workers` threads. It is cached, for a caller computes one product at a time."""
     return workspace.empty((workers, size), dtype)
 
 
 def matmul(
     a: NDArray, b: NDArray, *, transpose_a: bool = False, bias: NDArray | None = None, onto: NDArray | None = None
 ) -> NDArray:
-    """Compute op(a) · b + bias, into a new array or onto one that is there.
+    """Compute op(a) · b + bias, into a new array or added to an existing one.
 
     Every entry is one sum, which starts from onto + bias and runs along k, whatever the number of threads. With at most
     four rows and a transposed b it is a dot product of vectors, see `dots`: rounded otherwise, but always alike.
@@ -221,12 +218,12 @@ def compute(p: Plan, a: NDArray, b: NDArray, bias: NDArray | None, onto: NDArray
     """Run the kernel on checked arrays; p.work > 0."""
     a_span, b_span, c_span, bias_span = p.spans
     c = memory(out, c_span)
-    workers = min(p.work // WORTH_A_THREAD, get_num_threads()) if p.work >= 2 * WORTH_A_THREAD else 1
+    workers = max(1, min(p.work // MIN_WORK_PER_THREAD, get_num_threads()))
     (alone if workers == 1 else shared)(
         memory(a, a_span),
         memory(b, b_span),
         c,
-        p.nothing if onto is None or bias is None else c,  # sums start from it plus the bias, or else from c itself
+        p.nothing if onto is None or bias is None else c,  # the residual: sums start from it + bias, or else from c
         p.nothing if bias is None else memory(bias, bias_span),
         p.steps,
         scratch(workers, p.scratch, out.dtype, threading.get_ident()),

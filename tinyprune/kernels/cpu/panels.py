@@ -1,6 +1,6 @@
-"""Panels: rows transposed so that a tile of a product reads along memory, `[panel][d][lane]`.
+"""Panels `[panel][d][lane]`: rows transposed, so that a tile of a product reads along memory.
 
-A panel holds as many rows as two vectors have lanes. For every d, number d of all its rows lie side by side.
+A panel has two vectors of lanes. With four, the rows abc def ghi jkl mno (D = 3) become adgj behk cfil m000 n000 o000.
 """
 
 from tinyprune.kernels.cpu.jit import part

@@ -1,21 +1,18 @@
-"""The kernels of the matrix product: a tile in registers, panels in the cache, a share of the tiles for each thread.
+"""The kernels of the matrix product: tiles in registers, panels in the cache, threads that share the tiles.
 
     for i, j, k: c[i, j] += a[i, k] · b[k, j]
 
-The steps, and in data/results/speed/kernels.md what each buys:
+It is the algorithm of Goto & van de Geijn 2008, without a packed copy of a; in its literature's letters:
 
-- k in the middle of that loop, so that LLVM makes vectors of j;
-- a tile of 12 × 2 vectors of sums: each number of a and b is loaded once for a whole tile;
-- panels of b packed side by side: a tile reads along memory, not across pages;
-- k cut in blocks of 256: scratch is small, however long the sums are;
-- two threads.
+    ROWS × width   MR × NR   the tile of c whose sums stay in registers; `width` is two vectors of columns
+    panel          NR        K × width numbers of b, packed in the order in which a tile reads them
+    DEPTH          KC        k is cut in blocks, so that scratch is small, however long the sums are
+    BLOCK          NC / NR   panels that are packed together
 
-Rows of a are read where they lie. Packing them too pays in two cases only: when columns of a are read from rows that
-are far apart, and when rows lie whole pages apart, so that the rows of a tile evict each other from the first-level
-cache. The distances a_row and a_k are variables on purpose: with a constant a_k = 1, LLVM's loop is slower.
-
-A single row times a matrix that comes from memory is as fast as memory is only read. Blocks of 16 along k, which follow
-the rows of b for longer, take longer, for there are more tiles to start; so do more parts than threads.
+What each step buys stands in data/results/speed/kernels.md. Rows of a are read where they lie. Copying them pays in two
+cases only: when columns of a are read from rows that are far apart, and when rows lie whole pages apart, so that the
+rows of a tile evict each other from the first-level cache. The distances a_row and a_k are variables on purpose: with a
+constant a_k = 1, LLVM's loop is slower.
 """
 
 import numpy as np
@@ -40,22 +37,24 @@ from tinyprune.kernels.cpu.simd import (
 )
 from tinyprune.kernels.cpu.tiles import microkernel, ragged_microkernel
 
-ROWS = 12 if REGISTERS == 32 else 6  # of a tile: ROWS × 2 vectors of sums, with two of b and one of a
-FEW = 4  # rows of the tile for the rows left over
+ROWS = 12 if REGISTERS == 32 else 6  # of a tile: ROWS × 2 vectors of sums, with two vectors of b and one of a
+FEW = 4  # rows of the smaller tile, for the rows at the end that do not fill a tile
 LONG = 4  # panels in the tile for a single row
-DEPTH = 256  # of a block, along k
-BLOCK = 512 * 1024 // (2 * VECTOR_BYTES * DEPTH)  # panels in a block of b, which is to stay in the second-level cache
-FAR, MANY = 512, 12  # columns of a this far apart are packed too, when this many panels are to meet them
-PAGE = 4096  # bytes: numbers this far apart share the same few places of the first-level cache
-WORTH_PACKING = 4 * ROWS  # rows of out
-UNPACKED, PACKED, DOTS = 0, 1, 2  # how b is read: where it lies, from panels, or row by row, see `dots`
-WORTH_A_THREAD = 1 << 18  # multiply-adds
-PARTS = 4  # for each thread, if rows suffice: a thread that is held up takes fewer parts, and the others take more
-LEAST, LEAST_DEEP = 8, 32  # row tiles of a part; more where each part has to pack its columns anew
-NEARLY = 0.95  # of the work: threads share columns instead of rows only if that leaves less than this share of it
+DEPTH = 256
+BLOCK = 512 * 1024 // (2 * VECTOR_BYTES * DEPTH)  # panels: DEPTH rows of them, 512 KiB, stay in the second-level cache
+# When to copy, and how b is read: where it lies, from packed panels, or row by row, see `dots`.
+UNPACKED, PACKED, DOTS = 0, 1, 2
+MIN_ROWS_TO_PACK = 4 * ROWS  # rows of c that read each panel
+FAR, MANY = 512, 12  # columns of a this many numbers apart are copied too, when at least MANY panels read the copy
+PAGE = 4096  # bytes: numbers this far apart compete for the same few places of the first-level cache
+# How threads share the work: in parts, of which each is some row tiles by some panels.
+MIN_WORK_PER_THREAD = 1 << 18  # multiply-adds
+PARTS = 4  # for each thread, if rows suffice: a thread that is interrupted takes fewer, and the others take more
+MIN_TILES, MIN_TILES_DEEP = 8, 32  # row tiles in a part; more where each part has to pack its panels again
+CLEARLY_LESS = 0.95  # columns are shared only if the largest part is then this much smaller than with shared rows
 
-first_tile = microkernel(ROWS, 2, False)
-next_tile = microkernel(ROWS, 2, True)
+first_tile = microkernel(ROWS, 2, False)  # c = a · b
+next_tile = microkernel(ROWS, 2, True)  # c += a · b
 narrow_tile = ragged_microkernel(ROWS, 1)
 flat_tile = ragged_microkernel(FEW, 2)
 long_tile = ragged_microkernel(1, 2 * LONG)
@@ -63,10 +62,7 @@ long_tile = ragged_microkernel(1, 2 * LONG)
 
 @part
 def pack(b, at, b_row, b_column, depth, columns, panel, packed):
-    """Copy depth × columns of b, from b[at] on, into panels `[panel][k][width]`; those before `panel` are left out.
-
-    A panel is what one tile reads, in one piece. What pads the last one never reaches a result.
-    """
+    """Copy b[at:], depth × columns, into panels `[panel][k][width]`, from number `panel` on; the last may be padded."""
     never_inline()
     L = lanes(b)
     width = 2 * L
@@ -90,18 +86,18 @@ def pack(b, at, b_row, b_column, depth, columns, panel, packed):
 
 
 @part
-def copy_rows(source, at, step, n, columns, target, to, target_step):
-    """Copy n rows, which begin `step` apart, to where they begin `target_step` apart."""
+def copy_rows(source, at, stride, n, columns, target, to, target_stride):
+    """Copy a matrix (n, columns) from source[at] on, with a distance between its rows, to target[to] on."""
     never_inline()
     for i in range(n):
         for j in range(0, columns, lanes(source)):
             left = columns - j
-            store_some(target, to + i * target_step + j, load_some(source, at + i * step + j, left), left)
+            store_some(target, to + i * target_stride + j, load_some(source, at + i * stride + j, left), left)
 
 
 @part
 def ragged_tiles(a, a_at, a_row, a_k, b, b_at, b_k, c, c_at, c_row, depth, rows, columns, accumulate):
-    """Compute c[rows, columns] (+)= a · panel for a tile at the end of the rows or columns."""
+    """Compute c[rows, columns] (+)= a · panel for a tile at the end of the rows or columns, rows ≤ ROWS."""
     never_inline()
     if rows == ROWS and columns <= lanes(b):
         narrow_tile(a, a_at, a_row, a_k, b, b_at, b_k, c, c_at, c_row, depth, rows, columns, accumulate)
@@ -113,7 +109,7 @@ def ragged_tiles(a, a_at, a_row, a_k, b, b_at, b_k, c, c_at, c_row, depth, rows,
 
 @part
 def start_rows(c, c_at, c_row, residual, r_at, r_row, bias, first, rows, columns):
-    """Set c[rows, columns] = residual + bias, either of which may be empty."""
+    """Set c[rows, columns] = residual + bias, either of which may be empty; the sums are then added to it."""
     never_inline()
     L = lanes(c)
     for r in range(rows):
@@ -128,7 +124,7 @@ def start_rows(c, c_at, c_row, residual, r_at, r_row, bias, first, rows, columns
 
 @part
 def products_with_rows(a, b, c, residual, bias, steps, extents):
-    """Compute a part of the product as `product`, from b as it lies, see `dots`."""
+    """Compute a part of the product as `product`, with op(b) = bᵀ, whose rows are read where they lie, see `dots`."""
     (a_group, a_row, _, _), (_, _, b_column), (c_group, c_row), (r_group, r_row), sizes = steps
     M, N, K, _, _, _, accumulate = sizes
     first, end, panel_0, panel_1 = extents
@@ -144,20 +140,20 @@ def products_with_rows(a, b, c, residual, bias, steps, extents):
 
 @part
 def product(a, b, c, residual, bias, steps, extents, scratch, packed):
-    """Compute a part of the product: some row tiles by some panels of columns, which may be `packed` already.
+    """Compute a part of the product: some row tiles by some panels (`extents`), which may be `packed` already.
 
-    Entry (i, k) of op(a), row i being row i' of group g, lies at a[g · a_group + i' · a_row + k · a_k]; c and the
-    residual likewise. k runs through groups too: entry (k, j) of op(b), k being k' of group g, lies at
-    b[g · b_group + k' · b_row + j · b_column].
+    A view such as x[:, -T:] of (B, S, D) is read in place: its rows are B *groups* of T rows, with gaps between groups.
+    Row i of group g of op(a) has its entry k at a[g · a_group + i · a_row + k · a_k]; c and the residual likewise. In
+    aᵀ · b the sum runs over such rows, so k has groups too: a_k_group, and b[g · b_group + k · b_row + j · b_column].
 
-        for a block of panels:            # scratch holds its columns, or only the last few if b is not packed
+        for a block of panels:            # scratch holds it, or if b is not packed only the last panel, if ragged
             for a block of depths k:
-                for a tile of rows:       # the end of scratch holds its rows of a, if they are far apart
+                for a tile of rows:       # the end of scratch (`strip`) holds its rows of a, if those are copied
                     for each panel: c[rows, panel] += a[rows, depths] · b[depths, panel]
     """
     never_inline()
     (a_group, a_row, a_k_group, a_k), (b_group, b_row, b_column), (c_group, c_row), (r_group, r_row), sizes = steps
-    M, N, K, k_groups, _, packing, accumulate = sizes  # M rows in a group of rows; k_groups groups of K
+    M, N, K, k_groups, _, packing, accumulate = sizes  # M rows in each group of rows; k_groups groups of K
     tile_0, tile_1, panel_0, panel_1 = extents
     if packing == DOTS:
         products_with_rows(a, b, c, residual, bias, steps, extents)
@@ -169,17 +165,17 @@ def product(a, b, c, residual, bias, steps, extents, scratch, packed):
     for panel in range(panel_0, panel_1, BLOCK):
         j = panel * width
         columns = min(N, min(panel + BLOCK, panel_1) * width) - j
-        whole = columns // width  # panels; the columns after them are read from `rest` on in scratch
+        whole = columns // width  # panels with all columns: panel p starts at panels[at + p · panel_step]
         for block in range(k_groups * depths):
             g, d = block // depths, block % depths
             k, depth = K * d // depths, K * (d + 1) // depths - K * d // depths
             b_at = g * b_group + k * b_row + j * b_column
             if packing:
-                panels, at, b_k, step, rest = scratch, 0, width, width * depth, whole * width * depth
+                panels, at, b_k, panel_step, ragged_at = scratch, 0, width, width * depth, whole * width * depth
                 if packed == 0:
                     pack(b, b_at, b_row, b_column, depth, columns, number(0), scratch)
             else:
-                panels, at, b_k, step, rest = b, b_at, b_row, width, 0
+                panels, at, b_k, panel_step, ragged_at = b, b_at, b_row, width, 0
                 pack(b, b_at, b_row, b_column, depth, columns, whole, scratch)
             for t in range(tile_0, tile_1):
                 group, i = t // tiles, t % tiles * ROWS
@@ -188,50 +184,53 @@ def product(a, b, c, residual, bias, steps, extents, scratch, packed):
                 if block == 0 and (residual.size or bias.size):
                     start_rows(c, c_at, c_row, residual, group * r_group + i * r_row + j, r_row, bias, j, rows, columns)
                 add_up = accumulate == 1 or block > 0
+                # The rows of a, x[x_at + row · x_row + k · x_k], where they lie or in the strip.
                 x, x_at, x_row, x_k = a, group * a_group + i * a_row + g * a_k_group + k * a_k, a_row, a_k
-                full = 0  # panels that are computed before the ragged tiles
-                if rows == ROWS:
-                    full = whole
-                    if a_row == 1 and a_k >= FAR and whole >= MANY:
+                if rows == ROWS and whole >= MANY:
+                    if a_row == 1 and a_k >= FAR:
                         copy_rows(a, x_at, a_k, depth, ROWS, scratch, strip, ROWS)
                         x, x_at, x_k = scratch, strip, ROWS
-                    elif a_k == 1 and a_row * a.itemsize % PAGE == 0 and whole >= MANY:
+                    elif a_k == 1 and a_row * a.itemsize % PAGE == 0:
                         copy_rows(a, x_at, a_row, ROWS, depth, scratch, strip, DEPTH)
                         x, x_at, x_row = scratch, strip, DEPTH
+                # Panels in tiles of ROWS rows, or of one row and LONG panels; the rest in ragged tiles.
+                done = 0
+                if rows == ROWS:
+                    done = whole
                     for p in range(whole):
-                        y, to = at + p * step, c_at + p * width
+                        y, to = at + p * panel_step, c_at + p * width
                         if add_up:
                             next_tile(x, x_at, x_row, x_k, panels, y, b_k, c, to, c_row, depth)
                         else:
                             first_tile(x, x_at, x_row, x_k, panels, y, b_k, c, to, c_row, depth)
                 elif rows == 1 and not packing:
-                    full = whole // LONG * LONG
-                    for p in range(0, full, LONG):
-                        y, to = at + p * step, c_at + p * width
+                    done = whole // LONG * LONG
+                    for p in range(0, done, LONG):
+                        y, to = at + p * panel_step, c_at + p * width
                         long_tile(a, x_at, a_row, a_k, b, y, b_k, c, to, c_row, depth, 1, LONG * width, add_up)
-                for p in range(full, whole):
-                    y, to = at + p * step, c_at + p * width
+                for p in range(done, whole):
+                    y, to = at + p * panel_step, c_at + p * width
                     ragged_tiles(x, x_at, x_row, x_k, panels, y, b_k, c, to, c_row, depth, rows, width, add_up)
                 if whole * width < columns:
-                    to, left = c_at + whole * width, columns - whole * width
-                    ragged_tiles(x, x_at, x_row, x_k, scratch, rest, width, c, to, c_row, depth, rows, left, add_up)
+                    y, to, left = ragged_at, c_at + whole * width, columns - whole * width
+                    ragged_tiles(x, x_at, x_row, x_k, scratch, y, width, c, to, c_row, depth, rows, left, add_up)
 
 
 @part
 def grid(tiles, panels, width, N, threads):
-    """Return how many threads share the row tiles and how many the panels, such that the largest part is small.
+    """Return into how many parts the row tiles are cut, and the panels, so that the largest part is small.
 
-    Sharing rows only is preferred if nearly as good: no two threads then write into the same cache line of c.
+    Cutting rows only is preferred if nearly as good: no two threads then write into the same cache line of c.
     """
-    best, shares = 0.0, (0, 0)
-    for down in range(1, threads + 1):
-        if threads % down == 0:
-            across = threads // down
-            columns = min(N, (panels + down - 1) // down * width)  # the last panel may be a narrow one
-            largest = (tiles + across - 1) // across * columns
-            if down == 1 or largest < NEARLY * best:
-                best, shares = largest, (across, down)
-    return shares
+    best, cuts = 0.0, (0, 0)
+    for panel_parts in range(1, threads + 1):
+        if threads % panel_parts == 0:
+            row_parts = threads // panel_parts
+            columns = min(N, (panels + panel_parts - 1) // panel_parts * width)  # the last panel may be ragged
+            largest = (tiles + row_parts - 1) // row_parts * columns
+            if panel_parts == 1 or largest < CLEARLY_LESS * best:
+                best, cuts = largest, (row_parts, panel_parts)
+    return cuts
 
 
 @kernel
@@ -245,21 +244,21 @@ def alone(a, b, c, residual, bias, steps, scratch):
 
 
 @part
-def parts(a, b, c, residual, bias, steps, counter, shares, scratch):
-    """Compute parts of the product until all are taken: those of the same columns one after the other."""
+def parts(a, b, c, residual, bias, steps, counter, cuts, scratch):
+    """Compute parts of the product until all are taken: parts of the same columns one after the other."""
     M, N, K, k_groups, groups, packing, accumulate = steps[4]
-    across, down = shares
+    R, P = cuts  # into how many parts the row tiles and the panels are cut
     width = 2 * lanes(b)
     tiles, panels = groups * ((M + ROWS - 1) // ROWS), (N + width - 1) // width
-    # then all panels of a part are in scratch at once, and stay there for the next part
-    at_once = k_groups == 1 and K <= DEPTH and panels <= BLOCK * down
-    before = -1
+    # Where one block holds all panels of a part, they stay in scratch for the next part of the same columns.
+    one_block = k_groups == 1 and K <= DEPTH and panels <= BLOCK * P
+    packed = -1
     part = fetch_add(counter)
-    while part < across * down:
-        x, y = part % across, part // across
-        extents = (tiles * x // across, tiles * (x + 1) // across, panels * y // down, panels * (y + 1) // down)
-        product(a, b, c, residual, bias, steps, extents, scratch, number(at_once and y == before))
-        before = y
+    while part < R * P:
+        x, y = part % R, part // R
+        extents = (tiles * x // R, tiles * (x + 1) // R, panels * y // P, panels * (y + 1) // P)
+        product(a, b, c, residual, bias, steps, extents, scratch, number(one_block and y == packed))
+        packed = y
         part = fetch_add(counter)
 
 
@@ -270,10 +269,11 @@ def shared(a, b, c, residual, bias, steps, scratch):
     M, N, K, k_groups, groups, _, _ = sizes
     width = 2 * lanes(b)
     tiles, panels = groups * ((M + ROWS - 1) // ROWS), (N + width - 1) // width
-    across, down = grid(tiles, panels, width, N, len(scratch))
-    across *= max(1, min(PARTS, tiles // (across * (LEAST if k_groups == 1 and K <= DEPTH else LEAST_DEEP))))
+    row_parts, panel_parts = grid(tiles, panels, width, N, len(scratch))
+    least = MIN_TILES if k_groups == 1 and K <= DEPTH else MIN_TILES_DEEP
+    row_parts *= max(1, min(PARTS, tiles // (row_parts * least)))
     counter = np.empty(1, np.int64)
     counter[0] = 0
     for thread in prange(len(scratch)):
         again = a_steps, b_steps, c_steps, r_steps, sizes
-        parts(a, b, c, residual, bias, again, counter, (across, down), scratch[thread])
+        parts(a, b, c, residual, bias, again, counter, (row_parts, panel_parts), scratch[thread])

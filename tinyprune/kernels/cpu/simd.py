@@ -1,11 +1,11 @@
-"""Vectors of numbers in one register: the few instructions that the hot kernels are written in.
+"""Vector instructions (SIMD) for Numba: load, store, add, muladd, exp2 … of a vector register.
 
 LLVM vectorises plain loops only when it can prove that this is safe, and it does not keep a tile of sums in registers.
 Here a `Vector` is a value like a float, and each function below is one instruction or a few, on all lanes at once.
 Arrays are flat (1-D, C-contiguous) with explicit offsets; their dtype, float32 or float64, determines the vector.
 
-LLVM tells how wide a vector is, and how many registers there are, on the processor that Numba compiles for (it honours
-NUMBA_CPU_NAME and NUMBA_CPU_FEATURES):
+LLVM tells how wide a vector is, and how many registers there are, on the processor that Numba compiles for (which
+NUMBA_CPU_NAME and NUMBA_CPU_FEATURES may change):
 
     AVX-512   64 bytes, 32 registers      16 float32 or 8 float64
     AVX2      32 bytes, 16 registers       8            4
@@ -83,11 +83,11 @@ def llvm_vector(dtype: types.Type) -> ir.VectorType:
 
 
 # ── pieces of code generation ────────────────────────────────────────────────────────────────────────────────────────
-# `b` is LLVM's builder: b.fadd(x, y) appends an addition to the function being compiled and names its result.
+# They run while a kernel is compiled. `b` is LLVM's builder: b.fadd(x, y) appends an addition and names its result.
 
 
 def int64(n: int) -> ir.Constant:
-    """Make an integer."""
+    """Make a constant integer."""
     return ir.Constant(I64, n)
 
 
@@ -123,7 +123,7 @@ def call_llvm(
 
 
 def load_at(b: ir.IRBuilder, pointer: ir.Value, kind: ir.VectorType, mask: ir.Value | None = None) -> ir.Value:
-    """Load a vector that is aligned as its elements are; only the lanes of the mask, if there is one, others are 0."""
+    """Load a vector, aligned as its elements are; with a mask only those lanes, and 0 in the others."""
     pointer = b.bitcast(pointer, kind.as_pointer())
     if mask is not None:
         align = ir.Constant(I32, item_bytes(kind))
@@ -166,7 +166,7 @@ def larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
 
 
 def fold(b: ir.IRBuilder, v: ir.Value, combine: Callable) -> ir.Value:
-    """Combine all lanes into one number, halving the vector, always in the same order."""
+    """Combine all lanes into one number: the upper half with the lower half, then again, until one lane is left."""
     count = v.type.count
     step = count // 2
     while step:
@@ -177,7 +177,7 @@ def fold(b: ir.IRBuilder, v: ir.Value, combine: Callable) -> ir.Value:
 
 
 def exp2_coefficients(is_float: bool) -> list[float]:
-    """Return the polynomial for 2^f, |f| ≤ 1/2, constant first; its error is below the dtype's rounding, and 0 at 0.
+    """Return the coefficients of a polynomial for 2^f, |f| ≤ 1/2, constant first: exact at 0, elsewhere to rounding.
 
     It interpolates at Chebyshev's points for float32, which needs the fewest terms, and is Taylor's for float64.
     """
@@ -190,8 +190,8 @@ def exp2_coefficients(is_float: bool) -> list[float]:
 def power_of_two(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
     """Compute 2^v = 2^round(v) · 2^f.
 
-    Adding 1.5 · 2^(bits of the mantissa) rounds v to an integer and leaves that integer in the lowest bits, from where
-    a shift moves it into the exponent.
+    Adding 1.5 · 2^(bits of the mantissa) rounds v to an integer and leaves that integer in the lowest bits. A shift
+    moves it into the bits of the exponent, where an integer addition to 2^f multiplies by 2^round(v).
     """
     kind, is_float = v.type, v.type.element == ir.FloatType()
     bits, least = (23, -126.0) if is_float else (52, -1022.0)
@@ -223,8 +223,8 @@ def address(
 ) -> ir.Value:
     """Return a pointer to element `offset`.
 
-    With bounds checks, raise IndexError unless everything that is read or written from there exists: `extent` elements
-    after each sum of some of the `spans`, which may be negative.
+    With bounds checks, raise IndexError unless all that is read or written exists: `extent` elements from `offset` on,
+    and as many at every other corner of the access, which the `spans` (largest index · stride, maybe < 0) lead to.
     """
     view = context.make_array(kind)(context, b, array)
     if BOUNDS_CHECKED:
@@ -240,7 +240,7 @@ def address(
     return b.gep(view.data, [offset])
 
 
-# ── the instructions ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the instructions: Numba hands each the arguments' types; it returns a signature and what generates the code ──────
 
 
 @intrinsic
@@ -349,8 +349,7 @@ def broadcast(typing, array, x):
 
 @intrinsic
 def zeros(typing, array):
-    """Make a vector of zeros which LLVM does not know to be zeros: of a loop that stores those it makes a call of
-    memset, which costs more than the few vectors that are stored at a time."""
+    """Make a vector of zeros that LLVM does not recognise: it would turn a loop of few stores into a slower memset."""
 
     def generate(context, b, signature, arguments):
         kind = llvm_vector(array.dtype)
@@ -456,7 +455,8 @@ def transpose(typing, source, at, stride, target, to, target_stride, factor):
         rows = [load_at(b, b.gep(first, [b.mul(int64(i), stride)]), kind) for i in range(n)]
         step = 1
         while step < n:
-            # exchange the off-diagonal halves of every 2·step × 2·step block
+            # Exchange the off-diagonal halves of every 2·step × 2·step block: the new rows i and i + step take
+            # these lanes of the old ones, those of the second numbered from n on.
             low = [lane if not lane & step else n + lane - step for lane in range(n)]
             high = [lane + step if not lane & step else n + lane for lane in range(n)]
             for i in range(n):
@@ -470,5 +470,5 @@ def transpose(typing, source, at, stride, target, to, target_stride, factor):
             store_at(b, b.fmul(rows[i], times), b.gep(out, [b.mul(int64(i), target_stride)]))
         return context.get_dummy_value()
 
-    i8 = types.int64
-    return types.void(source, i8, i8, target, i8, i8, factor), generate
+    index = types.int64
+    return types.void(source, index, index, target, index, index, factor), generate

@@ -41,7 +41,7 @@ def sum_over_k(
     before, loop, after = b.block, b.append_basic_block("k"), b.append_basic_block("k.end")
     b.branch(loop)
     b.position_at_end(loop)
-    k = b.phi(I64)
+    k = b.phi(I64)  # a phi has one value in the first round of a loop, and another in later ones
     sums = [[b.phi(kind) for _ in row] for row in start]
     b_at = b.gep(b_first, [b.mul(k, b_k)])
     a_at = b.gep(a_first, [b.mul(k, a_k)])
@@ -67,24 +67,24 @@ def generate_tile(rows: int, vectors: int, accumulate: bool = True) -> Callable:
 
     def generate(context, b, signature, arguments):
         a_array, a0, a_row, a_k, b_array, b0, b_k, c_array, c0, c_row, K, *ragged = arguments
-        kinds = signature.args
-        kind = llvm_vector(kinds[7].dtype)
-        shifts = [int64(v * kind.count) for v in range(vectors)]
-        row, columns = [int64(i) for i in range(rows)], int64(vectors * kind.count)
+        a_type, b_type, c_type = (signature.args[i] for i in (0, 4, 7))
+        kind = llvm_vector(c_type.dtype)
+        shifts = [int64(v * kind.count) for v in range(vectors)]  # columns before vector v
+        row_numbers, columns = [int64(i) for i in range(rows)], int64(vectors * kind.count)
         to_store: list[ir.Value | None] = [None] * vectors  # masks of lanes, None for whole vectors
         to_load = to_store
         if ragged:
             R, J, add_up = ragged
             last_row = b.sub(smaller(b, R, int64(rows)), int64(1))
-            row, columns = [smaller(b, i, last_row) for i in row], smaller(b, J, columns)
+            row_numbers, columns = [smaller(b, i, last_row) for i in row_numbers], smaller(b, J, columns)
             to_store = [first_lanes(b, kind, b.sub(columns, shift)) for shift in shifts]
             to_load = [b.and_(lanes, splat(b, add_up, kind.count)) for lanes in to_store]
 
-        a_rows, c_rows = ([b.mul(i, step) for i in row] for step in (a_row, c_row))
+        a_rows, c_rows = ([b.mul(i, step) for i in row_numbers] for step in (a_row, c_row))
         last_k = b.sub(K, int64(1))
-        a_first = address(context, b, kinds[0], a_array, a0, [a_rows[-1], b.mul(last_k, a_k)], 1)
-        b_first = address(context, b, kinds[4], b_array, b0, [b.mul(last_k, b_k)], vectors * kind.count)
-        c_first = address(context, b, kinds[7], c_array, c0, [c_rows[-1], columns], 0)
+        a_first = address(context, b, a_type, a_array, a0, [a_rows[-1], b.mul(last_k, a_k)], 1)
+        b_first = address(context, b, b_type, b_array, b0, [b.mul(last_k, b_k)], vectors * kind.count)
+        c_first = address(context, b, c_type, c_array, c0, [c_rows[-1], columns], 0)
         tile = [[b.gep(c_first, [b.add(c_row, shift)]) for shift in shifts] for c_row in c_rows]
         zero = same_in_all(kind, 0.0)
         start = [
@@ -100,9 +100,6 @@ def generate_tile(rows: int, vectors: int, accumulate: bool = True) -> Callable:
     return generate
 
 
-i8 = types.int64
-
-
 def microkernel(rows: int, vectors: int, accumulate: bool) -> Callable:
     """Make the instruction for a tile of a matrix product whose sums stay in registers.
 
@@ -112,14 +109,15 @@ def microkernel(rows: int, vectors: int, accumulate: bool) -> Callable:
 
     with rows × vectors sums in registers (Goto & van de Geijn 2008, §4.2.1): each round loads `vectors` vectors of b
     and `rows` numbers of a, and does rows × vectors multiply-adds with them. The strides are free, so that one kernel
-    serves A·B, Aᵀ·B, packed panels and the shifted view of the relative positions. Sums run over k one after the
-    other, whatever the tile's size, so that a result does not depend on which tile an entry falls into.
+    serves A·B, Aᵀ·B, packed panels and the shifted view of the relative positions. Each sum runs over k in order,
+    whatever the tile's size, so that a result does not depend on which tile an entry falls into.
     """
     generate = generate_tile(rows, vectors, accumulate)
 
     @intrinsic
     def tile_product(typing, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K):
-        return types.void(a, i8, i8, i8, b, i8, i8, c, i8, i8, i8), generate
+        numbers = [types.int64] * 3
+        return types.void(a, *numbers, b, *numbers[:2], c, *numbers), generate
 
     return tile_product
 
@@ -134,6 +132,7 @@ def ragged_microkernel(rows: int, vectors: int) -> Callable:
 
     @intrinsic
     def ragged_tile_product(typing, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K, R, J, accumulate):
-        return types.void(a, i8, i8, i8, b, i8, i8, c, i8, i8, i8, i8, i8, types.boolean), generate
+        numbers = [types.int64] * 5
+        return types.void(a, *numbers[:3], b, *numbers[:2], c, *numbers, types.boolean), generate
 
     return ragged_tile_product

@@ -23,7 +23,7 @@ class Cuda(Engine):
     on_device = True
     takes_complex = False
     compiling = jit.COMPILING
-    kept = jit.KEPT
+    compiled = jit.COMPILED
 
     to_device = staticmethod(array.to_device)
     to_host = staticmethod(array.to_host)

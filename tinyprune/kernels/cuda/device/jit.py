@@ -40,7 +40,7 @@ __all__ = ["SIMULATED", "Kernel", "blocks", "device", "float32", "floats", "int3
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 COMPILING = "compiling kernels for the GPU, once on this machine"
-KEPT = f"kept in {cache_directory() / 'cubins'}, the next start needs none"
+COMPILED = f"kept in {cache_directory() / 'cubins'}, the next start needs none"
 # how struct packs an argument; addresses have 8 bytes, and each lies on a multiple of its size as in C
 FORMATS = {float32: "f", int32: "i", uint32: "I", float64: "d"}
 
