@@ -1,0 +1,156 @@
+"""A GPU that is not there: executes compiled kernels as PTX and has the methods of `device.driver.Driver`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.errors import TinypruneError
+from tinyprune.kernels.cuda.device.driver import Three
+from tinyprune.kernels.cuda.emulator import machine
+from tinyprune.kernels.cuda.emulator.program import Parser, Program
+
+FIRST = 2**16  # the lowest address; no pointer is 0
+ALIGNED = 512  # bytes, as cuMemAlloc
+BUDGET = 10**9  # branches of a launch
+
+
+class Emulator:
+    """Executes kernels on this machine's processor, and raises an error for every access that a GPU would get wrong.
+
+    Args:
+        capability: of the GPU that kernels are compiled for, such as (9, 0).
+        memory: bytes that it has.
+        fused: whether products and sums become multiply-adds, as NVIDIA's assembler makes them in places.
+        backwards: whether the last blocks, and the last warps of each, come first.
+        counted: whether requests of memory are counted.
+    """
+
+    def __init__(
+        self,
+        capability: tuple[int, int] = (9, 0),
+        memory: int = 2**30,
+        fused: bool = False,
+        backwards: bool = False,
+        counted: bool = False,
+    ) -> None:
+        self.capability, self.fused, self.backwards, self.counted = capability, fused, backwards, counted
+        self.memory = np.zeros(memory, np.uint8)  # pages that are not touched take no room
+        self.words = np.zeros(memory // 4, machine.WORD)
+        self.phase = np.zeros(1, np.int64)
+        self.end = FIRST
+        self.idle: dict[int, list[int]] = {}
+        self.sizes: dict[int, int] = {}
+        self.kernels: dict[str, Kernel] = {}
+
+    def allocate(self, size: int) -> int:
+        """Return the address of `size` new bytes."""
+        room = -(-max(size, 1) // ALIGNED) * ALIGNED
+        if self.idle.get(room):
+            address = self.idle[room].pop()
+        else:
+            address = self.end
+            self.end += room + ALIGNED
+            if self.end > len(self.memory):
+                raise MemoryError("the emulated GPU has none left")
+        self.sizes[address] = room
+        return address
+
+    def free(self, address: int) -> None:
+        """Free them."""
+        room = self.sizes.pop(address)
+        self.close(address, room)
+        self.idle.setdefault(room, []).append(address)
+
+    def open(self, address: int, size: int) -> None:
+        """An array begins to use these bytes; nothing has been written to them."""
+        self.memory[address : address + size] = 255  # as floats NaN
+        self.words[address // 4 : (address + size + 3) // 4] = (0, 0, 0, 0, 1, 0)
+
+    def close(self, address: int, size: int) -> None:
+        """No array uses these bytes any more."""
+        self.words[address // 4 : (address + size + 3) // 4] = (0, 0, 0, 0, 0, 0)
+
+    def check(self, address: int, size: int, what: str, read: bool) -> None:
+        """Raise TinypruneError unless these bytes are an array's and, if they are `read`, have been written."""
+        words = self.words[address // 4 : (address + size + 3) // 4]
+        if not words["live"].all() or (read and not words["set"].all()):
+            raise TinypruneError(f"{what} {size} bytes at {address:#x}, which no array has or nothing has written")
+
+    def write(self, address: int, values: NDArray) -> None:
+        """Copy an array to the GPU's memory."""
+        self.check(address, values.nbytes, "a copy to the GPU writes", False)
+        self.memory[address : address + values.nbytes] = values.reshape(-1).view(np.uint8)
+        self.words["set"][address // 4 : (address + values.nbytes + 3) // 4] = 1
+
+    def read(self, address: int, values: NDArray) -> None:
+        """Copy from the GPU's memory."""
+        self.check(address, values.nbytes, "a copy from the GPU reads", True)
+        values.reshape(-1).view(np.uint8)[:] = self.memory[address : address + values.nbytes]
+
+    def begin_read(self, numbers: Sequence[tuple[int, np.dtype]]) -> Callable[[], list[float]]:
+        """Copy numbers to main memory; return a function that returns them."""
+        found = [np.empty(1, dtype) for _, dtype in numbers]
+        for (address, _), x in zip(numbers, found, strict=True):
+            self.read(address, x)
+        return lambda: [float(x[0]) for x in found]
+
+    def synchronize(self) -> None:
+        """Wait for nothing: a launch returns when it is done."""
+
+    def load(self, compiled: Callable[[tuple[int, int]], tuple[str, bytes]]) -> Kernel:
+        """Parse the kernel whose name and PTX `compiled` returns for the GPU's capability."""
+        name, text = compiled(self.capability)
+        if name not in self.kernels:
+            self.kernels[name] = Kernel(Parser(text.decode(), name, self.fused).program)
+        return self.kernels[name]
+
+    def launch(self, kernel: Kernel, grid: Three, threads: Three, arguments: NDArray, name: str) -> None:
+        """Run a kernel to its end.
+
+        Raises:
+            TinypruneError: if it does something that a GPU would get wrong; says where.
+        """
+        p = kernel.program
+        kernel.launches += 1
+        kernel.threads += int(np.prod(grid) * np.prod(threads))
+        m = machine.Machine(self.memory, self.words, kernel.found, kernel.counts, self.phase)
+        machine.launch(
+            m, p.code, kernel.constants, kernel.values, kernel.specials, p.registers, p.predicates, kernel.shared,
+            kernel.arrays, p.local, arguments, np.array(grid, np.int64), np.array(threads, np.int64), self.backwards,
+            self.counted, np.array([BUDGET]),
+        )  # fmt: skip
+        if kernel.found["times"].any():
+            said = kernel.explained(self)
+            kernel.found[:] = np.zeros((), machine.FOUND)
+            raise TinypruneError(said)
+
+
+class Kernel:
+    """A parsed kernel, and what its launches found and counted."""
+
+    def __init__(self, program: Program) -> None:
+        p = self.program = program
+        self.constants = np.array([*p.constants], np.int64)
+        self.values = np.array([*p.constants.values()], np.uint64).view(np.int64)
+        self.specials = np.array(p.specials, np.int64)
+        self.arrays = np.array(p.shared, np.int64).reshape(-1, 2)
+        self.shared = int(self.arrays.sum(1).max(initial=0))
+        self.found = np.zeros((len(machine.WRONG), len(p.code)), machine.FOUND)
+        self.counts = np.zeros(len(p.code), machine.COUNT)
+        self.launches = self.threads = 0
+
+    def explained(self, emulator: Emulator) -> str:
+        """Return one line for each kind of fault, about the first instruction that has it."""
+        said = []
+        for wrong, place in zip(*np.nonzero(self.found["times"]), strict=True):
+            found = self.found[wrong, place]
+            where = self.program.lines[place] or f"instruction {place}"
+            line = f"{self.program.name}, {where}, `{self.program.text[place]}`: {machine.WRONG[wrong]}"
+            line += f"; first thread {found['thread']} of block {tuple(map(int, found['block']))}"
+            line += f", address {int(found['address']):#x}, {found['times']} times"
+            said.append(line)
+        return "\n".join(said)
