@@ -214,9 +214,9 @@ def quotient(remainder, big, x, y):
         return x - q * y if remainder else q
     if y == -1:
         return np.int64(0) if remainder else -x
-    q = abs(x) // abs(y)
-    if (x < 0) != (y < 0):
-        q = -q
+    q = x // y  # rounded down
+    if q * y != x and (x < 0) != (y < 0):
+        q += 1
     return x - q * y if remainder else q
 
 
