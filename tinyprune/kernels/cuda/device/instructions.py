@@ -3,7 +3,7 @@
 `load4` and `store4` read and write four neighbours at once, which takes a quarter of the instructions, and a warp reads
 whole sectors of memory. Numba would load one number at a time, since it does not know that they are aligned to 16
 bytes. Here they are: the GPU's memory and shared memory that is read in this way both begin on a multiple of 16 bytes.
-`load_some` and `store_some` do so as far as the numbers exist.
+`load_up_to4` and `store_up_to4` do so as far as the numbers exist.
 
 For a shared array Numba tests whether an index is negative; `load1` and `store1` do without that test. `math.exp2` is
 four instructions, and a comparison with a choice two; `exp2` and `larger` are one.
@@ -34,7 +34,7 @@ if SIMULATED:
         """Return a shared array, aligned for functions that read four entries at a time."""
         return x
 
-    def beyond(x, i):
+    def pointer_to(x, i):
         """Return a pointer to x[i] from a pointer."""
         return Window(x.memory, x.first + i, x.at + i)
 
@@ -90,7 +90,7 @@ else:
         return builder.gep(x, [i])
 
     @intrinsic
-    def beyond(typingctx, x, i):
+    def pointer_to(typingctx, x, i):
         """Return a pointer to x[i] from a pointer."""
         return x(x, types.int64), lambda context, builder, signature, given: builder.gep(given[0], [given[1]])
 
@@ -136,7 +136,7 @@ def store1(x, i, a):
 
 
 @device
-def load_some(x, i, left, aligned):
+def load_up_to4(x, i, left, aligned):
     """Return x[i] … x[i + 3], of which `left` exist, with zeros for the others.
 
     aligned: whether i is a multiple of 4 wherever `left` is 4 or more.
@@ -153,8 +153,8 @@ def load_some(x, i, left, aligned):
 
 
 @device
-def store_some(x, i, left, aligned, a, b, c, d):
-    """Set those of x[i] … x[i + 3] that exist to a … d; see `load_some`."""
+def store_up_to4(x, i, left, aligned, a, b, c, d):
+    """Set those of x[i] … x[i + 3] that exist to a … d; see `load_up_to4`."""
     if aligned and left >= 4:
         store4(x, i, a, b, c, d)
     else:
@@ -169,15 +169,15 @@ def store_some(x, i, left, aligned, a, b, c, d):
 
 
 @device
-def own_thread(threads):
+def thread_index(threads):
     """Return the number of this thread in its block of 2^n threads.
 
-    The compiler learns that it is not negative: what is divided by it is shifted, and 64 bits are not needed.
+    The compiler learns that it is not negative: what is divmod32 by it is shifted, and 64 bits are not needed.
     """
     return cuda.threadIdx.x & (threads - 1)
 
 
 @device
-def divided(i, n):
+def divmod32(i, n):
     """Return i // n and i % n of numbers that are not negative: in 32 bits, where Numba would divide in 64."""
     return int32(uint32(i) // uint32(n)), int32(uint32(i) % uint32(n))

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, copied, empty, to_device
-from tinyprune.kernels.cuda.device.instructions import divided
+from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.parts import sums
 from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, check_in_place, contiguous
@@ -42,8 +42,8 @@ def pick(x, index, n, picked, inner, size, out):
     """Set out (outer, picked, inner) from x (outer, n, inner), both flat, by index (picked,)."""
     i = cuda.grid(1)
     if i < size:
-        rest, entry = divided(i, inner)
-        outer, j = divided(rest, picked)
+        rest, entry = divmod32(i, inner)
+        outer, j = divmod32(rest, picked)
         h = index[j]
         out[i] = x[(outer * n + h) * inner + entry] if h >= 0 else float32(0)
 
@@ -53,8 +53,8 @@ def sum_shared(dout, index, H, K, Dh, size, dx):
     """Set dx (rows, K, Dh) from dout (rows, H, Dh), both flat: the sums over the heads h with index[h] = k."""
     i = cuda.grid(1)
     if i < size:
-        rest, d = divided(i, Dh)
-        row, k = divided(rest, K)
+        rest, d = divmod32(i, Dh)
+        row, k = divmod32(rest, K)
         total = float32(0)
         for h in range(H):
             if index[h] == k:

@@ -19,7 +19,7 @@ import numpy as np
 
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
-from tinyprune.kernels.cuda.device.instructions import divided
+from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, check_gradient, contiguous
 from tinyprune.kernels.cuda.parts.masks import DROPOUT, draw_mask, keep_factor
@@ -101,8 +101,8 @@ def turn(x, cos, sin, T, H, half, one, other, pairs, out):
     """Compute out of x (B, T, H, Dh), both flat; `one` and `other` are where a head's halves begin."""
     n = cuda.grid(1)
     if n < pairs:
-        head, d = divided(n, half)
-        _, t = divided(divided(head, H)[0], T)
+        head, d = divmod32(n, half)
+        _, t = divmod32(divmod32(head, H)[0], T)
         c, s = cos[t * half + d], sin[t * half + d]
         i, j = head * 2 * half + one + d, head * 2 * half + other + d
         x1, x2 = x[i], x[j]

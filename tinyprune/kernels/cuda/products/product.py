@@ -14,7 +14,7 @@ A long sum with few outputs, such as a weight's gradient, is split along k: `blo
 slot, and `join` adds the slots in order. Their number depends on the shapes alone.
 """
 
-from tinyprune.kernels.cuda.device.instructions import aligned, beyond, load_some, store4
+from tinyprune.kernels.cuda.device.instructions import aligned, load_up_to4, pointer_to, store4
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
 from tinyprune.kernels.cuda.products.arithmetic import (
     ALIGNED_A,
@@ -57,8 +57,8 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
     def bring(x, at, lines_left, k_left, along_k, fours):
         """Load four numbers of a matrix, zeros beyond its edges: so many lines and k are left from the first on."""
         if along_k:
-            return load_some(x, at, k_left if lines_left > 0 else 0, fours)
-        return load_some(x, at, lines_left if k_left > 0 else 0, fours)
+            return load_up_to4(x, at, k_left if lines_left > 0 else 0, fours)
+        return load_up_to4(x, at, lines_left if k_left > 0 else 0, fours)
 
     @device
     def settle(strip, at, along_k, x0, x1, x2, x3):
@@ -102,7 +102,7 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         else:
             b_at, b_step = place(begin + b_k, per, at_b) + j, DEPTH * at_b.row
 
-        at, a, b = int32(0), beyond(a, a_at), beyond(b, b_at)
+        at, a, b = int32(0), pointer_to(a, a_at), pointer_to(b, b_at)
         a0, a1, a2, a3 = bring(a, 0, i_left, k_left - a_k, A_ALONG_K, fours & ALIGNED_A)
         b0, b1, b2, b3 = bring(b, 0, j_left, k_left - b_k, B_ALONG_K, fours & ALIGNED_B)
         while k_left > 0:
@@ -110,14 +110,14 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
             settle(strips_b, at + b_to, B_ALONG_K, b0, b1, b2, b3)
             cuda.syncthreads()  # both strips are complete, and no thread reads the previous ones any more
             k_left = int32(k_left - DEPTH)
-            a = beyond(a, a_step)
-            b = beyond(b, b_step)
+            a = pointer_to(a, a_step)
+            b = pointer_to(b, b_step)
             if not A_ALONG_K:
                 within = int32(within + DEPTH)
                 while within >= per:
                     within = int32(within - per)
-                    a = beyond(a, at_a.group - per * at_a.row)
-                    b = beyond(b, at_b.group - per * at_b.row)
+                    a = pointer_to(a, at_a.group - per * at_a.row)
+                    b = pointer_to(b, at_b.group - per * at_b.row)
             a0, a1, a2, a3 = bring(a, 0, i_left, k_left - a_k, A_ALONG_K, fours & ALIGNED_A)
             b0, b1, b2, b3 = bring(b, 0, j_left, k_left - b_k, B_ALONG_K, fours & ALIGNED_B)
             add_strips(strips_a, strips_b, at, thread, sums)
