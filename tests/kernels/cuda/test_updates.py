@@ -90,7 +90,7 @@ def test_clipping(place, max_norm, shapes):
 def test_a_norm_of_more_sums_than_a_block_has_threads(place):
     sums, norm, factor = empty(303, np.float64), empty((), np.float64), empty(())
     squares = np.random.default_rng(1).random(303)
-    sums.lease.write(0, squares)
+    sums.storage.write(0, squares)
     limit(1, sums, 300, 303, 1.0, norm, factor)
     assert float(norm) == pytest.approx(math.sqrt(squares[:300].sum()), rel=1e-13)
 

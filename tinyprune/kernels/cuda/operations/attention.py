@@ -8,7 +8,7 @@ every sum has one order, which depends on the shapes alone. `attend.tiles` expla
 The price is that each of the four recomputes scores and do·v: 14 products of vectors for a query and a key of the
 context and 7 for a persistent key, where 8 and 5 would do if blocks added to each other's results in any order.
 
-There are kernels for Dh up to 16, 32 and 64. If Dh is no multiple of 4, arrays are copied with rows padded to W numbers.
+There are kernels for Dh up to 16, 32 and 64. Where Dh is no multiple of 4, arrays are copied, with rows of W numbers.
 """
 
 import math
