@@ -110,17 +110,15 @@ def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, ou
     depth = STRIP // tile
     part = max(blocks(K, parts * depth), 1) * depth
     parts = max(blocks(K, part), 1)
-    joining = ()
+    joins = ()
     if parts > 1:
-        joining = (parts, M, N, M if transpose_a else group_rows, Strides(of_out.group, of_out.row), finish)
+        joins = (parts, M, N, M if transpose_a else group_rows, Strides(of_out.group, of_out.row), finish)
         of_out, finish, out = Rows(1, 0, N).regrouped(groups, M), 0, out._replace(first=0)  # of the slots
     flags = ALIGNED_A * of_a.aligned(a.first) | ALIGNED_B * of_b.aligned(b.first)
     flags |= ALIGNED_OUT * of_out.aligned(out.first)
     strides = (Strides(x.group, x.row) for x in (of_a, of_b, of_out))
     numbers = (ProductSizes(M, N, K, part, group_rows), *strides, finish, flags)
-    return Plan(
-        (tile, not transpose_a, transpose_b), (blocks(N, tile), blocks(M, tile), parts), numbers, parts, joining
-    )
+    return Plan((tile, not transpose_a, transpose_b), (blocks(N, tile), blocks(M, tile), parts), numbers, parts, joins)
 
 
 def division(M: int, N: int, K: int, whole: bool = False) -> tuple[int, int]:
