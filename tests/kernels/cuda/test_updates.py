@@ -68,7 +68,7 @@ def test_a_schedule_of_the_learning_rate_copies_nothing(place, monkeypatch):
     arrays = [on_device([x]) for x in inputs((3, 5))]
     copies, copy = [], updates.to_device
     monkeypatch.setattr(updates, "to_device", lambda x: copies.append(x) or copy(x))
-    updates.numbers_of.cache_clear()
+    updates.on_device.cache_clear()
     for t in range(3):
         constants = CONSTANTS._replace(step=t + 1)
         cuda.adamw_updates(*arrays, lr=0.1 * t, multipliers=[2.0], decays=[0.3], constants=constants)

@@ -80,7 +80,7 @@ class KeyTile(NamedTuple):
 
 
 @device
-def key_tile(is_persistent, x, sizes, own, first, i, j, side, relative, context, persistent):
+def key_tile(is_persistent, g, sizes, own, first, i, j, side, relative, context, persistent):
     """Return the `KeyTile` that begins with key `first`: of the context, or of the persistent keys.
 
     own: index in the tile of the key at the position of the first query.   i, j: the thread's first query and key.
@@ -89,9 +89,9 @@ def key_tile(is_persistent, x, sizes, own, first, i, j, side, relative, context,
     _, S, H, N, W, span = sizes
     b, h, step = cuda.blockIdx.x, cuda.blockIdx.y, int32(H * W)
     if is_persistent:
-        return KeyTile(x.pk, x.pv, h * N * W, W, N, int32(N - 1 - first - j), 0, N, False, persistent)
+        return KeyTile(g.pk, g.pv, h * N * W, W, N, int32(N - 1 - first - j), 0, N, False, persistent)
     begin, last = b * S * step + h * W, int32(own + i - j)
-    return KeyTile(x.k, x.v, begin, step, S, last, side, span, relative != 0, context)
+    return KeyTile(g.k, g.v, begin, step, S, last, side, span, relative != 0, context)
 
 
 INPUTS, SAVED = (types.NamedTuple(len(kind._fields) * (floats,), kind) for kind in (Inputs, Saved))

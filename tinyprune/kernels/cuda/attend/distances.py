@@ -34,10 +34,10 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
     types = (INPUTS, SAVED, *3 * (floats,), int32, SIZES, int32, SCALES, int32, DROPOUT)
 
     @kernel(*types, name=f"distances_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT, tiles=tiles)
-    def distances_backward(x, saved, w, dr, dw, B, sizes, group, scales, gated, dropout):
+    def distances_backward(g, saved, w, dr, dw, B, sizes, group, scales, gated, dropout):
         """Compute dr (slots, S, H, W) and dw (slots, tiles, H, W): a block for a tile, grid (slots, H, tiles).
 
-        group: batch entries that are summed in a slot.
+        g, saved: `Inputs`, `Saved`.   group: batch entries that are summed in a slot.
         """
         T, S, H, N, W, span = sizes
         score_factor, weight_factor, key_factor = scales
@@ -51,12 +51,12 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
         i, j, column = first_score(thread_index(THREADS))
         out_column, d = first_key_out(thread_index(THREADS))
         p, z = Z + i * P_STRIDE + column, Z + (i - j + DISTANCES - 1) * Z_STRIDE
-        step, M = int32(H * W), S - T
-        load_rows(x.r, h * W, step, first, S, 0, W, smem, 0, DISTANCES, D)
-        load_biases(x.distance_bias, h, H, first, S, smem, 0, DISTANCES, D)
+        step, M = int32(H * W), S - T  # entries from one position to the next; keys before the first query's
+        load_rows(g.r, h * W, step, first, S, 0, W, smem, 0, DISTANCES, D)
+        load_biases(g.distance_bias, h, H, first, S, smem, 0, DISTANCES, D)
         clear(sums, SUMS)
         clear(ds_sums, COLUMNS)
-        factor = x.gate[h] if gated else float32(1)
+        factor = g.gate[h] if gated else float32(1)
 
         # At its distance c the thread's query m has key + (m − c) · SIDE if that is ≥ 0, and sees it if c · SIDE ≤ far.
         begin, end = max(0, first - M), T
@@ -75,14 +75,14 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
                 for d0 in range(0, D, Z_COLUMNS):
                     if d0 > 0:
                         cuda.syncthreads()  # all threads have read the columns before
-                    load_rows(x.v, k_at, step, key_0, S, d0, W, smem, Z, Z_ROWS, Z_COLUMNS)
+                    load_rows(g.v, k_at, step, key_0, S, d0, W, smem, Z, Z_ROWS, Z_COLUMNS)
                     cuda.syncthreads()  # dout and columns of values are there
                     sliding_dots(smem, X + i * X_STRIDE + d0, z, z_regs, da)
                 cuda.syncthreads()  # all threads have read them
 
-                load_rows(x.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
-                load_biases(x.key_bias, b * S * H + h, H, key_0, S, smem, Z, Z_ROWS, Z_COLUMNS)
-                scores(smem, X + i * X_STRIDE, j * X_STRIDE, z, Z, x.k, k_at, step, key_0, S, W, True, z_regs, s)
+                load_rows(g.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
+                load_biases(g.key_bias, b * S * H + h, H, key_0, S, smem, Z, Z_ROWS, Z_COLUMNS)
+                scores(smem, X + i * X_STRIDE, j * X_STRIDE, z, Z, g.k, k_at, step, key_0, S, W, True, z_regs, s)
                 cuda.syncthreads()  # all threads have read keys before gradients replace them
 
                 if min(key, far) < (COLUMNS - 1) * SIDE:  # as `hide`

@@ -99,10 +99,10 @@ def make_forward(tiles: Tiles) -> Kernel:
     types = (INPUTS, *3 * (floats,), SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
 
     @kernel(*types, name=f"attend_{D}", threads=THREADS, hot=True, resident=RESIDENT, tiles=tiles)
-    def attend(x, out, o, lse, sizes, context, persistent, scale, relative, gated, dropout):
+    def attend(g, out, o, lse, sizes, context, persistent, scale, relative, gated, dropout):
         """Compute out and o (B, T, H, W), lse (B, T, H): a block for a tile of queries, grid (B, H, tiles).
 
-        context, persistent: `Scales` of their keys.   relative, gated: whether there are r and gates.
+        g: `Inputs`.   context, persistent: `Scales` of their keys.   relative, gated: whether there are r and gates.
         """
         T, S, H, N, W, span = sizes
         smem = aligned(cuda.shared.array(SIZE, float32))
@@ -114,14 +114,14 @@ def make_forward(tiles: Tiles) -> Kernel:
         b, h, t0 = cuda.blockIdx.x, cuda.blockIdx.y, int32(cuda.blockIdx.z * QUERIES)
         i, j, column = first_score(thread_index(THREADS))
         out_i, d = first_out(thread_index(THREADS))
-        peer = j % SIDE + j // (COLUMNS * SIDE) * SIDE
+        peer = j % SIDE + j // (COLUMNS * SIDE) * SIDE  # number of this thread among those that share query i
         partial, p, z = PARTIAL + i * PEERS, Z + i * P_STRIDE + column, Z + (i - j + KEYS - 1) * Z_STRIDE
-        step, M = int32(H * W), S - T
+        step, M = int32(H * W), S - T  # entries from one position to the next; keys before the first query's
         q_at = b * T * step + h * W
         for n in range(ROWS):
             highest[n], total[n] = LOWEST, float32(0)
         clear(sums, SUMS)
-        load_rows(x.q, q_at, step, t0, T, 0, W, smem, 0, QUERIES, D)
+        load_rows(g.q, q_at, step, t0, T, 0, W, smem, 0, QUERIES, D)
 
         # `low` to `end`: keys of the context that these queries see
         low, end = int32(max(0, t0 + M - span)), int32(min(t0 + QUERIES, T) + M)
@@ -132,25 +132,25 @@ def make_forward(tiles: Tiles) -> Kernel:
         for n in range(int32(persistent_tiles + (end - low + KEYS - 1) // KEYS)):
             if n == persistent_tiles:
                 first, entry = low, add32(entry_0, low)
-            own = t0 + M - first
-            y = key_tile(n < persistent_tiles, x, sizes, own, first, i, j, SIDE, relative, context, persistent)
-            load_rows(y.keys, y.begin, y.stride, first, y.count, 0, W, smem, Y, KEYS, D)
-            if y.sliding:
-                load_biases(x.key_bias, b * S * H + h, H, first, S, smem, Y, KEYS, D)
-                load_biases(x.distance_bias, h, H, own - KEYS + 1, S, smem, Z, Z_ROWS, Z_COLUMNS)
+            own = t0 + M - first  # index in the tile of the key at the first query's position
+            tile = key_tile(n < persistent_tiles, g, sizes, own, first, i, j, SIDE, relative, context, persistent)
+            load_rows(tile.keys, tile.begin, tile.stride, first, tile.count, 0, W, smem, Y, KEYS, D)
+            if tile.sliding:
+                load_biases(g.key_bias, b * S * H + h, H, first, S, smem, Y, KEYS, D)
+                load_biases(g.distance_bias, h, H, own - KEYS + 1, S, smem, Z, Z_ROWS, Z_COLUMNS)
             nearest = own - KEYS + 1  # distance of the first row of z
-            scores(smem, i * X_STRIDE, Y + j * X_STRIDE, z, Z, x.r, h * W, step, nearest, S, W, y.sliding, z_regs, s)
+            scores(smem, i * X_STRIDE, Y + j * X_STRIDE, z, Z, g.r, h * W, step, nearest, S, W, tile.sliding, z_regs, s)
 
             for m in range(SCORES):
-                s[m] *= y.scales.score
-            hide(s, y.last, y.rise, y.span, SIDE)
+                s[m] *= tile.scales.score
+            hide(s, tile.last, tile.rise, tile.span, SIDE)
             store_maxima(smem, partial, peer, s)
             cuda.syncthreads()  # all maxima are there, and all threads have read keys and position keys
-            weigh(smem, partial, peer, i, y.scales.weight, highest, total, s)
+            weigh(smem, partial, peer, i, tile.scales.weight, highest, total, s)
             drop(s, entry, row_entries, SIDE, dropout)
             for m in range(ROWS):
                 store_row(smem, p + m * SIDE * P_STRIDE, s, m)
-            load_rows(y.values, y.begin, y.stride, first, y.count, 0, W, smem, Y, KEYS, D)
+            load_rows(tile.values, tile.begin, tile.stride, first, tile.count, 0, W, smem, Y, KEYS, D)
             first, entry = int32(first + KEYS), add32(entry, KEYS)
             cuda.syncthreads()  # weights and values are there
             for m in range(OUT_QUERIES):
@@ -165,7 +165,7 @@ def make_forward(tiles: Tiles) -> Kernel:
         cuda.syncthreads()  # all threads' totals are there
         factor = scale
         if gated:
-            factor *= x.gate[h]
+            factor *= g.gate[h]
         for m in range(OUT_QUERIES):
             query = out_i + m * SIDE
             if t0 + query < T and d < W:

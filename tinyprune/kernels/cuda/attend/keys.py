@@ -117,10 +117,10 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
     types = (INPUTS, SAVED, *4 * (floats,), int32, SIZES, KEY_ROWS, SCALES, *3 * (int32,), DROPOUT)
 
     @kernel(*types, name=f"keys_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT, tiles=tiles)
-    def keys_backward(x, saved, u, dk, dv, du, B, sizes, keys, scales, context, relative, gated, dropout):
+    def keys_backward(g, saved, u, dk, dv, du, B, sizes, keys, scales, context, relative, gated, dropout):
         """Compute dk and dv: a block for a tile of keys, grid (slots, H, tiles). du: (slots, tiles, H, W).
 
-        context: whether x.k and x.v are those of the context; otherwise they are the persistent ones.
+        g, saved: `Inputs`, `Saved`.   context: whether g.k and g.v are those of the context, or persistent ones.
         """
         T, S, H, N, W, _ = sizes
         score_factor, weight_factor, key_factor = scales
@@ -135,16 +135,16 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
         i, j, column = first_score(thread_index(THREADS))
         out_column, d = first_key_out(thread_index(THREADS))
         p, z = Z + i * P_STRIDE + column, Z + (i - j + KEYS - 1) * Z_STRIDE
-        step, M = int32(H * W), S - T
+        step, M = int32(H * W), S - T  # entries from one position to the next; keys before the first query's
         k_at = h * keys.head_stride + (slot * keys.slot_stride if context else 0)
-        load_rows(x.k, k_at, keys.key_stride, first, keys.count, 0, W, smem, 0, KEYS, D)
-        load_rows(x.v, k_at, keys.key_stride, first, keys.count, 0, W, smem, V, KEYS, D)
+        load_rows(g.k, k_at, keys.key_stride, first, keys.count, 0, W, smem, 0, KEYS, D)
+        load_rows(g.v, k_at, keys.key_stride, first, keys.count, 0, W, smem, V, KEYS, D)
         if relative:
-            load_biases(x.key_bias, slot * S * H + h, H, first, S, smem, 0, KEYS, D)
+            load_biases(g.key_bias, slot * S * H + h, H, first, S, smem, 0, KEYS, D)
         clear(dk_sums, SUMS)
         clear(dv_sums, SUMS)
         clear(ds_sums, COLUMNS)
-        factor = x.gate[h] if gated else float32(1)
+        factor = g.gate[h] if gated else float32(1)
 
         begin, end, last_0, rise, span, entry_0 = queries_of(context, sizes, first, KEYS, i, j, SIDE)
         if factor == 0:
@@ -156,10 +156,10 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
             last, entry = int32(last_0), add32(entry_0, ((b * H + h) * T + begin + i) * (S + N))
             for t0 in range(begin, end, QUERIES):
                 nearest = t0 + M - first - KEYS + 1  # distance of the first row of z
-                load_rows(x.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
+                load_rows(g.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
                 if relative:
-                    load_biases(x.distance_bias, h, H, nearest, S, smem, Z, Z_ROWS, Z_COLUMNS)
-                scores(smem, X + i * X_STRIDE, j * X_STRIDE, z, Z, x.r, h * W, step, nearest, S, W, relative, z_regs, s)
+                    load_biases(g.distance_bias, h, H, nearest, S, smem, Z, Z_ROWS, Z_COLUMNS)
+                scores(smem, X + i * X_STRIDE, j * X_STRIDE, z, Z, g.r, h * W, step, nearest, S, W, relative, z_regs, s)
                 cuda.syncthreads()  # all threads have read queries and position keys
 
                 load_rows(saved.dout, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
@@ -172,7 +172,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
                 dots(smem, X + i * X_STRIDE, V + j * X_STRIDE, da)
                 cuda.syncthreads()  # all threads have read them
 
-                load_rows(x.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
+                load_rows(g.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
                 drop_negative(dropout, s, da)
                 store_gradients(smem, p, saved, saved_at, H, T - t0 - i, weight_factor, s, da, ds_sums)
                 saved_at += QUERIES * H

@@ -54,10 +54,10 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
     types = (INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
 
     @kernel(*types, name=f"queries_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT, tiles=tiles)
-    def queries_backward(x, saved, dq, sizes, context, persistent, scale, relative, gated, dropout):
+    def queries_backward(g, saved, dq, sizes, context, persistent, scale, relative, gated, dropout):
         """Compute dq (B, T, H, W) and delta: a block for a tile of queries, grid (B, H, tiles).
 
-        x to dropout are as in `forward`; saved: `Saved`, whose delta is written.
+        saved: `Saved`, whose delta is written. Other arguments are those of `forward`.
         """
         T, S, H, N, W, span = sizes
         smem = aligned(cuda.shared.array(SIZE, float32))
@@ -71,7 +71,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
         i, j, column = first_score(thread_index(THREADS))
         out_i, d = first_out(thread_index(THREADS))
         p, z = P + i * P_STRIDE + column, Z + (i - j + KEYS - 1) * Z_STRIDE
-        step, M = int32(H * W), S - T
+        step, M = int32(H * W), S - T  # entries from one position to the next; keys before the first query's
         q_at = b * T * step + h * W
         for m in range(ROWS):
             query = t0 + i + m * SIDE
@@ -84,7 +84,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
                 if j == 0:  # one of the threads that have scores of this query
                     saved.delta[at] = delta[m]
         clear(sums, SUMS)
-        factor = x.gate[h] if gated else float32(1)
+        factor = g.gate[h] if gated else float32(1)
 
         low, end = int32(max(0, t0 + M - span)), int32(min(t0 + QUERIES, T) + M)  # as in `forward`
         persistent_tiles = int32((N + KEYS - 1) // KEYS)
@@ -96,36 +96,36 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
         for n in range(rounds):
             if n == persistent_tiles:
                 first, entry = low, add32(entry_0, low)
-            own = t0 + M - first
-            y = key_tile(n < persistent_tiles, x, sizes, own, first, i, j, SIDE, relative, context, persistent)
-            load_rows(y.values, y.begin, y.stride, first, y.count, 0, W, smem, 0, KEYS, D)
+            own = t0 + M - first  # index in the tile of the key at the first query's position
+            tile = key_tile(n < persistent_tiles, g, sizes, own, first, i, j, SIDE, relative, context, persistent)
+            load_rows(tile.values, tile.begin, tile.stride, first, tile.count, 0, W, smem, 0, KEYS, D)
             load_rows(saved.dout, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
             clear(da, SCORES)
             cuda.syncthreads()  # values and dout are there
             dots(smem, X + i * X_STRIDE, j * X_STRIDE, da)
             cuda.syncthreads()  # all threads have read both before keys and queries replace them
-            load_rows(y.keys, y.begin, y.stride, first, y.count, 0, W, smem, 0, KEYS, D)
-            load_rows(x.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
-            if y.sliding:
-                load_biases(x.key_bias, b * S * H + h, H, first, S, smem, 0, KEYS, D)
-                load_biases(x.distance_bias, h, H, own - KEYS + 1, S, smem, Z, Z_ROWS, Z_COLUMNS)
+            load_rows(tile.keys, tile.begin, tile.stride, first, tile.count, 0, W, smem, 0, KEYS, D)
+            load_rows(g.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
+            if tile.sliding:
+                load_biases(g.key_bias, b * S * H + h, H, first, S, smem, 0, KEYS, D)
+                load_biases(g.distance_bias, h, H, own - KEYS + 1, S, smem, Z, Z_ROWS, Z_COLUMNS)
             nearest = own - KEYS + 1  # distance of the first row of z
-            scores(smem, X + i * X_STRIDE, j * X_STRIDE, z, Z, x.r, h * W, step, nearest, S, W, y.sliding, z_regs, s)
-            if y.sliding:
+            scores(smem, X + i * X_STRIDE, j * X_STRIDE, z, Z, g.r, h * W, step, nearest, S, W, tile.sliding, z_regs, s)
+            if tile.sliding:
                 cuda.syncthreads()  # all threads have read queries and columns of position keys
-                load_rows(x.r, h * W, step, nearest, S, 0, W, smem, X, Z_ROWS, D)
-            hide(s, y.last, y.rise, y.span, SIDE)
+                load_rows(g.r, h * W, step, nearest, S, 0, W, smem, X, Z_ROWS, D)
+            hide(s, tile.last, tile.rise, tile.span, SIDE)
             drop(da, entry, row_entries, SIDE, dropout)
             for m in range(ROWS):
                 for c in range(COLUMNS):
                     at = m * COLUMNS + c
-                    weight = exp2(s[at] * y.scales.score - lse[m])
-                    s[at] = weight * (da[at] * y.scales.weight - delta[m]) * y.scales.gradient
+                    weight = exp2(s[at] * tile.scales.score - lse[m])
+                    s[at] = weight * (da[at] * tile.scales.weight - delta[m]) * tile.scales.gradient
                 store_row(smem, p + m * SIDE * P_STRIDE, s, m)
             first, entry = int32(first + KEYS), add32(entry, KEYS)
             cuda.syncthreads()  # gradients and position keys are there
             mix(smem, P + out_i * P_STRIDE, d, sums)
-            if y.sliding:
+            if tile.sliding:
                 sliding_mix(smem, P + out_i * P_STRIDE, X + (out_i + KEYS - 1) * X_STRIDE + d, z_regs, sums)
             cuda.syncthreads()  # all threads have read everything before the next tile is brought
         for m in range(OUT_QUERIES):

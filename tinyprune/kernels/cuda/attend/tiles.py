@@ -42,7 +42,7 @@ from tinyprune.kernels.cuda.device.jit import device, float32, int32
 
 LOWEST = np.float32(-1e30)  # score of a key that a query does not see; not −∞, since −∞ − (−∞) is NaN
 PAD = 4  # numbers after each row in shared memory; the first of them holds the row's bias, if it has one
-ROWS, COLUMNS = 4, 4  # a thread has the scores of so many queries × keys, in registers s[m * COLUMNS + c]
+ROWS, COLUMNS = 4, 4  # a thread has the scores of 4 queries × 4 keys, in registers s[m * COLUMNS + c]
 
 
 class Tiles(NamedTuple):
@@ -72,7 +72,7 @@ class Layout(NamedTuple):
 
 
 def layout(tiles: Tiles) -> Layout:
-    """Work it out."""
+    """Return the layout for tiles of these sizes."""
     D, queries, keys, z_columns, side = tiles
     threads, z_columns = 2 * side**2, min(z_columns, D)
     down = threads // (D // 4)  # threads along the rows of out; along its columns, each has 4
@@ -114,22 +114,22 @@ def make_places(tiles: Tiles) -> tuple[Callable, Callable, Callable, Callable]:
         (i, j) of threads 0, 1, 2, 3, … are (0, 0), (1, 0), (0, 1), (1, 1), …: two neighbours read the same row of x or
         of y, which shared memory sends to both at once.
         """
-        x, y = thread // 2 % SIDE, thread // (2 * SIDE) * 2 + thread % 2
-        half = y // SIDE  # the second half of the threads has other queries or, if there are none, other keys
-        i, j = y % SIDE + half * (QUERIES - ROWS * SIDE), x + half * (KEYS - COLUMNS * SIDE)
-        return i, j, j // GROUP * GROUP + x * 4 + j % GROUP // SIDE
+        across, down = thread // 2 % SIDE, thread // (2 * SIDE) * 2 + thread % 2
+        half = down // SIDE  # the second half of the threads has other queries or, if there are none, other keys
+        i, j = down % SIDE + half * (QUERIES - ROWS * SIDE), across + half * (KEYS - COLUMNS * SIDE)
+        return i, j, j // GROUP * GROUP + across * 4 + j % GROUP // SIDE
 
     @device
     def first_out(thread):
         """Return the first query of a thread's rows of out, which are SIDE apart, and the first of its 4 columns."""
-        y = thread // (2 * ACROSS) * 2 + thread % 2
-        return y // SIDE * SIDE * OUT_QUERIES + y % SIDE, thread // 2 % ACROSS * 4
+        down = thread // (2 * ACROSS) * 2 + thread % 2
+        return down // SIDE * SIDE * OUT_QUERIES + down % SIDE, thread // 2 % ACROSS * 4
 
     @device
     def first_key_out(thread):
         """Return the same where rows of out are keys: the first of its columns of p, and the first of its 4 of out."""
-        y = thread // (2 * ACROSS) * 2 + thread % 2
-        return y * OUT_KEYS, thread // 2 % ACROSS * 4
+        down = thread // (2 * ACROSS) * 2 + thread % 2
+        return down * OUT_KEYS, thread // 2 % ACROSS * 4
 
     @device
     def key_of(column):
