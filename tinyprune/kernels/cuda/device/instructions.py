@@ -3,7 +3,7 @@
 `load4` and `store4` read and write four neighbours at once: a quarter of the instructions, and a warp reads whole
 sectors of memory. Numba would load one number at a time, since it does not know that they are aligned to 16 bytes. Here
 they are: arrays in the GPU's memory begin on a multiple of 16 bytes, and shared arrays do if `load4`, `store4` or
-`aligned` sees them. `load_up_to4` and `store_up_to4` are for the edges of an array.
+`aligned` sees them. `load_some` and `store_some` are for the edges of an array.
 
 For a shared array Numba tests whether an index is negative; `load1` and `store1` do without that test. `math.exp2` is
 four instructions, and a comparison with a choice two; `exp2` and `larger` are one.
@@ -136,7 +136,7 @@ def store1(x, i, a):
 
 
 @device
-def load_up_to4(x, i, left, aligned):
+def load_some(x, i, left, aligned):
     """Return x[i] … x[i + 3], with zeros for those that do not exist; `left` numbers exist from x[i] on.
 
     aligned: whether i is a multiple of 4 wherever `left` is 4 or more.
@@ -153,8 +153,8 @@ def load_up_to4(x, i, left, aligned):
 
 
 @device
-def store_up_to4(x, i, left, aligned, a, b, c, d):
-    """Set those of x[i] … x[i + 3] that exist to a … d; see `load_up_to4`."""
+def store_some(x, i, left, aligned, a, b, c, d):
+    """Set those of x[i] … x[i + 3] that exist to a … d; see `load_some`."""
     if aligned and left >= 4:
         store4(x, i, a, b, c, d)
     else:

@@ -6,7 +6,7 @@ from shared memory, four per instruction, for 64 multiply-adds: 16 for each load
 
 from collections.abc import Callable
 
-from tinyprune.kernels.cuda.device.instructions import load4, load_up_to4, store_up_to4
+from tinyprune.kernels.cuda.device.instructions import load4, load_some, store_some
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32
 from tinyprune.kernels.cuda.products.arithmetic import (
     ALIGNED_OUT,
@@ -89,17 +89,17 @@ def make_multiply_add(TILE: int) -> tuple[int, Callable, Callable, Callable]:
                 there = N - j if i < M else 0
                 x0, x1, x2, x3 = sums[4 * s], sums[4 * s + 1], sums[4 * s + 2], sums[4 * s + 3]
                 if finish & BIAS:
-                    y0, y1, y2, y3 = load_up_to4(bias, j, there, True)
+                    y0, y1, y2, y3 = load_some(bias, j, there, True)
                     x0, x1, x2, x3 = x0 + y0, x1 + y1, x2 + y2, x3 + y3
                 if finish & RESIDUAL:
-                    y0, y1, y2, y3 = load_up_to4(residual, to + j, there, alignment & ALIGNED_OUT)
+                    y0, y1, y2, y3 = load_some(residual, to + j, there, alignment & ALIGNED_OUT)
                     x0, x1, x2, x3 = x0 + y0, x1 + y1, x2 + y2, x3 + y3
                 if finish & WHERE:
-                    y0, y1, y2, y3 = load_up_to4(residual, to + j, there, alignment & ALIGNED_OUT)
+                    y0, y1, y2, y3 = load_some(residual, to + j, there, alignment & ALIGNED_OUT)
                     x0, x1, x2, x3 = where(x0, y0), where(x1, y1), where(x2, y2), where(x3, y3)
                 if finish & RELU:
                     x0, x1, x2, x3 = positive(x0), positive(x1), positive(x2), positive(x3)
-                store_up_to4(out, to + j, there, alignment & ALIGNED_OUT, x0, x1, x2, x3)
+                store_some(out, to + j, there, alignment & ALIGNED_OUT, x0, x1, x2, x3)
             # The next row moves to the first one's registers: indexed by a variable, sums would not be in any.
             for n in range(SUMS - SIDE):
                 sums[n] = sums[n + SIDE]

@@ -14,7 +14,7 @@ A long sum with few outputs, such as a weight's gradient, is split along k: `blo
 to a slot, and `join` adds the slots in order. Their number depends on the shapes alone.
 """
 
-from tinyprune.kernels.cuda.device.instructions import aligned, load_up_to4, pointer_to, store4
+from tinyprune.kernels.cuda.device.instructions import aligned, load_some, pointer_to, store4
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
 from tinyprune.kernels.cuda.products.arithmetic import (
     ALIGNED_A,
@@ -57,8 +57,8 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
     def load_numbers(x, at, lines_left, k_left, along_k, alignment):
         """Load four numbers of a matrix, zeros beyond its edges: `lines_left` and `k_left` exist from the first on."""
         if along_k:
-            return load_up_to4(x, at, k_left if lines_left > 0 else 0, alignment)
-        return load_up_to4(x, at, lines_left if k_left > 0 else 0, alignment)
+            return load_some(x, at, k_left if lines_left > 0 else 0, alignment)
+        return load_some(x, at, lines_left if k_left > 0 else 0, alignment)
 
     @device
     def store_numbers(strip, at, along_k, x0, x1, x2, x3):
