@@ -78,7 +78,7 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
                     load_rows(g.v, k_at, step, key_0, S, d0, W, smem, Z, Z_ROWS, Z_COLUMNS)
                     cuda.syncthreads()  # dout and columns of values are there
                     sliding_dots(smem, X + i * X_STRIDE + d0, z, z_regs, da)
-                cuda.syncthreads()  # all threads have read them
+                cuda.syncthreads()  # all threads have read dout and values
 
                 load_rows(g.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
                 load_biases(g.key_bias, b * S * H + h, H, key_0, S, smem, Z, Z_ROWS, Z_COLUMNS)
@@ -98,7 +98,7 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
                 key, entry = int32(key + QUERIES), add32(entry, QUERIES // SIDE * row_entries)
                 cuda.syncthreads()  # the gradients are there
                 mix_transposed(smem, Z + out_column, X + d, sums)
-                cuda.syncthreads()  # all threads have read them before the next tile is brought
+                cuda.syncthreads()  # all threads have read queries and gradients before the next tile is loaded
 
         store_partial_sums(smem, i, j, ds_sums)
         cuda.syncthreads()  # all threads' sums of ds are there

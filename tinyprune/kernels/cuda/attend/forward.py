@@ -145,7 +145,7 @@ def make_forward(tiles: Tiles) -> Kernel:
                 s[m] *= tile.scales.score
             hide(s, tile.last, tile.rise, tile.span, SIDE)
             store_maxima(smem, partial, peer, s)
-            cuda.syncthreads()  # all maxima are there, and all threads have read keys and position keys
+            cuda.syncthreads()  # maxima are there; all threads have read keys and position keys, which others replace
             weigh(smem, partial, peer, i, tile.scales.weight, highest, total, s)
             drop(s, entry, row_entries, SIDE, dropout)
             for m in range(ROWS):
@@ -158,7 +158,7 @@ def make_forward(tiles: Tiles) -> Kernel:
                 for c in range(4):
                     sums[4 * m + c] *= shrink
             mix(smem, Z + out_i * P_STRIDE, Y + d, sums)
-            cuda.syncthreads()  # all threads have read them before the next keys are brought
+            cuda.syncthreads()  # all threads have read them before the next keys are loaded
 
         for m in range(ROWS):
             store1(smem, partial + m * SIDE * PEERS + peer, total[m])

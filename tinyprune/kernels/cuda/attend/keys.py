@@ -10,7 +10,8 @@ A key of the context belongs to one batch entry. Persistent keys serve the whole
 batch entries and writes to the slot of this group, and the slots are summed afterwards, in order. Their number depends
 on the shapes alone, so no bit of the result depends on which block runs first.
 
-The sums of ds over all queries stay in registers as well, for u: dk += (Σ_i ds) u and du += (Σ_i ds) k.
+The sums of ds over all queries stay in registers as well, for u: dk += (Σ_i ds) u and du += (Σ_i ds) k. The kernel
+computes with dout in place of do, and multiplies by the gate at the end, as in `queries`.
 """
 
 from collections.abc import Callable
@@ -41,10 +42,8 @@ def shared(tiles: Tiles, has_values: bool) -> tuple[int, int, int, int]:
 
 @device
 def queries_of(context, sizes, first, keys, i, j, side):
-    """Return which queries see the keys from `first` on, and the number of the thread's first key in dropout's rows.
-
-    These are: begin and end of the queries; last, rise and span (see `sums.hide`), where `last` is that of the first
-    tile of queries; the number. i, j: the thread's first query and key in the tile.
+    """Return begin and end of the queries that see the tile of keys from `first` on; last, rise and span of `sums.hide`
+    for the tile of queries at `begin`; and the number of the thread's first key j in a query's row of dropout.
     """
     T, S, _, N, _, span = sizes
     if not context:
@@ -160,7 +159,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
                 if relative:
                     load_biases(g.distance_bias, h, H, nearest, S, smem, Z, Z_ROWS, Z_COLUMNS)
                 scores(smem, X + i * X_STRIDE, j * X_STRIDE, z, Z, g.r, h * W, step, nearest, S, W, relative, z_regs, s)
-                cuda.syncthreads()  # all threads have read queries and position keys
+                cuda.syncthreads()  # all threads have read queries and position keys, which dout and weights replace
 
                 load_rows(saved.dout, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
                 hide(s, last, rise, span, SIDE)
@@ -170,7 +169,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
                 cuda.syncthreads()  # dout and weights are there
                 mix_transposed(smem, Z + out_column, X + d, dv_sums)
                 dots(smem, X + i * X_STRIDE, V + j * X_STRIDE, da)
-                cuda.syncthreads()  # all threads have read them
+                cuda.syncthreads()  # all threads have read dout and weights
 
                 load_rows(g.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
                 drop_negative(dropout, s, da)
@@ -179,7 +178,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
                 last, entry = int32(last + QUERIES // SIDE * rise), add32(entry, QUERIES // SIDE * row_entries)
                 cuda.syncthreads()  # queries and gradients are there
                 mix_transposed(smem, Z + out_column, X + d, dk_sums)
-                cuda.syncthreads()  # all threads have read them before the next tile is brought
+                cuda.syncthreads()  # all threads have read queries and gradients before the next tile is loaded
 
         if relative:
             store_partial_sums(smem, i, j, ds_sums)

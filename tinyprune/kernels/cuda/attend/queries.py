@@ -127,7 +127,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
             mix(smem, P + out_i * P_STRIDE, d, sums)
             if tile.sliding:
                 sliding_mix(smem, P + out_i * P_STRIDE, X + (out_i + KEYS - 1) * X_STRIDE + d, z_regs, sums)
-            cuda.syncthreads()  # all threads have read everything before the next tile is brought
+            cuda.syncthreads()  # all threads have read everything before the next tile is loaded
         for m in range(OUT_QUERIES):
             query = t0 + out_i + m * SIDE
             if query < T and d < W:

@@ -8,7 +8,14 @@
 
 x has a row for each query, y one for each key, and z, the position keys, one for each distance. z *slides*: a query and
 a key that both move by one keep their distance. So a tile needs queries + keys − 1 rows of z, and (i, j) uses row
-i − j + keys − 1. In `distances` the roles change: y has distances, and z the keys, which slide in the same way.
+i − j + keys − 1. With 3 queries and 4 keys:
+
+    key j        0  1  2  3
+    query 0      3  2  1  0
+    query 1      4  3  2  1
+    query 2      5  4  3  2
+
+In `distances` the roles change: y has distances, and z the keys, which slide in the same way.
 
 x, y, z and p lie in one array of shared memory, `smem`; functions get the index at which each begins. s and out are in
 registers. This file has the sizes, says which scores and sums a thread has, and loads x, y and z; the sums are in
@@ -30,6 +37,9 @@ multiply-adds, or 4 + 7 where z slides.
 
 Columns of p are in another order than keys, so that the 4 keys of a thread are side by side, and are read and written
 as one vector: of each 4 · side keys, key j is in column j % side · 4 + j // side.
+
+    column of p   0  1  2  3    4  5  6  7    8  9 10 11   …
+    key           0  8 16 24    1  9 17 25    2 10 18 26   …
 """
 
 from collections.abc import Callable
