@@ -47,13 +47,14 @@ class Compiled(NamedTuple):
     report: str  # what the linker says of it: registers, bytes of shared memory, spills
 
 
-def compiled(kernel: Any, signature: Any, capability: Capability) -> Compiled:
+def compiled(kernel: Any, signature: Any, capability: Capability, ptx: bool = False) -> Compiled:
     """Compile a kernel for a compute capability.
 
     Args:
         kernel: a function, or the result of `cuda.jit`. Its attribute `launch_bounds`, if any, goes to the compiler.
         signature: its types, `numba.void(…)`.
         capability: such as (9, 0).
+        ptx: whether to return PTX in place of the cubin.
 
     Raises:
         UsageError: if the toolkit does not know the GPU; says what to install.
@@ -62,13 +63,14 @@ def compiled(kernel: Any, signature: Any, capability: Capability) -> Compiled:
     function = getattr(kernel, "py_func", kernel)
     try:
         code = llvm_code(function, signature, min(capability, OLDEST))
-        cubin, report = linked(code, function.__name__, capability)
+        cubin, report = linked(code, function.__name__, capability, ptx)
     except TinypruneError:
         raise
     except Exception as error:  # Numba's errors, of which there are many kinds
         said = f"Numba cannot compile {function.__module__}.{function.__name__}: {error}"
         raise explained(error) or TinypruneError(said) from error
-    return Compiled(re.search(r"entry function '(\w+)'", report)[1], cubin, report)
+    symbol = re.search(rb"\.entry (\w+)", cubin)[1].decode() if ptx else re.search(r"entry function '(\w+)'", report)[1]
+    return Compiled(symbol, cubin.rstrip(b"\0") if ptx else cubin, report)
 
 
 def compile_kernel(kernel: Any, signature: Any, capability: Capability) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def llvm_code(function: Any, signature: Any, capability: Capability) -> bytes:
     from numba import cuda
 
     bounds = getattr(function, "launch_bounds", None)
-    options = {"device": False, "abi": "numba", "output": "ltoir", "launch_bounds": bounds}
+    options = {"device": False, "abi": "numba", "output": "ltoir", "launch_bounds": bounds, "lineinfo": True}
     # Numba asks a GPU, which may not be there, for its capability where kernels call device functions
     gpu = SimpleNamespace(compute_capability=capability)
     with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: gpu):
@@ -141,14 +143,16 @@ def sources() -> bytes:
     return found.digest()
 
 
-def path_of(kernel: Any, capability: Capability) -> Path:
+def path_of(kernel: Any, capability: Capability, ptx: bool = False) -> Path:
     """Return the file for a `device.jit.Kernel` and a compute capability; its name has a hash of all it depends on."""
-    about = (kernel.__name__, str(kernel.signature), kernel.threads, kernel.resident, capability)
+    about = (kernel.__name__, str(kernel.signature), kernel.threads, kernel.resident, capability, ptx)
     found = hashlib.sha256(sources() + repr(about).encode() + Path(inspect.getfile(kernel.function)).read_bytes())
     return cache_directory() / "cubins" / f"{kernel.__name__}-{found.hexdigest()[:32]}"
 
 
-def cubin_of(kernel: Any, capability: Capability, listeners: Sequence[Listener] = ()) -> tuple[str, bytes]:
+def code_of(
+    kernel: Any, capability: Capability, listeners: Sequence[Listener] = (), ptx: bool = False
+) -> tuple[str, bytes]:
     """Return the symbol of a kernel, and what the driver loads for it; it is compiled unless a file has it.
 
     Several processes may do so at once: each writes a file under another name, and renames it when it is complete.
@@ -157,18 +161,19 @@ def cubin_of(kernel: Any, capability: Capability, listeners: Sequence[Listener] 
         kernel: a `device.jit.Kernel`.
         capability: the GPU's, such as (9, 0).
         listeners: called before and after it is compiled.
+        ptx: whether to return PTX, for the emulator.
 
     Raises:
         UsageError, TinypruneError: as `compiled`.
     """
-    path = path_of(kernel, capability)
+    path = path_of(kernel, capability, ptx)
     with contextlib.suppress(OSError):
         symbol, _, cubin = path.read_bytes().partition(b"\0")
         return symbol.decode(), cubin
     for begin, _ in listeners:
         begin(kernel.__name__)
     try:
-        symbol, cubin, _ = compiled(kernel.function, kernel.signature, capability)
+        symbol, cubin, _ = compiled(kernel.function, kernel.signature, capability, ptx)
     finally:
         for _, end in listeners:
             end()

@@ -3,11 +3,11 @@
 import math
 import operator
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tinyprune.errors import TinypruneError
 from tinyprune.kernels.cuda.emulator.driver import Emulator
 from tinyprune.kernels.cuda.emulator.program import PTXError
 
@@ -35,13 +35,13 @@ def ptx(body, arrays, shared=""):
 def launched(text, *arrays, threads=N, emulator=EMULATOR):
     """Run a kernel on arrays, which it may change."""
     emulator.kernels.clear()
-    kernel = emulator.load(lambda capability: ("k", text.encode()))
+    kernel = emulator.load(lambda capability, ptx: ("k", text.encode()))
     places = [emulator.allocate(x.nbytes) for x in arrays]
     try:
         for place, x in zip(places, arrays, strict=True):
-            emulator.open(place, x.nbytes)
+            emulator.begin(place, x.nbytes)
             emulator.write(place, x)
-        packed = np.array(places, np.uint64).view(np.uint8)
+        packed = SimpleNamespace(buffer=np.array(places, np.uint64).view(np.uint8))
         emulator.launch(kernel, (1, 1, 1), (threads, 1, 1), packed, "k")
         for place, x in zip(places, arrays, strict=True):
             emulator.read(place, x)
@@ -145,9 +145,13 @@ def test_bits(bits, rng):
     by = [int(n) for n in rng.integers(0, bits + 9, N)]
     shifted = [(a << n) % 2**bits for a, n in zip(x, by, strict=True)]
     assert computed(f"shl.{kind}", kind, [(kind, x), ("u32", by)]).tolist() == shifted
-    assert computed(f"shr.u{bits}", kind, [(kind, x), ("u32", by)]).tolist() == [a >> n for a, n in zip(x, by, strict=True)]
+    assert computed(f"shr.u{bits}", kind, [(kind, x), ("u32", by)]).tolist() == [
+        a >> n for a, n in zip(x, by, strict=True)
+    ]
     z = integers(signed, rng)
-    assert computed(f"shr.{signed}", signed, [(signed, z), ("u32", by)]).tolist() == [a >> n for a, n in zip(z, by, strict=True)]
+    assert computed(f"shr.{signed}", signed, [(signed, z), ("u32", by)]).tolist() == [
+        a >> n for a, n in zip(z, by, strict=True)
+    ]
     length = [int(n) for n in rng.integers(0, bits + 9, N)]
     masks = [((1 << n) - 1 << at) % 2**bits for at, n in zip(by, length, strict=True)]
     inserted = [b & ~m | (a << at) & m for a, b, at, m in zip(x, y, by, masks, strict=True)]
@@ -216,7 +220,11 @@ def exactly(function, kind, *operands):
     with np.errstate(all="ignore"):
         for values in zip(*operands, strict=True):
             finite = all(map(math.isfinite, values))
-            q = function(*(Fraction(float(v)) for v in values)) if finite and not (len(values) == 2 and function is operator.truediv and not values[1]) else 0
+            q = (
+                function(*(Fraction(float(v)) for v in values))
+                if finite and not (len(values) == 2 and function is operator.truediv and not values[1])
+                else 0
+            )
             found.append(nearest(q, kind) if q else float(function(*values)))
     return found
 
@@ -224,7 +232,12 @@ def exactly(function, kind, *operands):
 @pytest.mark.parametrize("kind", ["f32", "f64"])
 def test_floats_are_rounded_once(kind, rng):
     x, y, z = (floats(kind, rng) for _ in range(3))
-    for name, function in {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div.rn": operator.truediv}.items():
+    for name, function in {
+        "add": operator.add,
+        "sub": operator.sub,
+        "mul": operator.mul,
+        "div.rn": operator.truediv,
+    }.items():
         assert same(computed(f"{name}.{kind}", kind, [(kind, x), (kind, y)]), exactly(function, kind, x, y)), name
     sums = exactly(lambda a, b, c: a * b + c, kind, x, y, z)
     assert same(computed(f"fma.rn.{kind}", kind, [(kind, x), (kind, y), (kind, z)]), sums)
@@ -236,7 +249,9 @@ def test_floats_are_rounded_once(kind, rng):
         roots, inverses = np.sqrt(x), 1 / x
     assert same(computed(f"sqrt.rn.{kind}", kind, [(kind, x)]), roots)
     assert same(computed(f"rcp.rn.{kind}", kind, [(kind, x)]), inverses)
-    assert same(computed(f"neg.{kind}", kind, [(kind, x)]), -x) and same(computed(f"abs.{kind}", kind, [(kind, x)]), abs(x))
+    assert same(computed(f"neg.{kind}", kind, [(kind, x)]), -x) and same(
+        computed(f"abs.{kind}", kind, [(kind, x)]), abs(x)
+    )
 
 
 def test_rounding_down(rng):
@@ -268,7 +283,14 @@ def test_approximations(rng):
     np.testing.assert_allclose(got, logarithm, rtol=2**-22)
 
 
-COMPARE = {"eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
+COMPARE = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+}
 
 
 @pytest.mark.parametrize("kind", ["s32", "u32", "s64", "u64", "s16", "f32", "f64"])
@@ -319,7 +341,9 @@ def test_conversions(to, rng):
                     assert int(got[n]) == (high if number > 0 else low)
         whole = integers(to, rng)
         mode = ".rn"
-        assert same(computed(f"cvt{mode}.{kind}.{to}", kind, [(to, whole)]), [nearest(Fraction(n), kind) for n in whole])
+        assert same(
+            computed(f"cvt{mode}.{kind}.{to}", kind, [(to, whole)]), [nearest(Fraction(n), kind) for n in whole]
+        )
 
 
 def test_floats_become_other_floats(rng):
@@ -336,7 +360,7 @@ def test_floats_become_other_floats(rng):
             q = Fraction(a) / unit
             assert Fraction(b) / unit == math.floor(abs(q) + Fraction(1, 2)) * (1 if a > 0 else -1)
         elif not math.isfinite(a):
-            assert b == a or a != a and b != b
+            assert b == a or (a != a and b != b)
 
 
 def test_a_product_of_matrices(rng):
@@ -349,7 +373,9 @@ def test_a_product_of_matrices(rng):
         code += f"add.s64 %rd1, %rd{100 + array}, %rd1;\nld.global.f32 %f{n}, [%rd1];\ncvt.rna.tf32.f32 %r{20 + n}, %f{n};\n"
     code += "shl.b32 %r2, %r2, 1;\n"
     for n in range(4):
-        code += f"mad.lo.s32 %r3, %r1, 8, %r2;\nadd.s32 %r3, %r3, {64 * (n // 2) + n % 2};\nmul.wide.s32 %rd1, %r3, 4;\n"
+        code += (
+            f"mad.lo.s32 %r3, %r1, 8, %r2;\nadd.s32 %r3, %r3, {64 * (n // 2) + n % 2};\nmul.wide.s32 %rd1, %r3, 4;\n"
+        )
         code += f"add.s64 %rd{20 + n}, %rd102, %rd1;\nld.global.f32 %f{10 + n}, [%rd{20 + n}];\n"
     code += "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%f10, %f11, %f12, %f13}, {%r20, %r21, %r22, %r23}, "
     code += "{%r24, %r25}, {%f10, %f11, %f12, %f13};\n"

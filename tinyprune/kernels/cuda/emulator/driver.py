@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.errors import TinypruneError
-from tinyprune.kernels.cuda.device.driver import Three
+from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.kernels.cuda.device.driver import Packed, Three
 from tinyprune.kernels.cuda.emulator import machine
 from tinyprune.kernels.cuda.emulator.program import Parser, Program
 
@@ -41,7 +44,7 @@ class Emulator:
         self.memory = np.zeros(memory, np.uint8)  # pages that are not touched take no room
         self.words = np.zeros(memory // 4, machine.WORD)
         self.phase = np.zeros(1, np.int64)
-        self.end = FIRST
+        self.top = FIRST
         self.idle: dict[int, list[int]] = {}
         self.sizes: dict[int, int] = {}
         self.kernels: dict[str, Kernel] = {}
@@ -52,9 +55,9 @@ class Emulator:
         if self.idle.get(room):
             address = self.idle[room].pop()
         else:
-            address = self.end
-            self.end += room + ALIGNED
-            if self.end > len(self.memory):
+            address = self.top
+            self.top += room + ALIGNED
+            if self.top > len(self.memory):
                 raise MemoryError("the emulated GPU has none left")
         self.sizes[address] = room
         return address
@@ -62,15 +65,15 @@ class Emulator:
     def free(self, address: int) -> None:
         """Free them."""
         room = self.sizes.pop(address)
-        self.close(address, room)
+        self.end(address, room)
         self.idle.setdefault(room, []).append(address)
 
-    def open(self, address: int, size: int) -> None:
+    def begin(self, address: int, size: int) -> None:
         """An array begins to use these bytes; nothing has been written to them."""
         self.memory[address : address + size] = 255  # as floats NaN
         self.words[address // 4 : (address + size + 3) // 4] = (0, 0, 0, 0, 1, 0)
 
-    def close(self, address: int, size: int) -> None:
+    def end(self, address: int, size: int) -> None:
         """No array uses these bytes any more."""
         self.words[address // 4 : (address + size + 3) // 4] = (0, 0, 0, 0, 0, 0)
 
@@ -88,39 +91,41 @@ class Emulator:
 
     def read(self, address: int, values: NDArray) -> None:
         """Copy from the GPU's memory."""
-        self.check(address, values.nbytes, "a copy from the GPU reads", True)
+        self.check(address, values.nbytes, "a copy from the GPU reads", False)  # with a view's gaps
         values.reshape(-1).view(np.uint8)[:] = self.memory[address : address + values.nbytes]
 
     def begin_read(self, numbers: Sequence[tuple[int, np.dtype]]) -> Callable[[], list[float]]:
         """Copy numbers to main memory; return a function that returns them."""
         found = [np.empty(1, dtype) for _, dtype in numbers]
         for (address, _), x in zip(numbers, found, strict=True):
+            self.check(address, x.nbytes, "a copy from the GPU reads", True)
             self.read(address, x)
         return lambda: [float(x[0]) for x in found]
 
     def synchronize(self) -> None:
         """Wait for nothing: a launch returns when it is done."""
 
-    def load(self, compiled: Callable[[tuple[int, int]], tuple[str, bytes]]) -> Kernel:
-        """Parse the kernel whose name and PTX `compiled` returns for the GPU's capability."""
-        name, text = compiled(self.capability)
-        if name not in self.kernels:
-            self.kernels[name] = Kernel(Parser(text.decode(), name, self.fused).program)
-        return self.kernels[name]
+    def load(self, compiled: Callable[..., tuple[str, bytes]]) -> Kernel:
+        """Parse the kernel whose symbol and PTX `compiled` returns for the GPU's capability."""
+        symbol, text = compiled(self.capability, ptx=True)
+        if symbol not in self.kernels:
+            self.kernels[symbol] = Kernel(Parser(text.decode(), symbol, self.fused).program)
+        return self.kernels[symbol]
 
-    def launch(self, kernel: Kernel, grid: Three, threads: Three, arguments: NDArray, name: str) -> None:
+    def launch(self, kernel: Kernel, grid: Three, threads: Three, arguments: Packed, name: str) -> None:
         """Run a kernel to its end.
 
         Raises:
             TinypruneError: if it does something that a GPU would get wrong; says where.
         """
         p = kernel.program
+        p.name = name
         kernel.launches += 1
         kernel.threads += int(np.prod(grid) * np.prod(threads))
         m = machine.Machine(self.memory, self.words, kernel.found, kernel.counts, self.phase)
         machine.launch(
             m, p.code, kernel.constants, kernel.values, kernel.specials, p.registers, p.predicates, kernel.shared,
-            kernel.arrays, p.local, arguments, np.array(grid, np.int64), np.array(threads, np.int64), self.backwards,
+            kernel.arrays, p.local, arguments.buffer, np.array(grid, np.int64), np.array(threads, np.int64), self.backwards,
             self.counted, np.array([BUDGET]),
         )  # fmt: skip
         if kernel.found["times"].any():
@@ -154,3 +159,24 @@ class Kernel:
             line += f", address {int(found['address']):#x}, {found['times']} times"
             said.append(line)
         return "\n".join(said)
+
+
+OPTIONS = "TINYPRUNE_EMULATOR"  # such as "8.0 fused backwards counted"
+
+
+@cache
+def emulator() -> Emulator:
+    """Return the emulator of this process, with what $TINYPRUNE_EMULATOR says.
+
+    Raises:
+        UsageError: if that is something else than a compute capability and options.
+    """
+    options: dict[str, Any] = {}
+    for word in os.environ.get(OPTIONS, "").split():
+        if word in ("fused", "backwards", "counted"):
+            options[word] = True
+        elif re.fullmatch(r"\d+\.\d", word):
+            options["capability"] = tuple(map(int, word.split(".")))
+        else:
+            raise UsageError(f"${OPTIONS} must hold a capability such as 9.0, fused, backwards, counted; got {word!r}")
+    return Emulator(**options)

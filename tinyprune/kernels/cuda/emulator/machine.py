@@ -16,7 +16,14 @@ import numpy as np
 from numba import njit
 from numba.extending import intrinsic
 
-from tinyprune.kernels.cuda.emulator.program import GROUPS, KINDS, NARROW, OPERATIONS, SPACES, THROUGH_CACHE, WRITES, numbered
+from tinyprune.kernels.cuda.emulator.program import COMPARE as C
+from tinyprune.kernels.cuda.emulator.program import CONVERT as R
+from tinyprune.kernels.cuda.emulator.program import FLOAT as F
+from tinyprune.kernels.cuda.emulator.program import GROUP as G
+from tinyprune.kernels.cuda.emulator.program import INTEGER as I
+from tinyprune.kernels.cuda.emulator.program import KIND as K
+from tinyprune.kernels.cuda.emulator.program import NARROW, SPACE, THROUGH_CACHE, WRITES
+from tinyprune.kernels.cuda.emulator.program import PREDICATE as P
 
 compiled = njit(cache=True, error_model="numpy")
 LANES = 32
@@ -36,8 +43,8 @@ WRONG = (
     "needs all lanes of a warp",
     "has been executed too often; the kernel does not end",
 )
-READS_OUTSIDE, WRITES_OUTSIDE, MISALIGNED, UNWRITTEN, RACE, BLOCK_RACE, STALE, DIVERGENT, LANES_MISSING, ENDLESS = range(
-    len(WRONG)
+READS_OUTSIDE, WRITES_OUTSIDE, MISALIGNED, UNWRITTEN, RACE, BLOCK_RACE, STALE, DIVERGENT, LANES_MISSING, ENDLESS = (
+    range(len(WRONG))
 )
 FOUND = np.dtype(
     [("times", np.int64), ("block", np.int32, 3), ("thread", np.int32), ("other", np.int32), ("address", np.int64)]
@@ -45,9 +52,6 @@ FOUND = np.dtype(
 WORD = np.dtype([(name, np.uint32) for name in ("written_in", "read_in")] + [("writer", np.uint16), ("reader", np.uint16)]
                 + [("live", np.uint8), ("set", np.uint8)], align=True)  # fmt: skip
 COUNT = np.dtype([(name, np.int64) for name in ("warps", "lanes", "requests", "parts", "fewest")])
-
-G, K, SPACE = numbered(GROUPS), numbered(KINDS), numbered(SPACES)
-I, F, C, R, P = (numbered(OPERATIONS[of]) for of in ("integer", "float", "compare", "convert", "predicate"))
 
 
 class Machine(NamedTuple):
@@ -794,7 +798,10 @@ def launch(m, code, constants, values, specials, registers, predicates, shared, 
     masks, places = np.zeros((warps, 34), np.uint32), np.zeros((warps, 34), np.int64)
     alive, waits = np.zeros((warps, 1), np.uint32), np.zeros(warps, np.int64)
     memory, words = np.empty(shared, np.uint8), np.zeros((shared + 3) // 4, m.words.dtype)
-    own, own_set = np.empty((total if local else 0, local), np.uint8), np.zeros((total if local else 0, local), np.uint8)
+    own, own_set = (
+        np.empty((total if local else 0, local), np.uint8),
+        np.zeros((total if local else 0, local), np.uint8),
+    )
     index, first, begin = np.zeros(3, np.int32), np.zeros(1, np.int64), np.zeros(1, np.int64)
     b = Block(index, first, begin, memory, words, own, own_set, parameters)
     begin[0] = m.phase[0] + 1

@@ -10,7 +10,6 @@ import keyword
 import re
 import struct
 from collections import Counter, namedtuple
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,42 +18,53 @@ from numpy.typing import NDArray
 
 from tinyprune.errors import TinypruneError
 
-# What an instruction does with its operands: `machine` has one branch for each group.
-GROUPS = (
-    "integer float32 float64 convert compare select predicate access parameter pack unpack mma branch exit barrier nothing"
-).split()
-GROUP = {name: n for n, name in enumerate(GROUPS)}
-# How the bits of an operand are read.
-KINDS = "u8 u16 u32 u64 s8 s16 s32 s64 f32 f64 pred".split()
-KIND = {name: n for n, name in enumerate(KINDS)} | {f"b{n}": KINDS.index(f"u{n}") for n in (8, 16, 32, 64)}
-OPERATIONS: dict[str, tuple[str, ...]] = {  # of a group, by number
-    "integer": (
-        "add sub mul.lo mul.hi mad.lo mul.wide mad.wide div rem min max neg abs and or xor not mov shl shr popc clz bfi bfe "
-        "shf.l.wrap shf.r.wrap prmt mad.hi"
-    ).split(),
-    "float": (
-        "add sub mul fma div neg abs min max mov sqrt rcp ex2 lg2 rsqrt sin cos tanh copysign fms fnma fma.rm fma.rp fma.rz"
-    ).split(),
-    "convert": "rn rz rm rp rni rzi rmi rpi sat tf32".split(),
-    "compare": "eq ne lt le gt ge equ neu ltu leu gtu geu num nan".split(),
-    "predicate": "and or xor not mov zero one".split(),
-}
+
+
+def field_of(name: str) -> str:
+    """Return a name as Python allows it: "mul.lo" is mul_lo, "and" is and_."""
+    return name.replace(".", "_") + "_" * keyword.iskeyword(name)
+
+
+def numbered(names: str) -> Any:
+    """Return a NamedTuple with the number of each name, which compiled functions know as constants."""
+    fields = [field_of(name) for name in names.split()]
+    return namedtuple("Numbers", fields)(*range(len(fields)))
+
+
+def number(numbers: Any, name: str) -> int:
+    """Return the number of a name. Raises AttributeError if there is none."""
+    return int(getattr(numbers, field_of(name)))
+
+
+# What an instruction does with its operands: `machine` has one branch for each.
+GROUP = numbered(
+    "integer float32 float64 convert compare select predicate access parameter pack unpack mma branch exit barrier "
+    "nothing"
+)
+# How the bits of an operand are read, and where memory is.
+KIND = numbered("u8 u16 u32 u64 s8 s16 s32 s64 f32 f64 pred")
+SPACE = numbered("generic global shared local")
+# Operations on integers, on floats of one type, and on predicates; comparisons; ways to round in a conversion.
+INTEGER = numbered(
+    "add sub mul.lo mul.hi mad.lo mul.wide mad.wide div rem min max neg abs and or xor not mov shl shr popc clz bfi bfe "
+    "shf.l.wrap shf.r.wrap prmt"
+)
+FLOAT = numbered("add sub mul fma div neg abs min max mov sqrt rcp ex2 lg2 rsqrt copysign fms fnma fma.rm")
+PREDICATE = numbered("and or xor not mov zero one")
+COMPARE = numbered("eq ne lt le gt ge equ neu ltu leu gtu geu num nan")
+CONVERT = numbered("rn rni rzi rmi rpi sat tf32")
 SPECIALS = [f"%{name}.{axis}" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"] + ["%laneid", "%warpid"]
-SPACES = "generic global shared local".split()
 
 INSTRUCTION = np.dtype(
-    [(name, np.int32) for name in ("group", "op", "kind", "to", "d", "a", "b", "c", "guard", "negated", "flags", "size")]
+    [
+        (name, np.int32)
+        for name in ("group", "op", "kind", "to", "d", "a", "b", "c", "guard", "negated", "flags", "size")
+    ]
     + [("count", np.int32), ("line", np.int32), ("offset", np.int64), ("more", np.int32, 14)],
     align=True,
 )
 WRITES, THROUGH_CACHE, NARROW = 1, 2, 4  # flags of an access: it is a store, ld.nc, and its address has 32 bits
 GAP = 128  # bytes between shared arrays, which nothing may touch; a multiple of all banks
-
-
-def numbered(names: Sequence[str]) -> Any:
-    """Return a NamedTuple that has the number of each name: `numbered(["mul.lo", "and"]).and_` is 1."""
-    fields = [name.replace(".", "_") + "_" * keyword.iskeyword(name) for name in names]
-    return namedtuple("Numbers", fields)(*range(len(fields)))
 
 
 class PTXError(TinypruneError):
@@ -91,6 +101,11 @@ class Program:
     local: int = 0
 
 
+def kind_of(name: str) -> int:
+    """Return the number of a type; b32 is read as u32."""
+    return number(KIND, name.replace("b", "u") if name[0] == "b" else name)
+
+
 def bits_of(kind: str) -> int:
     """Return the width of a type such as f32."""
     return 1 if kind == "pred" else int(kind[1:])
@@ -118,7 +133,7 @@ class Parser:
         self.jumps: dict[int, str] = {}
         self.found: list[dict[str, Any]] = []
         self.files: dict[str, str] = {}
-        self.place = ""
+        self.place = ""  # number of the file, and line, of the instructions that follow
         header, _, body = text.partition("\n{")
         self.read_header(header)
         for line in body.splitlines():
@@ -146,8 +161,10 @@ class Parser:
             self.labels[label[1]] = len(self.found)
             line = label[2].strip()
         if line.startswith(".loc"):
-            _, file, row, *_ = line.split()
-            self.place = f"{file}:{row}"
+            self.place = " ".join(line.split()[1:3])
+        elif line.startswith(".file"):
+            _, number, path, *_ = line.split()
+            self.files[number] = path.strip('"').rpartition("/")[2]
         elif line.startswith((".shared", ".local")):
             self.read_array(line)
         elif line and line[0] not in ".{})(":
@@ -174,7 +191,7 @@ class Parser:
         base, *words = operation.split(".")
         try:
             made = self.translate(base, words, operands)
-        except (KeyError, ValueError, IndexError) as error:
+        except (AttributeError, KeyError, ValueError, IndexError) as error:
             raise PTXError(f"{self.program.name}: the emulator does not know `{line}` ({error!r})") from error
         made["guard"] = self.register(guard) if guard else -1
         made["negated"] = int(negated == "!")
@@ -220,7 +237,7 @@ class Parser:
         """Return an instruction: the destination, and up to four operands of one type."""
         places = [self.operand(text, kind) for text in texts]
         names = dict(zip("dabc", places, strict=False))
-        return {"group": GROUP[group], "op": op, "kind": KIND[kind], "more": places[4:]} | names | more
+        return {"group": number(GROUP, group), "op": op, "kind": kind_of(kind), "more": places[4:]} | names | more
 
     # Instructions.
 
@@ -231,13 +248,13 @@ class Parser:
             return self.access(base, words[:-1], kind, o)
         if base == "bra":
             self.jumps[len(self.found)] = o[0]
-            return {"group": GROUP["branch"]}
+            return {"group": GROUP.branch}
         if base in ("ret", "exit"):
-            return {"group": GROUP["exit"]}
+            return {"group": GROUP.exit}
         if base in ("bar", "barrier") and "sync" in words and "warp" not in words:
-            return {"group": GROUP["barrier"], "offset": int(o[0], 0) if o == ["0"] else int("numbered barrier")}
+            return {"group": GROUP.barrier, "offset": int(o[0], 0) if o == ["0"] else int("numbered barrier")}
         if base in ("membar", "fence") or base == "bar":
-            return {"group": GROUP["nothing"]}
+            return {"group": GROUP.nothing}
         if base == "setp":
             return self.compare(words, kind, o)
         if base == "selp":
@@ -246,29 +263,31 @@ class Parser:
             if o[1][0] != "%":
                 base, o = "one" if int(o[1], 0) else "zero", o[:1] * 2
             places = dict(zip("dab", map(self.register, [*o, o[-1]]), strict=False))
-            return places | {"group": GROUP["predicate"], "op": OPERATIONS["predicate"].index(base)}
+            return places | {"group": GROUP.predicate, "op": number(PREDICATE, base)}
         if base == "mov" and "{" in "".join(o):
             return self.halves(o)
         if base == "cvta":
-            return self.operands("integer", OPERATIONS["integer"].index("mov"), "u64", o)  # one address space for all
+            return self.operands("integer", number(INTEGER, "mov"), "u64", o)  # one address space for all
         if base == "cvt":
             return self.convert(words[:-2], words[-2], kind, o)
         if base == "mma":
             parts = [re.findall(r"%\w+", part) for part in o]
-            return {"group": GROUP["mma"], "more": [self.register(x) for part in parts for x in part]}
+            return {"group": GROUP.mma, "more": [self.register(x) for part in parts for x in part]}
         if kind in ("f32", "f64"):
             modes = [word for word in words[:-1] if word not in ("rn", "ftz", "approx", "full")]
             name = ".".join([base, *modes])
             flags = int("ftz" in words)
-            return self.operands("float32" if kind == "f32" else "float64", OPERATIONS["float"].index(name), kind, o, flags=flags)
+            return self.operands(
+                "float32" if kind == "f32" else "float64", number(FLOAT, name), kind, o, flags=flags
+            )
         modes = [word for word in words[:-1] if word in ("lo", "hi", "wide", "l", "r", "wrap")]
-        return self.operands("integer", OPERATIONS["integer"].index(".".join([base, *modes])), kind, o)
+        return self.operands("integer", number(INTEGER, ".".join([base, *modes])), kind, o)
 
     def compare(self, words: list[str], kind: str, o: list[str]) -> dict[str, Any]:
         """Translate setp: d[|q] = (a ? b) [and, or, xor c]."""
         name = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}.get(words[0], words[0])
         first, _, second = o[0].partition("|")
-        made = self.operands("compare", OPERATIONS["compare"].index(name), kind, ["0", o[1], o[2]])
+        made = self.operands("compare", number(COMPARE, name), kind, ["0", o[1], o[2]])
         made |= {"d": self.register(first), "to": self.register(second) if second and second != "_" else -1}
         if len(o) > 3:
             made |= {"flags": 1 + "and or xor".split().index(words[1]), "c": self.register(o[3].lstrip("!"))}
@@ -283,13 +302,13 @@ class Parser:
             places = {"d": self.register(low), "b": self.register(high), "a": self.operand(o[1], "u64")}
         else:
             places = {"d": self.register(o[0]), "a": self.operand(low, "u32"), "b": self.operand(high, "u32")}
-        return {"group": GROUP["unpack" if unpack else "pack"]} | places
+        return {"group": GROUP.unpack if unpack else GROUP.pack} | places
 
     def convert(self, modes: list[str], to: str, kind: str, o: list[str]) -> dict[str, Any]:
         """Translate cvt: an integer or a float of one type becomes one of another."""
-        mode = "tf32" if to == "tf32" else next((m for m in modes if m in OPERATIONS["convert"]), "rn")
-        op = OPERATIONS["convert"].index(mode)
-        target = KIND["u32" if to == "tf32" else to]
+        mode = "tf32" if to == "tf32" else next((m for m in modes if m in CONVERT._fields), "rn")
+        op = number(CONVERT, mode)
+        target = kind_of("u32" if to == "tf32" else to)
         return self.operands("convert", op, kind, [o[1]], d=self.register(o[0]), a=self.operand(o[1], kind), to=target)
 
     def access(self, base: str, words: list[str], kind: str, o: list[str]) -> dict[str, Any]:
@@ -297,36 +316,43 @@ class Parser:
         values, where = (o[1], o[0]) if base == "st" else (o[0], o[1])
         numbers = [self.operand(text.strip(), kind) for text in values.strip("{}").split(",")]
         name, _, offset = (text.strip() for text in where.strip("[]").partition("+"))
-        made = {"kind": KIND[kind], "size": bits_of(kind) // 8, "count": len(numbers), "more": numbers}
+        made = {"kind": kind_of(kind), "size": bits_of(kind) // 8, "count": len(numbers), "more": numbers}
         if "param" in words:
-            return made | {"group": GROUP["parameter"], "offset": self.arguments[name] + int(offset or 0)}
+            return made | {"group": GROUP.parameter, "offset": self.arguments[name] + int(offset or 0)}
         flags = WRITES * (base == "st") | THROUGH_CACHE * ("nc" in words)
         if not name.startswith("%"):
             offset, name = self.symbols[name] + int(offset or 0), "0"
         elif not name.startswith("%rd"):
             flags |= NARROW
-        space = next((SPACES.index(word) for word in words if word in SPACES), 0)
-        more = {"group": GROUP["access"], "a": self.operand(name, "u64"), "offset": int(offset or 0)}
+        space = next((number(SPACE, word) for word in words if word in SPACE._fields), 0)
+        more = {"group": GROUP.access, "a": self.operand(name, "u64"), "offset": int(offset or 0)}
         return made | more | {"to": space, "flags": flags}
 
     def fuse(self) -> None:
         """Make multiply-adds of products whose only use is the sum that follows in the same straight piece of code."""
-        float32, names = GROUP["float32"], OPERATIONS["float"]
-        uses = Counter(made[x] for made in self.found for x in "abc" if x in made and made["group"] in (float32, GROUP["select"]))
+        float32 = GROUP.float32
+        uses = Counter(
+            made[x] for made in self.found for x in "abc" if x in made and made["group"] in (float32, GROUP.select)
+        )
         uses += Counter(x for made in self.found for x in made.get("more", ()))
-        uses += Counter(made[x] for made in self.found for x in "ab" if made["group"] in (GROUP["compare"], GROUP["convert"], GROUP["integer"]) and x in made)
+        uses += Counter(
+            made[x]
+            for made in self.found
+            for x in "ab"
+            if made["group"] in (GROUP.compare, GROUP.convert, GROUP.integer) and x in made
+        )
         products: dict[int, tuple[int, int]] = {}
         starts = {*self.labels.values()}
         for n, made in enumerate(self.found):
-            if n in starts or made["group"] == GROUP["branch"]:
+            if n in starts or made["group"] == GROUP.branch:
                 products.clear()
-            is_sum = made["group"] == float32 and names[made["op"]] in ("add", "sub") and made["guard"] < 0
+            is_sum = made["group"] == float32 and made["op"] in (FLOAT.add, FLOAT.sub) and made["guard"] < 0
             if is_sum and self.program.text[n].split()[0] in ("add.f32", "sub.f32"):
-                minus = names[made["op"]] == "sub"
+                minus = made["op"] == FLOAT.sub
                 for x, other, name in (("a", "b", "fms" if minus else "fma"), ("b", "a", "fnma" if minus else "fma")):
                     if made[x] in products and uses[made[x]] == 1:
                         a, b = products[made[x]]
-                        made |= {"op": names.index(name), "a": a, "b": b, "c": made[other]}
+                        made |= {"op": number(FLOAT, name), "a": a, "b": b, "c": made[other]}
                         break
             written = {made["d"]} if "d" in made else {*made.get("more", ())}
             products = {d: ab for d, ab in products.items() if not written & {d, *ab}}
@@ -346,3 +372,5 @@ class Parser:
             if n in self.jumps:
                 code[n]["to"] = self.labels[self.jumps[n]]
         self.program.code = code
+        places = (place.partition(" ") for place in self.program.lines)
+        self.program.lines = [f"{self.files[file]}:{row}" if file in self.files else "" for file, _, row in places]

@@ -28,7 +28,7 @@ from numba import float64, types
 
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device, to_host
-from tinyprune.kernels.cuda.device.jit import SIMULATED, blocks, cuda, device, float32, floats, int32, ints, kernel
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_alike, check_floats, check_gradient, check_in_place, contiguous
 from tinyprune.kernels.cuda.parts.sums import block_sum
 from tinyprune.ops.adamw import AdamConstants
@@ -82,10 +82,9 @@ def clipping_factor(sums, grad_sums, all_sums, max_norm, norm, factor):
             factor[0] = float32(1)
 
 
-def address_table(arrays: Sequence[DeviceArray]) -> DeviceArray | tuple[Any, ...]:
+def address_table(arrays: Sequence[DeviceArray]) -> DeviceArray:
     """Return an argument of type `tables`, for contiguous arrays. They must not be freed before the launch."""
-    pointers = tuple(x.pointer for x in arrays)
-    return pointers if SIMULATED else to_device(np.array(pointers, np.uint64).view(np.int32))
+    return to_device(np.array([x.pointer for x in arrays], np.uint64).view(np.int32))
 
 
 @lru_cache(256)
