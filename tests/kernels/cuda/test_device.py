@@ -137,13 +137,13 @@ def test_a_block_comes_back_when_its_last_view_is_gone(place):
     POOL.clear()
     used, size = POOL.bytes_used, size_class(4000)
     x = to_device(np.arange(1000, dtype=np.float32))
-    block, view = x.lease.block, x[10:]
+    block, view = x.storage.block, x[10:]
     del x
-    assert empty(1000).lease.block is not block and to_host(view)[0] == 10
+    assert empty(1000).storage.block is not block and to_host(view)[0] == 10
     assert POOL.bytes_used == used + size and 4000 <= size <= 4500
     del view
     assert POOL.bytes_used == used and POOL.bytes_free == 2 * size
-    assert empty(1000).lease.block is block
+    assert empty(1000).storage.block is block
 
 
 def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place):

@@ -149,13 +149,13 @@ def test_blocks_are_freed_when_the_pool_is_cleared(pool, machine):
 
 def test_a_block_of_an_array_in_a_cycle_is_not_freed_under_the_next_one(pool, machine):
     """The collector finalises an array and what it holds, in any order: only the pool may free its block."""
-    lease = memory.Lease(16)
-    cycle = [lease]
+    storage = memory.Storage(16)
+    cycle = [storage]
     cycle.append(cycle)
-    address = lease.block
-    del lease, cycle
+    address = storage.block
+    del storage, cycle
     gc.collect()
-    assert memory.Lease(16).block == address and address in machine.memory
+    assert memory.Storage(16).block == address and address in machine.memory
 
 
 def test_another_thread_gets_the_context(gpu, machine):

@@ -7,7 +7,7 @@ from small import small_config, small_model, small_trainer
 from tinyprune.config import GateConfig, TrainConfig
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import DeviceArray, to_host
-from tinyprune.kernels.cuda.device.memory import Lease
+from tinyprune.kernels.cuda.device.memory import Storage
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective
 from tinyprune.training.checkpoints import load_checkpoint
@@ -102,13 +102,13 @@ def test_what_is_copied_in_a_training_step(place, monkeypatch):
     """Token numbers in, and out the loss and the gradients' norm; of gates their values, their slopes and L0, too."""
     copies = {"read": [], "write": []}
     for name, sizes in copies.items():
-        copy = getattr(Lease, name)
+        copy = getattr(Storage, name)
 
         def counted(self, first, values, copy=copy, sizes=sizes):
             sizes.append(values.size)
             copy(self, first, values)
 
-        monkeypatch.setattr(Lease, name, counted)
+        monkeypatch.setattr(Storage, name, counted)
     for gate, waits in ((None, 2), (GateConfig(), 5)):
         _, model = pair(gate=gate, L=1, **DROPOUT)
         ids, targets = text(model.config)

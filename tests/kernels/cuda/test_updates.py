@@ -9,7 +9,7 @@ import pytest
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.operations import updates
-from tinyprune.kernels.cuda.operations.updates import EACH, limit
+from tinyprune.kernels.cuda.operations.updates import BLOCK_ENTRIES, clipping_factor
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.clipping import clip_factor
 
@@ -28,7 +28,7 @@ def inputs(shape):
 
 
 def test_lamb_of_more_numbers_than_a_block_has(place):
-    arrays = inputs((EACH + 3,))
+    arrays = inputs((BLOCK_ENTRIES + 3,))
     expected, given = in_float64(arrays), on_device(arrays)
     for engine, values in ((cuda, given), (ops, expected)):
         engine.lamb_update(*values, lr=0.1, decay=0.3, constants=CONSTANTS)
@@ -37,7 +37,7 @@ def test_lamb_of_more_numbers_than_a_block_has(place):
 
 def test_many_parameters_in_one_launch(place):
     """More than one block for one of them, none for another; the gradient of one has gaps."""
-    groups = [inputs(shape) for shape in ((3, 5), (EACH + 3,), (0,), ())]
+    groups = [inputs(shape) for shape in ((3, 5), (BLOCK_ENTRIES + 3,), (0,), ())]
     options = {"lr": 0.1, "multipliers": [1.0, 2.0, 3.0, 4.0], "decays": [0.3, 0.0, 0.1, 0.2], "constants": CONSTANTS}
     expected, given = in_float64(groups), on_device(groups)
     given[0][1] = to_device(np.pad(groups[0][1].T, 2))[2:7, 2:5].T
@@ -68,7 +68,7 @@ def test_a_schedule_of_the_learning_rate_copies_nothing(place, monkeypatch):
     arrays = [on_device([x]) for x in inputs((3, 5))]
     copies, copy = [], updates.to_device
     monkeypatch.setattr(updates, "to_device", lambda x: copies.append(x) or copy(x))
-    updates.numbers_of.cache_clear()
+    updates.on_device.cache_clear()
     for t in range(3):
         constants = CONSTANTS._replace(step=t + 1)
         cuda.adamw_updates(*arrays, lr=0.1 * t, multipliers=[2.0], decays=[0.3], constants=constants)
@@ -77,7 +77,7 @@ def test_a_schedule_of_the_learning_rate_copies_nothing(place, monkeypatch):
 
 
 @pytest.mark.parametrize("max_norm", [0.0, 1.0, 1e3])
-@pytest.mark.parametrize("shapes", [[(3, 70), (0,), (EACH + 3,)], []], ids=["some", "none"])
+@pytest.mark.parametrize("shapes", [[(3, 70), (0,), (BLOCK_ENTRIES + 3,)], []], ids=["some", "none"])
 def test_clipping(place, max_norm, shapes):
     """The losses' squares are in no norm."""
     grads = normal(*shapes)
@@ -90,8 +90,8 @@ def test_clipping(place, max_norm, shapes):
 def test_a_norm_of_more_sums_than_a_block_has_threads(place):
     sums, norm, factor = empty(303, np.float64), empty((), np.float64), empty(())
     squares = np.random.default_rng(1).random(303)
-    sums.lease.write(0, squares)
-    limit(1, sums, 300, 303, 1.0, norm, factor)
+    sums.storage.write(0, squares)
+    clipping_factor(1, sums, 300, 303, 1.0, norm, factor)
     assert float(norm) == pytest.approx(math.sqrt(squares[:300].sum()), rel=1e-13)
 
 

@@ -65,7 +65,7 @@ def test_a_gradient_written_over_logits(place, both_orders):
         for dloss in (1.0, 2.0, 1.0):
             gradient = cuda.cross_entropy_backward(dloss, got_cache)
             assert_close(gradient, ops.cross_entropy_backward(dloss, cache))
-        assert (gradient.lease is given.lease) == given.contiguous
+        assert (gradient.storage is given.storage) == given.contiguous
         assert np.array_equal(to_host(given), logits) != given.contiguous
 
 

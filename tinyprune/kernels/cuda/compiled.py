@@ -1,8 +1,8 @@
-"""Compile kernels for GPUs of a compute capability, and keep what the driver loads on disk. No GPU is needed.
+"""Compile kernels for a GPU's compute capability, and store the machine code, cubins, on disk. No GPU is needed.
 
-Numba hands LLVM's code to nvJitLink, which optimises it and makes the GPU's own. (By way of PTX, three of the kernels
-would spill registers.) A kernel takes up to five seconds, and a model has about forty: a minute at the first start on a
-machine, no time later. Importing this module imports neither Numba nor CUDA.
+Numba translates a kernel to LLVM's code (LTO-IR). NVIDIA's nvJitLink optimises it and makes the cubin, which the driver
+loads. (By way of PTX, three of the kernels would spill registers.) A kernel takes up to five seconds, and a model has
+about forty: a minute at the first start on a machine, no time later. This module imports neither Numba nor CUDA.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tinyprune.kernels.gpu import explained, linker
 Capability = tuple[int, int]
 Listener = tuple[Callable[[str], None], Callable[[], None]]  # the first gets a kernel's name
 
-FIRST = (8, 0)  # compute capability that kernels are written for; the linker makes them those of newer GPUs
+OLDEST = (8, 0)  # Numba compiles for this compute capability, unless the GPU is older; the linker for the GPU's
 REPORTED = {  # patterns in what nvJitLink reports
     "registers": r"Used (\d+) registers",
     "shared_bytes": r"(\d+) bytes smem",
@@ -42,9 +42,9 @@ PACKAGES = ("numba", "numba-cuda", "nvidia-nvjitlink", "nvidia-nvjitlink-cu12", 
 class Compiled(NamedTuple):
     """A kernel, compiled for one kind of GPU."""
 
-    symbol: str  # Numba's name for it has module, types and more, in 300 letters
+    symbol: str  # its name in the cubin: some 300 letters, of module, types and more
     cubin: bytes  # what the driver loads
-    report: str  # the linker's
+    report: str  # what the linker says of it: registers, bytes of shared memory, spills
 
 
 def compiled(kernel: Any, signature: Any, capability: Capability) -> Compiled:
@@ -61,7 +61,7 @@ def compiled(kernel: Any, signature: Any, capability: Capability) -> Compiled:
     """
     function = getattr(kernel, "py_func", kernel)
     try:
-        code = llvm_code(function, signature, min(capability, FIRST))
+        code = llvm_code(function, signature, min(capability, OLDEST))
         cubin, report = linked(code, function.__name__, capability)
     except TinypruneError:
         raise
@@ -80,7 +80,7 @@ def compile_kernel(kernel: Any, signature: Any, capability: Capability) -> dict[
     """
     function = getattr(kernel, "py_func", kernel)
     name, report = function.__name__, compiled(kernel, signature, capability).report
-    code = llvm_code(function, signature, min(capability, FIRST))
+    code = llvm_code(function, signature, min(capability, OLDEST))
     ptx = linked(code, name, capability, ptx=True)[0].rstrip(b"\0").decode()
     found = {key: re.search(pattern, report) for key, pattern in REPORTED.items()}
     numbers = {key: int(match[1]) if match else 0 for key, match in found.items()}
@@ -88,14 +88,14 @@ def compile_kernel(kernel: Any, signature: Any, capability: Capability) -> dict[
     return about | numbers | {"ptx": ptx.replace(re.search(r"\.entry (\w+)", ptx)[1], name)}
 
 
-@lru_cache(4)  # one kernel after the other is compiled for several GPUs
+@lru_cache(4)  # for tests, which compile a kernel for several GPUs before the next
 def llvm_code(function: Any, signature: Any, capability: Capability) -> bytes:
     """Return LLVM's code of a kernel, for GPUs of this compute capability or a newer one."""
     from numba import cuda
 
     bounds = getattr(function, "launch_bounds", None)
     options = {"device": False, "abi": "numba", "output": "ltoir", "launch_bounds": bounds}
-    # Numba asks for a GPU's capability where kernels call functions
+    # Numba asks a GPU, which may not be there, for its capability where kernels call device functions
     gpu = SimpleNamespace(compute_capability=capability)
     with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: gpu):
         return cuda.compile(function, signature, cc=capability, **options)[0]
@@ -130,7 +130,7 @@ def linked(code: bytes, name: str, capability: Capability, ptx: bool = False) ->
 
 @cache
 def sources() -> bytes:
-    """Return the hash of the package's kernels and of the compilers' versions: device functions are shared."""
+    """Return a hash of all kernels' source files, since they share device functions, and of the compilers' versions."""
     found = hashlib.sha256(sys.version.encode())
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -142,7 +142,7 @@ def sources() -> bytes:
 
 
 def path_of(kernel: Any, capability: Capability) -> Path:
-    """Return the file of a `device.jit.Kernel` that was compiled for GPUs of this compute capability."""
+    """Return the file for a `device.jit.Kernel` and a compute capability; its name has a hash of all it depends on."""
     about = (kernel.__name__, str(kernel.signature), kernel.threads, kernel.resident, capability)
     found = hashlib.sha256(sources() + repr(about).encode() + Path(inspect.getfile(kernel.function)).read_bytes())
     return cache_directory() / "cubins" / f"{kernel.__name__}-{found.hexdigest()[:32]}"
@@ -151,7 +151,7 @@ def path_of(kernel: Any, capability: Capability) -> Path:
 def cubin_of(kernel: Any, capability: Capability, listeners: Sequence[Listener] = ()) -> tuple[str, bytes]:
     """Return the symbol of a kernel, and what the driver loads for it; it is compiled unless a file has it.
 
-    Several processes may do so at once: each writes a whole file and renames it.
+    Several processes may do so at once: each writes a file under another name, and renames it when it is complete.
 
     Args:
         kernel: a `device.jit.Kernel`.
@@ -172,8 +172,8 @@ def cubin_of(kernel: Any, capability: Capability, listeners: Sequence[Listener] 
     finally:
         for _, end in listeners:
             end()
-    own = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(SaveError, OSError):  # where nothing can be written, it is compiled at every start
-        replace_file(own, symbol.encode() + b"\0" + cubin)
-        own.replace(path)
+        replace_file(temporary, symbol.encode() + b"\0" + cubin)
+        temporary.replace(path)
     return symbol, cubin

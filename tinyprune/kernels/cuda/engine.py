@@ -1,4 +1,4 @@
-"""The operations that `numba.cuda` compiles for an NVIDIA GPU. The compositions are those of `tinyprune.ops.engine`."""
+"""The list of operations for an NVIDIA GPU: kernels of `numba.cuda` override the primitives of `ops.engine`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ from tinyprune.ops.engine import Array, Engine
 
 
 class Cuda(Engine):
-    """Kernels for a GPU, on `DeviceArray`s of float32. A primitive without a kernel is computed in main memory."""
+    """Kernels for a GPU, on `DeviceArray`s of float32. Primitives without a kernel are added below the class."""
 
     name = "cuda"
     on_device = True
@@ -85,22 +85,22 @@ class Cuda(Engine):
 
 
 def moved(move: Callable[[Array], Array], value: Any) -> Any:
-    """Return `value` with every array in it moved."""
+    """Return `move(value)`, or a list or tuple with every array in it moved; anything else is returned as it is."""
     if isinstance(value, list | tuple):
         entries = [moved(move, x) for x in value]
         return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
-    return move(np.asarray(value) if isinstance(value, np.generic) else value) if hasattr(value, "shape") else value
+    value = np.asarray(value) if isinstance(value, np.generic) else value
+    return move(value) if hasattr(value, "shape") else value
 
 
 def in_main_memory(name: str) -> Callable[..., Any]:
-    """Return a method that copies what it is given to main memory, lets NumPy compute, and copies the result back.
+    """Return a method that copies its arguments to main memory, calls NumPy's primitive, and copies the result back.
 
-    An update returns nothing; then the arrays themselves are copied back.
+    An update returns nothing; then the arrays that it was given are copied back.
     """
 
     def run(self: Engine, *arguments: Any, **options: Any) -> Any:
-        is_backward = name.endswith("_backward")  # whose cache has never left main memory
-        given = arguments[:-1] if is_backward else arguments
+        given = arguments[:-1] if name.endswith("_backward") else arguments  # its cache has never left main memory
         copies = moved(self.to_host, given)
         by_name = {key: moved(self.to_host, value) for key, value in options.items()}
         result = getattr(Engine, name)(*copies, *arguments[len(given) :], **by_name)
@@ -110,7 +110,7 @@ def in_main_memory(name: str) -> Callable[..., Any]:
             for x, _ in written:
                 check_in_place(array=x)
             for x, copy in written:
-                x.lease.write(x.first, copy.reshape(-1))
+                x.storage.write(x.first, copy.reshape(-1))
         if name.endswith("_forward"):
             return moved(self.to_device, result[0]), result[1]
         return moved(self.to_device, result)
@@ -118,14 +118,14 @@ def in_main_memory(name: str) -> Callable[..., Any]:
     return run
 
 
-ON_VIEWS = ("context_backward", "layerwise_error_backward")  # views and numbers: no kernel is needed
+ON_VIEWS = ("context_backward", "layerwise_error_backward")  # NumPy's code runs on DeviceArrays: views and numbers
 for _name, _primitive in vars(Engine).items():
     if isinstance(_primitive, staticmethod) and _name not in (*vars(Cuda), *ON_VIEWS):
         setattr(Cuda, _name, in_main_memory(_name))
 
 
 class CudaTF32(Cuda):
-    """The same, with products on tensor cores."""
+    """The same, with matrix products on tensor cores, in tf32."""
 
     name = "cuda-tf32"
     matmul = staticmethod(partial(primitives.matmul, precision="tf32"))

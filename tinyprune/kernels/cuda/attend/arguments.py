@@ -1,4 +1,4 @@
-"""What the kernels of attention are given: tuples of arrays, sizes and factors, which Numba takes apart at a launch."""
+"""Arguments of the kernels of attention: NamedTuples of arrays, sizes and factors; a launch passes their fields."""
 
 from typing import NamedTuple
 
@@ -9,14 +9,14 @@ from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int
 
 
 class Inputs(NamedTuple):
-    """What all four kernels read. None where there is none. W is Dh, rounded up to a multiple of 4 with zeros."""
+    """What all four kernels read; None where there is none. W is Dh, rounded up to a multiple of 4 with zeros."""
 
     q: DeviceArray  # (B, T, H, W)
-    k: DeviceArray  # (B, S, H, W), and so v
-    v: DeviceArray
+    k: DeviceArray  # (B, S, H, W)
+    v: DeviceArray  # (B, S, H, W)
     r: DeviceArray | None  # (S, H, W), row = distance
     pk: DeviceArray | None  # (H, N, W)
-    pv: DeviceArray | None
+    pv: DeviceArray | None  # (H, N, W)
     key_bias: DeviceArray | None  # u·k, (B, S, H)
     distance_bias: DeviceArray | None  # w·r, (S, H)
     gate: DeviceArray | None  # (H,)
@@ -25,7 +25,7 @@ class Inputs(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """Backward reads these as well; the kernel for queries writes delta, which the others read."""
+    """What backward's kernels read as well. `queries_backward` writes delta, which the others read."""
 
     dout: DeviceArray  # (B, T, H, W)
     o: DeviceArray  # heads' outputs before their gates, (B, T, H, W)
@@ -36,7 +36,7 @@ class Saved(NamedTuple):
 
 
 class AttentionSizes(NamedTuple):
-    """Lengths of the axes, and how far back a query sees."""
+    """Layout of the axes, and how far back a query sees."""
 
     T: int
     S: int
@@ -50,50 +50,50 @@ class Scales(NamedTuple):
     """Factors of one kind of keys."""
 
     score: float  # log2 e / √Dh, or log2 e for persistent keys: scores are to base 2
-    weight: float  # of weights in forward, and of do·v in backward; times √N for persistent keys
+    weight: float  # of weights in forward, of do·v in backward; √N times as large for persistent keys
     gradient: float  # from ds to the gradients of q, k and r: 1 / √Dh, or 1 for persistent keys
 
 
-class Keys(NamedTuple):
-    """Which keys a launch of `keys_backward` works on, and where their gradients lie."""
+class KeyRows(NamedTuple):
+    """Which keys a launch of `keys_backward` works on, and where they and their gradients lie."""
 
-    count: int
-    group: int  # batch entries that are summed in a slot; 1 for keys of the context
-    slot: int  # entries from one slot of dk to the next
-    head: int  # from one head
-    row: int  # from one key
+    count: int  # S, or N for persistent keys
+    group: int  # batch entries whose gradients are summed in a slot; 1 for keys of the context
+    slot_stride: int  # entries from one slot of dk to the next
+    head_stride: int
+    key_stride: int
 
 
-class Source(NamedTuple):
-    """A tile of keys: where its rows lie, and which of them a thread's queries see (`sums.make_masks`)."""
+class KeyTile(NamedTuple):
+    """A tile of keys and values; `last`, `rise` and `span` say which keys a thread's queries see, see `sums.hide`."""
 
     keys: DeviceArray
     values: DeviceArray
-    at: int  # where row 0 begins
-    row: int  # entries from one row to the next
-    rows: int
-    near: int
-    climb: int
-    reach: int
-    sliding: bool  # whether their scores have position keys
+    begin: int  # entry where row 0 begins
+    stride: int  # entries from one row to the next
+    count: int  # rows of the array
+    last: int  # the last key that the thread's first query sees, counted from the thread's first key
+    rise: int  # of `last` from one of the thread's queries to its next
+    span: int  # keys before the last one that a query sees, too
+    sliding: bool  # whether scores have position keys
     scales: Scales
 
 
 @device
-def source(is_persistent, x, sizes, own, first, i, j, side, relative, context, persistent):
-    """Return the `Source` of the tile whose first key is `first`: of the context, or of the persistent keys.
+def key_tile(is_persistent, g, sizes, own, first, i, j, side, relative, context, persistent):
+    """Return the `KeyTile` that begins with key `first`: of the context, or of the persistent keys.
 
-    own: the key in the tile at which the tile's first query stands.   i, j: the thread's first query and key.
+    own: index in the tile of the key at the position of the first query.   i, j: the thread's first query and key.
     context, persistent: `Scales` of their keys.
     """
     _, S, H, N, W, span = sizes
     b, h, step = cuda.blockIdx.x, cuda.blockIdx.y, int32(H * W)
     if is_persistent:
-        return Source(x.pk, x.pv, h * N * W, W, N, int32(N - 1 - first - j), 0, N, False, persistent)
-    at, near = b * S * step + h * W, int32(own + i - j)
-    return Source(x.k, x.v, at, step, S, near, side, span, relative != 0, context)
+        return KeyTile(g.pk, g.pv, h * N * W, W, N, int32(N - 1 - first - j), 0, N, False, persistent)
+    begin, last = b * S * step + h * W, int32(own + i - j)
+    return KeyTile(g.k, g.v, begin, step, S, last, side, span, relative != 0, context)
 
 
 INPUTS, SAVED = (types.NamedTuple(len(kind._fields) * (floats,), kind) for kind in (Inputs, Saved))
-SIZES, KEYS_OF = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind in (AttentionSizes, Keys))
+SIZES, KEY_ROWS = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind in (AttentionSizes, KeyRows))
 SCALES = types.NamedTuple(3 * (float32,), Scales)

@@ -6,44 +6,44 @@ A block has a tile of keys with their values, and goes through the queries that 
         p   = 2^(s − lse)                          dv += (p · keep)ᵀ do
         ds  = p · (do vᵀ · keep / (1 − dropout) − delta)      dk += dsᵀ (q + u)
 
-A key of the context belongs to one batch entry. Persistent keys serve the whole batch: a block has a group of its
-entries and writes to the group's own slot, and the slots are summed afterwards, in order. Their number depends on the
-shapes alone, so no bit of the result depends on which block runs first.
+A key of the context belongs to one batch entry. Persistent keys serve the whole batch: a block works on a group of
+batch entries and writes to the slot of this group, and the slots are summed afterwards, in order. Their number depends
+on the shapes alone, so no bit of the result depends on which block runs first.
 
-The sums of ds over all queries stay in registers as well, for u: dk += (Σ_i ds) u and du += (Σ_i ds) k. Queries and
-dout take turns in one region of shared memory; so do position keys, weights and ds.
+The sums of ds over all queries stay in registers as well, for u: dk += (Σ_i ds) u and du += (Σ_i ds) k. The kernel
+computes with dout in place of do, and multiplies by the gate at the end, as in `queries`.
 """
 
 from collections.abc import Callable
 
-from tinyprune.kernels.cuda.attend.arguments import INPUTS, KEYS_OF, SAVED, SCALES, SIZES
-from tinyprune.kernels.cuda.attend.sums import make_biases, make_masks, make_mix_turned, make_put, make_scores, write
-from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_loads, make_places
-from tinyprune.kernels.cuda.device.instructions import aligned, exp2, own_thread
+from tinyprune.kernels.cuda.attend.arguments import INPUTS, KEY_ROWS, SAVED, SCALES, SIZES
+from tinyprune.kernels.cuda.attend.sums import add32, drop, hide, make_biases, make_mix, make_scores, store_row, write
+from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Tiles, clear, layout, make_loads, make_places
+from tinyprune.kernels.cuda.device.instructions import aligned, exp2, thread_index
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
 def shared(tiles: Tiles, has_values: bool) -> tuple[int, int, int, int]:
-    """Return where operands begin in shared memory, and its size; keys, or distances, are the first.
+    """Return where operands begin in shared memory, and its size:
 
-    Values follow, which distances do not have; queries or dout; rows that slide, then weights, then ds, in the end its
-    sums.
+    0    keys; in `distances`, distances
+    V    values, which `distances` does not have
+    X    queries, then dout, then queries
+    Z    some columns of position keys, then p, then ds; at the end sums of ds
     """
-    n = lengths(tiles)
-    rows = tiles.keys * n.wide
+    n = layout(tiles)
+    rows = tiles.keys * n.x_stride
     x = rows * (1 + has_values)
-    z = x + tiles.queries * n.wide
-    room = max(n.slides * n.narrow, tiles.queries * n.weights, tiles.keys * (tiles.queries // ROWS))
+    z = x + tiles.queries * n.x_stride
+    room = max(n.z_rows * n.z_stride, tiles.queries * n.p_stride, tiles.keys * (tiles.queries // ROWS))
     return rows, x, z, z + room
 
 
 @device
 def queries_of(context, sizes, first, keys, i, j, side):
-    """Return which queries see the keys from `first` on: begin and end, near, climb and reach, the first dropout entry.
-
-    i, j: the thread's first query and key. As in `forward`, the thread's row m sees its keys c with
-    near + m · climb − reach ≤ c · side ≤ near + m · climb.
+    """Return begin and end of the queries that see the tile of keys from `first` on; last, rise and span of `sums.hide`
+    for the tile of queries at `begin`; and the number of the thread's first key j in a query's row of dropout.
     """
     T, S, _, N, _, span = sizes
     if not context:
@@ -52,33 +52,38 @@ def queries_of(context, sizes, first, keys, i, j, side):
     return begin, min(T, first + keys - (S - T) + span), begin + S - T - first + i - j, side, span, first + j
 
 
-def make_gradients(tiles: Tiles, drop: Callable, put: Callable) -> tuple[Callable, Callable, Callable, Callable]:
-    """Make the functions for the weights of a tile, and for the gradients of its scores."""
-    SIDE, n = tiles.side, lengths(tiles)
-    EACH, SCORES = n.each, n.scores
+def make_gradients(tiles: Tiles) -> tuple[Callable, Callable, Callable, Callable]:
+    """Make the functions for the weights of a tile, and for the gradients of its scores.
+
+    at: index in `saved.lse` and `saved.delta` of the thread's first query; `left` queries exist from there on.
+    """
+    SIDE, SCORES, P_STRIDE = tiles.side, layout(tiles).scores, layout(tiles).p_stride
 
     @device
-    def to_weights(saved, row, H, left, score, s):
-        """Set scores s to the weights p of forward. left: queries from the thread's first one on."""
+    def to_weights(saved, at, H, left, score, s):
+        """Set scores s to the weights p of forward."""
         for m in range(ROWS):
-            lse = saved.lse[row + m * SIDE * H] if m * SIDE < left else -LOWEST
-            for c in range(EACH):
-                s[m * EACH + c] = exp2(s[m * EACH + c] * score - lse)
+            lse = saved.lse[at + m * SIDE * H] if m * SIDE < left else -LOWEST
+            for c in range(COLUMNS):
+                s[m * COLUMNS + c] = exp2(s[m * COLUMNS + c] * score - lse)
 
     @device
-    def put_gradients(tile, weights, saved, row, H, left, weight, s, da, biased):
-        """Store ds in shared memory, from s = p and da = do·v · keep; add its sums over the queries to `biased`."""
+    def store_gradients(smem, p, saved, at, H, left, weight, s, da, ds_sums):
+        """Store ds in shared memory, from s = p and da = do·v · keep; add its sums over the queries to `ds_sums`."""
         for m in range(ROWS):
-            delta = saved.delta[row + m * SIDE * H] if m * SIDE < left else float32(0)
-            for c in range(EACH):
-                gradient = s[m * EACH + c] * (da[m * EACH + c] * weight - delta)
-                biased[c] += gradient
-                s[m * EACH + c] = gradient
-            put(tile, weights, s, m)
+            delta = saved.delta[at + m * SIDE * H] if m * SIDE < left else float32(0)
+            for c in range(COLUMNS):
+                gradient = s[m * COLUMNS + c] * (da[m * COLUMNS + c] * weight - delta)
+                ds_sums[c] += gradient
+                s[m * COLUMNS + c] = gradient
+            store_row(smem, p + m * SIDE * P_STRIDE, s, m)
 
     @device
-    def put_kept(tile, weights, entry, row_entries, dropout, s, da):
-        """Store p · keep in shared memory, from s = p ≥ 0; turn the sign of s where dropout has taken p out."""
+    def store_dropped(smem, p, entry, row_entries, dropout, s, da):
+        """Store p · keep in shared memory, from s = p ≥ 0, and make s negative where dropout takes p out.
+
+        So the mask takes no more registers, and need not be computed again.
+        """
         for k in range(SCORES):
             da[k] = s[k]
         drop(da, entry, row_entries, SIDE, dropout)
@@ -86,119 +91,113 @@ def make_gradients(tiles: Tiles, drop: Callable, put: Callable) -> tuple[Callabl
             for k in range(SCORES):
                 s[k] = s[k] if da[k] > 0 else -s[k]
         for m in range(ROWS):
-            put(tile, weights, da, m)
+            store_row(smem, p + m * SIDE * P_STRIDE, da, m)
 
     @device
-    def drop_marked(dropout, s, da):
-        """Set da to zero where the sign of s is turned, and turn it back."""
+    def drop_negative(dropout, s, da):
+        """Set da to zero where `store_dropped` made s negative, and make s positive again."""
         if dropout.limit > 0:
             for k in range(SCORES):
                 da[k], s[k] = float32(0) if s[k] < 0 else da[k], abs(s[k])
 
-    return to_weights, put_gradients, put_kept, drop_marked
+    return to_weights, store_gradients, store_dropped, drop_negative
 
 
 def make_keys_backward(tiles: Tiles) -> Kernel:
     """Make the kernel for tiles of these sizes."""
-    score_place, _, key_place, key_in = make_places(tiles)
-    bring, bring_beside = make_loads(tiles)
-    dots, _, scores = make_scores(tiles, bring)
-    (hide, drop), put, mix_turned = make_masks(tiles), make_put(tiles), make_mix_turned(tiles)
+    first_score, _, first_key_out, key_of = make_places(tiles)
+    load_rows, load_biases = make_loads(tiles)
+    (dots, _, scores), (_, _, mix_transposed) = make_scores(tiles, load_rows), make_mix(tiles)
+    to_weights, store_gradients, store_dropped, drop_negative = make_gradients(tiles)
     D, QUERIES, KEYS, _, SIDE = tiles
-    n, (V, X, Z, SIZE) = lengths(tiles), shared(tiles, has_values=True)
-    THREADS, EACH, SCORES, OUT_KEYS, SUMS = n.threads, n.each, n.scores, n.out_keys, 4 * n.out_keys
-    WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = n.wide, n.narrow, n.weights, n.columns, n.slides, n.some
-    to_weights, put_gradients, put_kept, drop_marked = make_gradients(tiles, drop, put)
-    put_shares, add_bias, put_bias_gradient = make_biases(tiles, Z)
-    types = (INPUTS, SAVED, *4 * (floats,), int32, SIZES, KEYS_OF, SCALES, *3 * (int32,), DROPOUT)
+    THREADS, RESIDENT, SCORES, _, OUT_KEYS, X_STRIDE, Z_STRIDE, P_STRIDE, Z_COLUMNS, Z_ROWS, Z_REGS = layout(tiles)
+    (V, X, Z, SIZE), SUMS = shared(tiles, has_values=True), 4 * OUT_KEYS
+    store_partial_sums, add_bias, write_bias_gradient = make_biases(tiles, Z)
+    types = (INPUTS, SAVED, *4 * (floats,), int32, SIZES, KEY_ROWS, SCALES, *3 * (int32,), DROPOUT)
 
-    @kernel(*types, name=f"keys_backward_{D}", threads=THREADS, hot=True, resident=n.resident, tiles=tiles)
-    def keys_backward(x, saved, u, dk, dv, du, B, sizes, keys, scales, context, relative, gated, dropout):
+    @kernel(*types, name=f"keys_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT, tiles=tiles)
+    def keys_backward(g, saved, u, dk, dv, du, B, sizes, keys, scales, context, relative, gated, dropout):
         """Compute dk and dv: a block for a tile of keys, grid (slots, H, tiles). du: (slots, tiles, H, W).
 
-        context: whether x.k and x.v are those of the context, or else the persistent ones in their place.
+        g, saved: `Inputs`, `Saved`.   context: whether g.k and g.v are those of the context, or persistent ones.
         """
         T, S, H, N, W, _ = sizes
-        to_score, to_weight, to_key = scales
-        tile = aligned(cuda.shared.array(SIZE, float32))
+        score_factor, weight_factor, key_factor = scales
+        smem = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
         da = cuda.local.array(SCORES, float32)
-        some = cuda.local.array(SOME, float32)
-        biased = cuda.local.array(EACH, float32)
+        z_regs = cuda.local.array(Z_REGS, float32)
+        ds_sums = cuda.local.array(COLUMNS, float32)
         dk_sums = cuda.local.array(SUMS, float32)
         dv_sums = cuda.local.array(SUMS, float32)
         slot, h, first = cuda.blockIdx.x, cuda.blockIdx.y, int32(cuda.blockIdx.z * KEYS)
-        i, j, column = score_place(own_thread(THREADS))
-        out_column, d = key_place(own_thread(THREADS))
-        weights, z = Z + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * NARROW
-        step, M = int32(H * W), S - T
-        k_at = h * keys.head + (slot * keys.slot if context else 0)
-        bring(x.k, k_at, keys.row, first, keys.count, 0, W, tile, 0, KEYS, D)
-        bring(x.v, k_at, keys.row, first, keys.count, 0, W, tile, V, KEYS, D)
+        i, j, column = first_score(thread_index(THREADS))
+        out_column, d = first_key_out(thread_index(THREADS))
+        p, z = Z + i * P_STRIDE + column, Z + (i - j + KEYS - 1) * Z_STRIDE
+        step, M = int32(H * W), S - T  # entries from one position to the next; keys before the first query's
+        k_at = h * keys.head_stride + (slot * keys.slot_stride if context else 0)
+        load_rows(g.k, k_at, keys.key_stride, first, keys.count, 0, W, smem, 0, KEYS, D)
+        load_rows(g.v, k_at, keys.key_stride, first, keys.count, 0, W, smem, V, KEYS, D)
         if relative:
-            bring_beside(x.key_bias, slot * S * H + h, H, first, S, tile, 0, KEYS, D)
+            load_biases(g.key_bias, slot * S * H + h, H, first, S, smem, 0, KEYS, D)
         clear(dk_sums, SUMS)
         clear(dv_sums, SUMS)
-        clear(biased, EACH)
-        factor = x.gate[h] if gated else float32(1)
+        clear(ds_sums, COLUMNS)
+        factor = g.gate[h] if gated else float32(1)
 
-        begin, end, near_0, climb, reach, entry_0 = queries_of(context, sizes, first, KEYS, i, j, SIDE)
+        begin, end, last_0, rise, span, entry_0 = queries_of(context, sizes, first, KEYS, i, j, SIDE)
         if factor == 0:
             end = begin
         row_entries = SIDE * (S + N)
         for b in range(slot * keys.group, min(B, (slot + 1) * keys.group)):
             q_at = b * T * step + h * W
-            row = (b * T + begin + i) * H + h
-            near, entry = int32(near_0), count_on(entry_0, ((b * H + h) * T + begin + i) * (S + N))
+            saved_at = (b * T + begin + i) * H + h  # of the thread's first query
+            last, entry = int32(last_0), add32(entry_0, ((b * H + h) * T + begin + i) * (S + N))
             for t0 in range(begin, end, QUERIES):
-                distance = t0 + M - first - KEYS + 1  # of the first row that slides
-                bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
+                nearest = t0 + M - first - KEYS + 1  # distance of the first row of z
+                load_rows(g.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
                 if relative:
-                    bring_beside(x.distance_bias, h, H, distance, S, tile, Z, SLIDES, COLUMNS)
-                scores(tile, X + i * WIDE, j * WIDE, z, Z, x.r, h * W, step, distance, S, W, relative, some, s)
-                cuda.syncthreads()  # all threads have read queries and position keys
+                    load_biases(g.distance_bias, h, H, nearest, S, smem, Z, Z_ROWS, Z_COLUMNS)
+                scores(smem, X + i * X_STRIDE, j * X_STRIDE, z, Z, g.r, h * W, step, nearest, S, W, relative, z_regs, s)
+                cuda.syncthreads()  # all threads have read queries and position keys, which dout and weights replace
 
-                bring(saved.dout, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
-                hide(s, near, climb, reach)
-                to_weights(saved, row, H, T - t0 - i, to_score, s)
-                put_kept(tile, weights, entry, row_entries, dropout, s, da)
+                load_rows(saved.dout, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
+                hide(s, last, rise, span, SIDE)
+                to_weights(saved, saved_at, H, T - t0 - i, score_factor, s)
+                store_dropped(smem, p, entry, row_entries, dropout, s, da)
                 clear(da, SCORES)
                 cuda.syncthreads()  # dout and weights are there
-                mix_turned(tile, Z + out_column, X + d, dv_sums)
-                dots(tile, X + i * WIDE, V + j * WIDE, da)
-                cuda.syncthreads()  # all threads have read them
+                mix_transposed(smem, Z + out_column, X + d, dv_sums)
+                dots(smem, X + i * X_STRIDE, V + j * X_STRIDE, da)
+                cuda.syncthreads()  # all threads have read dout and weights
 
-                bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
-                drop_marked(dropout, s, da)
-                put_gradients(tile, weights, saved, row, H, T - t0 - i, to_weight, s, da, biased)
-                row += QUERIES * H
-                near, entry = int32(near + QUERIES // SIDE * climb), count_on(entry, QUERIES // SIDE * row_entries)
+                load_rows(g.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
+                drop_negative(dropout, s, da)
+                store_gradients(smem, p, saved, saved_at, H, T - t0 - i, weight_factor, s, da, ds_sums)
+                saved_at += QUERIES * H
+                last, entry = int32(last + QUERIES // SIDE * rise), add32(entry, QUERIES // SIDE * row_entries)
                 cuda.syncthreads()  # queries and gradients are there
-                mix_turned(tile, Z + out_column, X + d, dk_sums)
-                cuda.syncthreads()  # all threads have read them before the next tile is brought
+                mix_transposed(smem, Z + out_column, X + d, dk_sums)
+                cuda.syncthreads()  # all threads have read queries and gradients before the next tile is loaded
 
         if relative:
-            put_shares(tile, i, j, biased)
+            store_partial_sums(smem, i, j, ds_sums)
             cuda.syncthreads()  # all threads' sums of ds are there
-        to_key *= factor
-        to_weight *= factor
+        key_factor *= factor
+        weight_factor *= factor
         for n in range(OUT_KEYS):
-            key = key_in(out_column + n)
+            key = key_of(out_column + n)
             if first + key < keys.count and d < W:
-                at = slot * keys.slot + h * keys.head + (first + key) * keys.row + d
-                write(dv, at, dv_sums, n, to_weight)
+                at = slot * keys.slot_stride + h * keys.head_stride + (first + key) * keys.key_stride + d
+                write(dv, at, dv_sums, n, weight_factor)
                 if relative:
-                    add_bias(tile, key, u, h * W + d, dk_sums, n)
-                write(dk, at, dk_sums, n, to_key)
+                    add_bias(smem, key, u, h * W + d, dk_sums, n)
+                write(dk, at, dk_sums, n, key_factor)
         if relative:
-            put_bias_gradient(tile, W, du, ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W, to_key)
+            write_bias_gradient(smem, W, du, ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W, key_factor)
 
     return keys_backward
 
 
-TILES = (
-    Tiles(width=16, queries=32, keys=64),
-    Tiles(width=32, queries=32, keys=64),
-    Tiles(width=64, queries=64, keys=32),
-)
+TILES = Tiles(16, queries=32, keys=64), Tiles(32, queries=32, keys=64), Tiles(64, queries=64, keys=32)
 KEYS_BACKWARD = {tiles.width: make_keys_backward(tiles) for tiles in TILES}

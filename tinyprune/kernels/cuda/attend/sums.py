@@ -1,15 +1,19 @@
-"""Scores of a tile: their sums, which are hidden, which are dropped; and sums of rows times weights in shared memory.
+"""Sums over a tile in shared memory: scores, which of them are hidden or dropped, and rows times weights. See `tiles`.
 
-How often a loop runs has 32 bits: with 64, the compiler counts with five instructions instead of three.
+Parameters x, y, z and p are the index in `smem` of the thread's first row or column of these arrays. In loops, i and j
+count the thread's own rows, which are SIDE apart: 0 … 3 for its queries (ROWS) and its keys (COLUMNS).
+
+Loops count with 32 bits (`np.int32`): with 64, the compiler counts with five instructions instead of three.
 """
 
 from collections.abc import Callable
 
 import numpy as np
+from numba import int64
 
-from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths
-from tinyprune.kernels.cuda.device.instructions import load1, load4, own_thread, store1, store4
-from tinyprune.kernels.cuda.device.jit import cuda, device, float32, int32
+from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Tiles, clear, layout
+from tinyprune.kernels.cuda.device.instructions import load1, load4, store1, store4, thread_index
+from tinyprune.kernels.cuda.device.jit import cuda, device, float32, int32, uint32
 from tinyprune.kernels.cuda.parts.masks import kept
 
 
@@ -19,236 +23,229 @@ def dot4(x, y, total):
     return total + x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3]
 
 
-def make_scores(tiles: Tiles, bring: Callable) -> tuple[Callable, Callable, Callable]:
-    """Make `dots`, `sliding_dots` and `scores`; bring: of `make_loads`, for the same tiles."""
-    D, SIDE, n = tiles.width, tiles.side, lengths(tiles)
-    EACH, SCORES, WIDE, NARROW, COLUMNS, SLIDES = n.each, n.scores, n.wide, n.narrow, n.columns, n.slides
-    STEPS, COLUMN_STEPS = np.int32(D // 4), np.int32(COLUMNS // 4)
+def make_scores(tiles: Tiles, load_rows: Callable) -> tuple[Callable, Callable, Callable]:
+    """Make `dots`, `sliding_dots` and `scores`; `load_rows` is that of `make_loads` for the same tiles."""
+    D, SIDE, n = tiles.width, tiles.side, layout(tiles)
+    X_STRIDE, Z_STRIDE, Z_COLUMNS, Z_ROWS = n.x_stride, n.z_stride, n.z_columns, n.z_rows
+    STEPS, Z_STEPS = np.int32(D // 4), np.int32(Z_COLUMNS // 4)
 
     @device
-    def dots(tile, x, y, s):
-        """Add Σ_d x[i, d] · y[j, d] to s[i, j]; x and y: the thread's first rows."""
+    def dots(smem, x, y, s):
+        """Add Σ_d x[i, d] · y[j, d] to s[i, j]."""
         for _ in range(STEPS):
-            x0, x1 = load4(tile, x), load4(tile, x + SIDE * WIDE)
-            x2, x3 = load4(tile, x + 2 * SIDE * WIDE), load4(tile, x + 3 * SIDE * WIDE)
-            for j in range(EACH):
-                some = load4(tile, y + j * SIDE * WIDE)
-                s[j] = dot4(x0, some, s[j])
-                s[EACH + j] = dot4(x1, some, s[EACH + j])
-                s[2 * EACH + j] = dot4(x2, some, s[2 * EACH + j])
-                s[3 * EACH + j] = dot4(x3, some, s[3 * EACH + j])
+            x0, x1 = load4(smem, x), load4(smem, x + SIDE * X_STRIDE)
+            x2, x3 = load4(smem, x + 2 * SIDE * X_STRIDE), load4(smem, x + 3 * SIDE * X_STRIDE)
+            for j in range(COLUMNS):
+                key = load4(smem, y + j * SIDE * X_STRIDE)
+                s[j] = dot4(x0, key, s[j])
+                s[COLUMNS + j] = dot4(x1, key, s[COLUMNS + j])
+                s[2 * COLUMNS + j] = dot4(x2, key, s[2 * COLUMNS + j])
+                s[3 * COLUMNS + j] = dot4(x3, key, s[3 * COLUMNS + j])
             x, y = x + 4, y + 4
 
     @device
-    def sliding_dots(tile, x, z, some, s):
-        """Add Σ_d x[i, d] · z[i − j, d] over the columns of z to s[i, j]; z: the row of the thread's first (i, j)."""
-        for _ in range(COLUMN_STEPS):
-            for n in range(ROWS + EACH - 1):
-                m = 4 * n
-                some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, z + (n + 1 - EACH) * SIDE * NARROW)
+    def sliding_dots(smem, x, z, z_regs, s):
+        """Add Σ_d x[i, d] · z[i − j, d] to s[i, j], over the columns of z in shared memory.
+
+        z: in the row of the thread's first query and key. Row n of z_regs is the one where i − j = n + 1 − COLUMNS.
+        """
+        for _ in range(Z_STEPS):
+            for n in range(ROWS + COLUMNS - 1):
+                m, row = 4 * n, z + (n + 1 - COLUMNS) * SIDE * Z_STRIDE
+                z_regs[m], z_regs[m + 1], z_regs[m + 2], z_regs[m + 3] = load4(smem, row)
             for i in range(ROWS):
-                a, b, c, e = load4(tile, x + i * SIDE * WIDE)
-                for j in range(EACH):
-                    m, n = i * EACH + j, 4 * (i - j + EACH - 1)
-                    s[m] = s[m] + a * some[n] + b * some[n + 1] + c * some[n + 2] + e * some[n + 3]
+                a, b, c, e = load4(smem, x + i * SIDE * X_STRIDE)
+                for j in range(COLUMNS):
+                    m, n = i * COLUMNS + j, 4 * (i - j + COLUMNS - 1)
+                    s[m] = s[m] + a * z_regs[n] + b * z_regs[n + 1] + c * z_regs[n + 2] + e * z_regs[n + 3]
             x, z = x + 4, z + 4
 
     @device
-    def add_beside(tile, y, z, s):
-        """Add to s[i, j] the numbers after row j of y and after row i − j of z; y and z as above."""
+    def add_biases(smem, y, z, s):
+        """Add to s[i, j] the biases after row j of y and after row i − j of z."""
         for i in range(ROWS):
-            for j in range(EACH):
-                key, slide = y + j * SIDE * WIDE + D, z + (i - j) * SIDE * NARROW + COLUMNS
-                s[i * EACH + j] += load1(tile, key) + load1(tile, slide)
+            for j in range(COLUMNS):
+                key, slide = y + j * SIDE * X_STRIDE + D, z + (i - j) * SIDE * Z_STRIDE + Z_COLUMNS
+                s[i * COLUMNS + j] += load1(smem, key) + load1(smem, slide)
 
     @device
-    def scores(tile, x, y, z, slides, source, at, step, first, limit, W, sliding, some, s):
-        """Set s[i, j] to Σ_d x[i, d] · y[j, d] and, if `sliding`, Σ_d x[i, d] · z[i − j, d] and the numbers beside.
+    def scores(smem, x, y, z, to, source, begin, stride, first, count, W, sliding, z_regs, s):
+        """Set s[i, j] to Σ_d x[i, d] · y[j, d] and, if `sliding`, add Σ_d x[i, d] · z[i − j, d] and the rows' biases.
 
-        x, y, z: the thread's first rows. Rows of z are brought from `source` to `slides`, some columns at a time; see
-        `bring`. What was brought before is waited for.
+        Z_COLUMNS columns of z at a time are copied from `source` to smem[to …], see `load_rows`; then all threads wait.
         """
-        clear(s, SCORES)
-        for d0 in range(0, D if sliding else COLUMNS, COLUMNS):
+        clear(s, ROWS * COLUMNS)
+        for d0 in range(0, D if sliding else Z_COLUMNS, Z_COLUMNS):
             if d0 > 0:
                 cuda.syncthreads()  # all threads have read the columns before
             if sliding:
-                bring(source, at, step, first, limit, d0, W, tile, slides, SLIDES, COLUMNS)
+                load_rows(source, begin, stride, first, count, d0, W, smem, to, Z_ROWS, Z_COLUMNS)
             cuda.syncthreads()  # x, y and the columns are there
             if d0 == 0:
-                dots(tile, x, y, s)
+                dots(smem, x, y, s)
             if sliding:
-                sliding_dots(tile, x + d0, z, some, s)
+                sliding_dots(smem, x + d0, z, z_regs, s)
         if sliding:
-            add_beside(tile, y, z, s)
+            add_biases(smem, y, z, s)
 
     return dots, sliding_dots, scores
 
 
-def make_masks(tiles: Tiles) -> tuple[Callable, Callable]:
-    """Make `hide` and `drop`: passes over the scores of a thread, which skips them where all are seen, or kept."""
-    SIDE, EACH = tiles.side, lengths(tiles).each
+@device
+def hide(s, last, rise, span, side):
+    """Set scores of keys that their queries do not see to LOWEST.
 
-    @device
-    def hide(s, near, climb, reach):
-        """Set scores of keys that their queries do not see to LOWEST.
-
-        The thread's row m sees its keys c with near + m · climb − reach ≤ c · SIDE ≤ near + m · climb. In most tiles
-        that is all of them, and one test finds it out.
-        """
-        if near < (EACH - 1) * SIDE or near + (ROWS - 1) * climb > reach:
-            for m in range(ROWS):
-                last = int32(near + m * climb)
-                for c in range(EACH):
-                    if not int32(last - reach) <= c * SIDE <= last:
-                        s[m * EACH + c] = LOWEST
-
-    @device
-    def drop(x, entry, row_entries, step, dropout):
-        """Set what dropout takes out to zero; entry: number of the first, and steps along rows and keys."""
-        _, key0, key1, limit = dropout
-        if limit > 0:
-            for m in range(ROWS):
-                for c in range(EACH):
-                    if not kept(count_on(entry, m * row_entries + c * step), key0, key1, limit):
-                        x[m * EACH + c] = float32(0)
-
-    return hide, drop
+    The thread's query i sees its key j if last + i · rise − span ≤ j · side ≤ last + i · rise, with keys counted from
+    the thread's first one. In most tiles it sees all of them; one test on two corners finds this out.
+    """
+    if last < (COLUMNS - 1) * side or last + (ROWS - 1) * rise > span:
+        for i in range(ROWS):
+            end = int32(last + i * rise)
+            for j in range(COLUMNS):
+                if not int32(end - span) <= j * side <= end:
+                    s[i * COLUMNS + j] = LOWEST
 
 
 @device
-def add_row(sums, at, weight, x):
-    """Add weight · x, four numbers, to sums[at…]."""
+def add32(number, by):
+    """Return number + by modulo 2³², as dropout numbers its entries."""
+    return uint32((int64(number) + by) & 0xFFFFFFFF)
+
+
+@device
+def drop(x, entry, row_entries, key_entries, dropout):
+    """Set what dropout takes out to zero. Score (i, j) is entry + i · row_entries + j · key_entries of the mask."""
+    _, key0, key1, limit = dropout
+    if limit > 0:
+        for i in range(ROWS):
+            for j in range(COLUMNS):
+                if not kept(add32(entry, i * row_entries + j * key_entries), key0, key1, limit):
+                    x[i * COLUMNS + j] = float32(0)
+
+
+@device
+def add_scaled(sums, at, weight, x):
+    """Add weight · x, four numbers, to sums[at …]."""
     for n in range(4):
         sums[at + n] += weight * x[n]
 
 
 @device
-def write(out, at, sums, n, factor):
-    """Write four of a thread's sums, from 4 · n on, times a factor to out[at …]."""
-    n = 4 * n
+def write(out, at, sums, row, factor):
+    """Write the 4 columns of one of a thread's rows of out, times a factor, to out[at …]."""
+    n = 4 * row
     store4(out, at, sums[n] * factor, sums[n + 1] * factor, sums[n + 2] * factor, sums[n + 3] * factor)
 
 
 @device
-def share_sum(tile, at, shares):
-    """Return the sum of so many numbers from `at` on: of one row, what its threads have found."""
+def sum_of(smem, begin, count):
+    """Return the sum of `count` numbers in shared memory."""
     total = float32(0)
-    for n in range(shares):
-        total += load1(tile, at + n)
+    for n in range(count):
+        total += load1(smem, begin + n)
     return total
 
 
-def make_put(tiles: Tiles) -> Callable:
-    """Make `put` for tiles of these sizes."""
-    SIDE, WEIGHTS = tiles.side, lengths(tiles).weights
+@device
+def store_row(smem, at, s, m):
+    """Store a thread's 4 weights of its query m from smem[at] on: in p its keys are side by side."""
+    store4(smem, at, s[4 * m], s[4 * m + 1], s[4 * m + 2], s[4 * m + 3])
+
+
+def make_mix(tiles: Tiles) -> tuple[Callable, Callable, Callable]:
+    """Make `mix` and `sliding_mix`, for tiles of 4 · side keys, and `mix_transposed`, for all."""
+    SIDE, n = tiles.side, layout(tiles)
+    OUT_QUERIES, OUT_KEYS, X_STRIDE, P_STRIDE = n.out_queries, n.out_keys, n.x_stride, n.p_stride
+    STEPS, QUERY_STEPS = np.int32(SIDE), np.int32(tiles.queries // 4)
 
     @device
-    def put(tile, p, s, i):
-        """Store the thread's weights of its row i in p; p: where those of its first row go."""
-        store4(tile, p + i * SIDE * WEIGHTS, s[4 * i], s[4 * i + 1], s[4 * i + 2], s[4 * i + 3])
-
-    return put
-
-
-def make_mix(tiles: Tiles) -> tuple[Callable, Callable]:
-    """Make `mix` and `sliding_mix`, whose rows of out are queries, for tiles of 4 · side keys; rows of z are whole."""
-    SIDE, n = tiles.side, lengths(tiles)
-    OUT_QUERIES, WIDE, WEIGHTS, STEPS = n.out_queries, n.wide, n.weights, np.int32(tiles.side)
-
-    @device
-    def mix(tile, p, y, sums):
-        """Add Σ_j p[i, j] · y[j, d] to out[i, d]; p: the thread's first row, y: its column in the first row of y."""
-        for _ in range(STEPS):  # 4 keys at a time, SIDE apart
-            y0, y1 = load4(tile, y), load4(tile, y + SIDE * WIDE)
-            y2, y3 = load4(tile, y + 2 * SIDE * WIDE), load4(tile, y + 3 * SIDE * WIDE)
+    def mix(smem, p, y, sums):
+        """Add Σ_j p[i, j] · y[j, d] to out[i, d]; y: the thread's first column in row 0 of y."""
+        for _ in range(STEPS):  # 4 keys at a time, SIDE apart: they are side by side in p
+            y0, y1 = load4(smem, y), load4(smem, y + SIDE * X_STRIDE)
+            y2, y3 = load4(smem, y + 2 * SIDE * X_STRIDE), load4(smem, y + 3 * SIDE * X_STRIDE)
             for i in range(OUT_QUERIES):
-                a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
+                a, b, c, e = load4(smem, p + i * SIDE * P_STRIDE)
                 for n in range(4):
                     m = 4 * i + n
                     sums[m] = sums[m] + a * y0[n] + b * y1[n] + c * y2[n] + e * y3[n]
-            p, y = p + 4, y + WIDE
+            p, y = p + 4, y + X_STRIDE
 
     @device
-    def sliding_mix(tile, p, z, some, sums):
-        """Add Σ_j p[i, j] · z[i − j, d] to out[i, d]; z: the thread's column in the row of its query and key 0."""
-        z -= 3 * SIDE * WIDE
-        for _ in range(STEPS):  # z: in the row of the last of 4 keys
+    def sliding_mix(smem, p, z, z_regs, sums):
+        """Add Σ_j p[i, j] · z[i − j, d] to out[i, d]; z: the thread's first column, in the row of its query and key 0.
+
+        Here z has all D columns. For 4 keys, SIDE apart, row n of z_regs is the one where i − j = n − 3.
+        """
+        z -= 3 * SIDE * X_STRIDE  # to the row of the last of the 4 keys
+        for _ in range(STEPS):
             for n in range(OUT_QUERIES + 3):
                 m = 4 * n
-                some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, z + n * SIDE * WIDE)
+                z_regs[m], z_regs[m + 1], z_regs[m + 2], z_regs[m + 3] = load4(smem, z + n * SIDE * X_STRIDE)
             for i in range(OUT_QUERIES):
-                a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
+                a, b, c, e = load4(smem, p + i * SIDE * P_STRIDE)
                 for n in range(4):
                     m = 4 * i + n
-                    sums[m] = sums[m] + a * some[m + 12] + b * some[m + 8] + c * some[m + 4] + e * some[m]
-            p, z = p + 4, z - WIDE
-
-    return mix, sliding_mix
-
-
-def make_mix_turned(tiles: Tiles) -> Callable:
-    """Make `mix_turned`, whose rows of out are keys."""
-    n = lengths(tiles)
-    OUT_KEYS, WIDE, WEIGHTS, STEPS = n.out_keys, n.wide, n.weights, np.int32(tiles.queries // 4)
+                    sums[m] = sums[m] + a * z_regs[m + 12] + b * z_regs[m + 8] + c * z_regs[m + 4] + e * z_regs[m]
+            p, z = p + 4, z - X_STRIDE
 
     @device
-    def add_outer(tile, p, x, sums):
-        """Add p[j] · x[d] to out[j, d] for the keys and columns of a thread."""
-        some = load4(tile, x)
+    def add_outer(smem, p, x, sums):
+        """Add p[j] · x[d] to out[j, d] for one query, and for the thread's keys and columns."""
+        row = load4(smem, x)
         if OUT_KEYS == 4:
-            a, b, c, e = load4(tile, p)
-            add_row(sums, 0, a, some)
-            add_row(sums, 4, b, some)
-            add_row(sums, 8, c, some)
-            add_row(sums, 12, e, some)
+            a, b, c, e = load4(smem, p)
+            add_scaled(sums, 0, a, row)
+            add_scaled(sums, 4, b, row)
+            add_scaled(sums, 8, c, row)
+            add_scaled(sums, 12, e, row)
         else:
             for j in range(OUT_KEYS):
-                add_row(sums, 4 * j, load1(tile, p + j), some)
+                add_scaled(sums, 4 * j, load1(smem, p + j), row)
 
     @device
-    def mix_turned(tile, p, x, sums):
-        """Add Σ_i p[i, j] · x[i, d] to out[j, d]; p: the thread's first column, x: its column in the first row of x."""
-        for _ in range(STEPS):
+    def mix_transposed(smem, p, x, sums):
+        """Add Σ_i p[i, j] · x[i, d] to out[j, d]; p, x: the thread's first columns, in row 0."""
+        for _ in range(QUERY_STEPS):  # 4 queries at a time
             for i in range(4):
-                add_outer(tile, p + i * WEIGHTS, x + i * WIDE, sums)
-            p, x = p + 4 * WEIGHTS, x + 4 * WIDE
+                add_outer(smem, p + i * P_STRIDE, x + i * X_STRIDE, sums)
+            p, x = p + 4 * P_STRIDE, x + 4 * X_STRIDE
 
-    return mix_turned
+    return mix, sliding_mix, mix_transposed
 
 
-def make_biases(tiles: Tiles, at: int) -> tuple[Callable, Callable, Callable]:
-    """Make what u and w, which are added to all queries, need: functions of sums of ds over the queries of a key.
+def make_biases(tiles: Tiles, begin: int) -> tuple[Callable, Callable, Callable]:
+    """Make functions for the terms of u, which is added to all queries, from sums of ds over the queries of a key:
 
-        dk[j] += Σ_i ds[i, j] · u        du += Σ_j (Σ_i ds[i, j]) · k[j]          and so with distances, r and w
+        dk[j] += Σ_i ds[i, j] · u        du += Σ_j (Σ_i ds[i, j]) · k[j]
 
-    at: where the sums of threads are in shared memory. After `put_shares` all threads have to wait.
+    So also for w, with distances r in place of k. PEERS threads have scores of a key; each has a partial sum. These lie
+    in shared memory from `begin` on, as (key, peer). After `store_partial_sums` all threads have to wait.
     """
-    SIDE, KEYS, n = tiles.side, tiles.keys, lengths(tiles)
-    THREADS, EACH, WIDE = n.threads, n.each, n.wide
-    SHARES = tiles.queries // ROWS  # threads that share a key's scores
+    SIDE, KEYS, THREADS, X_STRIDE = tiles.side, tiles.keys, layout(tiles).threads, layout(tiles).x_stride
+    PEERS = tiles.queries // ROWS
 
     @device
-    def put_shares(tile, i, j, found):
-        """Store the thread's sum for each of its keys; i, j: its first query and key."""
-        share = i % SIDE + i // (ROWS * SIDE) * SIDE
-        for c in range(EACH):
-            store1(tile, at + j * SHARES + share + c * SIDE * SHARES, found[c])
+    def store_partial_sums(smem, i, j, ds_sums):
+        """Store the thread's sum of ds for each of its keys; i, j: its first query and key."""
+        peer = i % SIDE + i // (ROWS * SIDE) * SIDE
+        for c in range(COLUMNS):
+            store1(smem, begin + j * PEERS + peer + c * SIDE * PEERS, ds_sums[c])
 
     @device
-    def add_bias(tile, key, bias, first, sums, n):
-        """Add Σ ds of a key times four numbers of a bias, from `first` on, to the thread's sums from 4 · n on."""
-        total = share_sum(tile, at + key * SHARES, SHARES)
+    def add_bias(smem, key, bias, first, sums, row):
+        """Add Σ_i ds[i, key] · bias[first …] to the 4 columns of one of a thread's rows of dk."""
+        total = sum_of(smem, begin + key * PEERS, PEERS)
         for c in range(4):
-            sums[4 * n + c] += total * bias[first + c]
+            sums[4 * row + c] += total * bias[first + c]
 
     @device
-    def put_bias_gradient(tile, W, out, first, factor):
-        """Set out[first …] to Σ_key (Σ ds) · key · factor; the tile's keys begin in shared memory at 0."""
-        for d in range(own_thread(THREADS), W, THREADS):
+    def write_bias_gradient(smem, W, out, first, factor):
+        """Set out[first …], W numbers, to Σ_key (Σ_i ds[i, key]) · k[key] · factor; k begins in shared memory at 0."""
+        for d in range(thread_index(THREADS), W, THREADS):
             total = float32(0)
             for key in range(KEYS):
-                total += share_sum(tile, at + key * SHARES, SHARES) * load1(tile, key * WIDE + d)
+                total += sum_of(smem, begin + key * PEERS, PEERS) * load1(smem, key * X_STRIDE + d)
             out[first + d] = total * factor
 
-    return put_shares, add_bias, put_bias_gradient
+    return store_partial_sums, add_bias, write_bias_gradient

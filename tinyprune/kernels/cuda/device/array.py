@@ -1,6 +1,6 @@
 """Arrays in the GPU's memory: the part of NumPy's interface that the model needs, without arithmetic.
 
-Entries are float32; or int32, for token and row numbers; or float64, for sums, which have no views. `x[2:5]`,
+Entries are float32; or int32, for token and row numbers; or float64, for sums, whose arrays have no views. `x[2:5]`,
 `x[:, -3:]`, `x[1]`, `x.T` and `x.reshape(…)` of a contiguous array are views: nothing is copied. An operation whose
 kernel needs contiguous memory copies a view first.
 
@@ -23,10 +23,10 @@ from numpy.typing import DTypeLike, NDArray
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.jit import SIMULATED, blocks, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.memory import Lease
+from tinyprune.kernels.cuda.device.memory import Storage
 
-MOST = 2**31 - 1  # the largest int32, the type of sizes in kernels
-THREADS, AXES = 256, 4  # of a block and, at most, of a view that is copied
+MOST = 2**31 - 1  # entries of an array: sizes are int32 in kernels
+THREADS, AXES = 256, 4  # threads of a block of `gather`, and axes that it takes
 FLOAT32, INT32 = np.dtype(np.float32), np.dtype(np.int32)
 
 
@@ -35,14 +35,14 @@ class DeviceArray:
     """A strided view of a block of the GPU's memory.
 
     Attributes:
-        lease: of the block.
+        storage: the block of memory, which views share.
         first: index in the block of the array's first entry.
         shape: as in NumPy.
         strides: in *entries*, for each axis.
         dtype: float32, int32 or float64.
     """
 
-    lease: Lease
+    storage: Storage
     first: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -74,8 +74,8 @@ class DeviceArray:
     @property
     def pointer(self) -> Any:
         """Return what a kernel gets for it. The array has to be contiguous."""
-        # only the simulator needs the span, and launches must be quick
-        return self.lease.pointer(self.first, self.span if SIMULATED else 0, self.dtype)
+        # only the simulator needs the number of entries, and launches must be quick
+        return self.storage.pointer(self.first, self.span if SIMULATED else 0, self.dtype)
 
     @property
     def span(self) -> int:
@@ -85,7 +85,7 @@ class DeviceArray:
     @property
     def T(self) -> DeviceArray:
         """Return the view with its axes reversed."""
-        return DeviceArray(self.lease, self.first, self.shape[::-1], self.strides[::-1], self.dtype)
+        return DeviceArray(self.storage, self.first, self.shape[::-1], self.strides[::-1], self.dtype)
 
     @property
     def real(self) -> DeviceArray:
@@ -101,7 +101,7 @@ class DeviceArray:
         if math.prod(wanted) != self.size:
             raise ValueError(f"cannot reshape {self.shape} into {wanted}")
         x = self if self.contiguous else copied(self)
-        return DeviceArray(x.lease, x.first, wanted, c_strides(wanted), x.dtype)
+        return DeviceArray(x.storage, x.first, wanted, c_strides(wanted), x.dtype)
 
     def __getitem__(self, index: Any) -> DeviceArray:
         """Return a view: integers and slices of step 1, for the first axes."""
@@ -122,7 +122,7 @@ class DeviceArray:
                 if not -n <= wanted < n:
                     raise IndexError(f"index {wanted} is out of range for axis {axis} of length {n}")
                 first += (wanted % n) * stride
-        return DeviceArray(self.lease, first, tuple(shape), tuple(strides), self.dtype)
+        return DeviceArray(self.storage, first, tuple(shape), tuple(strides), self.dtype)
 
     def __float__(self) -> float:
         """Return its only entry. Waits for the GPU, as `to_host` does."""
@@ -166,7 +166,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = FLOAT32) -> DeviceArr
         raise UsageError(
             f"an array of {size:,} numbers is more than a kernel can count, {MOST:,}; make B, T or V smaller"
         )
-    return DeviceArray(Lease(size * dtype.itemsize // 4), 0, shape, c_strides(shape), dtype)
+    return DeviceArray(Storage(size * dtype.itemsize // 4), 0, shape, c_strides(shape), dtype)
 
 
 def to_device(x: NDArray | DeviceArray) -> DeviceArray:
@@ -180,7 +180,7 @@ def to_device(x: NDArray | DeviceArray) -> DeviceArray:
         raise ValueError(f"the cuda backend computes in float32, got an array of {x.dtype}; convert it first")
     copy = empty(x.shape, x.dtype)
     if x.size:
-        copy.lease.write(0, np.ascontiguousarray(x).reshape(-1))
+        copy.storage.write(0, np.ascontiguousarray(x).reshape(-1))
     return copy
 
 
@@ -190,7 +190,7 @@ def to_host(x: DeviceArray | NDArray | None) -> NDArray | None:
         return x
     flat = np.empty(x.span, x.dtype)
     if x.size:
-        x.lease.read(x.first, flat)
+        x.storage.read(x.first, flat)
     return np.lib.stride_tricks.as_strided(flat, x.shape, [x.dtype.itemsize * stride for stride in x.strides]).copy()
 
 
@@ -210,7 +210,7 @@ def reading(values: Sequence[Any]) -> Callable[[], list[float]]:
 
 @kernel(floats, *4 * (int32,), *4 * (int32,), int32, floats, threads=THREADS)
 def gather(x, D, n1, n2, n3, s0, s1, s2, s3, size, out):
-    """Set out, flat, of shape (…, n1, n2, n3), from x (…, n1, n2, D) with strides s0 … s3, and zeros."""
+    """Set out (n0, n1, n2, n3), `size` entries, to x (n0, n1, n2, D), with strides s0 … s3; to 0 from column D on."""
     i = cuda.grid(1)
     if i < size:
         rest, i3 = i // n3, i % n3
@@ -224,7 +224,7 @@ def copied(x: DeviceArray, out: DeviceArray | None = None, width: int | None = N
 
     A thread for each entry reads in whatever order x lies, so a transposed matrix takes longer than a view of rows.
 
-    width: length of its rows in the new array; numbers that x does not have are zero.
+    width: length of the new array's rows, by default that of x; shorter rows of x are filled up with zeros.
     """
     D = x.shape[-1] if x.ndim else 1
     width = D if width is None else width

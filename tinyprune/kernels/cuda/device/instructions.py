@@ -1,9 +1,9 @@
-"""Instructions that Numba does not use by itself.
+"""Instructions that Numba does not use by itself, as functions for kernels; first those of the simulator.
 
-`load4` and `store4` read and write four neighbours at once, which takes a quarter of the instructions, and a warp reads
-whole sectors of memory. Numba would load one number at a time, since it does not know that they are aligned to 16
-bytes. Here they are: the GPU's memory and shared memory that is read in this way both begin on a multiple of 16 bytes.
-`load_some` and `store_some` do so as far as the numbers exist.
+`load4` and `store4` read and write four neighbours at once: a quarter of the instructions, and a warp reads whole
+sectors of memory. Numba would load one number at a time, since it does not know that they are aligned to 16 bytes. Here
+they are: arrays in the GPU's memory begin on a multiple of 16 bytes, and shared arrays do if `load4`, `store4` or
+`aligned` sees them. `load_some` and `store_some` are for the edges of an array.
 
 For a shared array Numba tests whether an index is negative; `load1` and `store1` do without that test. `math.exp2` is
 four instructions, and a comparison with a choice two; `exp2` and `larger` are one.
@@ -11,8 +11,8 @@ four instructions, and a comparison with a choice two; `exp2` and `larger` are o
 
 from tinyprune.kernels.cuda.device.jit import SIMULATED, Window, cuda, device, float32, int32, uint32
 
-BYTES = 16
-SHARED = 3  # number of an address space
+VECTOR_BYTES = 16
+SHARED = 3  # LLVM's number of the address space of shared memory
 
 if SIMULATED:
     import math
@@ -25,27 +25,27 @@ if SIMULATED:
         """Return the larger of two numbers; if one is NaN, the other."""
         return y if y > x or x != x else x
 
-    def check(x, i):
+    def check_aligned(x, i):
         """Fail where a GPU would stop the program, or read beyond the array."""
         assert i >= 0, i
-        assert (i + getattr(x, "first", 0)) % 4 == 0, f"four numbers at {i}, which is no multiple of 16 bytes"
+        assert (i + getattr(x, "block_index", 0)) % 4 == 0, f"four numbers at {i}, which is no multiple of 16 bytes"
 
     def aligned(x):
         """Return a shared array, aligned for functions that read four entries at a time."""
         return x
 
-    def beyond(x, i):
+    def pointer_to(x, i):
         """Return a pointer to x[i] from a pointer."""
-        return Window(x.memory, x.first + i, x.at + i)
+        return Window(x.memory, x.block_index + i, x.index + i)
 
     def load4(x, i):
         """Return x[i] … x[i + 3]; i is a multiple of 4, x a pointer or a flat shared array."""
-        check(x, i)
+        check_aligned(x, i)
         return x[i], x[i + 1], x[i + 2], x[i + 3]
 
     def store4(x, i, a, b, c, d):
         """Set x[i] … x[i + 3] to a … d; i is a multiple of 4."""
-        check(x, i)
+        check_aligned(x, i)
         x[i], x[i + 1], x[i + 2], x[i + 3] = a, b, c, d
 
 else:
@@ -67,14 +67,14 @@ else:
         return float32(float32), codegen
 
     def align(module):
-        """Align the shared arrays of a kernel, or of a function that it calls, so that vectors can be read."""
+        """Align all shared arrays of a module, which is a kernel or a function that it calls, for vectors."""
         for variable in module.global_values:
             if isinstance(variable, ir.GlobalVariable) and variable.addrspace == SHARED:
-                variable.align = BYTES
+                variable.align = VECTOR_BYTES
 
     @intrinsic
     def aligned(typingctx, x):
-        """Return a shared array, aligned for functions that read four entries at a time but do not see it made."""
+        """Return a shared array, aligned for functions that read vectors of it but do not see how it is made."""
 
         def codegen(context, builder, signature, arguments):
             align(builder.module)
@@ -82,15 +82,15 @@ else:
 
         return x(x), codegen
 
-    def place(context, builder, type_of_x, x, i):
-        """Return a pointer to x[i]; a shared array is aligned."""
+    def address(context, builder, type_of_x, x, i):
+        """Return a pointer to x[i], where x is a pointer, or a shared array, which is aligned."""
         if isinstance(type_of_x, types.Array):
             align(builder.module)
             x = context.make_array(type_of_x)(context, builder, x).data
         return builder.gep(x, [i])
 
     @intrinsic
-    def beyond(typingctx, x, i):
+    def pointer_to(typingctx, x, i):
         """Return a pointer to x[i] from a pointer."""
         return x(x, types.int64), lambda context, builder, signature, given: builder.gep(given[0], [given[1]])
 
@@ -99,9 +99,9 @@ else:
         """Return x[i] … x[i + 3]; i is a multiple of 4, x a pointer or a flat shared array."""
 
         def codegen(context, builder, signature, arguments):
-            first = place(context, builder, signature.args[0], *arguments)
+            first = address(context, builder, signature.args[0], *arguments)
             vector = builder.load(builder.bitcast(first, VECTOR.as_pointer()))
-            vector.align = BYTES
+            vector.align = VECTOR_BYTES
             entries = [builder.extract_element(vector, ir.Constant(ir.IntType(32), n)) for n in range(4)]
             return context.make_tuple(builder, signature.return_type, entries)
 
@@ -116,8 +116,8 @@ else:
             vector = ir.Constant(VECTOR, ir.Undefined)
             for n, entry in enumerate(entries):
                 vector = builder.insert_element(vector, entry, ir.Constant(ir.IntType(32), n))
-            first = place(context, builder, signature.args[0], x, i)
-            builder.store(vector, builder.bitcast(first, VECTOR.as_pointer())).align = BYTES
+            first = address(context, builder, signature.args[0], x, i)
+            builder.store(vector, builder.bitcast(first, VECTOR.as_pointer())).align = VECTOR_BYTES
             return context.get_dummy_value()
 
         return types.void(x, types.int64, *4 * (float32,)), codegen
@@ -137,7 +137,7 @@ def store1(x, i, a):
 
 @device
 def load_some(x, i, left, aligned):
-    """Return x[i] … x[i + 3], of which `left` exist, with zeros for the others.
+    """Return x[i] … x[i + 3], with zeros for those that do not exist; `left` numbers exist from x[i] on.
 
     aligned: whether i is a multiple of 4 wherever `left` is 4 or more.
     """
@@ -169,15 +169,15 @@ def store_some(x, i, left, aligned, a, b, c, d):
 
 
 @device
-def own_thread(threads):
-    """Return the number of this thread in its block of 2^n threads.
+def thread_index(threads):
+    """Return the number of this thread in its block of `threads`, a power of 2.
 
-    The compiler learns that it is not negative: what is divided by it is shifted, and 64 bits are not needed.
+    The mask tells the compiler that it is not negative: a division by a power of 2 is then a shift, in 32 bits.
     """
     return cuda.threadIdx.x & (threads - 1)
 
 
 @device
-def divided(i, n):
-    """Return i // n and i % n of numbers that are not negative: in 32 bits, where Numba would divide in 64."""
+def divmod32(i, n):
+    """Return i // n and i % n for i ≥ 0 and n > 0: in 32 bits, where Numba would divide in 64."""
     return int32(uint32(i) // uint32(n)), int32(uint32(i) % uint32(n))

@@ -10,11 +10,10 @@
 
 A kernel gets each array as a pointer to its first entry. Indexing is then one addition, where Numba's own arrays test
 for negative indices, and a launch passes 8 bytes an array. Scalars have 32 bits: a single float64 would make Numba
-compute in float64, at a thirty-second of most GPUs' speed or less. So every kernel declares its types.
+compute in float64, which most GPUs do at a thirty-second of the speed or less. So every kernel declares its types.
 
-Numba translates it to LLVM's code, NVIDIA's linker that to the GPU's own, which is kept on disk (`cuda.compiled`), and
-the driver launches it (`driver`). Numba's own launches would convert every argument by itself; here one call packs them
-into a buffer.
+`cuda.compiled` translates a kernel to the GPU's machine code, which stays on disk. A launch packs all arguments into a
+buffer with one call of `struct` and hands it to the driver; Numba's own launches convert the arguments one by one.
 
 In Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set before Numba is imported) the same kernels run as Python, slowly, on a
 `Window` of main memory that refuses every index outside its array, negative ones included.
@@ -54,24 +53,24 @@ def device(function: Callable) -> Callable:
 
 
 class Window:
-    """The simulator's pointer: reads and writes an array in main memory, and checks every index."""
+    """The simulator's pointer to an entry of an array in main memory; checks every index."""
 
-    __slots__ = ("at", "first", "memory")
+    __slots__ = ("block_index", "index", "memory")
 
-    def __init__(self, memory: NDArray, first: int = 0, at: int = 0) -> None:
-        self.memory = memory
-        self.first = first  # entries of its block of memory before the one that it points to
-        self.at = at  # entries of the array before that one
+    def __init__(self, memory: NDArray, block_index: int = 0, index: int = 0) -> None:
+        self.memory = memory  # the array, flat
+        self.block_index = block_index  # of the entry in the array's block of memory: tells whether it is aligned
+        self.index = index  # of the same entry in the array
 
     def __getitem__(self, i: int) -> Any:
-        if not 0 <= self.at + i < self.memory.size:
-            raise IndexError(f"read at {self.at + i} of {self.memory.size} entries")
-        return self.memory[self.at + i]
+        if not 0 <= self.index + i < self.memory.size:
+            raise IndexError(f"read at {self.index + i} of {self.memory.size} entries")
+        return self.memory[self.index + i]
 
     def __setitem__(self, i: int, value: Any) -> None:
-        if not 0 <= self.at + i < self.memory.size:
-            raise IndexError(f"write at {self.at + i} of {self.memory.size} entries")
-        self.memory[self.at + i] = value
+        if not 0 <= self.index + i < self.memory.size:
+            raise IndexError(f"write at {self.index + i} of {self.memory.size} entries")
+        self.memory[self.index + i] = value
 
 
 @dataclass(eq=False)
@@ -80,10 +79,10 @@ class Kernel:
 
     Attributes:
         function: the Python function.
-        arguments: its types.
+        arguments: Numba's types of its arguments.
         threads: of a block, along x, or along x and y.
-        hot: whether training spends its time in it, so that no register may be spilled.
-        float64: whether it computes in float64 on purpose.
+        hot: whether training spends its time in it: a test then demands vector loads of attention and products.
+        float64: whether it computes in float64 on purpose; in other kernels a test refuses that.
         resident: blocks that a multiprocessor must have room for at a time, which limits the registers that the
             compiler may use; 0 for no limit.
         tiles: sizes of its tiles, for kernels that come in several.
@@ -98,19 +97,19 @@ class Kernel:
     tiles: Any = None
 
     def __post_init__(self) -> None:
-        # of each argument, whether it is a tuple, whose entries a kernel gets one by one
+        # of each argument, whether it is a tuple, whose entries are packed one by one; the simulator takes it as it is
         self.spread = [not SIMULATED and isinstance(kind, types.BaseTuple) for kind in self.arguments]
         self.signature = void(*self.arguments)
         if self.resident:
             self.function.launch_bounds = (int(np.prod(self.threads)), self.resident)
-        self.block = three(self.threads)
+        self.block = along_xyz(self.threads)
         self.packing = struct.Struct("@" + "".join(map(format_of, self.arguments)))
         self.packed = Packed(self.packing.size)
         self.__doc__, self.__name__ = self.function.__doc__, self.function.__name__
 
     @cached_property
     def compiled(self) -> Any:
-        """Compile it, unless a file has it, and load it; in the simulator return Numba's own.
+        """Load it, after compiling it unless a file has it; in the simulator return Numba's kernel.
 
         Raises UsageError if toolkit and GPU do not fit together.
         """
@@ -123,13 +122,13 @@ class Kernel:
 
         Args:
             grid: blocks along x, or along x, y and z; with 0 along some axis nothing is launched.
-            arguments: contiguous `DeviceArray`s, None where the kernel does not look, numbers, and tuples of these. A
-                NamedTuple that has arrays must have `pointers` as its property `pointer`.
+            arguments: contiguous `DeviceArray`s, None for an array that the kernel does not read, numbers, and tuples
+                of these. A NamedTuple that has arrays needs `pointer = property(pointers)`.
 
         Raises:
             TinypruneError, MemoryError: if the GPU refuses, or an earlier kernel has failed.
         """
-        if 0 in grid if isinstance(grid, tuple) else not grid:
+        if 0 in along_xyz(grid):
             return
         given: list[Any] = []
         for x, spread in zip(arguments, self.spread, strict=True):
@@ -142,11 +141,11 @@ class Kernel:
             self.compiled[grid, self.threads](*given)
             return
         self.packing.pack_into(self.packed.buffer, 0, *given)
-        driver().launch(self.compiled, three(grid), self.block, self.packed.address, self.__name__)
+        driver().launch(self.compiled, along_xyz(grid), self.block, self.packed.address, self.__name__)
 
 
-def three(sizes: int | tuple[int, ...]) -> tuple[int, ...]:
-    """Return sizes along x, y and z."""
+def along_xyz(sizes: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Return sizes along x, y and z: 1 along axes that are not given."""
     return (sizes, 1, 1) if isinstance(sizes, int) else (*sizes, 1, 1)[:3]
 
 

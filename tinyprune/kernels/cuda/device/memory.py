@@ -3,8 +3,8 @@
 All kernels run in order on the default stream, so a recycled block is written only after earlier kernels have read it.
 A block belongs to the pool alone, which frees it when it is cleared; at the program's end the driver does.
 
-In the simulator a block is main memory, filled with NaN when it is taken, so that a kernel that reads what was not
-written is noticed.
+In the simulator a block is main memory, filled with NaN at each `take`: so a kernel that reads what was not written is
+noticed.
 """
 
 from typing import Any
@@ -16,14 +16,14 @@ from tinyprune.kernels import pool
 from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.jit import SIMULATED, Window
 
-SMALLEST = 256  # bytes
+SMALLEST = 256  # bytes of a block
 GARBAGE = np.int32(-1)  # as float32 a NaN
 
 
 class Pool(pool.Pool):
-    """A pool of blocks, each an address, or in the simulator an array; knows how many bytes were in use at most."""
+    """A pool of blocks. A block is an address, in the simulator an int32 array."""
 
-    most_used = 0
+    most_used = 0  # largest `bytes_used` so far
 
     def allocate(self, size: int) -> Any:
         """Return a new block. Raises MemoryError if the GPU has no room for it."""
@@ -45,8 +45,8 @@ class Pool(pool.Pool):
     def fresh(self, size: int) -> Any:
         """Allocate a block. Raises MemoryError, which says how much is in use, if the GPU has no room for it.
 
-        Idle blocks are freed only then: freeing and allocating stop the GPU, and sizes come and go with gates that open
-        and close, or with rare words.
+        Free blocks stay in the pool until there is no room: to free and to allocate stops the GPU, and the same sizes
+        come back, with gates that open and close or with rare words.
         """
         try:
             return super().fresh(size)
@@ -60,8 +60,8 @@ class Pool(pool.Pool):
 POOL = Pool()
 
 
-class Lease:
-    """A block of entries of 4 bytes that arrays use; it returns to the pool when the last of them is freed."""
+class Storage:
+    """A block, as `entries` of 4 bytes, for an array and its views; it returns to the pool when the last is deleted."""
 
     __slots__ = ("block", "pool", "size")
 
@@ -75,7 +75,7 @@ class Lease:
             self.pool.give(self.size, self.block)
 
     def pointer(self, first: int, entries: int, dtype: np.dtype) -> Any:
-        """Return what a kernel gets for the entries from `first` on."""
+        """Return what a kernel gets for these entries: the address of the first, in the simulator a `Window`."""
         if SIMULATED:
             return Window(self.block.view(dtype)[first : first + entries], first)
         return self.block + 4 * first

@@ -3,12 +3,12 @@
 Forward is one pass through the keys (`attend.forward`). Backward is four launches, which recompute the weights from the
 saved log-sum-exp: `attend.queries` (dq), `attend.keys` for keys of the context (dk, dv, du) and again for persistent
 ones (dpk, dpv), `attend.distances` (dr, dw). None stores a T × S matrix, and no block adds to what another has written:
-every sum has one order, which depends on the shapes alone. `attend.tiles` is what they share.
+every sum has one order, which depends on the shapes alone. `attend.tiles` explains how a block works.
 
 The price is that each of the four recomputes scores and do·v: 14 products of vectors for a query and a key of the
 context and 7 for a persistent key, where 8 and 5 would do if blocks added to each other's results in any order.
 
-Dh is rounded up to the width of the next kernel, at most 64. Arrays whose Dh is not a multiple of 4 are copied first.
+There are kernels for Dh up to 16, 32 and 64. Where Dh is no multiple of 4, arrays are copied, with rows of W numbers.
 """
 
 import math
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyprune.errors import UsageError
-from tinyprune.kernels.cuda.attend.arguments import AttentionSizes, Inputs, Keys, Saved, Scales
+from tinyprune.kernels.cuda.attend.arguments import AttentionSizes, Inputs, KeyRows, Saved, Scales
 from tinyprune.kernels.cuda.attend.distances import DISTANCES_BACKWARD
 from tinyprune.kernels.cuda.attend.forward import FORWARD
 from tinyprune.kernels.cuda.attend.keys import KEYS_BACKWARD
@@ -30,15 +30,15 @@ from tinyprune.kernels.cuda.parts.sums import column_sums, two_row_dots
 from tinyprune.ops.attention import check_arguments
 
 LOG2_E = math.log2(math.e)
-BLOCKS = 1024  # about how many there are for gradients that are summed over the batch, group by group
+BLOCKS = 1024  # about how many a launch has for gradients that are summed over the batch, in groups of its entries
 
 
 class AttentionCache(NamedTuple):
-    """This is what `attention_backward` needs."""
+    """What `attention_backward` needs."""
 
     inputs: Inputs
-    u: DeviceArray | None  # (H, W), and so w
-    w: DeviceArray | None
+    u: DeviceArray | None  # (H, W)
+    w: DeviceArray | None  # (H, W)
     sizes: AttentionSizes
     scale: float
     scales: tuple[Scales, Scales]  # of keys of the context, and of persistent keys
@@ -77,7 +77,7 @@ def attention_forward(
     biases = (None, None) if r is None else two_row_dots(k, u, r, w)
     inputs = Inputs(q, k, v, r, pk, pv, *biases, None if gate is None else contiguous(gate))
     sizes = AttentionSizes(T, S, H, N, q.shape[-1], S if span is None else min(span, S))
-    mask, raised = draw_mask(dropout, rng), 1.0 if rng is None else 1 / (1 - dropout)
+    mask, keep_factor = draw_mask(dropout, rng), 1.0 if rng is None else 1 / (1 - dropout)
     relative, gated = r is not None, gate is not None
 
     out, lse = empty(q.shape), empty((B, T, H))
@@ -85,7 +85,7 @@ def attention_forward(
     grid = B, H, blocks(T, attend.tiles.queries)
     attend(grid, inputs, out, o, lse, sizes, *scales_of(Dh, N, 1.0), scale, relative, gated, mask)
     o = narrow(o, Dh)
-    scales = scales_of(Dh, N, float(scale) * raised)
+    scales = scales_of(Dh, N, float(scale) * keep_factor)
     return narrow(out, Dh), AttentionCache(inputs, u, w, sizes, float(scale), scales, relative, gated, mask, lse, o)
 
 
@@ -121,8 +121,8 @@ def key_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceA
     grid = B, H, blocks(S, kernel.tiles.keys)
     dk, dv = empty(c.inputs.k.shape), empty(c.inputs.k.shape)
     du = empty((B * grid[-1], H * W)) if c.relative else None
-    which = Keys(S, 1, S * H * W, W, H * W), c.scales[0], True, c.relative
-    kernel(grid, c.inputs, saved, c.u, dk, dv, du, B, c.sizes, *which, c.gated, c.dropout)
+    keys = KeyRows(count=S, group=1, slot_stride=S * H * W, head_stride=W, key_stride=H * W)
+    kernel(grid, c.inputs, saved, c.u, dk, dv, du, B, c.sizes, keys, c.scales[0], True, c.relative, c.gated, c.dropout)
     return narrow(dk, Dh), narrow(dv, Dh), slot_sum(du, c.u.shape, Dh) if c.relative else None
 
 
@@ -134,8 +134,9 @@ def persistent_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, 
     group, slots = groups(B, H * tiles)
     dpk, dpv = empty((slots, H, N, W)), empty((slots, H, N, W))
     inputs = c.inputs._replace(k=c.inputs.pk, v=c.inputs.pv)
-    which = Keys(N, group, H * N * W, N * W, W), c.scales[1], False, False
-    kernel((slots, H, tiles), inputs, saved, None, dpk, dpv, None, B, c.sizes, *which, c.gated, c.dropout)
+    grid = slots, H, tiles
+    keys = KeyRows(count=N, group=group, slot_stride=H * N * W, head_stride=N * W, key_stride=W)
+    kernel(grid, inputs, saved, None, dpk, dpv, None, B, c.sizes, keys, c.scales[1], False, False, c.gated, c.dropout)
     return slot_sum(dpk, c.inputs.pk.shape, Dh), slot_sum(dpv, c.inputs.pk.shape, Dh)
 
 
@@ -146,13 +147,12 @@ def distance_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, De
     tiles = blocks(S, kernel.tiles.keys)
     group, slots = groups(B, H * tiles)
     dr, dw = empty((slots, S, H, W)), empty((slots * tiles, H * W))
-    which = c.sizes, group, c.scales[0]
-    kernel((slots, H, tiles), c.inputs, saved, c.w, dr, dw, B, *which, c.gated, c.dropout)
+    kernel((slots, H, tiles), c.inputs, saved, c.w, dr, dw, B, c.sizes, group, c.scales[0], c.gated, c.dropout)
     return slot_sum(dr, c.inputs.r.shape, Dh), slot_sum(dw, c.w.shape, Dh)
 
 
 def scales_of(Dh: int, N: int, weight: float) -> tuple[Scales, Scales]:
-    """Return the factors of keys of the context, and of persistent keys."""
+    """Return the factors of keys of the context, and of persistent keys; `weight`: as in `Scales`."""
     root = math.sqrt(Dh)
     return Scales(LOG2_E / root, weight, 1 / root), Scales(LOG2_E, weight * math.sqrt(N), 1.0)
 
@@ -168,13 +168,13 @@ def variant(kernels: dict[int, Kernel], Dh: int) -> Kernel:
 
 
 def groups(B: int, each: int) -> tuple[int, int]:
-    """Cut the batch into groups, each of which makes so many blocks: return entries of a group, and groups."""
+    """Cut the batch into groups of `each` blocks: return the batch entries of a group, and the number of groups."""
     group = max(blocks(B * each, BLOCKS), 1)
     return group, max(blocks(B, group), 1)
 
 
 def slot_sum(slots: DeviceArray, shape: tuple[int, ...], Dh: int) -> DeviceArray:
-    """Sum slots, each of which has the entries of `shape` (…, W), and narrow the sum to (…, Dh)."""
+    """Sum slots, each of which has the entries of `shape` (…, W), and cut the sum's rows to (…, Dh)."""
     size = math.prod(shape)
     flat = slots.reshape(slots.size // size if size else 1, size)
     return narrow((flat if len(flat) == 1 else column_sums(flat)).reshape(shape), Dh)

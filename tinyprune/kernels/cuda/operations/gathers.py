@@ -1,18 +1,17 @@
-"""Parts of arrays by number, and what the heads that own them are multiplied by. A thread for each entry of the result.
+"""Parts of arrays by number, and products with a factor for each row. A thread for each entry of the result.
 
-    take      out[o, j, i] = x[o, index[j], i], or 0 where index[j] is −1       x (outer, n, inner)
-    sum       dx[row, k] = Σ dout[row, h] over the heads h with index[h] = k, in their order
-    join      arrays one after the other, such as memory and segment
-    weigh     out[…, r, i] = x[…, r, i] · factors[r]
+    pick          out[o, j, i] = x[o, index[j], i], or 0 where index[j] is −1       x (outer, n, inner)
+    sum_shared    dx[row, k] = Σ dout[row, h] over the heads h with index[h] = k, in their order
+    join_rows     out[b] = m[b] followed by x[b], such as memory and segment
+    scale_rows    out[…, r, i] = factors[r] · x[…, r, i]
 
-See `tinyprune.ops.slices`, `repeat_heads`, `rows` and `head_networks`. In `take`, inner is the contiguous part of a
-head. With an index that maps each slice of the whole to one of the part, or to −1, it is `put_slices`, so every entry
-is written once. A training step with closed heads does both for ten arrays a layer, always with the same few indices,
-which are copied to the GPU's memory only once.
+See `tinyprune.ops.slices`, `repeat_heads`, `rows` and `head_networks`. `pick` computes `take_slices`, and also
+`put_slices`, with an index that maps each slice of the result to one of the part, or to −1: so every entry is written
+once. A training step with closed heads calls both for ten arrays a layer, always with the same few indices, which are
+copied to the GPU's memory only once.
 
-Memory is joined in place, from the context of the previous segment: gaps between its texts cost nothing, and a copy
-would move it twice. In head networks the gates multiply the values, which are few, and not the units, one for each
-position.
+`join_rows` reads views with gaps between texts, as memory is of the previous segment's context, without a copy. In head
+networks the gates multiply the values pv, which are few, and not the units, of which there is one for each position.
 """
 
 import math
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, copied, empty, to_device
-from tinyprune.kernels.cuda.device.instructions import divided
+from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.parts import sums
 from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, check_in_place, contiguous
@@ -39,11 +38,11 @@ REMEMBERED = 256  # indices that stay on the device, of a few numbers each
 
 @kernel(floats, ints, int32, int32, int32, int32, floats, threads=THREADS)
 def pick(x, index, n, picked, inner, size, out):
-    """Set out (outer, picked, inner) from x (outer, n, inner), both flat, by index (picked,)."""
+    """Set out (outer, picked, inner), of `size` entries, from x (outer, n, inner), both flat, by index (picked,)."""
     i = cuda.grid(1)
     if i < size:
-        rest, entry = divided(i, inner)
-        outer, j = divided(rest, picked)
+        rest, entry = divmod32(i, inner)
+        outer, j = divmod32(rest, picked)
         h = index[j]
         out[i] = x[(outer * n + h) * inner + entry] if h >= 0 else float32(0)
 
@@ -53,8 +52,8 @@ def sum_shared(dout, index, H, K, Dh, size, dx):
     """Set dx (rows, K, Dh) from dout (rows, H, Dh), both flat: the sums over the heads h with index[h] = k."""
     i = cuda.grid(1)
     if i < size:
-        rest, d = divided(i, Dh)
-        row, k = divided(rest, K)
+        rest, d = divmod32(i, Dh)
+        row, k = divmod32(rest, K)
         total = float32(0)
         for h in range(H):
             if index[h] == k:
@@ -73,10 +72,10 @@ def join_rows(m, m_step, x, x_step, split, size, out):
 
 
 @kernel(floats, floats, floats, int32, int32, int32, int32, floats, threads=THREADS)
-def weigh(x, factors, r, rectified, R, width, size, out):
-    """Set out[…, r, i] = factors[r] · x[…, r, i], flat, with `width` entries i for each of R rows.
+def scale_rows(x, factors, r, rectified, R, width, size, out):
+    """Set out[…, row, i] = factors[row] · x[…, row, i], flat, with `width` entries i for each of R rows.
 
-    If `rectified`, out is multiplied by 1 where the array r > 0 and by 0 elsewhere.
+    rectified: whether out is multiplied by 1 where the array r, of the same shape, is positive, and by 0 elsewhere.
     """
     i = cuda.grid(1)
     if i < size:
@@ -93,7 +92,7 @@ def on_device(index: tuple[int, ...]) -> DeviceArray:
 
 
 def picked(x: DeviceArray, index: Sequence[int], axis: int, n: int, width: int) -> DeviceArray:
-    """Run `pick` along an axis of n slices of `width` entries."""
+    """Return the slices of `index`, zeros for −1, along an axis of n slices of `width` entries."""
     shape = x.shape
     out = empty((*shape[:axis], len(index) * width, *shape[axis + 1 :]))
     inner = width * math.prod(shape[axis + 1 :])
@@ -115,9 +114,9 @@ def put_slices(part: DeviceArray, index: Sequence[int], axis: int, n: int, width
     check_floats(part=part)
     check_part(part, index, axis, width)
     check_index(index, n)
-    owner = np.full(n, -1)
-    owner[list(index)] = np.arange(len(index))
-    return picked(part, owner, axis, len(index), width)
+    source = np.full(n, -1)  # the slice of `part` for each slice of the result
+    source[list(index)] = np.arange(len(index))
+    return picked(part, source, axis, len(index), width)
 
 
 def sum_heads(x: DeviceArray, index: Sequence[int] | NDArray, K: int) -> DeviceArray:
@@ -137,7 +136,7 @@ def concatenate(arrays: Sequence[DeviceArray], axis: int = 0) -> DeviceArray:
     axis %= arrays[0].ndim
 
     def joined(m: DeviceArray, x: DeviceArray) -> DeviceArray:
-        """Join two arrays."""
+        """Join two arrays: as rows of all entries from the axis on."""
         out = empty((*m.shape[:axis], m.shape[axis] + x.shape[axis], *m.shape[axis + 1 :]))
         outer = math.prod(m.shape[:axis])
         split, size = m.size // max(outer, 1), out.size // max(outer, 1)
@@ -148,11 +147,11 @@ def concatenate(arrays: Sequence[DeviceArray], axis: int = 0) -> DeviceArray:
     return reduce(joined, arrays) if len(arrays) > 1 else copied(arrays[0])
 
 
-def weighed(x: DeviceArray, factors: NDArray | DeviceArray, width: int, r: DeviceArray | None = None) -> DeviceArray:
-    """Multiply each `width` entries of x in turn by the next factor; where r is given and not positive, by 0."""
+def scaled(x: DeviceArray, factors: NDArray | DeviceArray, width: int, r: DeviceArray | None = None) -> DeviceArray:
+    """Multiply each `width` entries of x in turn by the next factor; if r is given, by 0 where it is not positive."""
     out = empty(x.shape)
     factors = contiguous(to_device(factors))
-    weigh(blocks(x.size, THREADS), contiguous(x), factors, r, r is not None, factors.size, width, x.size, out)
+    scale_rows(blocks(x.size, THREADS), contiguous(x), factors, r, r is not None, factors.size, width, x.size, out)
     return out
 
 
@@ -160,7 +159,7 @@ def multiply_rows(x: DeviceArray, factors: NDArray | DeviceArray) -> DeviceArray
     """Multiply each row by its factor, as `ops.multiply_rows`, for float32; factors may be in main memory."""
     check_floats(x=x)
     check_factors(x, factors)
-    return weighed(x, factors, math.prod(x.shape[1:]))
+    return scaled(x, factors, math.prod(x.shape[1:]))
 
 
 def row_dots(x: DeviceArray, y: DeviceArray, factor: float = 1.0) -> DeviceArray:
@@ -182,7 +181,7 @@ def units_gradient(
     by_head = math.prod(r.shape[:-1]), H, N
     products, r = contiguous(products), contiguous(r)
     dgate = sums.column_sums(sums.row_dots(r.reshape(by_head), products.reshape(by_head), np.float32(scale)))
-    return weighed(products, weights, N, r), dgate
+    return scaled(products, weights, N, r), dgate
 
 
 def set_rows(x: DeviceArray, rows: DeviceArray) -> None:

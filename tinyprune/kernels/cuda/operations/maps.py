@@ -1,4 +1,4 @@
-"""A thread for each entry, or pair of entries: GELU, SwiGLU, add, the residual connection, rotary positions.
+"""GELU, SwiGLU, add, the residual connection and rotary positions: a thread for each entry, or pair of entries.
 
     GELU      u = 2 √(2/π) · (a + 0.044715 a³);  s = sigmoid(u);  out = a · s
               da = dout · (s + a · s · (1 − s) · du/da)
@@ -6,11 +6,11 @@
 
 (1 + tanh z) / 2 is sigmoid(2 z). Only the inputs are saved, and backward computes s again.
 
-The residual connection is one pass: y after dropout is not stored, and neither is the mask. Some fifteen instructions
-compute it for an entry, in forward and again in backward, which is faster than reading it from memory.
+The residual connection is one pass: neither y after dropout nor the mask is stored. About fifteen instructions compute
+the mask of an entry, in forward and again in backward, which is faster than reading it from memory.
 
-Cosines and sines of rotary positions are computed in main memory, in float64, and copied to the GPU's only once. To
-turn the other way is to exchange the halves, and so backward is the same kernel.
+Cosines and sines of rotary positions are computed in main memory, in float64, and copied to the GPU's only once. A head
+is rotated back by the same kernel with its halves exchanged: cos is the same for −angle, and sin changes its sign.
 """
 
 from functools import lru_cache
@@ -19,7 +19,7 @@ import numpy as np
 
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
-from tinyprune.kernels.cuda.device.instructions import divided
+from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, check_gradient, contiguous
 from tinyprune.kernels.cuda.parts.masks import DROPOUT, draw_mask, keep_factor
@@ -29,7 +29,7 @@ from tinyprune.ops.gelu import CUBIC, LINEAR
 
 THREADS = 256
 FIRST, THIRD = 2 * LINEAR, 2 * LINEAR * CUBIC  # u = FIRST · a + THIRD · a³
-REMEMBERED = 16  # tables, of T · Dh/2 numbers: one for training and evaluation each, and a few of text being written
+REMEMBERED = 16  # tables of T · Dh / 2 numbers: for training, for evaluation, and a few for generation
 sigmoid = device(formulas.sigmoid)
 
 
@@ -44,7 +44,7 @@ def gelu(a, size, out):
 
 @kernel(floats, floats, int32, floats, threads=THREADS, hot=True)
 def gelu_gradient(dout, a, size, da):
-    """Compute da, flat."""
+    """Compute da, flat; du is du/da of the formula."""
     i = cuda.grid(1)
     if i < size:
         x = a[i]
@@ -74,7 +74,7 @@ def swiglu_gradients(dout, a, b, size, da, db):
 
 @kernel(floats, int32, floats, int32, int32, floats, threads=THREADS)
 def add_all(a, a_step, b, b_step, size, out):
-    """Compute out (rows, size) = a + b, whose rows lie a_step and b_step apart."""
+    """Compute out (rows, size) = a + b, where rows of a lie a_step entries apart, and those of b b_step."""
     row, i = cuda.blockIdx.y, cuda.grid(1)
     if i < size:
         out[row * size + i] = a[row * a_step + i] + b[row * b_step + i]
@@ -97,14 +97,14 @@ def drop(x, dropout, size, out):
 
 
 @kernel(floats, floats, floats, int32, int32, int32, int32, int32, int32, floats, threads=THREADS, hot=True)
-def turn(x, cos, sin, T, H, half, one, other, pairs, out):
-    """Compute out of x (B, T, H, Dh), both flat; `one` and `other` are where a head's halves begin."""
+def rotate_pairs(x, cos, sin, T, H, half, first, second, pairs, out):
+    """Rotate pairs of x (B, T, H, Dh), flat: entry d from `first` on in a head, and entry d from `second` on."""
     n = cuda.grid(1)
     if n < pairs:
-        head, d = divided(n, half)
-        _, t = divided(divided(head, H)[0], T)
+        head, d = divmod32(n, half)
+        _, t = divmod32(divmod32(head, H)[0], T)
         c, s = cos[t * half + d], sin[t * half + d]
-        i, j = head * 2 * half + one + d, head * 2 * half + other + d
+        i, j = head * 2 * half + first + d, head * 2 * half + second + d
         x1, x2 = x[i], x[j]
         out[i] = x1 * c - x2 * s
         out[j] = x2 * c + x1 * s
@@ -145,7 +145,7 @@ def swiglu_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, Devic
 
 
 def add(a: DeviceArray, b: DeviceArray) -> DeviceArray:
-    """Return a + b, as `ops.add`, for float32. Of three axes, such as the last rows of every text, views are read."""
+    """Return a + b, as `ops.add`, for float32. Views of three axes are read in place."""
     check_alike(a=a, b=b)
     out = empty(a.shape)
     if a.ndim == 3 and not (a.contiguous and b.contiguous):
@@ -192,7 +192,7 @@ def rotate(x: DeviceArray, base: float, first: int = 0, *, back: bool = False) -
     rotary.check_arguments(x, base, first)
     _, T, H, Dh = x.shape
     half, pairs = Dh // 2, x.size // 2
-    one, other = (half, 0) if back else (0, half)
+    halves = (half, 0) if back else (0, half)
     out = empty(x.shape)
-    turn(blocks(pairs, THREADS), contiguous(x), *tables(T, Dh, base, first), T, H, half, one, other, pairs, out)
+    rotate_pairs(blocks(pairs, THREADS), contiguous(x), *tables(T, Dh, base, first), T, H, half, *halves, pairs, out)
     return out

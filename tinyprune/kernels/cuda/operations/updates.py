@@ -1,8 +1,8 @@
 """Norms of parameters' gradients, and updates: AdamW of all parameters, LAMB of one. See `tinyprune.ops.norm`,
 `tinyprune.ops.clipping`, `tinyprune.ops.adamw` and `tinyprune.ops.lamb`.
 
-Launching a kernel takes Python longer than a small array takes the GPU, and a model has hundreds of parameters. So one
-launch has many arrays, by a table of their addresses, and tables of which block works on what: `EACH` entries of one.
+A launch takes Python longer than a small array takes the GPU, and a model has hundreds of parameters. So one launch has
+many arrays. It reads a table of their addresses, and for each block which array it works on, and from which entry on.
 
 A norm is the sum of x[i]², in float64 on purpose: the square of a float32 may overflow float32. For a norm alone,
 Python adds the blocks' sums after one copy from the GPU's memory, for which it waits. For clipping one more block adds
@@ -13,8 +13,8 @@ them, and norm and factor stay in the GPU's memory, where the update reads the f
     LAMB   θ[i] −= lr · ‖θ‖ / ‖d‖ · d[i]
 
 The formula of m, v and m̂ / (√v̂ + eps) is `formulas.adam`, as on the CPU; here the compiler may round a product and a
-sum once instead of twice. In AdamW's one pass four arrays are read and three written. LAMB has three passes; before the
-last, one block computes lr · ‖θ‖ / ‖d‖ in float64. Both norms stay in the GPU's memory: Python does not wait for them.
+sum once instead of twice. AdamW reads four arrays and writes three in one launch. LAMB has three passes; before the
+last, one block computes lr · ‖θ‖ / ‖d‖ in float64. If grad_scale is NaN (see `ops.clipping`), nothing is updated.
 """
 
 import math
@@ -34,21 +34,21 @@ from tinyprune.kernels.cuda.parts.sums import block_sum
 from tinyprune.ops.adamw import AdamConstants
 
 THREADS = 256
-EACH = 32 * THREADS  # entries of one array that a block works on
-doubles, tables = types.CPointer(float64), types.CPointer(floats)
-numbers = types.UniTuple(float32, 8)  # of `adam_constants`
+BLOCK_ENTRIES = 32 * THREADS  # entries of one array that a block works on
+doubles, tables = types.CPointer(float64), types.CPointer(floats)  # a table is an array of pointers to arrays
+adam_constants = types.UniTuple(float32, 8)  # of `formulas.adam_constants`
 adam = device(formulas.adam)
 
 
 @kernel(tables, ints, ints, ints, doubles, threads=THREADS, hot=True, float64=True)
 def squares(arrays, owners, begins, sizes, sums):
-    """Compute sums[block], of squares of the block's entries: of array owners[block], flat, from begins[block] on."""
+    """Compute sums[block] = Σ x[i]² over the entries of a block: of x = arrays[owners[block]] from begins[block] on."""
     scratch = cuda.shared.array(THREADS, float64)
     block, thread = cuda.blockIdx.x, cuda.threadIdx.x
     begin, size = begins[block], sizes[owners[block]]
     x = arrays[owners[block]]
     total = float64(0)
-    for i in range(begin + thread, min(begin + EACH, size), THREADS):
+    for i in range(begin + thread, min(begin + BLOCK_ENTRIES, size), THREADS):
         value = float64(x[i])
         total += value * value
     total = block_sum(total, scratch)
@@ -58,7 +58,7 @@ def squares(arrays, owners, begins, sizes, sums):
 
 @device
 def two_sums(sums, middle, end, scratch):
-    """Return the sums of the entries before `middle` and of those from there to `end`, to all threads of one block."""
+    """Return Σ sums[: middle] and Σ sums[middle : end] to all threads of a block."""
     first, second = float64(0), float64(0)
     for i in range(cuda.threadIdx.x, middle, THREADS):
         first += sums[i]
@@ -68,13 +68,13 @@ def two_sums(sums, middle, end, scratch):
 
 
 @kernel(doubles, int32, int32, float64, doubles, floats, threads=THREADS, float64=True)
-def limit(sums, of_grads, of_all, max_norm, norm, factor):
-    """Compute norm[0] and factor[0] of clipping from the blocks' sums: of gradients, then of losses. One block."""
-    total, others = two_sums(sums, of_grads, of_all, cuda.shared.array(THREADS, float64))
+def clipping_factor(sums, grad_sums, all_sums, max_norm, norm, factor):
+    """Compute norm[0] and factor[0] from sums of squares: `grad_sums` of gradients, the others of losses. One block."""
+    total, of_losses = two_sums(sums, grad_sums, all_sums, cuda.shared.array(THREADS, float64))
     if cuda.threadIdx.x == 0:
         length = math.sqrt(total)
         norm[0] = length
-        if not math.isfinite(total + others + max_norm):
+        if not math.isfinite(total + of_losses + max_norm):
             factor[0] = math.nan
         elif 0 < max_norm < length:
             factor[0] = max_norm / length
@@ -82,34 +82,34 @@ def limit(sums, of_grads, of_all, max_norm, norm, factor):
             factor[0] = float32(1)
 
 
-def table_of(arrays: Sequence[DeviceArray]) -> DeviceArray | tuple[Any, ...]:
-    """Return an argument of type `tables`: contiguous arrays, which have to be alive when the kernel is launched."""
+def address_table(arrays: Sequence[DeviceArray]) -> DeviceArray | tuple[Any, ...]:
+    """Return an argument of type `tables`, for contiguous arrays. They must not be freed before the launch."""
     pointers = tuple(x.pointer for x in arrays)
     return pointers if SIMULATED else to_device(np.array(pointers, np.uint64).view(np.int32))
 
 
 @lru_cache(256)
-def division(sizes: tuple[int, ...]) -> tuple[list[tuple[int, int]], DeviceArray, DeviceArray, DeviceArray]:
-    """Share out arrays of these sizes to blocks.
+def blocks_of(sizes: tuple[int, ...]) -> tuple[list[tuple[int, int]], DeviceArray, DeviceArray, DeviceArray]:
+    """Distribute arrays of these sizes over blocks.
 
     Returns:
         places: for each array, its first block and the first one of the next array.
-        owners, begins: for each block, its array and the entry that it begins with.
+        owners, begins: for each block, the index of its array, and its first entry in this array.
         sizes: on the device.
     """
-    counts = [blocks(size, EACH) for size in sizes]
+    counts = [blocks(size, BLOCK_ENTRIES) for size in sizes]
     owners = np.repeat(np.arange(len(sizes)), counts)
-    begins = np.concatenate([np.arange(count) * EACH for count in counts]) if counts else owners
+    begins = np.concatenate([np.arange(count) * BLOCK_ENTRIES for count in counts]) if counts else owners
     places = list(pairwise(accumulate(counts, initial=0)))
     return places, *(to_device(np.asarray(numbers, np.int32)) for numbers in (owners, begins, sizes))
 
 
 def sum_squares(arrays: Sequence[DeviceArray]) -> tuple[DeviceArray, list[tuple[int, int]]]:
-    """Compute the blocks' sums of all arrays; return them, in float64, and where those of each begin and end."""
-    places, owners, begins, sizes = division(tuple(x.size for x in arrays))
+    """Return the sums of squares of all blocks, in float64, and for each array its first and end in them."""
+    places, owners, begins, sizes = blocks_of(tuple(x.size for x in arrays))
     sums = empty(owners.size, np.float64)
     packed = [contiguous(x) for x in arrays]
-    squares(owners.size, table_of(packed), owners, begins, sizes, sums)
+    squares(owners.size, address_table(packed), owners, begins, sizes, sums)
     return sums, places
 
 
@@ -129,16 +129,16 @@ def clipping(
     Losses are numbers, or arrays of shape () in the GPU's memory.
     """
     check_floats(grads=grads)
-    there = [loss for loss in losses if isinstance(loss, DeviceArray)]
-    fine = all(math.isfinite(loss) for loss in losses if not isinstance(loss, DeviceArray))
-    sums, places = sum_squares([*grads, *there])
+    on_gpu = [loss for loss in losses if isinstance(loss, DeviceArray)]
+    finite = all(math.isfinite(loss) for loss in losses if not isinstance(loss, DeviceArray))
+    sums, places = sum_squares([*grads, *on_gpu])
     norm, factor = empty((), np.float64), empty(())
-    of_grads = places[len(grads)][0] if there else sums.size
-    limit(1, sums, of_grads, sums.size, max_norm if fine else math.nan, norm, factor)
+    grad_sums = places[len(grads)][0] if on_gpu else sums.size
+    clipping_factor(1, sums, grad_sums, sums.size, max_norm if finite else math.nan, norm, factor)
     return norm, factor
 
 
-@kernel(tables, int32, ints, ints, ints, float32, floats, floats, floats, numbers, threads=THREADS, hot=True)
+@kernel(tables, int32, ints, ints, ints, float32, floats, floats, floats, adam_constants, threads=THREADS, hot=True)
 def adamw_all(arrays, count, owners, begins, sizes, lr, multipliers, decays, scale, constants):
     """Update `count` params and their m and v, flat. arrays: all params, then all grads, all m, all v."""
     block = cuda.blockIdx.x
@@ -147,27 +147,27 @@ def adamw_all(arrays, count, owners, begins, sizes, lr, multipliers, decays, sca
     rate, factor = lr * multipliers[n], scale[0]
     shrink = float32(1) - rate * decays[n]
     if factor == factor:  # not NaN
-        for i in range(begin + cuda.threadIdx.x, min(begin + EACH, sizes[n]), THREADS):
+        for i in range(begin + cuda.threadIdx.x, min(begin + BLOCK_ENTRIES, sizes[n]), THREADS):
             m[i], v[i], direction = adam(factor * grad[i], m[i], v[i], constants)
             param[i] = shrink * param[i] - rate * direction
 
 
 @lru_cache(64)
-def numbers_of(values: tuple[float, ...]) -> DeviceArray:
+def on_device(values: tuple[float, ...]) -> DeviceArray:
     """Copy numbers to the GPU's memory; they are the same in every step."""
     return to_device(np.array(values, np.float32))
 
 
 def scale_of(grad_scale: float | DeviceArray) -> DeviceArray:
-    """Return the factor of the gradients in the GPU's memory, where `clipping` leaves it."""
+    """Return the factor of the gradients as an array in the GPU's memory, as `clipping` does."""
     if not isinstance(grad_scale, DeviceArray):
-        return numbers_of((grad_scale,))
+        return on_device((grad_scale,))
     check_gradient(grad_scale, (), "grad_scale")
     return grad_scale
 
 
 def scale_and_constants(constants: AdamConstants) -> tuple[DeviceArray, tuple]:
-    """Return the factor of the gradients, and `adam_constants` with 1 in its place."""
+    """Return the factor of the gradients, for a kernel to read, and `adam_constants` with 1 in its place."""
     return scale_of(constants.grad_scale), formulas.adam_constants(np.float32, *constants._replace(grad_scale=1.0))
 
 
@@ -191,15 +191,15 @@ def adamw_updates(
         check_alike(param=param, grad=grad, m=m, v=v)
         check_in_place(param=param, m=m, v=v)
     grads = [contiguous(grad) for grad in grads]
-    _, owners, begins, sizes = division(tuple(param.size for param in params))
+    _, owners, begins, sizes = blocks_of(tuple(param.size for param in params))
     adamw_all(
-        owners.size, table_of([*params, *grads, *ms, *vs]), len(params), owners, begins, sizes, np.float32(lr),
-        numbers_of(tuple(multipliers)), numbers_of(tuple(decays)), *scale_and_constants(constants),
+        owners.size, address_table([*params, *grads, *ms, *vs]), len(params), owners, begins, sizes, np.float32(lr),
+        on_device(tuple(multipliers)), on_device(tuple(decays)), *scale_and_constants(constants),
     )  # fmt: skip
 
 
-@kernel(floats, floats, floats, floats, float32, floats, numbers, int32, floats, threads=THREADS, hot=True)
-def direct(param, grad, m, v, decay, scale, constants, size, d):
+@kernel(floats, floats, floats, floats, float32, floats, adam_constants, int32, floats, threads=THREADS, hot=True)
+def lamb_direction(param, grad, m, v, decay, scale, constants, size, d):
     """Update m and v, and compute the direction d. All flat."""
     i, factor = cuda.grid(1), scale[0]
     if i < size and factor == factor:  # not NaN
@@ -208,8 +208,8 @@ def direct(param, grad, m, v, decay, scale, constants, size, d):
 
 
 @kernel(doubles, int32, float64, floats, threads=THREADS, float64=True)
-def rate_of(sums, count, lr, rate):
-    """Compute rate[0] = lr · ‖θ‖ / ‖d‖, or lr if one is 0, from as many sums of squares of the one as of the other."""
+def lamb_rate(sums, count, lr, rate):
+    """Compute rate[0] = lr · ‖θ‖ / ‖d‖, or lr if a norm is 0, from `count` sums of squares for each. One block."""
     of_param, of_d = two_sums(sums, count, 2 * count, cuda.shared.array(THREADS, float64))
     if cuda.threadIdx.x == 0:
         if of_param == 0 or of_d == 0:
@@ -219,10 +219,10 @@ def rate_of(sums, count, lr, rate):
 
 
 @kernel(floats, floats, floats, floats, int32, threads=THREADS, hot=True)
-def move(param, d, rate, scale, size):
-    """param −= rate[0] · d, both flat."""
+def lamb_step(param, d, rate, scale, size):
+    """Subtract rate[0] · d from param, both flat."""
     i = cuda.grid(1)
-    if i < size and scale[0] == scale[0]:
+    if i < size and scale[0] == scale[0]:  # not NaN
         param[i] -= rate[0] * d[i]
 
 
@@ -245,8 +245,8 @@ def lamb_update(
     check_in_place(param=param, m=m, v=v)
     size, d, rate = param.size, empty(param.shape), empty(())
     grid = blocks(size, THREADS)
-    scale, shared = scale_and_constants(constants)
-    direct(grid, param, contiguous(grad), m, v, np.float32(decay), scale, shared, size, d)
+    scale, values = scale_and_constants(constants)
+    lamb_direction(grid, param, contiguous(grad), m, v, np.float32(decay), scale, values, size, d)
     sums, ((_, count), _) = sum_squares([param, d])
-    rate_of(1, sums, count, lr, rate)
-    move(grid, param, d, rate, scale, size)
+    lamb_rate(1, sums, count, lr, rate)
+    lamb_step(grid, param, d, rate, scale, size)

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
-from tinyprune.kernels.cuda.device.instructions import divided
+from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous
 from tinyprune.ops.products import check_rows
@@ -71,7 +71,7 @@ def run_sums(x, R, C, out):
     """Compute out (runs, C): the sums over each run of rows of x (R, C)."""
     scratch = cuda.shared.array((LINES, WIDE), float32)
     column, line = cuda.threadIdx.x, cuda.threadIdx.y
-    run, c = divided(cuda.blockIdx.x, (C + WIDE - 1) // WIDE)
+    run, c = divmod32(cuda.blockIdx.x, (C + WIDE - 1) // WIDE)
     c = c * WIDE + column
     end = min((run + 1) * RUN, R)
     total = float32(0)

@@ -1,7 +1,7 @@
-"""What the kernels of the matrix product share: where rows lie, and what is added to a sum.
+"""What the kernels of the matrix product share: where rows lie in memory, and what is done to a sum after its last k.
 
-Rows may come in groups of `per`, such as the last positions of each batch entry: row i begins at entry
-(i // per) · group + (i % per) · row.
+Rows may come in groups of `group_rows`, such as the last positions of each batch entry: row i begins at entry
+(i // group_rows) · group + (i % group_rows) · row.
 """
 
 from typing import NamedTuple
@@ -12,18 +12,18 @@ from tinyprune.kernels.cuda.device.jit import device, float32, int32
 
 THREADS = 256
 STRIP = 1024  # numbers of a strip: four for each thread
-BIAS, RESIDUAL, RELU, WHERE = 1, 2, 4, 8  # flags in `finish`: what is done to a sum, in this order
-ALIGNED_A, ALIGNED_B, ALIGNED_OUT = 1, 2, 4  # flags in `fours`: what can be read or written four at a time
+BIAS, RESIDUAL, RELU, WHERE = 1, 2, 4, 8  # flags in `finish`: see `finished`
+ALIGNED_A, ALIGNED_B, ALIGNED_OUT = 1, 2, 4  # flags in `alignment`: what can be read or written four at a time
 
 
 class ProductSizes(NamedTuple):
-    """The sizes of a product: a is (M, K), b is (K, N)."""
+    """The sizes of a product: a is (M, K), b is (K, N), out (M, N)."""
 
     M: int
     N: int
     K: int
-    part: int  # of K, for one slot of out: a multiple of a strip's depth
-    per: int  # rows of a group
+    part: int  # numbers along k that are summed in one slot of out: a multiple of a strip's depth
+    group_rows: int  # rows of a group
 
 
 class Strides(NamedTuple):
@@ -37,9 +37,9 @@ SIZES, STRIDES = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind 
 
 
 @device
-def place(i, per, strides):
+def row_begin(i, group_rows, strides):
     """Return where row i begins."""
-    return i // per * strides.group + i % per * strides.row
+    return i // group_rows * strides.group + i % group_rows * strides.row
 
 
 @device
@@ -56,7 +56,7 @@ def where(x, other):
 
 @device
 def finished(x, bias, j, residual, to, finish):
-    """Return x + bias[j] + residual[to], its positive part, or x where residual[to] > 0, as `finish` says."""
+    """Return x after the steps that `finish` has: + bias[j], + residual[to], 0 unless residual[to] > 0, ReLU."""
     if finish & BIAS:
         x += bias[j]
     if finish & RESIDUAL:

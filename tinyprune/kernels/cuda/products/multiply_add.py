@@ -15,8 +15,8 @@ from tinyprune.kernels.cuda.products.arithmetic import (
     RESIDUAL,
     STRIP,
     WHERE,
-    place,
     positive,
+    row_begin,
     where,
 )
 
@@ -26,11 +26,11 @@ ROWS, COLUMNS = 16, 32  # of out from one square of a thread to its next: 4 × 8
 def make_multiply_add(TILE: int) -> tuple[int, Callable, Callable, Callable]:
     """Make the functions for tiles of this size, see `product`."""
     PAD = 4
-    WIDE = TILE + PAD
+    K_STRIDE = TILE + PAD
     DEPTH = STRIP // TILE
-    SQUARES = TILE // 64  # along each side of a thread's part
-    EACH = 4 * SQUARES  # rows and columns of a thread
-    SUMS = EACH * EACH
+    SQUARES = TILE // 64  # along each side of a thread's sums: 2 × 2 squares, or 1
+    SIDE = 4 * SQUARES  # rows and columns of a thread
+    SUMS = SIDE * SIDE
 
     @device
     def rounded(x):
@@ -50,40 +50,40 @@ def make_multiply_add(TILE: int) -> tuple[int, Callable, Callable, Callable]:
         return row, column
 
     @device
-    def add_products(strips_a, a_at, strips_b, b_at, some_a, some_b, sums):
-        """Add to sums the thread's numbers of a for one k times its numbers of b."""
+    def add_products(strips_a, a_at, strips_b, b_at, a_regs, b_regs, sums):
+        """Add to sums the thread's SIDE numbers of a for one k times its SIDE numbers of b."""
         for s in range(SQUARES):
             at = a_at + s * ROWS
-            some_a[4 * s], some_a[4 * s + 1], some_a[4 * s + 2], some_a[4 * s + 3] = load4(strips_a, at)
+            a_regs[4 * s], a_regs[4 * s + 1], a_regs[4 * s + 2], a_regs[4 * s + 3] = load4(strips_a, at)
             at = b_at + s * COLUMNS
-            some_b[4 * s], some_b[4 * s + 1], some_b[4 * s + 2], some_b[4 * s + 3] = load4(strips_b, at)
-        for y in range(EACH):
-            for x in range(EACH):
-                sums[y * EACH + x] += some_a[y] * some_b[x]
+            b_regs[4 * s], b_regs[4 * s + 1], b_regs[4 * s + 2], b_regs[4 * s + 3] = load4(strips_b, at)
+        for y in range(SIDE):
+            for x in range(SIDE):
+                sums[y * SIDE + x] += a_regs[y] * b_regs[x]
 
     @device
-    def add_strips(strips_a, strips_b, at, thread, sums):
-        """Add to sums the product of the strips that begin at `at`."""
-        some_a = cuda.local.array(EACH, float32)
-        some_b = cuda.local.array(EACH, float32)
+    def add_strips(strips_a, strips_b, buffer, thread, sums):
+        """Add to sums the product of the strips that begin at index `buffer`."""
+        a_regs = cuda.local.array(SIDE, float32)
+        b_regs = cuda.local.array(SIDE, float32)
         row, column = corner(thread)
-        a_at, b_at = at + row, at + column
+        a_at, b_at = buffer + row, buffer + column
         for _ in range(0, DEPTH, 4):
             # Unrolled by four, which the compiler does not do for so long a loop: so numbers for the next k are loaded
             # while these are multiplied. Unrolled by eight, two blocks would not have registers enough.
-            add_products(strips_a, a_at, strips_b, b_at, some_a, some_b, sums)
-            add_products(strips_a, a_at + WIDE, strips_b, b_at + WIDE, some_a, some_b, sums)
-            add_products(strips_a, a_at + 2 * WIDE, strips_b, b_at + 2 * WIDE, some_a, some_b, sums)
-            add_products(strips_a, a_at + 3 * WIDE, strips_b, b_at + 3 * WIDE, some_a, some_b, sums)
-            a_at, b_at = a_at + 4 * WIDE, b_at + 4 * WIDE
+            add_products(strips_a, a_at, strips_b, b_at, a_regs, b_regs, sums)
+            add_products(strips_a, a_at + K_STRIDE, strips_b, b_at + K_STRIDE, a_regs, b_regs, sums)
+            add_products(strips_a, a_at + 2 * K_STRIDE, strips_b, b_at + 2 * K_STRIDE, a_regs, b_regs, sums)
+            add_products(strips_a, a_at + 3 * K_STRIDE, strips_b, b_at + 3 * K_STRIDE, a_regs, b_regs, sums)
+            a_at, b_at = a_at + 4 * K_STRIDE, b_at + 4 * K_STRIDE
 
     @device
-    def write(sums, thread, top, left, out, first, M, N, per, strides, bias, residual, finish, fours):
-        """Write the finished sums to out, whose rows begin at `first`; the tile begins at row `top`, column `left`."""
+    def write(sums, thread, top, left, out, first, M, N, group_rows, strides, bias, residual, finish, alignment):
+        """Write the finished sums to out, which begins at `first`; the tile begins at row `top`, column `left`."""
         y_0, x_0 = corner(thread)
-        for y in range(EACH):
+        for y in range(SIDE):
             i = top + y_0 + y // 4 * ROWS + y % 4
-            to = first + place(i, per, strides)
+            to = first + row_begin(i, group_rows, strides)
             for s in range(SQUARES):
                 j = left + x_0 + s * COLUMNS
                 there = N - j if i < M else 0
@@ -92,16 +92,16 @@ def make_multiply_add(TILE: int) -> tuple[int, Callable, Callable, Callable]:
                     y0, y1, y2, y3 = load_some(bias, j, there, True)
                     x0, x1, x2, x3 = x0 + y0, x1 + y1, x2 + y2, x3 + y3
                 if finish & RESIDUAL:
-                    y0, y1, y2, y3 = load_some(residual, to + j, there, fours & ALIGNED_OUT)
+                    y0, y1, y2, y3 = load_some(residual, to + j, there, alignment & ALIGNED_OUT)
                     x0, x1, x2, x3 = x0 + y0, x1 + y1, x2 + y2, x3 + y3
                 if finish & WHERE:
-                    y0, y1, y2, y3 = load_some(residual, to + j, there, fours & ALIGNED_OUT)
+                    y0, y1, y2, y3 = load_some(residual, to + j, there, alignment & ALIGNED_OUT)
                     x0, x1, x2, x3 = where(x0, y0), where(x1, y1), where(x2, y2), where(x3, y3)
                 if finish & RELU:
                     x0, x1, x2, x3 = positive(x0), positive(x1), positive(x2), positive(x3)
-                store_some(out, to + j, there, fours & ALIGNED_OUT, x0, x1, x2, x3)
-            # The next row moves to the place of the first: indexed by a variable, the sums would not be in registers.
-            for n in range(SUMS - EACH):
-                sums[n] = sums[n + EACH]
+                store_some(out, to + j, there, alignment & ALIGNED_OUT, x0, x1, x2, x3)
+            # The next row moves to the first one's registers: indexed by a variable, sums would not be in any.
+            for n in range(SUMS - SIDE):
+                sums[n] = sums[n + SIDE]
 
     return PAD, rounded, add_strips, write

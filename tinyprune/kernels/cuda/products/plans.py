@@ -45,7 +45,7 @@ class Rows(NamedTuple):
 class Plan(NamedTuple):
     """How to compute a product of arrays of certain forms."""
 
-    kernel: tuple[int, bool, bool] | bool  # key in PRODUCTS, without the precision, or in FEW_ROWS
+    kernel: tuple[int, bool, bool] | bool  # key in PRODUCTS without the precision; a bool is a key in FEW_ROWS
     grid: tuple[int, ...]  # (blocks along x, y, z)
     numbers: tuple[ProductSizes | Strides | int, ...]  # for the kernel
     parts: int  # of the sum along k
@@ -91,34 +91,34 @@ def as_it_lies(x: DeviceArray, transpose: bool) -> tuple[DeviceArray, bool]:
 def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, out: Form) -> Plan | None:
     """Plan a product of checked arguments, once for many calls. Return None if `a` has to be copied first.
 
-    a, b: with rows that kernels can read, not both to be transposed.   out: with rows as well; what is added is alike.
+    Kernels can read the rows of a, b and out; a and b are not both to be transposed. What is added lies as out does.
     """
-    N = out.shape[-1]
-    M = math.prod(out.shape[:-1])
+    M, N = math.prod(out.shape[:-1]), out.shape[-1]
     K = math.prod(a.shape[:-1]) if transpose_a else a.shape[-1]
-    x, y, c = (rows_of(z.shape, z.strides) for z in (a, b, out))
+    of_a, of_b, of_out = (rows_of(x.shape, x.strides) for x in (a, b, out))
     # Two matrices whose rows are read side by side need the same groups; if one has them, the other is split likewise.
-    rows, beside = (K, (x, y)) if transpose_a else (M, (x, c))
-    groups = max(z.groups for z in beside)
-    beside = [z.regrouped(groups, rows) for z in beside]
-    if {z.groups for z in beside} != {groups}:
+    rows, beside = (K, of_b) if transpose_a else (M, of_out)
+    groups = max(of_a.groups, beside.groups)
+    of_a, beside = of_a.regrouped(groups, rows), beside.regrouped(groups, rows)
+    if of_a.groups != beside.groups:
         return None
-    x, (y, c) = beside[0], (beside[1], c) if transpose_a else (y, beside[1])
-    per = max(rows // groups, 1)
+    of_b, of_out = (beside, of_out) if transpose_a else (of_b, beside)
+    group_rows = max(rows // groups, 1)
     if M <= FEW and groups == 1 and not transpose_a:
-        return Plan(transpose_b, (blocks(N, WIDE), M), (N, K, x.row, y.row, c.row, finish), 1, ())
+        return Plan(transpose_b, (blocks(N, WIDE), M), (N, K, of_a.row, of_b.row, of_out.row, finish), 1, ())
     tile, parts = division(M, N, K, whole=not transpose_a)
     depth = STRIP // tile
     part = max(blocks(K, parts * depth), 1) * depth
     parts = max(blocks(K, part), 1)
-    join_numbers = ()
+    joins = ()
     if parts > 1:
-        join_numbers = (parts, M, N, M if transpose_a else per, Strides(c.group, c.row), finish)
-        c, finish, out = Rows(1, 0, N).regrouped(groups, M), 0, out._replace(first=0)  # of the slots
-    aligned = ALIGNED_A * x.aligned(a.first) | ALIGNED_B * y.aligned(b.first) | ALIGNED_OUT * c.aligned(out.first)
-    numbers = (ProductSizes(M, N, K, part, per), *(Strides(z.group, z.row) for z in (x, y, c)), finish, aligned)
-    grid = (blocks(N, tile), blocks(M, tile), parts)
-    return Plan((tile, not transpose_a, transpose_b), grid, numbers, parts, join_numbers)
+        joins = (parts, M, N, M if transpose_a else group_rows, Strides(of_out.group, of_out.row), finish)
+        of_out, finish, out = Rows(1, 0, N).regrouped(groups, M), 0, out._replace(first=0)  # of the slots
+    flags = ALIGNED_A * of_a.aligned(a.first) | ALIGNED_B * of_b.aligned(b.first)
+    flags |= ALIGNED_OUT * of_out.aligned(out.first)
+    strides = (Strides(x.group, x.row) for x in (of_a, of_b, of_out))
+    numbers = (ProductSizes(M, N, K, part, group_rows), *strides, finish, flags)
+    return Plan((tile, not transpose_a, transpose_b), (blocks(N, tile), blocks(M, tile), parts), numbers, parts, joins)
 
 
 def division(M: int, N: int, K: int, whole: bool = False) -> tuple[int, int]:

@@ -83,13 +83,13 @@ def check_onto(onto: DeviceArray, **read: DeviceArray) -> None:
         raise ValueError(f"onto must consist of rows of numbers side by side, got strides {onto.strides}")
     for name, x in read.items():
         # whether they overlap
-        if x.lease is onto.lease and x.first < onto.first + onto.span and onto.first < x.first + x.span:
+        if x.storage is onto.storage and x.first < onto.first + onto.span and onto.first < x.first + x.span:
             raise ValueError(f"onto must not lie in the memory of {name}, which is read while onto is written")
 
 
 def matrix(x: DeviceArray) -> DeviceArray:
     """Return a vector as a matrix of one row, and any other array as it is."""
-    return x if x.ndim > 1 else DeviceArray(x.lease, x.first, (1, *x.shape), (x.size, *x.strides), x.dtype)
+    return x if x.ndim > 1 else DeviceArray(x.storage, x.first, (1, *x.shape), (x.size, *x.strides), x.dtype)
 
 
 def multiply(

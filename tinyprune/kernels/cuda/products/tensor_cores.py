@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.jit import SIMULATED, cuda, device, float32, uint32
-from tinyprune.kernels.cuda.products.arithmetic import STRIP, finished, place
+from tinyprune.kernels.cuda.products.arithmetic import STRIP, finished, row_begin
 
 EARLIEST = (8, 0)  # compute capability with tf32
 
@@ -87,7 +87,7 @@ def check_tensor_cores() -> None:
 def make_tensor_cores(TILE: int) -> tuple[int, Callable, Callable, Callable]:
     """Make the functions for tiles of this size, see `product`."""
     PAD = 8
-    WIDE = TILE + PAD
+    K_STRIDE = TILE + PAD
     DEPTH = STRIP // TILE
     DOWN, ACROSS = TILE // 64, TILE // 16  # pieces of a warp along rows and columns
     EACH = 2 * ACROSS  # sums of a thread in a row
@@ -101,37 +101,37 @@ def make_tensor_cores(TILE: int) -> tuple[int, Callable, Callable, Callable]:
         return warp // 2 * 16 * DOWN, warp % 2 * 8 * ACROSS
 
     @device
-    def add_strips(strips_a, strips_b, at, thread, sums):
-        """Add to sums the product of the strips that begin at `at`."""
-        some_a = cuda.local.array(FACTORS, float32)
+    def add_strips(strips_a, strips_b, buffer, thread, sums):
+        """Add to sums the product of the strips that begin at index `buffer`."""
+        a_regs = cuda.local.array(FACTORS, float32)
         row, column = corner(thread)
         g, t = thread % 32 // 4, thread % 4
         for k in range(0, DEPTH, 8):
-            a_at = uint32(at + (k + t) * WIDE + row + g)
-            b_at = uint32(at + (k + t) * WIDE + column + g)
+            a_at = uint32(buffer + (k + t) * K_STRIDE + row + g)
+            b_at = uint32(buffer + (k + t) * K_STRIDE + column + g)
             for y in range(DOWN):
                 for n in range(4):
-                    some_a[4 * y + n] = strips_a[a_at + n // 2 * 4 * WIDE + 16 * y + n % 2 * 8]
+                    a_regs[4 * y + n] = strips_a[a_at + n // 2 * 4 * K_STRIDE + 16 * y + n % 2 * 8]
             for x in range(ACROSS):
-                b0, b1 = strips_b[b_at + 8 * x], strips_b[b_at + 8 * x + 4 * WIDE]
+                b0, b1 = strips_b[b_at + 8 * x], strips_b[b_at + 8 * x + 4 * K_STRIDE]
                 for y in range(DOWN):
                     up, down = 2 * y * EACH + 2 * x, (2 * y + 1) * EACH + 2 * x
-                    a0, a1, a2, a3 = some_a[4 * y], some_a[4 * y + 1], some_a[4 * y + 2], some_a[4 * y + 3]
+                    a0, a1, a2, a3 = a_regs[4 * y], a_regs[4 * y + 1], a_regs[4 * y + 2], a_regs[4 * y + 3]
                     c0, c1, c2, c3 = sums[up], sums[up + 1], sums[down], sums[down + 1]
                     sums[up], sums[up + 1], sums[down], sums[down + 1] = mma(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
 
     @device
-    def write(sums, thread, top, left, out, first, M, N, per, strides, bias, residual, finish, fours):
-        """Write the finished sums to out, whose rows begin at `first`; the tile begins at row `top`, column `left`."""
+    def write(sums, thread, top, left, out, first, M, N, group_rows, strides, bias, residual, finish, alignment):
+        """Write the finished sums to out, which begins at `first`; the tile begins at row `top`, column `left`."""
         y_0, x_0 = corner(thread)
         for y in range(2 * DOWN):
             i = top + y_0 + 8 * y + thread % 32 // 4
-            to = first + place(i, per, strides)
+            to = first + row_begin(i, group_rows, strides)
             for x in range(EACH):
                 j = left + x_0 + x // 2 * 8 + thread % 4 * 2 + x % 2
                 if i < M and j < N:
                     out[to + j] = finished(sums[x], bias, j, residual, to + j, finish)
-            # see `multiply_add`
+            # the next row moves to the first one's registers, see `multiply_add`
             for n in range(SUMS - EACH):
                 sums[n] = sums[n + EACH]
 
