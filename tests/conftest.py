@@ -6,6 +6,7 @@ from pathlib import Path
 
 # Tests run beside each other: a thread that waits for another has to let others have its processor, not to spin on it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from tinyprune.kernels.gpu import why_unusable
 

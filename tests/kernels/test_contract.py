@@ -213,7 +213,7 @@ def run_frozen(backend: str, name: str, **changes) -> tuple:
     )
     out, kept = case.forward(x, *others, **changes)
     arrays = [array for array in leaves(kept) if isinstance(array, type(x))]
-    held = any(array.lease is x.lease if own.on_device else np.shares_memory(array, x) for array in arrays)
+    held = any(array.storage is x.storage if own.on_device else np.shares_memory(array, x) for array in arrays)
     dout = mapped(own.to_device, draw_dout(mapped(own.to_host, out), np.float32))
     backward = getattr(own, f"{name.split(' (')[0]}_backward")
     gradients = backward(*(dout if isinstance(dout, tuple) else (dout,)), kept)
