@@ -1,4 +1,4 @@
-"""The device: launches, arrays with NumPy's views, the pool of memory, and what only the tests' simulator finds."""
+"""The device: launches, arrays with NumPy's views, the pool of memory."""
 
 from unittest import mock
 
@@ -7,14 +7,13 @@ import pytest
 
 from tinyprune.bench import backend_workloads
 from tinyprune.errors import UsageError
-from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import copied, empty, to_device, to_host
 from tinyprune.kernels.cuda.device.instructions import load4, store4
 from tinyprune.kernels.cuda.device.jit import KERNELS, blocks, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.memory import POOL, Pool
 from tinyprune.kernels.pool import size_class
 
-from . import turns
+from .compare import cuda as cuda_engine
 from .compare import normal
 
 
@@ -43,51 +42,6 @@ def test_launch_and_vectors(place):
     assert np.array_equal(to_host(out), x / 2)
     for none in (0, (3, 0)):
         scale(none, None, None, 0, np.float32(1))
-
-
-@pytest.mark.parametrize("where", [-1, 5])
-def test_an_index_outside_is_refused_in_the_simulator(place, simulated, where):
-    @made(floats, floats, int32, int32, threads=1)
-    def copy(x, out, i, j):
-        out[j] = x[i]
-
-    x, out = to_device(np.zeros(5, np.float32)), empty(1)
-    with pytest.raises(IndexError, match=f"read at {where} of 5 entries"):
-        copy(1, x, out, where, 0)
-    with pytest.raises(IndexError, match=f"write at {where} of 5 entries"):
-        copy(1, x, x, 0, where)
-    with pytest.raises(IndexError, match="write at 0 of 0 entries"):
-        copy(1, x, None, 0, 0)
-
-
-def test_a_barrier_that_some_miss_is_refused_in_the_simulator(place, simulated, both_orders):
-    @made(floats, int32, threads=64)
-    def some(x, others):
-        if cuda.threadIdx.x < 33:
-            cuda.syncthreads()
-        else:
-            for _ in range(others):
-                cuda.syncthreads()
-
-    for others in (0, 1):
-        with pytest.raises(AssertionError, match="not all threads of the block come to the barrier"):
-            some(1, empty(64), others)
-    assert turns.current is None
-
-
-def test_memory_of_the_device_and_of_each_block_begins_as_nan_in_the_simulator(place, simulated):
-    @made(floats, threads=2)
-    def copy(out):
-        tile = cuda.shared.array(2, float32)
-        x = cuda.threadIdx.x
-        if cuda.blockIdx.x == 0:
-            tile[x] = float32(7)
-        out[2 * cuda.blockIdx.x + x] = tile[x]
-
-    out = empty(4)
-    assert np.isnan(to_host(out)).all()
-    copy(2, out)
-    assert np.array_equal(to_host(out)[:2], [7, 7]) and np.isnan(to_host(out)[2:]).all()
 
 
 def test_there_and_back(place):
@@ -157,7 +111,7 @@ def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place):
 
 
 def test_the_benchmarks_memory_is_that_of_arrays(place):
-    gauge, kept = backend_workloads.gauge(get_backend("cuda")), []
+    gauge, kept = backend_workloads.gauge(cuda_engine), []
     before = gauge.begin()
     for _ in range(2):
         kept.append(empty(2**18))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.kernels.cuda.device.driver import Packed, Three
 from tinyprune.kernels.cuda.emulator import machine
-from tinyprune.kernels.cuda.emulator.program import Parser, Program
+from tinyprune.kernels.cuda.emulator.program import Program
 
 FIRST = 2**16  # the lowest address; no pointer is 0
 ALIGNED = 512  # bytes, as cuMemAlloc
@@ -47,7 +47,7 @@ class Emulator:
         self.top = FIRST
         self.idle: dict[int, list[int]] = {}
         self.sizes: dict[int, int] = {}
-        self.kernels: dict[str, Kernel] = {}
+        self.kernels: dict[tuple[str, bytes], Kernel] = {}
 
     def allocate(self, size: int) -> int:
         """Return the address of `size` new bytes."""
@@ -108,9 +108,9 @@ class Emulator:
     def load(self, compiled: Callable[..., tuple[str, bytes]]) -> Kernel:
         """Parse the kernel whose symbol and PTX `compiled` returns for the GPU's capability."""
         symbol, text = compiled(self.capability, ptx=True)
-        if symbol not in self.kernels:
-            self.kernels[symbol] = Kernel(Parser(text.decode(), symbol, self.fused).program)
-        return self.kernels[symbol]
+        if (symbol, text) not in self.kernels:
+            self.kernels[symbol, text] = Kernel(text.decode(), symbol, self.fused)
+        return self.kernels[symbol, text]
 
     def launch(self, kernel: Kernel, grid: Three, threads: Three, arguments: Packed, name: str) -> None:
         """Run a kernel to its end.
@@ -118,46 +118,41 @@ class Emulator:
         Raises:
             TinypruneError: if it does something that a GPU would get wrong; says where.
         """
-        p = kernel.program
-        p.name = name
+        kernel.name = name
         kernel.launches += 1
         kernel.threads += int(np.prod(grid) * np.prod(threads))
         m = machine.Machine(self.memory, self.words, kernel.found, kernel.counts, self.phase)
-        machine.launch(
-            m, p.code, kernel.constants, kernel.values, kernel.specials, p.registers, p.predicates, kernel.shared,
-            kernel.arrays, p.local, arguments.buffer, np.array(grid, np.int64), np.array(threads, np.int64), self.backwards,
-            self.counted, np.array([BUDGET]),
-        )  # fmt: skip
+        shape = (np.array(grid, np.int64), np.array(threads, np.int64))
+        options = self.backwards, self.counted, np.array([BUDGET])
+        machine.launch(m, kernel.code, kernel.given, kernel.sizes, arguments.buffer, *shape, *options)
         if kernel.found["times"].any():
-            said = kernel.explained(self)
+            said = kernel.explained()
             kernel.found[:] = np.zeros((), machine.FOUND)
             raise TinypruneError(said)
 
 
-class Kernel:
-    """A parsed kernel, and what its launches found and counted."""
+class Kernel(Program):
+    """A parsed kernel, what `machine.launch` is given of it, and what its launches found and counted."""
 
-    def __init__(self, program: Program) -> None:
-        p = self.program = program
-        self.constants = np.array([*p.constants], np.int64)
-        self.values = np.array([*p.constants.values()], np.uint64).view(np.int64)
-        self.specials = np.array(p.specials, np.int64)
-        self.arrays = np.array(p.shared, np.int64).reshape(-1, 2)
-        self.shared = int(self.arrays.sum(1).max(initial=0))
-        self.found = np.zeros((len(machine.WRONG), len(p.code)), machine.FOUND)
-        self.counts = np.zeros(len(p.code), machine.COUNT)
+    def __init__(self, text: str, name: str, fused: bool) -> None:
+        super().__init__(text, name, fused)
+        numbers = [*self.constants], np.array([*self.constants.values()], np.uint64).view(np.int64), self.specials
+        self.given = (*(np.array(x, np.int64) for x in numbers), np.array(self.arrays, np.int64).reshape(-1, 2))
+        self.sizes = self.registers, self.predicates, self.shared
+        self.found = np.zeros((len(machine.WRONG), len(self.code)), machine.FOUND)
+        self.counts = np.zeros(len(self.code), machine.COUNT)
         self.launches = self.threads = 0
 
-    def explained(self, emulator: Emulator) -> str:
-        """Return one line for each kind of fault, about the first instruction that has it."""
+    def explained(self) -> str:
+        """Return one line for each kind of fault at each instruction that has it."""
         said = []
         for wrong, place in zip(*np.nonzero(self.found["times"]), strict=True):
-            found = self.found[wrong, place]
-            where = self.program.lines[place] or f"instruction {place}"
-            line = f"{self.program.name}, {where}, `{self.program.text[place]}`: {machine.WRONG[wrong]}"
-            line += f"; first thread {found['thread']} of block {tuple(map(int, found['block']))}"
-            line += f", address {int(found['address']):#x}, {found['times']} times"
-            said.append(line)
+            found, where = self.found[wrong, place], self.lines[place] or f"instruction {place}"
+            thread = f"thread {found['thread']} of block {tuple(map(int, found['block']))}"
+            said.append(
+                f"{self.name}, {where}, `{self.text[place]}`: {machine.WRONG[wrong]}; first {thread}, address "
+                f"{int(found['address']):#x}, {found['times']} times"
+            )
         return "\n".join(said)
 
 

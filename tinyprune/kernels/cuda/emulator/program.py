@@ -1,23 +1,19 @@
-"""PTX, NVIDIA's assembly, as arrays that `machine` executes.
+"""PTX, NVIDIA's assembly, as an array that `machine` executes (PTX ISA 9.0).
 
-A kernel's text becomes one record an instruction. Registers have numbers; so have the constants that instructions name,
-each in a register that nothing writes. (PTX ISA 9.0)
+An instruction becomes a record. Registers have numbers; so have the constants that instructions name, each in a
+register that nothing writes.
 """
 
 from __future__ import annotations
 
 import keyword
 import re
-import struct
 from collections import Counter, namedtuple
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tinyprune.errors import TinypruneError
-
 
 
 def field_of(name: str) -> str:
@@ -31,36 +27,29 @@ def numbered(names: str) -> Any:
     return namedtuple("Numbers", fields)(*range(len(fields)))
 
 
-def number(numbers: Any, name: str) -> int:
-    """Return the number of a name. Raises AttributeError if there is none."""
-    return int(getattr(numbers, field_of(name)))
-
-
 # What an instruction does with its operands: `machine` has one branch for each.
 GROUP = numbered(
     "integer float32 float64 convert compare select predicate access parameter pack unpack mma branch exit barrier "
     "nothing"
 )
-# How the bits of an operand are read, and where memory is.
-KIND = numbered("u8 u16 u32 u64 s8 s16 s32 s64 f32 f64 pred")
-SPACE = numbered("generic global shared local")
-# Operations on integers, on floats of one type, and on predicates; comparisons; ways to round in a conversion.
-INTEGER = numbered(
-    "add sub mul.lo mul.hi mad.lo mul.wide mad.wide div rem min max neg abs and or xor not mov shl shr popc clz bfi bfe "
-    "shf.l.wrap shf.r.wrap prmt"
-)
-FLOAT = numbered("add sub mul fma div neg abs min max mov sqrt rcp ex2 lg2 rsqrt copysign fms fnma fma.rm")
-PREDICATE = numbered("and or xor not mov zero one")
-COMPARE = numbered("eq ne lt le gt ge equ neu ltu leu gtu geu num nan")
+# How the bits of an operand are read: 4 types without a sign, 4 with one; and which memory is meant.
+KIND = numbered("u8 u16 u32 u64 s8 s16 s32 s64 f32 f64")
+SPACE = numbered("generic global shared")
+# Operations on integers and on floats of one type, and how a conversion rounds.
+INTEGER = numbered("add sub mul.lo mad.lo mul.wide mad.wide div rem min max neg and or xor not mov shl shr bfi")
+FLOAT = numbered("add sub mul fma div neg abs min max mov sqrt rcp ex2 fms fnma fma.rm")
 CONVERT = numbered("rn rni rzi rmi rpi sat tf32")
-SPECIALS = [f"%{name}.{axis}" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"] + ["%laneid", "%warpid"]
+# Relations for which a comparison is true: 1 less, 2 equal, 4 greater, 8 one is NaN.
+COMPARE = {"lt": 1, "eq": 2, "le": 3, "gt": 4, "ne": 5, "ge": 6, "num": 7, "nan": 8}
+COMPARE |= {f"{name}u": 8 | COMPARE[name] for name in ("lt", "eq", "le", "gt", "ne", "ge")} | {"lo": 1, "ls": 3}
+COMPARE |= {"hi": 4, "hs": 6}
+# Truth tables of two predicates: 8 both, 4 only the first, 2 only the second, 1 none.
+PREDICATE = {"and": 8, "or": 14, "xor": 6, "not": 3, "mov": 12, "0": 0, "1": 15}
+SPECIALS = [f"%{name}.{axis}" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"]
 
 INSTRUCTION = np.dtype(
-    [
-        (name, np.int32)
-        for name in ("group", "op", "kind", "to", "d", "a", "b", "c", "guard", "negated", "flags", "size")
-    ]
-    + [("count", np.int32), ("line", np.int32), ("offset", np.int64), ("more", np.int32, 14)],
+    [(name, np.int32) for name in ("group", "op", "kind", "to", "d", "a", "b", "c", "guard", "negated", "flags")]
+    + [("size", np.int32), ("count", np.int32), ("offset", np.int64), ("more", np.int32, 14)],
     align=True,
 )
 WRITES, THROUGH_CACHE, NARROW = 1, 2, 4  # flags of an access: it is a store, ld.nc, and its address has 32 bits
@@ -71,34 +60,9 @@ class PTXError(TinypruneError):
     """An instruction that the emulator does not know."""
 
 
-@dataclass
-class Program:
-    """A kernel's PTX, parsed.
-
-    Attributes:
-        name: the kernel's.
-        code: an `INSTRUCTION` each.
-        text: the same, as PTX has it.
-        lines: of each the line in Python, such as "norms.py:56", or "" where PTX does not say it.
-        constants: registers that hold a constant, and their 64 bits.
-        registers, predicates: how many there are.
-        specials: registers that hold %tid.x and so on, by their place in SPECIALS; −1 where none does.
-        parameters: bytes of all arguments.
-        shared: offset and bytes of each array in shared memory.
-        local: bytes of local memory of a thread.
-    """
-
-    name: str
-    code: NDArray = field(default_factory=lambda: np.zeros(0, INSTRUCTION))
-    text: list[str] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-    constants: dict[int, int] = field(default_factory=dict)
-    registers: int = 0
-    predicates: int = 0
-    specials: list[int] = field(default_factory=lambda: [-1] * len(SPECIALS))
-    parameters: int = 0
-    shared: list[tuple[int, int]] = field(default_factory=list)
-    local: int = 0
+def number(numbers: Any, name: str) -> int:
+    """Return the number of a name. Raises AttributeError if there is none."""
+    return int(getattr(numbers, field_of(name)))
 
 
 def kind_of(name: str) -> int:
@@ -106,271 +70,223 @@ def kind_of(name: str) -> int:
     return number(KIND, name.replace("b", "u") if name[0] == "b" else name)
 
 
-def bits_of(kind: str) -> int:
-    """Return the width of a type such as f32."""
-    return 1 if kind == "pred" else int(kind[1:])
+def bytes_of(name: str) -> int:
+    """Return the size of a type."""
+    return int(name[1:]) // 8
 
 
-class Parser:
-    """Reads the text of one kernel; `program` is the result.
+class Program:
+    """A kernel, parsed.
 
     Args:
         text: PTX with one entry function.
         name: what the kernel is called in messages.
         fused: whether products whose only use is a sum become one multiply-add with it, as ptxas may do.
 
+    Attributes:
+        code: (instructions,), an `INSTRUCTION` each.
+        text, lines: of each instruction, the PTX, and the line in Python such as "norms.py:56", or "".
+        constants: registers that hold a constant, and its 64 bits.
+        registers, predicates: how many a thread has.
+        specials: registers that hold %tid.x and so on, by their place in SPECIALS; −1 where none does.
+        parameters, shared: bytes of the arguments and of shared memory.
+        arrays: offset and bytes of each array in shared memory.
+
     Raises:
         PTXError: if an instruction is not known.
     """
 
     def __init__(self, text: str, name: str, fused: bool = False) -> None:
-        self.program = Program(name)
-        self.numbers: dict[str, int] = {}  # of registers and predicates
-        self.constants: dict[tuple[str, int], int] = {}
-        self.symbols: dict[str, int] = {}  # offsets of arrays in shared and local memory
-        self.arguments: dict[str, int] = {}  # offsets
-        self.labels: dict[str, int] = {}
-        self.jumps: dict[int, str] = {}
-        self.found: list[dict[str, Any]] = []
-        self.files: dict[str, str] = {}
-        self.place = ""  # number of the file, and line, of the instructions that follow
+        self.name = name
+        self.text: list[str] = []
+        self.lines: list[str] = []
+        self.constants: dict[int, int] = {}
+        self.specials = [-1] * len(SPECIALS)
+        self.registers = self.predicates = self.parameters = self.shared = 0
+        self.arrays: list[tuple[int, int]] = []
+        self._places: dict[str | int, int] = {}  # of registers, predicates and constants
+        self._offsets: dict[str, int] = {}  # of arguments, and of arrays in shared memory
+        self._labels: dict[str, int] = {}
+        self._records: list[dict[str, Any]] = []
+        self._files: dict[str, str] = {}
+        self._line = ""
         header, _, body = text.partition("\n{")
-        self.read_header(header)
+        for kind, argument in re.findall(r"\.param \.(\w+)(?: \.ptr[^,\n]*?)? (\w+)", header):
+            size = bytes_of(kind)
+            self._offsets[argument] = -(-self.parameters // size) * size
+            self.parameters = self._offsets[argument] + size
         for line in body.splitlines():
-            self.read_line(line.split("//")[0].strip())
+            self._read(line.split("//")[0].strip())
         if fused:
-            self.fuse()
-        self.finish()
+            self._fuse()
+        self.code = np.zeros(len(self._records), INSTRUCTION)
+        for record, made in zip(self.code, self._records, strict=True):
+            for field, value in made.items():
+                if field == "more":
+                    record["more"][: len(value)] = value
+                else:
+                    record[field] = self._labels[value] if isinstance(value, str) else value
+        places = (line.partition(" ") for line in self.lines)
+        self.lines = [f"{self._files[file]}:{row}" if file in self._files else "" for file, _, row in places]
 
-    def read_header(self, text: str) -> None:
-        """Find the arguments' offsets, as C lays them out, and source files."""
-        at = 0
-        for array_align, kind, name, count in re.findall(
-            r"\.param (?:\.align (\d+) )?\.(\w+)(?: \.ptr[^,\n]*?)? (\w+)(?:\[(\d+)\])?", text
-        ):
-            size = bits_of(kind) // 8
-            align = int(array_align or size)
-            at = -(-at // align) * align
-            self.arguments[name] = at
-            at += size * int(count or 1)
-        self.program.parameters = at
-
-    def read_line(self, line: str) -> None:
+    def _read(self, line: str) -> None:
         """Read a statement."""
         if label := re.match(r"(\$?\w+):(.*)", line):
-            self.labels[label[1]] = len(self.found)
+            self._labels[label[1]] = len(self._records)
             line = label[2].strip()
         if line.startswith(".loc"):
-            self.place = " ".join(line.split()[1:3])
+            self._line = " ".join(line.split()[1:3])
         elif line.startswith(".file"):
-            _, number, path, *_ = line.split()
-            self.files[number] = path.strip('"').rpartition("/")[2]
-        elif line.startswith((".shared", ".local")):
-            self.read_array(line)
+            _, file, path, *_ = line.split()
+            self._files[file] = path.strip('"').rpartition("/")[2]
+        elif array := re.match(r"\.shared \.align \d+ \.(\w+)\s+(\w+)(?:\[(\d+)\])?", line):
+            self._offsets[array[2]] = at = -(-self.shared // GAP) * GAP
+            self.arrays.append((at, bytes_of(array[1]) * int(array[3] or 1)))
+            self.shared = sum(self.arrays[-1]) + GAP
+        elif found := re.match(r"(?:@(!?)(%\w+)\s+)?([a-z][\w.:]*)\s*(.*)$", line.rstrip("; ")):
+            negated, guard, name, rest = found.groups()
+            operands = [text.strip() for text in re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s][^,]*", rest)]
+            try:
+                made = self._translate(*name.split("."), operands=operands)
+            except (AttributeError, KeyError, ValueError, IndexError) as error:
+                raise PTXError(f"{self.name}: the emulator does not know `{line}`") from error
+            made |= {"guard": self._register(guard) if guard else -1, "negated": int(negated == "!")}
+            self._records.append(made)
+            self.text.append(line)
+            self.lines.append(self._line)
         elif line and line[0] not in ".{})(":
-            self.read_instruction(line.rstrip(";").strip())
+            raise PTXError(f"{self.name}: the emulator does not know `{line}`")
 
-    def read_array(self, line: str) -> None:
-        """Give an array its place in shared or in local memory."""
-        space, align, kind, name, count = re.match(
-            r"\.(\w+) \.align (\d+) \.(\w+)\s+(\w+)(?:\[(\d+)\])?", line
-        ).groups()  # type: ignore[union-attr]
-        size = bits_of(kind) // 8 * int(count or 1)
-        if space == "shared":
-            end = sum(self.program.shared[-1]) + GAP if self.program.shared else 0
-            self.symbols[name] = -(-end // GAP) * GAP
-            self.program.shared.append((self.symbols[name], size))
-        else:
-            self.symbols[name] = -(-self.program.local // int(align)) * int(align)
-            self.program.local = self.symbols[name] + size
-
-    def read_instruction(self, line: str) -> None:
-        """Translate an instruction, and note its predicate."""
-        guard, negated, operation, rest = re.match(r"(?:@(!?)(%\w+)\s+)?([a-z][\w.:]*)\s*(.*)$", line).group(2, 1, 3, 4)  # type: ignore[union-attr]
-        operands = [text.strip() for text in re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s][^,]*", rest)]
-        base, *words = operation.split(".")
-        try:
-            made = self.translate(base, words, operands)
-        except (AttributeError, KeyError, ValueError, IndexError) as error:
-            raise PTXError(f"{self.program.name}: the emulator does not know `{line}` ({error!r})") from error
-        made["guard"] = self.register(guard) if guard else -1
-        made["negated"] = int(negated == "!")
-        self.found.append(made)
-        self.program.text.append(line)
-        self.program.lines.append(self.place)
-
-    # Operands.
-
-    def register(self, name: str) -> int:
-        """Return the number of a register or predicate; they are counted apart."""
-        if name not in self.numbers:
-            if name.startswith("%p"):
-                self.numbers[name] = self.program.predicates
-                self.program.predicates += 1
-            else:
-                self.numbers[name] = self.program.registers
-                self.program.registers += 1
+    def _register(self, name: str) -> int:
+        """Return the number of a register, or of a predicate; they are counted apart."""
+        if name not in self._places:
+            kind = "predicates" if name.startswith("%p") else "registers"
+            self._places[name] = getattr(self, kind)
+            setattr(self, kind, self._places[name] + 1)
         if name in SPECIALS:
-            self.program.specials[SPECIALS.index(name)] = self.numbers[name]
-        return self.numbers[name]
+            self.specials[SPECIALS.index(name)] = self._places[name]
+        return self._places[name]
 
-    def operand(self, text: str, kind: str) -> int:
+    def _operand(self, text: str) -> int:
         """Return the register of an operand, which may be a constant."""
         if text.startswith("%"):
-            return self.register(text)
-        if text in self.symbols:
-            value = self.symbols[text]
-        elif text.startswith(("0f", "0d")):
-            value = int(text[2:], 16)
-        elif kind in ("f32", "f64"):
-            value = int.from_bytes(struct.pack("<f" if kind == "f32" else "<d", float(text)), "little")
-        else:
-            value = int(text.rstrip("U"), 0)
-        value &= 2**64 - 1
-        if ("", value) not in self.constants:
-            self.constants["", value] = self.program.registers
-            self.program.constants[self.program.registers] = value
-            self.program.registers += 1
-        return self.constants["", value]
+            return self._register(text)
+        value = (
+            self._offsets[text] if text in self._offsets else int(text[2:], 16) if text[:2] in ("0f", "0d") else None
+        )
+        value = (int(text.rstrip("U"), 0) if value is None else value) & (2**64 - 1)
+        if value not in self._places:
+            self._places[value] = self.registers
+            self.constants[self.registers] = value
+            self.registers += 1
+        return self._places[value]
 
-    def operands(self, group: str, op: int, kind: str, texts: list[str], **more: Any) -> dict[str, Any]:
-        """Return an instruction: the destination, and up to four operands of one type."""
-        places = [self.operand(text, kind) for text in texts]
-        names = dict(zip("dabc", places, strict=False))
-        return {"group": number(GROUP, group), "op": op, "kind": kind_of(kind), "more": places[4:]} | names | more
+    def _computation(self, group: int, op: int, kind: str, texts: list[str]) -> dict[str, Any]:
+        """Return an instruction with a destination and up to four operands of one type."""
+        places = [self._operand(text) for text in texts]
+        return {"group": group, "op": op, "kind": kind_of(kind), "more": places[4:]} | dict(
+            zip("dabc", places, strict=False)
+        )
 
-    # Instructions.
-
-    def translate(self, base: str, words: list[str], o: list[str]) -> dict[str, Any]:
-        """Return the record of an instruction as a dict."""
-        kind = words[-1] if words else ""
-        if base in ("ld", "ldu", "st"):
-            return self.access(base, words[:-1], kind, o)
+    def _translate(self, base: str, *words: str, operands: list[str]) -> dict[str, Any]:
+        """Return the fields of an instruction."""
+        o, kind = operands, words[-1] if words else ""
+        if base in ("ld", "st"):
+            return self._access(base, words[:-1], kind, o)
         if base == "bra":
-            self.jumps[len(self.found)] = o[0]
-            return {"group": GROUP.branch}
+            return {"group": GROUP.branch, "to": o[0]}
         if base in ("ret", "exit"):
             return {"group": GROUP.exit}
-        if base in ("bar", "barrier") and "sync" in words and "warp" not in words:
-            return {"group": GROUP.barrier, "offset": int(o[0], 0) if o == ["0"] else int("numbered barrier")}
-        if base in ("membar", "fence") or base == "bar":
+        if base in ("bar", "barrier") and "sync" in words and o == ["0"]:
+            return {"group": GROUP.barrier}
+        if base in ("membar", "fence"):
             return {"group": GROUP.nothing}
         if base == "setp":
-            return self.compare(words, kind, o)
+            first, _, second = o[0].partition("|")
+            made = self._computation(GROUP.compare, COMPARE[words[0]], kind, ["0", *o[1:3]])
+            made |= {"d": self._register(first), "to": self._register(second) if second and second != "_" else -1}
+            if len(o) > 3:
+                made |= {
+                    "flags": PREDICATE[words[1]],
+                    "c": self._register(o[3].lstrip("!")),
+                    "size": int(o[3][0] == "!"),
+                }
+            return made
         if base == "selp":
-            return self.operands("select", 0, kind, o[:3], c=self.register(o[3]))
+            return self._computation(GROUP.select, 0, kind, o[:3]) | {"c": self._register(o[3])}
         if kind == "pred":
-            if o[1][0] != "%":
-                base, o = "one" if int(o[1], 0) else "zero", o[:1] * 2
-            places = dict(zip("dab", map(self.register, [*o, o[-1]]), strict=False))
-            return places | {"group": GROUP.predicate, "op": number(PREDICATE, base)}
-        if base == "mov" and "{" in "".join(o):
-            return self.halves(o)
-        if base == "cvta":
-            return self.operands("integer", number(INTEGER, "mov"), "u64", o)  # one address space for all
+            op = base if o[1][0] == "%" else str(abs(int(o[1])))
+            places = [self._register(text) for text in o if text[0] == "%"]
+            return {
+                "group": GROUP.predicate,
+                "op": PREDICATE[op],
+                "d": places[0],
+                "a": places[min(1, len(places) - 1)],
+                "b": places[-1],
+            }
+        if base == "mov" and "{" in o[0] + o[1]:
+            low, high = (self._operand(text.strip()) for text in o["{" in o[1]].strip("{}").split(","))
+            if "{" in o[0]:
+                return {"group": GROUP.unpack, "d": low, "b": high, "a": self._operand(o[1])}
+            return {"group": GROUP.pack, "d": self._register(o[0]), "a": low, "b": high}
+        if base == "cvta":  # all memory has one range of addresses, as far as kernels take them
+            return self._computation(GROUP.integer, INTEGER.mov, "u64", o)
         if base == "cvt":
-            return self.convert(words[:-2], words[-2], kind, o)
+            to = words[-2]
+            how = "tf32" if to == "tf32" else next((word for word in words[:-2] if word in CONVERT._fields), "rn")
+            made = self._computation(GROUP.convert, number(CONVERT, how), kind, o)
+            return made | {"to": kind_of("u32" if to == "tf32" else to)}
         if base == "mma":
-            parts = [re.findall(r"%\w+", part) for part in o]
-            return {"group": GROUP.mma, "more": [self.register(x) for part in parts for x in part]}
+            registers = [self._register(name) for part in o for name in re.findall(r"%\w+", part)]
+            return {"group": GROUP.mma, "more": registers}
         if kind in ("f32", "f64"):
-            modes = [word for word in words[:-1] if word not in ("rn", "ftz", "approx", "full")]
-            name = ".".join([base, *modes])
-            flags = int("ftz" in words)
-            return self.operands(
-                "float32" if kind == "f32" else "float64", number(FLOAT, name), kind, o, flags=flags
-            )
-        modes = [word for word in words[:-1] if word in ("lo", "hi", "wide", "l", "r", "wrap")]
-        return self.operands("integer", number(INTEGER, ".".join([base, *modes])), kind, o)
+            name = ".".join([base, *(word for word in words[:-1] if word not in ("rn", "ftz", "approx", "full"))])
+            made = self._computation(GROUP.float32 if kind == "f32" else GROUP.float64, number(FLOAT, name), kind, o)
+            return made | {"flags": int("ftz" in words)}
+        return self._computation(GROUP.integer, number(INTEGER, ".".join([base, *words[:-1]])), kind, o)
 
-    def compare(self, words: list[str], kind: str, o: list[str]) -> dict[str, Any]:
-        """Translate setp: d[|q] = (a ? b) [and, or, xor c]."""
-        name = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}.get(words[0], words[0])
-        first, _, second = o[0].partition("|")
-        made = self.operands("compare", number(COMPARE, name), kind, ["0", o[1], o[2]])
-        made |= {"d": self.register(first), "to": self.register(second) if second and second != "_" else -1}
-        if len(o) > 3:
-            made |= {"flags": 1 + "and or xor".split().index(words[1]), "c": self.register(o[3].lstrip("!"))}
-            made["size"] = int(o[3].startswith("!"))
-        return made
-
-    def halves(self, o: list[str]) -> dict[str, Any]:
-        """Translate mov between a register of 64 bits and two of 32."""
-        unpack = "{" in o[0]
-        low, high = (text.strip() for text in o[0 if unpack else 1].strip("{}").split(","))
-        if unpack:
-            places = {"d": self.register(low), "b": self.register(high), "a": self.operand(o[1], "u64")}
-        else:
-            places = {"d": self.register(o[0]), "a": self.operand(low, "u32"), "b": self.operand(high, "u32")}
-        return {"group": GROUP.unpack if unpack else GROUP.pack} | places
-
-    def convert(self, modes: list[str], to: str, kind: str, o: list[str]) -> dict[str, Any]:
-        """Translate cvt: an integer or a float of one type becomes one of another."""
-        mode = "tf32" if to == "tf32" else next((m for m in modes if m in CONVERT._fields), "rn")
-        op = number(CONVERT, mode)
-        target = kind_of("u32" if to == "tf32" else to)
-        return self.operands("convert", op, kind, [o[1]], d=self.register(o[0]), a=self.operand(o[1], kind), to=target)
-
-    def access(self, base: str, words: list[str], kind: str, o: list[str]) -> dict[str, Any]:
+    def _access(self, base: str, words: tuple[str, ...], kind: str, o: list[str]) -> dict[str, Any]:
         """Translate a load or a store of one, two or four numbers."""
         values, where = (o[1], o[0]) if base == "st" else (o[0], o[1])
-        numbers = [self.operand(text.strip(), kind) for text in values.strip("{}").split(",")]
+        numbers = [self._operand(text.strip()) for text in values.strip("{}").split(",")]
         name, _, offset = (text.strip() for text in where.strip("[]").partition("+"))
-        made = {"kind": kind_of(kind), "size": bits_of(kind) // 8, "count": len(numbers), "more": numbers}
+        made = {"kind": kind_of(kind), "size": bytes_of(kind), "count": len(numbers), "more": numbers}
         if "param" in words:
-            return made | {"group": GROUP.parameter, "offset": self.arguments[name] + int(offset or 0)}
-        flags = WRITES * (base == "st") | THROUGH_CACHE * ("nc" in words)
-        if not name.startswith("%"):
-            offset, name = self.symbols[name] + int(offset or 0), "0"
-        elif not name.startswith("%rd"):
-            flags |= NARROW
-        space = next((number(SPACE, word) for word in words if word in SPACE._fields), 0)
-        more = {"group": GROUP.access, "a": self.operand(name, "u64"), "offset": int(offset or 0)}
-        return made | more | {"to": space, "flags": flags}
+            return made | {"group": GROUP.parameter, "offset": self._offsets[name] + int(offset or 0)}
+        flags = (
+            WRITES * (base == "st")
+            | THROUGH_CACHE * ("nc" in words)
+            | NARROW * (name.startswith("%r") and name[2] != "d")
+        )
+        if name[0] != "%":
+            name, offset = "0", str(self._offsets[name] + int(offset or 0))
+        space = number(SPACE, next(word for word in words if field_of(word) in SPACE._fields))
+        more = {
+            "group": GROUP.access,
+            "a": self._operand(name),
+            "offset": int(offset or 0),
+            "to": space,
+            "flags": flags,
+        }
+        return made | more
 
-    def fuse(self) -> None:
-        """Make multiply-adds of products whose only use is the sum that follows in the same straight piece of code."""
-        float32 = GROUP.float32
-        uses = Counter(
-            made[x] for made in self.found for x in "abc" if x in made and made["group"] in (float32, GROUP.select)
-        )
-        uses += Counter(x for made in self.found for x in made.get("more", ()))
-        uses += Counter(
-            made[x]
-            for made in self.found
-            for x in "ab"
-            if made["group"] in (GROUP.compare, GROUP.convert, GROUP.integer) and x in made
-        )
+    def _fuse(self) -> None:
+        """Make multiply-adds of products whose only use is a sum that follows in the same straight piece of code."""
+        uses = Counter(made[x] for made in self._records for x in "abc" if x in made and made["group"] <= GROUP.select)
+        uses += Counter(x for made in self._records for x in made.get("more", ()))
         products: dict[int, tuple[int, int]] = {}
-        starts = {*self.labels.values()}
-        for n, made in enumerate(self.found):
-            if n in starts or made["group"] == GROUP.branch:
+        for n, made in enumerate(self._records):
+            if n in self._labels.values() or made["group"] == GROUP.branch:
                 products.clear()
-            is_sum = made["group"] == float32 and made["op"] in (FLOAT.add, FLOAT.sub) and made["guard"] < 0
-            if is_sum and self.program.text[n].split()[0] in ("add.f32", "sub.f32"):
-                minus = made["op"] == FLOAT.sub
-                for x, other, name in (("a", "b", "fms" if minus else "fma"), ("b", "a", "fnma" if minus else "fma")):
+            name, d = self.text[n].split()[0], made.get("d", -1)  # mul.rn and add.rn are not fused
+            if name in ("add.f32", "sub.f32"):
+                sign = "fms" if name == "sub.f32" else "fma"
+                for x, other, op in (("a", "b", sign), ("b", "a", "fnma" if sign == "fms" else "fma")):
                     if made[x] in products and uses[made[x]] == 1:
                         a, b = products[made[x]]
-                        made |= {"op": number(FLOAT, name), "a": a, "b": b, "c": made[other]}
+                        made |= {"op": number(FLOAT, op), "a": a, "b": b, "c": made[other]}
                         break
-            written = {made["d"]} if "d" in made else {*made.get("more", ())}
-            products = {d: ab for d, ab in products.items() if not written & {d, *ab}}
-            if made["group"] == float32 and self.program.text[n].split()[0] == "mul.f32" and made["guard"] < 0:
-                if made["d"] not in (made["a"], made["b"]):
-                    products[made["d"]] = made["a"], made["b"]
-
-    def finish(self) -> None:
-        """Write the records."""
-        code = np.zeros(len(self.found), INSTRUCTION)
-        for n, made in enumerate(self.found):
-            for name, value in made.items():
-                if name == "more":
-                    code[n]["more"][: len(value)] = value
-                else:
-                    code[n][name] = value
-            if n in self.jumps:
-                code[n]["to"] = self.labels[self.jumps[n]]
-        self.program.code = code
-        places = (place.partition(" ") for place in self.program.lines)
-        self.program.lines = [f"{self.files[file]}:{row}" if file in self.files else "" for file, _, row in places]
+            written = {d, *made.get("more", ())}
+            products = {at: ab for at, ab in products.items() if not written & {at, *ab}}
+            if name == "mul.f32" and d not in (made["a"], made["b"]):
+                products[d] = made["a"], made["b"]
