@@ -125,8 +125,7 @@ class Optimizer:
             self._check(name, params[name], grad)
 
         self.steps += 1
-        if isinstance(grad_scale, Real):
-            grad_scale = float(grad_scale)  # otherwise it is in a GPU's memory
+        grad_scale = float(grad_scale) if isinstance(grad_scale, Real) else grad_scale  # which is in a GPU's memory
         c = self.config
         constants = AdamConstants(c.beta1, c.beta2, c.eps, self.steps, grad_scale)
         ms, vs = ([self.moments[f"{kind}.{name}"] for name in grads] for kind in self.MOMENTS)
@@ -146,9 +145,8 @@ class Optimizer:
             "the parameter's dtype {0.dtype} and shape {0.shape}"  # to format it takes time, and every step is here
         )
         if (grad.dtype, grad.shape) != (param.dtype, param.shape):
-            raise UsageError(
-                f"the gradient of {name} must have {wanted.format(param)}, got {grad.dtype} and {grad.shape}"
-            )
+            said = wanted.format(param)
+            raise UsageError(f"the gradient of {name} must have {said}, got {grad.dtype} and {grad.shape}")
         if not param.flags.carray:
             raise UsageError(
                 f"parameter {name} is updated in place and must be writeable and C-contiguous, got strides "
