@@ -114,7 +114,7 @@ show_source(add_gates, docstring=False)
 # In every step `GateObjective` runs the model forwards and back, and then adds the price to the gradients:
 
 # %%
-show_lines(GateObjective.__call__, "lam = gate.lam", "price = {\"l0\": l0")
+show_lines(GateObjective.__call__, "lam = gate.lam", 'price = {"l0": l0')
 
 # %% [markdown]
 # `grads` comes from `model.backward` and holds the first term, `l0_backward` computes the second. `lam` may still be

@@ -125,8 +125,7 @@ class Optimizer:
             self._check(name, params[name], grad)
 
         self.steps += 1
-        if isinstance(grad_scale, Real):
-            grad_scale = float(grad_scale)  # otherwise it is in a GPU's memory
+        grad_scale = float(grad_scale) if isinstance(grad_scale, Real) else grad_scale  # which is in a GPU's memory
         c = self.config
         constants = AdamConstants(c.beta1, c.beta2, c.eps, self.steps, grad_scale)
         ms, vs = ([self.moments[f"{kind}.{name}"] for name in grads] for kind in self.MOMENTS)
@@ -142,9 +141,12 @@ class Optimizer:
     def _check(self, name: str, param: NDArray, grad: NDArray) -> None:
         if name not in self.groups:
             raise UsageError(f"{name} has a gradient but no parameter group; give the optimizer a group for it")
-        wanted = f"the parameter's dtype {param.dtype} and shape {param.shape}"
+        wanted = (
+            "the parameter's dtype {0.dtype} and shape {0.shape}"  # to format it takes time, and every step is here
+        )
         if (grad.dtype, grad.shape) != (param.dtype, param.shape):
-            raise UsageError(f"the gradient of {name} must have {wanted}, got {grad.dtype} and {grad.shape}")
+            said = wanted.format(param)
+            raise UsageError(f"the gradient of {name} must have {said}, got {grad.dtype} and {grad.shape}")
         if not param.flags.carray:
             raise UsageError(
                 f"parameter {name} is updated in place and must be writeable and C-contiguous, got strides "
@@ -154,8 +156,8 @@ class Optimizer:
             moment = self.moments[key := f"{kind}.{name}"]
             if (moment.dtype, moment.shape) != (param.dtype, param.shape):
                 raise CheckpointError(
-                    f"optimizer state {key} must have {wanted}, got {moment.dtype} and {moment.shape}; use the "
-                    "checkpoint that was saved with this model"
+                    f"optimizer state {key} must have {wanted.format(param)}, got {moment.dtype} and {moment.shape}; "
+                    "use the checkpoint that was saved with this model"
                 )
 
     def state(self) -> dict[str, NDArray]:
