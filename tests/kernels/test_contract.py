@@ -14,24 +14,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinyprune import ops
-from tinyprune.gradcheck.catalogue import SIZES, Case, Sizes, no_backward, operation_cases, other_cases
+from tinyprune.gradcheck.catalogue import SIZES, Case, Dimensions, no_backward, operation_cases, other_cases
 from tinyprune.kernels.backend import get_backend
 
 from .compare import DEVICES, adamw_update, assert_close, assert_same_bits, leaves, mapped
 
-SINGLE = Sizes(B=1, T=1, M=0, H=1, Dh=1, N=1, D=1, F=1, V=6)
-VECTORS = Sizes(B=2, T=32, M=32, H=2, Dh=16, N=64, D=64, F=32, V=128)
-RAGGED = Sizes(B=3, T=33, M=31, H=5, Dh=17, N=65, D=37, F=61, V=131)
-LARGE = Sizes(B=5, T=70, M=61, H=3, Dh=13, N=97, D=37, F=131, V=301, lead=(3, 181))  # threads share these
+SINGLE = Dimensions(B=1, T=1, M=0, H=1, Dh=1, N=1, D=1, F=1, V=6)
+VECTORS = Dimensions(B=2, T=32, M=32, H=2, Dh=16, N=64, D=64, F=32, V=128)
+RAGGED = Dimensions(B=3, T=33, M=31, H=5, Dh=17, N=65, D=37, F=61, V=131)
+LARGE = Dimensions(B=5, T=70, M=61, H=3, Dh=13, N=97, D=37, F=131, V=301, lead=(3, 181))  # threads share these
 # For blocks of a GPU: more rows than a block sums and than a tile has, and rows that can be read four at a time; rows
 # longer than a block has threads, of which each takes several, and that nothing divides; more than one tile of each.
-MANY_ROWS = Sizes(B=3, T=9, M=5, H=3, Dh=8, N=9, D=12, F=16, V=511, lead=(70,))
-LONG_ROWS = Sizes(B=1, T=18, M=15, H=2, Dh=7, N=17, D=130, F=67, V=1153, lead=(2, 3))
+MANY_ROWS = Dimensions(B=3, T=9, M=5, H=3, Dh=8, N=9, D=12, F=16, V=511, lead=(70,))
+LONG_ROWS = Dimensions(B=1, T=18, M=15, H=2, Dh=7, N=17, D=130, F=67, V=1153, lead=(2, 3))
 NO_HEADS, NO_TEXTS = SIZES._replace(H=0), SIZES._replace(B=0, lead=(2, 0, 3))
 
 widths = st.sampled_from([1, 3, 7, 8, 13, 15, 16, 17, 31, 32, 33, 61, 64, 127])  # whole vectors, and one more or less
 any_sizes = st.builds(
-    Sizes,
+    Dimensions,
     B=st.integers(1, 3),
     T=widths,
     M=st.sampled_from([0, 1, 5, 31, 64]),
@@ -46,7 +46,7 @@ any_sizes = st.builds(
 
 
 @cache
-def cases(backend: str, sizes: Sizes = SIZES) -> dict[str, Case]:
+def cases(backend: str, sizes: Dimensions = SIZES) -> dict[str, Case]:
     own = get_backend(backend)
     return {case.operation: case for case in [*operation_cases(own, sizes), *other_cases(own, sizes)]}
 
@@ -100,12 +100,12 @@ def run(backend: str, case: Case, inputs: dict, dtype, dout=None, **constants) -
 
 
 @cache
-def textbook(name: str, sizes: Sizes = SIZES) -> tuple:
+def textbook(name: str, sizes: Dimensions = SIZES) -> tuple:
     case = cases("numpy", sizes)[name]
     return run("numpy", case, case.inputs, np.float64)
 
 
-def assert_like_the_textbook(backend: str, name: str, sizes: Sizes, dtype) -> None:
+def assert_like_the_textbook(backend: str, name: str, sizes: Dimensions, dtype) -> None:
     """Results and gradients, their shapes and dtypes; or the same error."""
     case = cases(backend, sizes)[name]
     inputs = of_dtype(case.inputs, dtype)

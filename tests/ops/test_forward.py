@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.gradcheck.catalogue import SIZES, Sizes, operation_cases, other_cases
+from tinyprune.gradcheck.catalogue import SIZES, Dimensions, operation_cases, other_cases
 
 HASH = 0xED5AD4BB, 0xAC4C1B51, 0x31848BAB
 
@@ -311,7 +311,7 @@ FORMULAS |= {
     ),
 }
 CASES = {case.operation: case for case in [*operation_cases(), *other_cases()]}
-OTHER = Sizes(B=1, T=6, M=5, H=2, Dh=4, N=3, D=9, F=5, V=12, lead=(5,))
+OTHER = Dimensions(B=1, T=6, M=5, H=2, Dh=4, N=3, D=9, F=5, V=12, lead=(5,))
 
 
 @pytest.mark.parametrize("sizes", [SIZES, OTHER], ids=["small", "other"])

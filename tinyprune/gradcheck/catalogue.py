@@ -44,8 +44,8 @@ class Case:
     constants: dict[str, Any] = field(default_factory=dict)
 
 
-class Sizes(NamedTuple):
-    """Sizes of the inputs; `lead` are the leading axes of operations that take any, by default (B, T)."""
+class Dimensions(NamedTuple):
+    """Dimensions of the inputs; `lead` are the leading axes of operations that take any, by default (B, T)."""
 
     B: int = 2
     T: int = 4
@@ -59,13 +59,13 @@ class Sizes(NamedTuple):
     lead: tuple[int, ...] | None = None
 
 
-SIZES = Sizes()
+SIZES = Dimensions()
 
 
 class Maker:
     """Makes the cases of an engine (by default the textbook), with random inputs of these sizes."""
 
-    def __init__(self, ops: Engine | None, sizes: Sizes) -> None:
+    def __init__(self, ops: Engine | None, sizes: Dimensions) -> None:
         self.ops = ops or Engine()
         self.sizes = sizes
         self.lead = sizes[:2] if sizes.lead is None else sizes.lead
@@ -371,12 +371,12 @@ WITH_GRADIENT = weight_cases, attention_cases, row_cases, vocabulary_cases, gate
 WITHOUT_GRADIENT = primitive_cases, update_cases, generation_cases
 
 
-def operation_cases(ops: Engine | None = None, sizes: Sizes = SIZES) -> list[Case]:
+def operation_cases(ops: Engine | None = None, sizes: Dimensions = SIZES) -> list[Case]:
     """Return a case for every operation of `ops` (by default the textbook) with a gradient, for some several."""
     return [case for group in WITH_GRADIENT for case in group(Maker(ops, sizes))]
 
 
-def other_cases(ops: Engine | None = None, sizes: Sizes = SIZES) -> list[Case]:
+def other_cases(ops: Engine | None = None, sizes: Dimensions = SIZES) -> list[Case]:
     """Return cases of the operations without a gradient, for comparing backends."""
     return [case for group in WITHOUT_GRADIENT for case in group(Maker(ops, sizes))]
 
