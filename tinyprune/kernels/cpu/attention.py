@@ -144,7 +144,7 @@ class Tile(NamedTuple):
 
 
 class AttentionCache(NamedTuple):
-    """What `attention_backward` needs. `B, T, H, D` are in `sizes`."""
+    """This is what `attention_backward` needs; B, T, H and D are in `sizes`."""
 
     x: Inputs
     gate: NDArray | None

@@ -37,7 +37,7 @@ WHOLE, COPY = -1, 0  # values of `Layout.span`: the array has no gaps in memory;
 
 
 class Form(NamedTuple):
-    """What a plan depends on of an array."""
+    """A plan depends on these values of an array."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in bytes
@@ -218,7 +218,8 @@ def compute(p: Plan, a: NDArray, b: NDArray, bias: NDArray | None, onto: NDArray
     """Run the kernel on checked arrays; p.work > 0."""
     a_span, b_span, c_span, bias_span = p.spans
     c = memory(out, c_span)
-    workers = max(1, min(p.work // MIN_WORK_PER_THREAD, get_num_threads()))
+    # small products are not worth the 5 µs that `get_num_threads` takes
+    workers = min(p.work // MIN_WORK_PER_THREAD, get_num_threads()) if p.work >= 2 * MIN_WORK_PER_THREAD else 1
     (alone if workers == 1 else shared)(
         memory(a, a_span),
         memory(b, b_span),

@@ -34,7 +34,7 @@ BLOCKS = 1024  # about how many a launch has for gradients that are summed over 
 
 
 class AttentionCache(NamedTuple):
-    """What `attention_backward` needs."""
+    """This is what `attention_backward` needs."""
 
     inputs: Inputs
     u: DeviceArray | None  # (H, W)
