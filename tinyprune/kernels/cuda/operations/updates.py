@@ -198,11 +198,13 @@ def adamw_updates(
 
 @kernel(floats, floats, floats, floats, float32, floats, adam_constants, int32, floats, threads=THREADS, hot=True)
 def lamb_direction(param, grad, m, v, decay, scale, constants, size, d):
-    """Update m and v, and compute the direction d. All flat."""
+    """Update m and v, and compute the direction d. All flat; if scale[0] is NaN, d is 0, and m and v stay."""
     i, factor = cuda.grid(1), scale[0]
-    if i < size and factor == factor:  # not NaN
-        m[i], v[i], direction = adam(factor * grad[i], m[i], v[i], constants)
-        d[i] = direction + decay * param[i]
+    if i < size:
+        d[i] = float32(0)
+        if factor == factor:
+            m[i], v[i], direction = adam(factor * grad[i], m[i], v[i], constants)
+            d[i] = direction + decay * param[i]
 
 
 @kernel(doubles, int32, float64, floats, threads=THREADS, float64=True)
@@ -216,11 +218,11 @@ def lamb_rate(sums, count, lr, rate):
             rate[0] = lr * (math.sqrt(of_param) / math.sqrt(of_d))
 
 
-@kernel(floats, floats, floats, floats, int32, threads=THREADS, hot=True)
-def lamb_step(param, d, rate, scale, size):
+@kernel(floats, floats, floats, int32, threads=THREADS, hot=True)
+def lamb_step(param, d, rate, size):
     """Subtract rate[0] · d from param, both flat."""
     i = cuda.grid(1)
-    if i < size and scale[0] == scale[0]:  # not NaN
+    if i < size:
         param[i] -= rate[0] * d[i]
 
 
@@ -247,4 +249,4 @@ def lamb_update(
     lamb_direction(grid, param, contiguous(grad), m, v, np.float32(decay), scale, values, size, d)
     sums, ((_, count), _) = sum_squares([param, d])
     lamb_rate(1, sums, count, lr, rate)
-    lamb_step(grid, param, d, rate, scale, size)
+    lamb_step(grid, param, d, rate, size)
