@@ -29,6 +29,23 @@ def emulated():
 
 
 @pytest.fixture(params=[False, True], ids=["first to last", "last to first"])
-def both_orders(request, emulated, monkeypatch):
+def both_orders(request, monkeypatch):
     """On the emulator: in which order blocks and warps are executed."""
-    monkeypatch.setattr(emulated, "backwards", request.param)
+    if request.param:
+        monkeypatch.setattr(request.getfixturevalue("emulated"), "backwards", True)
+
+
+@pytest.fixture(params=[False, True], ids=["rounded", "fused"])
+def both_roundings(request, monkeypatch):
+    """On the emulator: whether products become multiply-adds, as they may on a GPU."""
+    if not request.param:
+        yield
+        return
+    monkeypatch.setattr(request.getfixturevalue("emulated"), "fused", True)
+    from tinyprune.kernels.cuda.device.jit import KERNELS
+
+    for load_again in (True, False):
+        for kernel in KERNELS:
+            vars(kernel).pop("compiled", None)
+        if load_again:
+            yield

@@ -74,8 +74,8 @@ def test_a_closed_head_has_no_backward(place):
     assert all(np.isfinite(got[name]).all() for name in ("dq", "dk", "dv", "dr", "du", "dw", "dpk", "dpv"))
 
 
-def test_all_scores_far_below_zero(place):
-    """What fills up a tile has a score of 0, which would be larger by far."""
+def test_all_scores_far_below_zero(place, both_roundings):
+    """What fills up a tile has a score of 0, which would be larger by far; and backward's scores are forward's."""
     x, dout = arguments(B=1, H=1, T=3, M=2, Dh=4, N=5, relative=False, gate=None)
     for n, middle in ((0, 30), (1, -30), (6, -15)):  # q, k, pk
         x[n] = middle + x[n] / np.float32(20)

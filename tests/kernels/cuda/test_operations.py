@@ -66,6 +66,12 @@ def test_nan_and_inf_are_not_hidden_by_being_dropped(place):
     np.testing.assert_array_equal(to_host(got), expected)
 
 
+def test_layernorm_of_one_feature_has_no_gradient(place, both_roundings):
+    x, dout, scale, bias = normal((9, 1), (9, 1), (1,), (1,))
+    _, cache = Cuda().layernorm_forward(*map(to_device, (x, scale, bias)))
+    assert not to_host(Cuda().layernorm_backward(to_device(dout), cache)[0]).any()
+
+
 def test_a_loss_has_its_gradient_in_either_memory(place):
     case = cases(GPU)["cross_entropy"]
     _, cache = case.forward(*on_device(inputs_of("cross_entropy")).values())

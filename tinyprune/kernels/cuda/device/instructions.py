@@ -7,12 +7,16 @@ they are: arrays in the GPU's memory begin on a multiple of 16 bytes, and shared
 
 For a shared array Numba tests whether an index is negative; `load1` and `store1` do without that test. `math.exp2` is
 four instructions, and a comparison with a choice two; `exp2` and `larger` are one.
+
+A product that is added to something may become part of a multiply-add, which does not round it. `rounded_product` is
+always rounded: for what is subtracted from a number that another place has computed from the same, rounded product.
 """
 
 from llvmlite import ir
 from numba import types
 from numba.cuda.extending import intrinsic
 from numba.cuda.libdevice import fmaxf as larger  # noqa: F401
+from numba.cuda.libdevice import fmul_rn as rounded_product  # noqa: F401
 
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, int32, uint32
 

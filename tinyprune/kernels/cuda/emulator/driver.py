@@ -47,7 +47,7 @@ class Emulator:
         self.top = FIRST
         self.idle: dict[int, list[int]] = {}
         self.sizes: dict[int, int] = {}
-        self.kernels: dict[tuple[str, bytes], Kernel] = {}
+        self.kernels: dict[tuple[str, bytes, bool], Kernel] = {}
 
     def allocate(self, size: int) -> int:
         """Return the address of `size` new bytes."""
@@ -108,9 +108,10 @@ class Emulator:
     def load(self, compiled: Callable[..., tuple[str, bytes]]) -> Kernel:
         """Parse the kernel whose symbol and PTX `compiled` returns for the GPU's capability."""
         symbol, text = compiled(self.capability, ptx=True)
-        if (symbol, text) not in self.kernels:
-            self.kernels[symbol, text] = Kernel(text.decode(), symbol, self.fused)
-        return self.kernels[symbol, text]
+        key = symbol, text, self.fused
+        if key not in self.kernels:
+            self.kernels[key] = Kernel(text.decode(), symbol, self.fused)
+        return self.kernels[key]
 
     def launch(self, kernel: Kernel, grid: Three, threads: Three, arguments: Packed, name: str) -> None:
         """Run a kernel to its end.
