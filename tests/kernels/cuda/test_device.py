@@ -1,5 +1,6 @@
 """The device: launches, arrays with NumPy's views, the pool of memory."""
 
+import gc
 from unittest import mock
 
 import numpy as np
@@ -98,6 +99,51 @@ def test_a_block_comes_back_when_its_last_view_is_gone(place):
     del view
     assert POOL.bytes_used == used and POOL.bytes_free == 2 * size
     assert empty(1000).storage.block is block
+
+
+def fail(x):
+    raise ValueError("a kept error has a traceback, and that the arrays of the functions in it")
+
+
+def in_cycle(x):
+    cycle = [x]
+    cycle.append(cycle)
+
+
+def use_memory(rng):
+    """Make arrays and let go of them, in random order: by cycles, kept errors, views, and a pool that is cleared."""
+    arrays, errors = [], []
+    for number in range(30):
+        x = to_device(np.full(rng.integers(1, 3000), number, np.float32))
+        match rng.integers(6):
+            case 0:
+                in_cycle(x)
+            case 1:
+                with pytest.raises(ValueError, match="kept") as raised:
+                    fail(x)
+                errors.append(raised.value)
+            case 2:
+                arrays.append((number, x[len(x) // 2 :]))
+            case 3:
+                gc.collect()
+                POOL.clear()
+            case 4:
+                errors.clear()
+            case 5:
+                arrays = [(number, x), *arrays[rng.integers(2) :]]
+        assert all((to_host(y) == written).all() for written, y in arrays)
+
+
+@pytest.mark.parametrize("seed", range(0, 200, 50))
+def test_whatever_frees_arrays_each_has_memory_that_no_other_has(place, seed):
+    gc.collect()
+    gc.freeze()  # so that a collection is quick
+    used = POOL.bytes_used
+    for rng in map(np.random.default_rng, range(seed, seed + 50)):
+        use_memory(rng)
+        gc.collect()
+        assert POOL.bytes_used == used
+    gc.unfreeze()
 
 
 def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place):

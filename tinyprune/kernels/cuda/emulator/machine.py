@@ -35,6 +35,7 @@ THREADS, BLOCKS = 0xFFFF, 0xFFFE  # in place of a thread: several threads, or se
 WRONG = (  # in the words of a message
     "reads outside of every array",
     "writes outside of every array",
+    "is not aligned: its address is no multiple of its size",
     "reads what was never written",
     "races with another thread of its block: no barrier between them",
     "races with another block",
@@ -42,7 +43,7 @@ WRONG = (  # in the words of a message
     "is not reached by all threads together",
     "has been executed too often; the kernel does not end",
 )
-READS_OUTSIDE, WRITES_OUTSIDE, UNWRITTEN, RACE, BLOCK_RACE, STALE, DIVERGENT, ENDLESS = range(len(WRONG))
+READS_OUTSIDE, WRITES_OUTSIDE, UNALIGNED, UNWRITTEN, RACE, BLOCK_RACE, STALE, DIVERGENT, ENDLESS = range(len(WRONG))
 FOUND = np.dtype([("times", "i8"), ("address", "i8"), ("block", "i4", 3), ("thread", "i4")], align=True)
 WORD = np.dtype([(name, "u4") for name in ("written_in", "read_in")]
                 + [(name, "u2") for name in ("writer", "reader")]
@@ -154,7 +155,10 @@ def access(m, b, w, i, place, mask, counted):
         if not has(mask, lane):
             continue
         at, thread = addresses[lane], w.number * LANES + lane
-        fine = at >= 0 and at + size <= memory.size and at % size == 0
+        if at % size:
+            report(m, b, UNALIGNED, place, thread, at)
+            continue
+        fine = at >= 0 and at + size <= memory.size
         if fine:
             for n in range(at >> 2, (at + size + 3) >> 2):
                 fine &= words[n].live != 0
