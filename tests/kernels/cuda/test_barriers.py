@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tinyprune.errors import TinypruneError
-from tinyprune.kernels.cuda.emulator.program import GROUP, SPACE
+from tinyprune.kernels.cuda.emulator.program import GROUP, SHARED
 
 from .checks import CHECKS
 
@@ -41,7 +41,7 @@ def is_followed(code, place):
         if place in seen or instruction["group"] == GROUP.barrier:
             continue
         seen.add(place)
-        if instruction["group"] == GROUP.access and instruction["to"] == SPACE.shared:
+        if instruction["group"] == GROUP.access and instruction["flags"] & SHARED:
             return True
         conditional = instruction["guard"] >= 0
         if instruction["group"] == GROUP.branch:

@@ -138,7 +138,7 @@ def sources() -> bytes:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found.update(f"{package} {metadata.version(package)}\n".encode())
     folder = Path(__file__).parents[1]
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(path for path in folder.rglob("*.py") if path.parent.name != "emulator"):
         found.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return found.digest()
 

@@ -2,17 +2,18 @@
 
 import math
 import operator
+import re
 from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from tinyprune.errors import TinypruneError
 from tinyprune.kernels.cuda.emulator.driver import Emulator
-from tinyprune.kernels.cuda.emulator.program import PTXError
 
 N = 64  # numbers of each operand: two warps
-EMULATOR = Emulator(memory=2**20)
+EMULATOR = Emulator(size=2**20)
 NUMPY = {"s16": np.int16, "u16": np.uint16, "s32": np.int32, "u32": np.uint32, "b32": np.uint32, "f32": np.float32}
 NUMPY |= {"s64": np.int64, "u64": np.uint64, "b64": np.uint64, "f64": np.float64, "pred": np.uint32}
 LETTER = {1: "%p", 16: "%rs", 32: "%r", 64: "%rd"}
@@ -109,7 +110,7 @@ INTEGERS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["s32", "u32", "s64", "u64"])
+@pytest.mark.parametrize("kind", ["s32", "u32", "s64"])
 @pytest.mark.parametrize("name", INTEGERS)
 def test_integers(name, kind, rng):
     x, y = integers(kind, rng), integers(kind, rng)
@@ -307,22 +308,10 @@ def test_conversions(to, rng):
     for kind in ("s16", "u16", "s32", "u32", "s64", "u64"):
         x = integers(kind, rng)
         assert computed(f"cvt.{to}.{kind}", to, [(kind, x)]).tolist() == [wrapped(n, to) for n in x]
-    low, high = wrapped(2 ** (bits_of(to) - 1), to), wrapped(2 ** (bits_of(to) - 1) - 1, to)
-    low, high = (low, high) if to[0] == "s" else (0, 2 ** bits_of(to) - 1)
     for kind in ("f32", "f64"):
-        x = floats(kind, rng)
-        for mode, function in {"rni": round, "rzi": math.trunc, "rmi": math.floor, "rpi": math.ceil}.items():
-            got = computed(f"cvt.{mode}.{to}.{kind}", to, [(kind, x)])
-            for n, number in enumerate(map(float, x)):
-                if math.isfinite(number):
-                    assert int(got[n]) == max(low, min(high, function(number))), (mode, number)
-                elif number == number:
-                    assert int(got[n]) == (high if number > 0 else low)
         whole = integers(to, rng)
-        mode = ".rn"
-        assert same(
-            computed(f"cvt{mode}.{kind}.{to}", kind, [(to, whole)]), [nearest(Fraction(n), kind) for n in whole]
-        )
+        got = computed(f"cvt.rn.{kind}.{to}", kind, [(to, whole)])
+        assert same(got, [nearest(Fraction(n), kind) for n in whole])
 
 
 def test_floats_become_other_floats(rng):
@@ -365,6 +354,9 @@ def test_a_product_of_matrices(rng):
     assert np.array_equal(c, expected)
 
 
-def test_what_is_not_known_is_refused():
-    with pytest.raises(PTXError, match=r"k: the emulator does not know `atom\.global\.add\.f32"):
-        launched(ptx("atom.global.add.f32 %f1, [%rd100], %f2;", 1), np.zeros(1, np.float32))
+@pytest.mark.parametrize(
+    "code", ["atom.global.add.f32 %f1, [%rd100], %f2", "cvt.rzi.s32.f32 %r1, %f1", "div.u64 %rd1, %rd2, %rd3"]
+)
+def test_what_is_not_known_is_refused(code):
+    with pytest.raises(TinypruneError, match=f"k: the emulator does not know `{re.escape(code)}"):
+        launched(ptx(f"{code};", 1), np.zeros(1, np.float32))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -21,28 +22,27 @@ ALIGNED = 512  # bytes, as cuMemAlloc
 BUDGET = 10**9  # branches of a launch
 
 
+@dataclass(eq=False)
 class Emulator:
     """Executes kernels on this machine's processor, and raises an error for every access that a GPU would get wrong.
 
-    Args:
+    Attributes:
         capability: of the GPU that kernels are compiled for, such as (9, 0).
-        memory: bytes that it has.
+        size: bytes of its memory.
         fused: whether products and sums become multiply-adds, as NVIDIA's assembler makes them in places.
         backwards: whether the last blocks, and the last warps of each, come first.
         counted: whether requests of memory are counted.
     """
 
-    def __init__(
-        self,
-        capability: tuple[int, int] = (9, 0),
-        memory: int = 2**30,
-        fused: bool = False,
-        backwards: bool = False,
-        counted: bool = False,
-    ) -> None:
-        self.capability, self.fused, self.backwards, self.counted = capability, fused, backwards, counted
-        self.memory = np.zeros(memory, np.uint8)  # pages that are not touched take no room
-        self.words = np.zeros(memory // 4, machine.WORD)
+    capability: tuple[int, int] = (9, 0)
+    size: int = 2**30
+    fused: bool = False
+    backwards: bool = False
+    counted: bool = False
+
+    def __post_init__(self) -> None:
+        self.memory = np.zeros(self.size, np.uint8)  # pages that are not touched take no room
+        self.words = np.zeros(self.size // 4, machine.WORD)
         self.phase = np.zeros(1, np.int64)
         self.top = FIRST
         self.idle: dict[int, list[int]] = {}
@@ -121,7 +121,6 @@ class Emulator:
         """
         kernel.name = name
         kernel.launches += 1
-        kernel.threads += int(np.prod(grid) * np.prod(threads))
         m = machine.Machine(self.memory, self.words, kernel.found, kernel.counts, self.phase)
         shape = (np.array(grid, np.int64), np.array(threads, np.int64))
         options = self.backwards, self.counted, np.array([BUDGET])
@@ -142,7 +141,7 @@ class Kernel(Program):
         self.sizes = self.registers, self.predicates, self.shared
         self.found = np.zeros((len(machine.WRONG), len(self.code)), machine.FOUND)
         self.counts = np.zeros(len(self.code), machine.COUNT)
-        self.launches = self.threads = 0
+        self.launches = 0
 
     def explained(self) -> str:
         """Return one line for each kind of fault at each instruction that has it."""

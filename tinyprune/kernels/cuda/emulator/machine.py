@@ -16,19 +16,8 @@ from tinyprune.kernels.cuda.emulator.program import FLOAT as F
 from tinyprune.kernels.cuda.emulator.program import GROUP as G
 from tinyprune.kernels.cuda.emulator.program import INTEGER as I
 from tinyprune.kernels.cuda.emulator.program import KIND as K
-from tinyprune.kernels.cuda.emulator.program import NARROW, SPACE, THROUGH_CACHE, WRITES
-from tinyprune.kernels.cuda.emulator.values import (
-    Warp,
-    compiled,
-    convert,
-    floating,
-    flushed,
-    fma,
-    integer,
-    read,
-    relation,
-    tensor_product,
-)
+from tinyprune.kernels.cuda.emulator.program import NARROW, SHARED, WRITES
+from tinyprune.kernels.cuda.emulator.values import Warp, compiled, convert, cut, floating, fma, integer, mma, relation
 
 LANES, FULL = 32, np.uint32(0xFFFFFFFF)
 THREADS, BLOCKS = 0xFFFF, 0xFFFE  # in place of a thread: several threads, or several blocks, have read a word
@@ -39,11 +28,10 @@ WRONG = (  # in the words of a message
     "reads what was never written",
     "races with another thread of its block: no barrier between them",
     "races with another block",
-    "reads through the read-only cache what this launch writes",
     "is not reached by all threads together",
     "has been executed too often; the kernel does not end",
 )
-READS_OUTSIDE, WRITES_OUTSIDE, UNALIGNED, UNWRITTEN, RACE, BLOCK_RACE, STALE, DIVERGENT, ENDLESS = range(len(WRONG))
+READS_OUTSIDE, WRITES_OUTSIDE, UNALIGNED, UNWRITTEN, RACE, BLOCK_RACE, DIVERGENT, ENDLESS = range(len(WRONG))
 FOUND = np.dtype([("times", "i8"), ("address", "i8"), ("block", "i4", 3), ("thread", "i4")], align=True)
 WORD = np.dtype([(name, "u4") for name in ("written_in", "read_in")]
                 + [(name, "u2") for name in ("writer", "reader")]
@@ -109,8 +97,6 @@ def touch(m, b, word, place, thread, address, flags, begin):
             report(m, b, BLOCK_RACE, place, thread, address)
         elif word.written_in == now and word.writer != thread:
             report(m, b, RACE, place, thread, address)
-        if flags & THROUGH_CACHE:
-            report(m, b, STALE, place, thread, address)
     of_blocks = word.read_in >= begin and (word.read_in < first or word.reader == BLOCKS)
     if writes:
         if of_blocks:
@@ -146,7 +132,7 @@ def access(m, b, w, i, place, mask, counted):
     for lane in range(LANES):
         base = np.int64(w.u32[i.a, 2 * lane]) if i.flags & NARROW else w.s64[i.a, lane]
         addresses[lane] = base + i.offset
-    in_shared, size = i.to == SPACE.shared, i.size * i.count
+    in_shared, size = i.flags & SHARED != 0, i.size * i.count
     memory, words = (b.shared, b.words) if in_shared else (m.memory, m.words)
     begin = b.first[0] if in_shared else b.first[1]
     if counted:
@@ -225,7 +211,7 @@ def compare(w, i, mask):
         elif i.kind == K.u64:
             found = relation(w.u64[i.a, lane], w.u64[i.b, lane])
         else:
-            found = relation(read(w, i.a, lane, i.kind), read(w, i.b, lane, i.kind))
+            found = relation(cut(w.s64[i.a, lane], i.kind), cut(w.s64[i.b, lane], i.kind))
         bits |= np.uint32(i.op & found != 0) << np.uint32(lane)
     for place, value in ((i.d, bits), (i.to, ~bits)):
         if place >= 0:
@@ -254,11 +240,7 @@ def compute_float32(w, i, mask):
         return
     for lane in range(LANES):
         if has(mask, lane):
-            x, y, z = f[a, 2 * lane], f[b, 2 * lane], f[c, 2 * lane]
-            if i.flags:
-                f[d, 2 * lane] = flushed(floating(i.op, flushed(x), flushed(y), flushed(z)))
-            else:
-                f[d, 2 * lane] = floating(i.op, x, y, z)
+            f[d, 2 * lane] = floating(i.op, f[a, 2 * lane], f[b, 2 * lane], f[c, 2 * lane])
 
 
 @compiled
@@ -274,7 +256,7 @@ def compute_integer(w, i, mask):
     for lane in range(LANES):
         if has(mask, lane):
             n = np.int64(w.u32[i.more[0], 2 * lane]) if op == I.bfi else np.int64(0)
-            x, y, z = read(w, i.a, lane, kind), read(w, i.b, lane, second), read(w, i.c, lane, third)
+            x, y, z = cut(w.s64[i.a, lane], kind), cut(w.s64[i.b, lane], second), cut(w.s64[i.c, lane], third)
             w.s64[i.d, lane] = integer(op, kind, x, y, z, n)
 
 
@@ -296,7 +278,7 @@ def compute(m, b, w, i, place, mask, counted):
     elif group == G.mma:
         if mask != FULL:
             report(m, b, DIVERGENT, place, w.number * LANES, 0)
-        tensor_product(w, i)
+        mma(w, i)
     elif group != G.nothing:
         chosen = w.predicates[i.c] if group == G.select else np.uint32(0)
         for lane in range(LANES):
@@ -342,15 +324,11 @@ def run_warp(m, b, w, code, masks, places, alive, counted, budget):
     """
     groups, parked, barrier = 1, np.uint32(0), -1
     while groups:
-        low = 0
-        for n in range(1, groups):
-            low = n if places[n] < places[low] else low
+        low = np.argmin(places[:groups])
         active, place = masks[low], places[low]
         groups -= 1
         masks[low], places[low] = masks[groups], places[groups]
-        nearest = len(code)
-        for n in range(groups):
-            nearest = min(nearest, places[n])
+        nearest = places[:groups].min() if groups else len(code)
         while active:
             if place >= nearest:
                 groups = join(masks, places, groups, active, place)
@@ -359,11 +337,10 @@ def run_warp(m, b, w, code, masks, places, alive, counted, budget):
             mask, group = active, i.group
             if i.guard >= 0:
                 mask &= ~w.predicates[i.guard] if i.negated else w.predicates[i.guard]
-            count = m.counts[place]
-            count.warps += 1
+            m.counts[place].warps += 1
             if counted:
                 for lane in range(LANES):
-                    count.lanes += has(mask, lane)
+                    m.counts[place].lanes += has(mask, lane)
             if group == G.branch and mask:
                 budget[0] -= 1
                 if budget[0] < 0:
@@ -402,13 +379,8 @@ def lanes_of(total, warp):
 
 @compiled
 def start_block(b, kernel, s64, grid, threads):
-    """Set the registers of a block's warps, (warps, registers, 32), and its shared memory."""
+    """Set the registers of a block's warps, (warps, registers, 32), and which of its shared memory arrays have."""
     constants, values, specials, arrays = kernel
-    b.shared[:] = 255
-    for n in range(len(b.words)):
-        word = b.words[n]
-        word.written_in = word.read_in = 0
-        word.live = word.set = 0
     for n in range(len(arrays)):
         for k in range(arrays[n, 0] // 4, (arrays[n, 0] + arrays[n, 1] + 3) // 4):
             b.words[k].live = 1
@@ -431,33 +403,29 @@ def launch(m, code, kernel, sizes, parameters, grid, threads, backwards, counted
     """Run a kernel: its blocks one after the other.
 
     Args:
-        m: the machine.
-        code: (instructions,), see `program.INSTRUCTION`.
-        kernel: registers that hold constants, and which; registers of %tid.x and so on, see `program.SPECIALS`; offset
-            and bytes of each array in shared memory.
+        m, code, parameters: the machine, the instructions, and the arguments in bytes.
+        kernel: registers that hold constants, and which; registers of `program.SPECIALS`; shared arrays' offset, bytes.
         sizes: registers and predicates of a thread, bytes of shared memory.
-        parameters: the arguments, in bytes.
         grid, threads: blocks, and threads of a block, along x, y and z.
         backwards: whether the last blocks and warps come first.
         counted: whether lanes, sectors and waves are counted.
         budget: (1,), how many branches may be taken.
     """
     total, blocks = threads[0] * threads[1] * threads[2], grid[0] * grid[1] * grid[2]
-    warps = (total + LANES - 1) // LANES
+    warps = -(-total // LANES)
     s64 = np.empty((warps, max(sizes[0], 1), LANES), np.int64)
     u64, f64, s32 = s64.view(np.uint64), s64.view(np.float64), s64.view(np.int32)
     u32, f32 = s64.view(np.uint32), s64.view(np.float32)
     predicates, alive = np.zeros((warps, max(sizes[1], 1)), np.uint32), np.zeros((warps, 1), np.uint32)
     masks, places = np.zeros((warps, LANES + 2), np.uint32), np.zeros((warps, LANES + 2), np.int64)
     waits = np.zeros(warps, np.int64)
-    shared, words = np.empty(sizes[2], np.uint8), np.zeros((sizes[2] + 3) // 4, m.words.dtype)
-    b = Block(np.zeros(3, np.int32), np.zeros(2, np.int64), shared, words, parameters)
-    b.first[1] = m.phase[0] + 1
+    start = m.phase[0] + 1
     for number in range(blocks):
         n = blocks - 1 - number if backwards else number
-        b.index[0], b.index[1], b.index[2] = n % grid[0], n // grid[0] % grid[1], n // (grid[0] * grid[1])
+        index = np.array([n % grid[0], n // grid[0] % grid[1], n // (grid[0] * grid[1])], np.int32)
         m.phase[0] += 1
-        b.first[0] = m.phase[0]
+        shared, words = np.full(sizes[2], 255, np.uint8), np.zeros((sizes[2] + 3) // 4, m.words.dtype)
+        b = Block(index, np.array([m.phase[0], start]), shared, words, parameters)
         start_block(b, kernel, s64, grid, threads)
         for v in range(warps):
             masks[v, 0] = alive[v, 0] = lanes_of(total, v)

@@ -32,13 +32,12 @@ GROUP = numbered(
     "integer float32 float64 convert compare select predicate access parameter pack unpack mma branch exit barrier "
     "nothing"
 )
-# How the bits of an operand are read: 4 types without a sign, 4 with one; and which memory is meant.
+# How the bits of an operand are read: 4 types without a sign, 4 with one.
 KIND = numbered("u8 u16 u32 u64 s8 s16 s32 s64 f32 f64")
-SPACE = numbered("generic global shared")
 # Operations on integers and on floats of one type, and how a conversion rounds.
 INTEGER = numbered("add sub mul.lo mad.lo mul.wide mad.wide div rem min max neg and or xor not mov shl shr bfi")
-FLOAT = numbered("add sub mul fma div neg abs min max mov sqrt rcp ex2 fms fnma fma.rm")
-CONVERT = numbered("rn rni rzi rmi rpi sat tf32")
+FLOAT = numbered("add sub mul fma div neg abs min max sqrt rcp ex2.ftz fms fnma fma.rm")
+CONVERT = numbered("rn sat tf32")
 # Relations for which a comparison is true: 1 less, 2 equal, 4 greater, 8 one is NaN.
 COMPARE = {"lt": 1, "eq": 2, "le": 3, "gt": 4, "ne": 5, "ge": 6, "num": 7, "nan": 8}
 COMPARE |= {f"{name}u": 8 | COMPARE[name] for name in ("lt", "eq", "le", "gt", "ne", "ge")} | {"lo": 1, "ls": 3}
@@ -52,12 +51,8 @@ INSTRUCTION = np.dtype(
     + [("size", np.int32), ("count", np.int32), ("offset", np.int64), ("more", np.int32, 14)],
     align=True,
 )
-WRITES, THROUGH_CACHE, NARROW = 1, 2, 4  # flags of an access: it is a store, ld.nc, and its address has 32 bits
+WRITES, NARROW, SHARED = 1, 2, 4  # flags of an access: a store, an address of 32 bits, shared memory
 GAP = 128  # bytes between shared arrays, which nothing may touch; a multiple of all banks
-
-
-class PTXError(TinypruneError):
-    """An instruction that the emulator does not know."""
 
 
 def number(numbers: Any, name: str) -> int:
@@ -67,7 +62,7 @@ def number(numbers: Any, name: str) -> int:
 
 def kind_of(name: str) -> int:
     """Return the number of a type; b32 is read as u32."""
-    return number(KIND, name.replace("b", "u") if name[0] == "b" else name)
+    return number(KIND, name.replace("b", "u"))
 
 
 def bytes_of(name: str) -> int:
@@ -86,14 +81,12 @@ class Program:
     Attributes:
         code: (instructions,), an `INSTRUCTION` each.
         text, lines: of each instruction, the PTX, and the line in Python such as "norms.py:56", or "".
-        constants: registers that hold a constant, and its 64 bits.
-        registers, predicates: how many a thread has.
-        specials: registers that hold %tid.x and so on, by their place in SPECIALS; −1 where none does.
-        parameters, shared: bytes of the arguments and of shared memory.
+        constants, specials: registers that hold a constant, and its 64 bits; registers of SPECIALS, −1 where none is.
+        registers, predicates, shared: how many a thread has, and bytes of shared memory.
         arrays: offset and bytes of each array in shared memory.
 
     Raises:
-        PTXError: if an instruction is not known.
+        TinypruneError: if an instruction is not known.
     """
 
     def __init__(self, text: str, name: str, fused: bool = False) -> None:
@@ -102,7 +95,7 @@ class Program:
         self.lines: list[str] = []
         self.constants: dict[int, int] = {}
         self.specials = [-1] * len(SPECIALS)
-        self.registers = self.predicates = self.parameters = self.shared = 0
+        self.registers = self.predicates = self.shared = at = 0
         self.arrays: list[tuple[int, int]] = []
         self._places: dict[str | int, int] = {}  # of registers, predicates and constants
         self._offsets: dict[str, int] = {}  # of arguments, and of arrays in shared memory
@@ -112,9 +105,8 @@ class Program:
         self._line = ""
         header, _, body = text.partition("\n{")
         for kind, argument in re.findall(r"\.param \.(\w+)(?: \.ptr[^,\n]*?)? (\w+)", header):
-            size = bytes_of(kind)
-            self._offsets[argument] = -(-self.parameters // size) * size
-            self.parameters = self._offsets[argument] + size
+            self._offsets[argument] = -(-at // bytes_of(kind)) * bytes_of(kind)
+            at = self._offsets[argument] + bytes_of(kind)
         for line in body.splitlines():
             self._read(line.split("//")[0].strip())
         if fused:
@@ -149,13 +141,13 @@ class Program:
             try:
                 made = self._translate(*name.split("."), operands=operands)
             except (AttributeError, KeyError, ValueError, IndexError) as error:
-                raise PTXError(f"{self.name}: the emulator does not know `{line}`") from error
+                raise TinypruneError(f"{self.name}: the emulator does not know `{line}`") from error
             made |= {"guard": self._register(guard) if guard else -1, "negated": int(negated == "!")}
             self._records.append(made)
             self.text.append(line)
             self.lines.append(self._line)
         elif line and line[0] not in ".{})(":
-            raise PTXError(f"{self.name}: the emulator does not know `{line}`")
+            raise TinypruneError(f"{self.name}: the emulator does not know `{line}`")
 
     def _register(self, name: str) -> int:
         """Return the number of a register, or of a predicate; they are counted apart."""
@@ -171,10 +163,11 @@ class Program:
         """Return the register of an operand, which may be a constant."""
         if text.startswith("%"):
             return self._register(text)
-        value = (
-            self._offsets[text] if text in self._offsets else int(text[2:], 16) if text[:2] in ("0f", "0d") else None
-        )
-        value = (int(text.rstrip("U"), 0) if value is None else value) & (2**64 - 1)
+        if text in self._offsets:
+            value = self._offsets[text]
+        else:
+            value = int(text[2:], 16) if text[:2] in ("0f", "0d") else int(text.rstrip("U"), 0)
+        value &= 2**64 - 1
         if value not in self._places:
             self._places[value] = self.registers
             self.constants[self.registers] = value
@@ -184,9 +177,8 @@ class Program:
     def _computation(self, group: int, op: int, kind: str, texts: list[str]) -> dict[str, Any]:
         """Return an instruction with a destination and up to four operands of one type."""
         places = [self._operand(text) for text in texts]
-        return {"group": group, "op": op, "kind": kind_of(kind), "more": places[4:]} | dict(
-            zip("dabc", places, strict=False)
-        )
+        named = dict(zip("dabc", places, strict=False))
+        return named | {"group": group, "op": op, "kind": kind_of(kind), "more": places[4:]}
 
     def _translate(self, base: str, *words: str, operands: list[str]) -> dict[str, Any]:
         """Return the fields of an instruction."""
@@ -206,24 +198,15 @@ class Program:
             made = self._computation(GROUP.compare, COMPARE[words[0]], kind, ["0", *o[1:3]])
             made |= {"d": self._register(first), "to": self._register(second) if second and second != "_" else -1}
             if len(o) > 3:
-                made |= {
-                    "flags": PREDICATE[words[1]],
-                    "c": self._register(o[3].lstrip("!")),
-                    "size": int(o[3][0] == "!"),
-                }
+                made |= {"flags": PREDICATE[words[1]], "c": self._register(o[3].lstrip("!")), "size": "!" in o[3]}
             return made
         if base == "selp":
             return self._computation(GROUP.select, 0, kind, o[:3]) | {"c": self._register(o[3])}
         if kind == "pred":
             op = base if o[1][0] == "%" else str(abs(int(o[1])))
             places = [self._register(text) for text in o if text[0] == "%"]
-            return {
-                "group": GROUP.predicate,
-                "op": PREDICATE[op],
-                "d": places[0],
-                "a": places[min(1, len(places) - 1)],
-                "b": places[-1],
-            }
+            named = dict(zip("dab", [*places, *2 * places[-1:]], strict=False))
+            return named | {"group": GROUP.predicate, "op": PREDICATE[op]}
         if base == "mov" and "{" in o[0] + o[1]:
             low, high = (self._operand(text.strip()) for text in o["{" in o[1]].strip("{}").split(","))
             if "{" in o[0]:
@@ -233,16 +216,17 @@ class Program:
             return self._computation(GROUP.integer, INTEGER.mov, "u64", o)
         if base == "cvt":
             to = words[-2]
-            how = "tf32" if to == "tf32" else next((word for word in words[:-2] if word in CONVERT._fields), "rn")
+            how = "tf32" if to == "tf32" else ".".join(words[:-2]) or "rn"
             made = self._computation(GROUP.convert, number(CONVERT, how), kind, o)
             return made | {"to": kind_of("u32" if to == "tf32" else to)}
         if base == "mma":
             registers = [self._register(name) for part in o for name in re.findall(r"%\w+", part)]
             return {"group": GROUP.mma, "more": registers}
-        if kind in ("f32", "f64"):
-            name = ".".join([base, *(word for word in words[:-1] if word not in ("rn", "ftz", "approx", "full"))])
-            made = self._computation(GROUP.float32 if kind == "f32" else GROUP.float64, number(FLOAT, name), kind, o)
-            return made | {"flags": int("ftz" in words)}
+        if kind in ("f32", "f64") and base != "mov":
+            name = ".".join([base, *(word for word in words[:-1] if word not in ("rn", "approx", "full"))])
+            return self._computation(GROUP.float32 if kind == "f32" else GROUP.float64, number(FLOAT, name), kind, o)
+        if kind == "u64" and base in ("div", "rem", "min", "max"):
+            raise ValueError("numbers of 64 bits without a sign")
         return self._computation(GROUP.integer, number(INTEGER, ".".join([base, *words[:-1]])), kind, o)
 
     def _access(self, base: str, words: tuple[str, ...], kind: str, o: list[str]) -> dict[str, Any]:
@@ -254,21 +238,11 @@ class Program:
         if "param" in words:
             return made | {"group": GROUP.parameter, "offset": self._offsets[name] + int(offset or 0)}
         flags = (
-            WRITES * (base == "st")
-            | THROUGH_CACHE * ("nc" in words)
-            | NARROW * (name.startswith("%r") and name[2] != "d")
+            WRITES * (base == "st") | NARROW * (name.startswith("%r") and name[2] != "d") | SHARED * ("shared" in words)
         )
         if name[0] != "%":
             name, offset = "0", str(self._offsets[name] + int(offset or 0))
-        space = number(SPACE, next(word for word in words if field_of(word) in SPACE._fields))
-        more = {
-            "group": GROUP.access,
-            "a": self._operand(name),
-            "offset": int(offset or 0),
-            "to": space,
-            "flags": flags,
-        }
-        return made | more
+        return made | {"group": GROUP.access, "a": self._operand(name), "offset": int(offset or 0), "flags": flags}
 
     def _fuse(self) -> None:
         """Make multiply-adds of products whose only use is a sum that follows in the same straight piece of code."""

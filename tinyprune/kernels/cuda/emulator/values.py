@@ -33,16 +33,6 @@ class Warp(NamedTuple):
 
 
 @compiled
-def read(w, place, lane, kind):
-    """Return a register as an integer of 64 bits; one of u64 modulo 2⁶⁴."""
-    if kind == K.s32:
-        return np.int64(w.s32[place, 2 * lane])
-    if kind == K.u32:
-        return np.int64(w.u32[place, 2 * lane])
-    return cut(w.s64[place, lane], kind)
-
-
-@compiled
 def cut(x, kind):
     """Return x modulo 2 to the number of a type's bits, as a number of the type."""
     if kind == K.s32:
@@ -61,7 +51,7 @@ def cut(x, kind):
 @compiled
 def integer(op, kind, x, y, z, n):
     """Compute an operation on integers; `bfi` has a fourth operand, n."""
-    bits, big = 8 << (kind % 4), kind == K.u64
+    bits = 8 << (kind % 4)
     if op == I.add:
         return x + y
     if op == I.sub:
@@ -85,25 +75,21 @@ def integer(op, kind, x, y, z, n):
     if op == I.shl:
         return x << y if y < bits else np.int64(0)
     if op == I.shr:
-        if big:
+        if kind == K.u64:
             return np.int64(np.uint64(x) >> np.uint64(y)) if y < bits else np.int64(0)
         return x >> min(y, 63)
     if op == I.min or op == I.max:
-        less = np.uint64(x) < np.uint64(y) if big else x < y
-        return x if less == (op == I.min) else y
+        return x if (x < y) == (op == I.min) else y
     if op == I.bfi:
         field = np.int64(-1) if n >= 64 else (np.int64(1) << n) - 1
         field = field << z if z < bits else np.int64(0)
         return (y & ~field) | ((x << z) & field)
     if y == 0:  # of a division
         return x if op == I.rem else np.int64(-1)
-    if y == -1 and not big:
+    if y == -1:
         return np.int64(0) if op == I.rem else -x
-    if big:
-        quotient = np.int64(np.uint64(x) // np.uint64(y))
-    else:
-        quotient = x // y  # rounded down; towards zero is due
-        quotient += quotient * y != x and (x < 0) != (y < 0)
+    quotient = x // y  # rounded down; towards zero is due
+    quotient += quotient * y != x and (x < 0) != (y < 0)
     return x - quotient * y if op == I.rem else quotient
 
 
@@ -111,16 +97,6 @@ def integer(op, kind, x, y, z, n):
 def fma(typingctx, x, y, z):
     """Return x · y + z, rounded once."""
     return x(x, x, x), lambda context, builder, signature, arguments: builder.fma(*arguments)
-
-
-@intrinsic
-def like(typingctx, x, value):
-    """Return `value` in x's type."""
-
-    def code(context, builder, signature, arguments):
-        return context.cast(builder, arguments[1], signature.args[1], signature.args[0])
-
-    return x(x, value), code
 
 
 @compiled
@@ -135,14 +111,11 @@ def fma_down(x, y, z):
 
 
 @compiled
-def flushed(x):
-    """Return 0 with x's sign for a float32 too small to be normal."""
-    return math.copysign(np.float32(0), x) if abs(x) < np.float32(2.0**-126) else x
-
-
-@compiled
 def floating(op, x, y, z):
-    """Compute an operation on floats of one type. What GPUs approximate is rounded correctly here."""
+    """Compute an operation on floats of one type. What GPUs approximate is rounded correctly here.
+
+    Some results for float32 are of float64, and are rounded once more when they are stored: as if once (Figueroa 1995).
+    """
     if op == F.fma:
         return fma(x, y, z)
     if op == F.add:
@@ -151,8 +124,6 @@ def floating(op, x, y, z):
         return x * y
     if op == F.sub:
         return x - y
-    if op == F.mov:
-        return x
     if op == F.neg:
         return -x
     if op == F.abs:
@@ -169,12 +140,13 @@ def floating(op, x, y, z):
     if op == F.fnma:
         return fma(-x, y, z)
     if op == F.sqrt:
-        return like(x, math.sqrt(x))
+        return math.sqrt(x)
     if op == F.rcp:
-        return like(x, 1.0) / x
-    if op == F.ex2:
-        return like(x, np.exp2(np.float64(x)))
-    return like(x, fma_down(np.float32(x), np.float32(y), np.float32(z)))
+        return 1.0 / x
+    if op == F.ex2_ftz:
+        power = np.exp2(np.float64(x))
+        return 0.0 if power < 2.0**-126 else power
+    return fma_down(np.float32(x), np.float32(y), np.float32(z))
 
 
 @compiled
@@ -184,36 +156,11 @@ def relation(x, y):
 
 
 @compiled
-def rounded(op, x):
-    """Round a float64 to a whole one."""
-    if op == R.rzi:
-        return np.trunc(x)
-    if op == R.rmi:
-        return np.floor(x)
-    return np.ceil(x) if op == R.rpi else np.rint(x)
-
-
-@compiled
-def to_integer(x, kind):
-    """Return a whole float64 as an integer; beyond a type's range its last number, and 0 (s64: −2⁶³) for NaN."""
-    signed, bits = kind >= K.s8, 8 << (kind % 4)
-    low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1)) if signed else (0.0, 2.0**bits)
-    if x != x:
-        return np.int64(0) if bits < 64 else np.int64(-(2**63))
-    if x >= high:
-        last = np.int64(2**63 - 1) if signed else np.int64(-1)
-        return np.int64(high - 1) if bits < 64 else last
-    if x <= low:
-        return np.int64(low)
-    return np.int64(x) if x < 2.0**63 else np.int64(np.uint64(x))
-
-
-@compiled
 def convert(w, i, lane):
     """Make a number of one type one of another."""
     op, kind, to, a, d = i.op, i.kind, i.to, i.a, i.d
     if kind < K.f32:
-        x = read(w, a, lane, kind)
+        x = cut(w.s64[a, lane], kind)
         if to < K.f32:
             w.s64[d, lane] = cut(x, to)
         elif to == K.f32:
@@ -227,13 +174,8 @@ def convert(w, i, lane):
         w.u32[d, 2 * lane] = bits if special else (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
         return
     x = np.float64(w.f32[a, 2 * lane]) if kind == K.f32 else w.f64[a, lane]
-    if to < K.f32:
-        w.s64[d, lane] = to_integer(rounded(op, x), to)
-        return
     if op == R.sat:
         x = min(max(x, 0.0), 1.0) if x == x else 0.0
-    elif op != R.rn:
-        x = rounded(op, x)
     if to == K.f32:
         w.f32[d, 2 * lane] = np.float32(x)
     else:
@@ -241,7 +183,7 @@ def convert(w, i, lane):
 
 
 @compiled
-def tensor_product(w, i):
+def mma(w, i):
     """Compute d = a · b + c of 16 × 8, 8 × 8 and 16 × 8 numbers: mma.m16n8k8 of tf32, by the whole warp.
 
     Products of tf32 are exact in float64. The registers are d0 … d3, a0 … a3, b0, b1, c0 … c3; see `tensor_cores`.
