@@ -42,8 +42,8 @@ PACKAGES = ("numba", "numba-cuda", "nvidia-nvjitlink", "nvidia-nvjitlink-cu12", 
 class Compiled(NamedTuple):
     """A kernel, compiled for one kind of GPU."""
 
-    symbol: str  # its name in the cubin: some 300 letters, of module, types and more
-    cubin: bytes  # what the driver loads
+    symbol: str  # its name in the code: some 300 letters, of module, types and more
+    code: bytes  # a cubin, which the driver loads, or PTX
     report: str  # what the linker says of it: registers, bytes of shared memory, spills
 
 
@@ -63,14 +63,16 @@ def compiled(kernel: Any, signature: Any, capability: Capability, ptx: bool = Fa
     function = getattr(kernel, "py_func", kernel)
     try:
         code = llvm_code(function, signature, min(capability, OLDEST))
-        cubin, report = linked(code, function.__name__, capability, ptx)
+        result, report = linked(code, function.__name__, capability, ptx)
     except TinypruneError:
         raise
     except Exception as error:  # Numba's errors, of which there are many kinds
         said = f"Numba cannot compile {function.__module__}.{function.__name__}: {error}"
         raise explained(error) or TinypruneError(said) from error
-    symbol = re.search(rb"\.entry (\w+)", cubin)[1].decode() if ptx else re.search(r"entry function '(\w+)'", report)[1]
-    return Compiled(symbol, cubin.rstrip(b"\0") if ptx else cubin, report)
+    symbol = (
+        re.search(rb"\.entry (\w+)", result)[1].decode() if ptx else re.search(r"entry function '(\w+)'", report)[1]
+    )
+    return Compiled(symbol, result.rstrip(b"\0") if ptx else result, report)
 
 
 def compile_kernel(kernel: Any, signature: Any, capability: Capability) -> dict[str, Any]:
@@ -80,14 +82,12 @@ def compile_kernel(kernel: Any, signature: Any, capability: Capability) -> dict[
         `kernel`, `capability` and `ptx`; from the linker's report a thread's registers, a block's bytes of shared
         memory, and the bytes of a thread's stack and of spilled registers.
     """
-    function = getattr(kernel, "py_func", kernel)
-    name, report = function.__name__, compiled(kernel, signature, capability).report
-    code = llvm_code(function, signature, min(capability, OLDEST))
-    ptx = linked(code, name, capability, ptx=True)[0].rstrip(b"\0").decode()
-    found = {key: re.search(pattern, report) for key, pattern in REPORTED.items()}
-    numbers = {key: int(match[1]) if match else 0 for key, match in found.items()}
+    report, ptx = (compiled(kernel, signature, capability, ptx) for ptx in (False, True))
+    found = {key: re.search(pattern, report.report) for key, pattern in REPORTED.items()}
+    name = getattr(kernel, "py_func", kernel).__name__
     about = {"kernel": name, "capability": f"{capability[0]}.{capability[1]}"}
-    return about | numbers | {"ptx": ptx.replace(re.search(r"\.entry (\w+)", ptx)[1], name)}
+    about["ptx"] = ptx.code.decode().replace(ptx.symbol, name)
+    return about | {key: int(match[1]) if match else 0 for key, match in found.items()}
 
 
 @lru_cache(4)  # for tests, which compile a kernel for several GPUs before the next

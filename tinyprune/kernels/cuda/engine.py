@@ -109,7 +109,7 @@ def in_main_memory(name: str) -> Callable[..., Any]:
             for x, _ in written:
                 check_in_place(array=x)
             for x, copy in written:
-                x.storage.write(x.first, copy.reshape(-1))
+                driver().write(x.pointer, copy.reshape(-1))
         if name.endswith("_forward"):
             return moved(self.to_device, result[0]), result[1]
         return moved(self.to_device, result)

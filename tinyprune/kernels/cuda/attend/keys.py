@@ -115,7 +115,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
     store_partial_sums, add_bias, write_bias_gradient = make_biases(tiles, Z)
     types = (INPUTS, SAVED, *4 * (floats,), int32, SIZES, KEY_ROWS, SCALES, *3 * (int32,), DROPOUT)
 
-    @kernel(*types, name=f"keys_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT, tiles=tiles)
+    @kernel(*types, name=f"keys_backward_{D}", threads=THREADS, resident=RESIDENT, tiles=tiles)
     def keys_backward(g, saved, u, dk, dv, du, B, sizes, keys, scales, context, relative, gated, dropout):
         """Compute dk and dv: a block for a tile of keys, grid (slots, H, tiles). du: (slots, tiles, H, W).
 

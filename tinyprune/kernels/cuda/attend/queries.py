@@ -53,7 +53,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
     (P, X, Z, SIZE), SUMS = shared(tiles), 4 * OUT_QUERIES
     types = (INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
 
-    @kernel(*types, name=f"queries_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT, tiles=tiles)
+    @kernel(*types, name=f"queries_backward_{D}", threads=THREADS, resident=RESIDENT, tiles=tiles)
     def queries_backward(g, saved, dq, sizes, context, persistent, scale, relative, gated, dropout):
         """Compute dq (B, T, H, W) and delta: a block for a tile of queries, grid (B, H, tiles).
 

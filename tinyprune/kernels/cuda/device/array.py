@@ -179,7 +179,7 @@ def to_device(x: NDArray | DeviceArray) -> DeviceArray:
         raise ValueError(f"the cuda backend computes in float32, got an array of {x.dtype}; convert it first")
     copy = empty(x.shape, x.dtype)
     if x.size:
-        copy.storage.write(0, np.ascontiguousarray(x).reshape(-1))
+        driver().write(copy.pointer, np.ascontiguousarray(x).reshape(-1))
     return copy
 
 
@@ -189,7 +189,7 @@ def to_host(x: DeviceArray | NDArray | None) -> NDArray | None:
         return x
     flat = np.empty(x.span, x.dtype)
     if x.size:
-        x.storage.read(x.first, flat)
+        driver().read(x.pointer, flat)
     return np.lib.stride_tricks.as_strided(flat, x.shape, [x.dtype.itemsize * stride for stride in x.strides]).copy()
 
 

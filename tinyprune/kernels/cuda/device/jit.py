@@ -56,7 +56,6 @@ class Kernel:
         function: the Python function.
         arguments: Numba's types of its arguments.
         threads: of a block, along x, or along x and y.
-        hot: whether training spends its time in it: a test then demands vector loads of attention and products.
         float64: whether it computes in float64 on purpose; in other kernels a test refuses that.
         resident: blocks that a multiprocessor must have room for at a time, which limits the registers that the
             compiler may use; 0 for no limit.
@@ -66,7 +65,6 @@ class Kernel:
     function: Callable
     arguments: Sequence[Any]
     threads: int | tuple[int, int]
-    hot: bool = False
     float64: bool = False
     resident: int = 0
     tiles: Any = None

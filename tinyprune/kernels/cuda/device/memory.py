@@ -1,12 +1,8 @@
-"""The GPU's memory: a pool of blocks, see `kernels.pool`, and copies to them and from them.
+"""The GPU's memory: a pool of blocks, see `kernels.pool`.
 
 All kernels run in order on the default stream, so a recycled block is written only after earlier kernels have read it.
 A block belongs to the pool alone, which frees it when it is cleared; at the program's end the driver does.
 """
-
-from typing import Any
-
-from numpy.typing import NDArray
 
 from tinyprune.kernels import pool
 from tinyprune.kernels.cuda.device.driver import driver
@@ -19,21 +15,21 @@ class Pool(pool.Pool):
 
     most_used = 0  # largest `bytes_used` so far
 
-    def allocate(self, size: int) -> Any:
+    def allocate(self, size: int) -> int:
         """Return a new block. Raises MemoryError if the GPU has no room for it."""
         return driver().allocate(size)
 
-    def release(self, block: Any) -> None:
+    def release(self, block: int) -> None:
         """Free a block."""
         driver().free(block)
 
-    def take(self, size: int) -> Any:
+    def take(self, size: int) -> int:
         """Take a block of `size` bytes, recycled if possible."""
         block = super().take(size)
         self.most_used = max(self.most_used, self.bytes_used)
         return block
 
-    def fresh(self, size: int) -> Any:
+    def fresh(self, size: int) -> int:
         """Allocate a block. Raises MemoryError, which says how much is in use, if the GPU has no room for it.
 
         Free blocks stay in the pool until there is no room: to free and to allocate stops the GPU, and the same sizes
@@ -66,11 +62,3 @@ class Storage:
         if hasattr(self, "driver"):
             self.driver.end(self.block, self.size)
             self.pool.give(self.size, self.block)
-
-    def write(self, first: int, values: NDArray) -> None:
-        """Copy a flat array from main memory."""
-        self.driver.write(self.block + 4 * first, values)
-
-    def read(self, first: int, values: NDArray) -> None:
-        """Copy to a flat array in main memory, after the kernels launched before have finished."""
-        self.driver.read(self.block + 4 * first, values)

@@ -102,7 +102,7 @@ def make_norm(name: str, centred: bool) -> tuple[Kernel, Kernel]:
             n = (x[at + d] - mean) * inverse
             dx[at + d] = (rounded_product(dout[at + d], scale[d]) - dn_mean - n * dn_n_mean) * inverse
 
-    options = {"threads": THREADS, "hot": True}
+    options = {"threads": THREADS}
     types = *3 * (floats,), int32, float32, *3 * (floats,)
     types_backward = *5 * (floats,), *3 * (int32,), floats, floats
     return (

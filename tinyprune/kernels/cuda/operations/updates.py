@@ -39,7 +39,7 @@ adam_constants = types.UniTuple(float32, 8)  # of `formulas.adam_constants`
 adam = device(formulas.adam)
 
 
-@kernel(tables, ints, ints, ints, doubles, threads=THREADS, hot=True, float64=True)
+@kernel(tables, ints, ints, ints, doubles, threads=THREADS, float64=True)
 def squares(arrays, owners, begins, sizes, sums):
     """Compute sums[block] = Σ x[i]² over the entries of a block: of x = arrays[owners[block]] from begins[block] on."""
     scratch = cuda.shared.array(THREADS, float64)
@@ -136,7 +136,7 @@ def clipping(
     return norm, factor
 
 
-@kernel(tables, int32, ints, ints, ints, float32, floats, floats, floats, adam_constants, threads=THREADS, hot=True)
+@kernel(tables, int32, ints, ints, ints, float32, floats, floats, floats, adam_constants, threads=THREADS)
 def adamw_all(arrays, count, owners, begins, sizes, lr, multipliers, decays, scale, constants):
     """Update `count` params and their m and v, flat. arrays: all params, then all grads, all m, all v."""
     block = cuda.blockIdx.x
@@ -196,7 +196,7 @@ def adamw_updates(
     )  # fmt: skip
 
 
-@kernel(floats, floats, floats, floats, float32, floats, adam_constants, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, floats, floats, floats, float32, floats, adam_constants, int32, floats, threads=THREADS)
 def lamb_direction(param, grad, m, v, decay, scale, constants, size, d):
     """Update m and v, and compute the direction d. All flat; if scale[0] is NaN, d is 0, and m and v stay."""
     i, factor = cuda.grid(1), scale[0]
@@ -218,7 +218,7 @@ def lamb_rate(sums, count, lr, rate):
             rate[0] = lr * (math.sqrt(of_param) / math.sqrt(of_d))
 
 
-@kernel(floats, floats, floats, int32, threads=THREADS, hot=True)
+@kernel(floats, floats, floats, int32, threads=THREADS)
 def lamb_step(param, d, rate, size):
     """Subtract rate[0] · d from param, both flat."""
     i = cuda.grid(1)
