@@ -9,15 +9,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # With two threads for NumPy's products in each of two workers, all tests take a tenth longer on two processors.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from tinyprune.kernels.gpu import why_unusable
-
-# Where no GPU can be used the CUDA kernels run in Numba's simulator, which has to be chosen before Numba is imported.
-if (NO_GPU := why_unusable()) is not None:
-    os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
-
 import numpy as np
 import pytest
 from command import do_stages, settings, write_text
+
+from tinyprune.kernels.gpu import what_is_missing, why_unusable
 
 # Tests send Ctrl-C to programs that they start; a parent that ignores it, such as nohup, must not pass that on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -60,6 +56,7 @@ def finished(book: Path) -> Path:
 
 
 def pytest_report_header() -> str:
-    """Say where the CUDA kernels run: tests that need a GPU are not collected without one."""
-    place = "in Numba's simulator" if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1" else "on the GPU"
-    return f"CUDA kernels: {place}" + (f", since {NO_GPU}" if NO_GPU else "")
+    """Say where the CUDA kernels run: their tests are not collected where they cannot."""
+    if why_unusable() is None:
+        return "CUDA kernels: on the GPU"
+    return f"CUDA kernels: {what_is_missing() or 'on the emulator, with -m slow'}"

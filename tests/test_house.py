@@ -18,7 +18,7 @@ BUDGET = {
     "data": 950,
     "experiments": 2120,
     "gradcheck": 850,
-    "kernels": 9560,
+    "kernels": 10580,
     "model": 1410,
     "notebook": 470,
     "ops": 3320,
@@ -29,7 +29,7 @@ BUDGET = {
     "training": 990,
     ".": 1610,  # modules at the top
 }
-IN_ALL, TESTS = 28_000, 17_000
+IN_ALL, TESTS = 29_000, 17_300
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10
 LINES_OF_KERNELS, PARAMETERS_OF_KERNELS = 100, 15

@@ -81,7 +81,7 @@ REFUSED = {
     "flops": "argument benchmark: invalid choice: 'flops'",
     "step --shapes=tiny --preset=tiny": "not allowed with argument",
     "step --shapes=tiny,enormous": "the benchmarks also know relative-d128",
-    "attention --backend=cuda": "times in Numba's simulator say nothing about a GPU",
+    "attention --backend=cuda-emulated": "times of the emulator say nothing about a GPU",
     "step --backend=fortran": "--backend must be one of ",
     "step --peers=jax": "--peers must be of torch; got 'jax'",
     "step --threads=0": "--threads must be at least 1, got 0",
@@ -90,12 +90,12 @@ REFUSED = {
 
 @pytest.mark.parametrize("arguments", REFUSED)
 def test_what_the_command_refuses(arguments):
-    assert REFUSED[arguments] in refused(2, "bench", *arguments.split(), env={"NUMBA_ENABLE_CUDASIM": "1"})
+    assert REFUSED[arguments] in refused(2, "bench", *arguments.split())
 
 
 @pytest.mark.skipif(gpu.gpu_present(), reason="there is a GPU")
 def test_without_a_gpu_it_is_refused():
-    said = refused(2, "bench", "step", "--backend=cuda", env={"NUMBA_ENABLE_CUDASIM": "0"})
+    said = refused(2, "bench", "step", "--backend=cuda")
     assert said.startswith("the cuda backend cannot run: ")
 
 

@@ -83,7 +83,6 @@ def test_the_yardstick_is_blas_at_its_best(monkeypatch):
 def test_a_pytorch_without_cuda_is_refused(monkeypatch):
     """Our kernels can run here, it is pretended."""
     torch = pytest.importorskip("torch")
-    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
     monkeypatch.setitem(BACKENDS, "cuda", BACKENDS["cuda"]._replace(problem=lambda: None))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     check_options(GPU)

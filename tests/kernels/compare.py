@@ -4,8 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
+from tinyprune.kernels.gpu import what_is_missing, why_unusable
 from tinyprune.ops.attention_step import BlockWeights
+
+# Where CUDA's kernels run: on the GPU that is here, or else on the emulator, which takes long; None if neither can be.
+GPU = "cuda" if why_unusable() is None else "cuda-emulated" if what_is_missing() is None else None
+DEVICES = [pytest.param(GPU, marks=pytest.mark.gpu if GPU == "cuda" else pytest.mark.slow)] if GPU else []
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12, np.complex128: 1e-12}
 

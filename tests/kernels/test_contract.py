@@ -7,7 +7,6 @@ gradients are right is seen in tests/gradcheck, and its formulas in tests/ops.
 import copy
 import re
 from functools import cache, partial
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from tinyprune import ops
 from tinyprune.gradcheck.catalogue import SIZES, Case, Dimensions, no_backward, operation_cases, other_cases
 from tinyprune.kernels.backend import get_backend
 
-from .compare import adamw_update, assert_close, assert_same_bits, leaves, mapped
+from .compare import DEVICES, adamw_update, assert_close, assert_same_bits, leaves, mapped
 
 SINGLE = Dimensions(B=1, T=1, M=0, H=1, Dh=1, N=1, D=1, F=1, V=6)
 VECTORS = Dimensions(B=2, T=32, M=32, H=2, Dh=16, N=64, D=64, F=32, V=128)
@@ -74,21 +73,6 @@ def is_compiled(operation: str, suffix: str = "_forward") -> bool:
 COMPILED = [name for name in NAMES if is_compiled(name)]
 each_case = pytest.mark.parametrize("name", NAMES)
 each_compiled = pytest.mark.parametrize("name", COMPILED)
-
-
-@pytest.fixture(autouse=True)
-def small_tiles(request):
-    """In the simulator CUDA's attention has small tiles, and threads that take turns."""
-    if "backend" not in request.fixturenames or request.getfixturevalue("backend") != "cuda":
-        yield
-        return
-    if find_spec("numba.cuda") is None:
-        pytest.skip("numba-cuda is not installed")
-    from .cuda.attention_case import SMALL, installed
-    from .cuda.conftest import SIMULATED
-
-    with installed(SMALL if SIMULATED else {}):
-        yield
 
 
 def of_dtype(value, dtype):
@@ -157,13 +141,12 @@ def test_other_dtypes_like_the_textbook(dtype, name, sizes):
         assert_like_the_textbook("numpy", name, sizes, dtype)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes",
     [SIZES, SINGLE, MANY_ROWS, LONG_ROWS, NO_HEADS, NO_TEXTS],
     ids=["small", "single", "many rows", "long rows", "no heads", "no texts"],
 )
-@pytest.mark.parametrize("backend", ["cuda"])
+@pytest.mark.parametrize("backend", DEVICES)
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in HOST])
 def test_devices_like_the_textbook(backend, name, sizes):
     assert_like_the_textbook(backend, name, sizes, np.float32)
@@ -220,7 +203,7 @@ def run_frozen(backend: str, name: str, **changes) -> tuple:
     return mapped(own.to_host, out), mapped(own.to_host, gradients), held
 
 
-@pytest.mark.parametrize("backend", ["numpy", "numba", "cuda"])
+@pytest.mark.parametrize("backend", ["numpy", "numba", *DEVICES])
 @pytest.mark.parametrize("name", FROZEN)
 def test_frozen_parameters_have_no_gradients_and_hold_no_activations(backend, name):
     """The other gradients are the same: up to rounding where heads have factors, which are then multiplied later."""
@@ -405,7 +388,7 @@ def wrong_gradients(case: Case, dtype) -> list[tuple]:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64, np.uint64])
-@pytest.mark.parametrize("backend", ["numba", "cuda"])
+@pytest.mark.parametrize("backend", ["numba", *DEVICES])
 def test_ids_of_any_integer_type_that_may_be_filled_anew(backend, dtype):
     own, rng, ids = get_backend(backend), np.random.default_rng(2), np.arange(12) ** 2 % 11
     E, logits, dout = (own.to_device(rng.standard_normal(shape, np.float32)) for shape in ((11, 5), (12, 11), (12, 5)))
@@ -418,7 +401,7 @@ def test_ids_of_any_integer_type_that_may_be_filled_anew(backend, dtype):
 
 
 @pytest.mark.parametrize(("start", "gradient"), [(0.0, 1.0), (1.0, 0.0)])
-@pytest.mark.parametrize("backend", ["numpy", "numba", "cuda"])
+@pytest.mark.parametrize("backend", ["numpy", "numba", *DEVICES])
 def test_lamb_with_a_norm_of_zero(backend, start, gradient):
     """A tensor of zeros leaves zero; one without a direction stays where it is."""
     own, constants = get_backend(backend), ops.adamw.AdamConstants(0.8, 0.95, eps=1e-12, step=1)
@@ -428,7 +411,7 @@ def test_lamb_with_a_norm_of_zero(backend, start, gradient):
 
 
 @pytest.mark.parametrize("rule", ["adamw", "lamb"])
-@pytest.mark.parametrize("backend", ["numpy", "numba", "cuda"])
+@pytest.mark.parametrize("backend", ["numpy", "numba", *DEVICES])
 def test_an_update_with_a_factor_that_is_no_number_changes_nothing(backend, rule):
     """As `clipping` finds it where a loss is infinite: alone, or where it leaves the factor."""
     own = get_backend(backend)

@@ -26,7 +26,6 @@ def driver_of(version, gpus=1):
 @pytest.fixture
 def machine(monkeypatch):
     """Pretend a machine: its driver (None for none), whether numba-cuda is installed, and the toolkit's version."""
-    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
 
     def pretend(driver, numba_cuda=True, toolkit=(13, 0)):
         monkeypatch.setattr(gpu, "load_driver", lambda: driver)
@@ -101,6 +100,6 @@ def test_the_gpus_name(monkeypatch):
         assert gpu.gpu_name() == expected
 
 
-@pytest.mark.skipif(importlib.util.find_spec("numba.cuda") is None, reason="no numba.cuda: its tests are left out")
-def test_the_kernels_are_tested():
-    """A skip says that they are not."""
+def test_a_skip_says_that_cudas_kernels_are_not_tested():
+    if missing := gpu.what_is_missing():
+        pytest.skip(missing)

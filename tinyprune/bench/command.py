@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,8 +81,8 @@ def split(names: str) -> tuple[str, ...]:
 def check_options(options: Options) -> None:
     """Raise UsageError if a benchmark cannot run with these options on this machine."""
     if options.on_device:
-        if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-            raise UsageError("times in Numba's simulator say nothing about a GPU: unset NUMBA_ENABLE_CUDASIM")
+        if options.backend == "cuda-emulated":
+            raise UsageError("times of the emulator say nothing about a GPU; use --backend cuda, on one")
         if problem := BACKENDS[options.backend].problem():
             raise UsageError(f"the cuda backend cannot run: {problem}")
         if "torch" in options.peers:

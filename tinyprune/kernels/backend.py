@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from tinyprune.errors import UsageError, nearest
-from tinyprune.kernels.gpu import check_usable, why_unusable
+from tinyprune.kernels.gpu import what_is_missing, why_unusable
 from tinyprune.ops.engine import Engine
 from tinyprune.progress import say
 
@@ -37,19 +37,22 @@ def numba_engine() -> Engine:
     return Numba()
 
 
-def cuda_engine(precision: str = "float32") -> Engine:
-    """Return the engine whose kernels `numba.cuda` compiles for an NVIDIA GPU.
-
-    Args:
-        precision: "tf32" lets tensor cores compute the products of linear layers, see `cuda.products.tensor_cores`.
+def cuda_engine(name: str) -> Engine:
+    """Return an engine whose kernels `numba.cuda` compiles for an NVIDIA GPU.
 
     Raises:
-        UsageError: if kernels cannot run here, neither on a GPU nor in Numba's simulator.
+        UsageError: if kernels cannot run here.
     """
-    check_usable()
+    if reason := BACKENDS[name].problem():
+        raise UsageError(f"the {name} backend cannot run: {reason}")
+    from tinyprune.kernels.cuda.device import driver
     from tinyprune.kernels.cuda.engine import ENGINES
 
-    return ENGINES[precision]()
+    if name == "cuda-emulated":
+        from tinyprune.kernels.cuda.emulator.driver import emulator
+
+        driver.use(emulator())
+    return ENGINES[name]()
 
 
 class Choice(NamedTuple):
@@ -72,17 +75,26 @@ class Choice(NamedTuple):
     packages: tuple[str, ...] = ()
 
 
+GPU = Choice(
+    partial(cuda_engine, "cuda"),
+    "compiled for an NVIDIA GPU",
+    why_unusable,
+    on_device=True,
+    packages=("numba-cuda",),
+)
 BACKENDS = {
     "numba": Choice(numba_engine, "compiled for the processor by Numba", why_no_numba, packages=("numba",)),
     "numpy": Choice(Engine, "the textbook, in NumPy"),
-    "cuda": Choice(cuda_engine, "compiled for an NVIDIA GPU", why_unusable, on_device=True, packages=("numba-cuda",)),
-    "cuda-tf32": Choice(
-        partial(cuda_engine, "tf32"),
-        "the same, with products on tensor cores from numbers rounded to 11 bits",
-        why_unusable,
-        on_device=True,
+    "cuda": GPU,
+    "cuda-tf32": GPU._replace(
+        make=partial(cuda_engine, "cuda-tf32"),
+        about="the same, with products on tensor cores from numbers rounded to 11 bits",
         precision="tf32",
-        packages=("numba-cuda",),
+    ),
+    "cuda-emulated": GPU._replace(
+        make=partial(cuda_engine, "cuda-emulated"),
+        about="the same kernels without a GPU, executed and checked by an emulator; thousands of times slower",
+        problem=what_is_missing,
     ),
 }
 

@@ -29,7 +29,7 @@ def ask_driver(function: str, *arguments: object) -> bool:
 
 
 def gpu_present() -> bool:
-    """Ask the driver whether there is a GPU. (Numba's simulator would always say yes.)"""
+    """Ask the driver whether there is a GPU."""
     count = ctypes.c_int(0)
     return ask_driver("cuDeviceGetCount", ctypes.byref(count)) and count.value > 0
 
@@ -90,13 +90,8 @@ def toolkit_version() -> tuple[int, int] | None:
 
 
 def why_unusable() -> str | None:
-    """Return one line that says why kernels cannot run here and what to install or do; None if they can.
-
-    In Numba's simulator they always can.
-    """
-    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-        return None
-    instead = "or use --backend numba"
+    """Return one line that says why kernels cannot run here and what to install or do; None if they can."""
+    instead = "or use --backend numba, or cuda-emulated, which needs no GPU"
     if load_driver() is None:
         return f"there is no NVIDIA driver here; install the one for your GPU from nvidia.com/drivers, {instead}"
     if not gpu_present():
@@ -111,13 +106,6 @@ def why_unusable() -> str | None:
         here = f"the CUDA toolkit installed here is {toolkit[0]}.{toolkit[1]}"
         return f"{known}, and {here}: {fitting_extra()}, or update the driver from nvidia.com/drivers"
     return None
-
-
-def check_usable() -> None:
-    """Raise UsageError, one line, unless kernels can run here, on a GPU or in the simulator."""
-    reason = why_unusable()
-    if reason is not None:
-        raise UsageError(f"the cuda backend cannot run: {reason}")
 
 
 def explained(error: Exception) -> UsageError | None:

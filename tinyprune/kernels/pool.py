@@ -51,12 +51,12 @@ class Pool:
         self.free.setdefault(size, []).append(block)
 
     def clear(self) -> None:
-        """Release all free blocks."""
-        for blocks in self.free.values():
-            for block in blocks:
-                self.release(block)
-        self.free.clear()
-        self.bytes_free = 0
+        """Release all free blocks, also those that return meanwhile, by Python's collector or in another thread."""
+        while self.free:
+            size, blocks = self.free.popitem()
+            while blocks:
+                self.release(blocks.pop())
+                self.bytes_free -= size
 
 
 def size_class(nbytes: int) -> int:

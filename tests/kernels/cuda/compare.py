@@ -7,10 +7,10 @@ from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import DeviceArray, to_device, to_host
 
-from ..compare import mapped
+from ..compare import GPU, mapped
 
 TOLERANCE = 1e-5
-cuda = get_backend("cuda")
+cuda = get_backend(GPU)
 
 
 def slow(*case):
@@ -56,3 +56,10 @@ def assert_equal_to_textbook(name, arguments, dout, module=cuda):
         out, cache = getattr(each, f"{name}_forward")(*given(arguments))
         results.append((out, getattr(each, f"{name}_backward")(given(dout), cache)))
     assert_close(*results)
+
+
+def to_tf32(x):
+    """An array, or a number, rounded to 10 bits behind the leading one, half away from zero: cvt.rna.tf32.f32."""
+    x = np.asarray(x, np.float32)
+    bits = x.view(np.uint32) + np.uint32(1 << 12)
+    return np.where(np.isfinite(x), (bits >> 13 << 13).view(np.float32), x)

@@ -1,48 +1,51 @@
-"""Where the tests of the CUDA kernels run: on the GPU that is here, or in Numba's simulator.
+"""Where the tests of the CUDA kernels run: on the GPU that is here, or on the emulator.
 
-A process can do only one of both, since Numba decides when it is imported (tests/conftest.py). Every test that takes
-`place` is marked `gpu` where it runs on a GPU, and `slow` in the simulator.
+A process can do only one of both. Every test that takes `place` is marked `gpu` on a GPU, and `slow` on the emulator.
 """
-
-import importlib.util
 
 import pytest
 
-if importlib.util.find_spec("numba.cuda") is not None:
-    from tinyprune.kernels.cuda.device.jit import SIMULATED
+from ..compare import GPU
 
-    from . import tensor_core, turns
-    from .attention_case import SMALL, installed
-
-    if SIMULATED:
-        turns.install()
-        tensor_core.install()
-else:
-    collect_ignore_glob = ["test_*.py"]
+if GPU is None:
+    collect_ignore_glob = ["test_*.py", "emulator/test_*.py"]
+PLACE, MARK = ("gpu", pytest.mark.gpu) if GPU == "cuda" else ("emulator", pytest.mark.slow)
 
 
 def pytest_generate_tests(metafunc):
     """Each test for the place of this process."""
     if "place" in metafunc.fixturenames:
-        place, mark = ("simulator", pytest.mark.slow) if SIMULATED else ("gpu", pytest.mark.gpu)
-        metafunc.parametrize("place", [pytest.param(place, marks=mark)])
+        metafunc.parametrize("place", [pytest.param(PLACE, marks=MARK)])
 
 
 @pytest.fixture
-def simulated():
-    """Skips the test on a GPU."""
-    if not SIMULATED:
-        pytest.skip("only the simulator lets threads take turns, fills memory with NaN and checks every index")
+def emulated():
+    """The emulator; skips the test on a GPU."""
+    if GPU == "cuda":
+        pytest.skip("only the emulator checks every access")
+    from tinyprune.kernels.cuda.emulator.driver import emulator
+
+    return emulator()
 
 
-@pytest.fixture(autouse=True)
-def small_tiles():
-    """In the simulator attention has small tiles: those in use are for more numbers than it gets through."""
-    with installed(SMALL if SIMULATED else {}):
-        yield
-
-
-@pytest.fixture(params=["first to last", "last to first"])
+@pytest.fixture(params=[False, True], ids=["first to last", "last to first"])
 def both_orders(request, monkeypatch):
-    """In the simulator: in which order the threads of a block take their turns."""
-    monkeypatch.setattr(turns, "order", request.param)
+    """On the emulator: in which order blocks and warps are executed."""
+    if request.param:
+        monkeypatch.setattr(request.getfixturevalue("emulated"), "backwards", True)
+
+
+@pytest.fixture(params=[False, True], ids=["rounded", "fused"])
+def both_roundings(request, monkeypatch):
+    """On the emulator: whether products become multiply-adds, as they may on a GPU."""
+    if not request.param:
+        yield
+        return
+    monkeypatch.setattr(request.getfixturevalue("emulated"), "fused", True)
+    from tinyprune.kernels.cuda.device.jit import KERNELS
+
+    for load_again in (True, False):
+        for kernel in KERNELS:
+            vars(kernel).pop("compiled", None)
+        if load_again:
+            yield

@@ -1,4 +1,4 @@
-"""Kernels with what the compiler's tests forbid: `compiling.py` compiles them."""
+"""Kernels with what the compiler's tests forbid."""
 
 from tinyprune.kernels.cuda.device.instructions import load4
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, kernel
@@ -24,7 +24,7 @@ def double_precision_on_purpose(x, n):
         x[i] = max(x[i], 0.0)
 
 
-@kernel(floats, int32, threads=256, hot=True)
+@kernel(floats, int32, threads=256)
 def stack(x, n):
     """Its array is indexed by what is known only when it runs."""
     own = cuda.local.array(MANY, float32)
@@ -34,7 +34,7 @@ def stack(x, n):
         x[i] = own[n - 1 - i]
 
 
-@kernel(floats, int32, threads=256, hot=True)
+@kernel(floats, int32, threads=256)
 def spills(x, n):
     """More sums than a thread has registers."""
     sums = cuda.local.array(TOO_MANY, float32)

@@ -1,4 +1,4 @@
-"""Attention against the textbook: ragged and hidden tiles, those in use; numbers that are large, NaN; memory."""
+"""Attention against the textbook: ragged and hidden tiles; numbers that are large, NaN; memory."""
 
 import numpy as np
 import pytest
@@ -8,19 +8,23 @@ from tinyprune.kernels.cuda.device.memory import POOL
 from tinyprune.kernels.cuda.operations import attention
 
 from ..compare import assert_errors_like, mapped
-from .attention_case import IN_USE, arguments, installed, on_gpu, textbook
-from .compare import assert_close, on_device, slow
+from .attention_case import arguments, on_gpu, textbook
+from .compare import assert_close, on_device
 
-# Beside those of the contract suite: the narrowest tiles, of every kind more than one; spans that hide whole tiles.
+# Beside those of the contract suite: more than one tile of queries, keys, persistent vectors and distances, of most the
+# last with a single one; spans that hide whole tiles.
 CASES = {
-    "all, narrow": {"B": 1, "T": 34, "M": 7, "Dh": 3, "N": 33, "span": 30, "dropout": 0.3, "scale": 2.5},
-    "persistent": {"B": 1, "T": 20, "M": 30, "N": 33, "relative": False, "span": 3, "scale": 0.5},
-    "nothing but itself": {"H": 3, "T": 17, "M": 2, "N": 1, "span": 0, "gate": (0, 1, 0.3)},
+    "width 16": {"B": 1, "H": 1, "T": 129, "M": 32, "Dh": 16, "N": 33, "span": 100, "gate": (0.5,), "scale": 1.5},
+    "width 32": {"B": 1, "H": 1, "T": 70, "M": 65, "Dh": 31, "N": 65, "span": 90, "gate": (0.5,)},
+    "width 64": {"B": 1, "H": 1, "T": 97, "M": 32, "Dh": 64, "N": 33, "gate": (0.5,)},
+    "no positions": {"B": 1, "H": 1, "T": 65, "M": 0, "Dh": 61, "N": 70, "relative": False, "gate": None},
+    "persistent": {"B": 1, "T": 70, "M": 30, "N": 33, "relative": False, "span": 3, "scale": 0.5},
+    "nothing but itself": {"H": 3, "T": 67, "M": 2, "N": 1, "span": 0, "gate": (0, 1, 0.3)},
     "one token": {"B": 3, "T": 1, "M": 18, "N": 16, "gate": None, "scale": 1.5},
     "no tokens": {"T": 0, "gate": (0.5,)},
-    "longer than the span": {"B": 1, "H": 1, "T": 50, "M": 40, "Dh": 3, "N": 0, "span": 1, "gate": None},
+    "longer than the span": {"B": 1, "H": 1, "T": 150, "M": 40, "Dh": 3, "N": 0, "span": 1, "gate": None},
 }
-QUICK = ("one token", "no tokens", "nothing but itself")
+LARGE = {"B": 3, "H": 2, "T": 530, "N": 300}
 
 
 def assert_equal_to_textbook(**sizes):
@@ -31,27 +35,11 @@ def assert_equal_to_textbook(**sizes):
     assert_close(list(got.values()), list(expected.values()))
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in CASES])
+@pytest.mark.parametrize("name", CASES)
 def test_equals_textbook(place, name):
-    assert_equal_to_textbook(**CASES[name])
-
-
-# More than one tile of queries, keys, persistent vectors and distances; of most the last has a single one.
-IN_USE_CASES = {
-    "width 16": {"T": 129, "M": 32, "Dh": 16, "N": 33, "span": 100, "gate": (0.5,), "scale": 1.5},
-    "width 32": {"T": 70, "M": 65, "Dh": 31, "N": 65, "span": 90, "gate": (0.5,)},
-    "width 64": {"T": 97, "M": 32, "Dh": 64, "N": 33, "gate": (0.5,)},
-    "width 64, no positions": {"T": 65, "M": 0, "Dh": 61, "N": 70, "relative": False, "gate": None},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", IN_USE_CASES)
-def test_with_the_tiles_in_use(place, name):
-    """All other tests have small tiles in the simulator."""
-    more = {"B": 3, "H": 2, "T": 530, "N": 300} if place == "gpu" else {"B": 1, "H": 1}
-    with installed(IN_USE):
-        assert_equal_to_textbook(**IN_USE_CASES[name] | {"dropout": 0.1} | more)
+    assert_equal_to_textbook(
+        **CASES[name] | {"dropout": 0.1} | (LARGE if place == "gpu" and name.startswith("width") else {})
+    )
 
 
 def test_groups_of_the_batch(place, monkeypatch):
@@ -60,7 +48,6 @@ def test_groups_of_the_batch(place, monkeypatch):
         assert_equal_to_textbook(B=5, H=1, T=2, M=1, N=3, gate=None)
 
 
-@pytest.mark.slow
 def test_scores_far_apart(place):
     """Maxima that rise late and steeply: everything is rescaled often, and nothing overflows."""
     x, dout = arguments(B=1, T=33, M=7, N=17, gate=(0.4, 1.0), seed=4)
@@ -70,7 +57,7 @@ def test_scores_far_apart(place):
     assert_errors_like(got, textbook(x, dout, dtype=np.float32), textbook(x, dout))
 
 
-@pytest.mark.parametrize("where", [0, 4, *map(slow, (1, 2, 3, 5, 6, 7, 8))])
+@pytest.mark.parametrize("where", range(9))
 def test_nan_is_noticed(place, where):
     """A model that has diverged must not look healthy."""
     x, dout = arguments(B=1, T=20, M=10, N=9, gate=(0.5, 1.0))
@@ -87,8 +74,8 @@ def test_a_closed_head_has_no_backward(place):
     assert all(np.isfinite(got[name]).all() for name in ("dq", "dk", "dv", "dr", "du", "dw", "dpk", "dpv"))
 
 
-def test_all_scores_far_below_zero(place):
-    """What fills up a tile has a score of 0, which would be larger by far."""
+def test_all_scores_far_below_zero(place, both_roundings):
+    """What fills up a tile has a score of 0, which would be larger by far; and backward's scores are forward's."""
     x, dout = arguments(B=1, H=1, T=3, M=2, Dh=4, N=5, relative=False, gate=None)
     for n, middle in ((0, 30), (1, -30), (6, -15)):  # q, k, pk
         x[n] = middle + x[n] / np.float32(20)
@@ -110,5 +97,5 @@ def test_no_matrix_of_weights_in_memory(place):
 
 def test_heads_that_are_too_wide(place):
     q, said = to_device(np.zeros((1, 1, 1, 65), np.float32)), "heads have at most 64 numbers .* on a GPU, got 65"
-    with installed(IN_USE), pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=said):
         attention.attention_forward(q, q, q)

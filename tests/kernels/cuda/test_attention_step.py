@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import to_device, to_host
 
 from ..compare import make_step, step_example
-from .compare import assert_close, in_float64, on_device
+from .compare import assert_close, cuda, in_float64, on_device
 
 TEXT = np.random.default_rng(4).standard_normal((5, 11), np.float32)
 
@@ -24,7 +23,7 @@ def test_a_text_taken_over(place, n):
     keys, values = np.random.default_rng(5).standard_normal((2, n, 2, 5), np.float32)
     expected, got = (
         make_step(ops.AttentionStep, **in_float64(p)),
-        make_step(get_backend("cuda").AttentionStep, **on_device(p)),
+        make_step(cuda.AttentionStep, **on_device(p)),
     )
     got(to_device(TEXT[4]))
     got.fill(to_device(keys), to_device(values))
@@ -34,7 +33,7 @@ def test_a_text_taken_over(place, n):
 
 
 def test_nothing_is_written_when_something_does_not_fit(place):
-    step = make_step(get_backend("cuda").AttentionStep, **on_device(example()))
+    step = make_step(cuda.AttentionStep, **on_device(example()))
     step(to_device(TEXT[0]))
     before = to_host(step.keys), to_host(step.values)
     step.weights = step.weights._replace(u=to_device(np.zeros((3, 5), np.float32)))

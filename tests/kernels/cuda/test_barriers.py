@@ -1,60 +1,61 @@
-"""No barrier is there in vain: without it, the quick test of its module fails."""
+"""Each barrier is needed: without it the emulator finds a race, or a result is wrong.
 
-import inspect
-from importlib import import_module
-from types import ModuleType
+But for the last one of `block_sum`, where a kernel does not use its shared memory again.
+"""
 
+import numpy as np
 import pytest
 
-from tinyprune.kernels.cuda.device.jit import KERNELS
+from tinyprune.errors import TinypruneError
+from tinyprune.kernels.cuda.emulator.program import GROUP, SHARED
 
-from . import turns
 from .checks import CHECKS
-from .modules import all_modules
-
-BARRIER = "cuda.syncthreads()"
 
 
-def source_lines(name):
-    """Of a module, with line ends; its name is relative to `tinyprune.kernels.cuda`."""
-    return inspect.getsource(import_module(f".{name}", "tinyprune.kernels.cuda")).splitlines(keepends=True)
+def launched(check, emulator):
+    """The kernels that a check launches."""
+    for kernel in emulator.kernels.values():
+        kernel.launches = 0
+    check()
+    return [kernel for kernel in emulator.kernels.values() if kernel.launches]
 
 
-def barriers(name):
-    """Lines that are barriers, from 0."""
-    return [n for n, line in enumerate(source_lines(name)) if line.strip().startswith(BARRIER)]
+def is_noticed(check, code, place):
+    """Whether a check fails without the barrier at this place."""
+    code[place]["group"] = GROUP.nothing
+    try:
+        check()
+    except (TinypruneError, AssertionError):
+        return True
+    finally:
+        code[place]["group"] = GROUP.barrier
+    return False
 
 
-def without(name, line):
-    """The module made anew from a source without the barrier in this line; None leaves all in."""
-    lines, known = source_lines(name), len(KERNELS)
-    if line is not None:
-        lines[line] = lines[line].replace(BARRIER, "pass")
-    copy = ModuleType(import_module(f".{name}", "tinyprune.kernels.cuda").__name__)
-    exec(compile("".join(lines), f"{name} without line {line}", "exec"), copy.__dict__)
-    del KERNELS[known:]  # they are not kernels of the package
-    return copy
-
-
-def test_every_module_with_barriers_has_its_check():
-    assert {name for name in all_modules() if barriers(name)} == set(CHECKS)
+def is_followed(code, place):
+    """Whether a thread can get from this barrier to shared memory without passing another barrier."""
+    places, seen = [place + 1], set()
+    while places:
+        place = places.pop()
+        instruction = code[place]
+        if place in seen or instruction["group"] == GROUP.barrier:
+            continue
+        seen.add(place)
+        if instruction["group"] == GROUP.access and instruction["flags"] & SHARED:
+            return True
+        conditional = instruction["guard"] >= 0
+        if instruction["group"] == GROUP.branch:
+            places.append(instruction["to"])
+        if instruction["group"] not in (GROUP.branch, GROUP.exit) or conditional:
+            places.append(place + 1)
+    return False
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKS)
-def test_with_all_barriers(place, simulated, both_orders, name):
-    CHECKS[name](without(name, None))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "line"), [(name, line) for name in CHECKS for line in barriers(name)])
-def test_a_missing_barrier_is_noticed(place, simulated, monkeypatch, name, line):
-    mutant, noticed = without(name, line), False
-    for order in turns.ORDERS:
-        monkeypatch.setattr(turns, "order", order)
-        try:
-            CHECKS[name](mutant)
-        except AssertionError:
-            noticed = True
-            break
-    assert noticed, f"{name} does without the barrier in line {line + 1}"
+def test_a_missing_barrier_is_noticed(emulated, name):
+    kernels = launched(CHECKS[name], emulated)
+    barriers = [(k, place) for k in kernels for place in np.flatnonzero(k.code["group"] == GROUP.barrier)]
+    needed = [(k, place) for k, place in barriers if is_followed(k.code, place)]
+    missed = [(k.name, k.lines[p]) for k, p in needed if not is_noticed(CHECKS[name], k.code, p)]
+    assert len(needed) > len(barriers) / 2 and missed == []

@@ -1,5 +1,6 @@
-"""The device: launches, arrays with NumPy's views, the pool of memory, and what only the tests' simulator finds."""
+"""The device: launches, arrays with NumPy's views, the pool of memory."""
 
+import gc
 from unittest import mock
 
 import numpy as np
@@ -7,14 +8,13 @@ import pytest
 
 from tinyprune.bench import backend_workloads
 from tinyprune.errors import UsageError
-from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import copied, empty, to_device, to_host
 from tinyprune.kernels.cuda.device.instructions import load4, store4
 from tinyprune.kernels.cuda.device.jit import KERNELS, blocks, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.memory import POOL, Pool
 from tinyprune.kernels.pool import size_class
 
-from . import turns
+from .compare import cuda as cuda_engine
 from .compare import normal
 
 
@@ -43,51 +43,6 @@ def test_launch_and_vectors(place):
     assert np.array_equal(to_host(out), x / 2)
     for none in (0, (3, 0)):
         scale(none, None, None, 0, np.float32(1))
-
-
-@pytest.mark.parametrize("where", [-1, 5])
-def test_an_index_outside_is_refused_in_the_simulator(place, simulated, where):
-    @made(floats, floats, int32, int32, threads=1)
-    def copy(x, out, i, j):
-        out[j] = x[i]
-
-    x, out = to_device(np.zeros(5, np.float32)), empty(1)
-    with pytest.raises(IndexError, match=f"read at {where} of 5 entries"):
-        copy(1, x, out, where, 0)
-    with pytest.raises(IndexError, match=f"write at {where} of 5 entries"):
-        copy(1, x, x, 0, where)
-    with pytest.raises(IndexError, match="write at 0 of 0 entries"):
-        copy(1, x, None, 0, 0)
-
-
-def test_a_barrier_that_some_miss_is_refused_in_the_simulator(place, simulated, both_orders):
-    @made(floats, int32, threads=64)
-    def some(x, others):
-        if cuda.threadIdx.x < 33:
-            cuda.syncthreads()
-        else:
-            for _ in range(others):
-                cuda.syncthreads()
-
-    for others in (0, 1):
-        with pytest.raises(AssertionError, match="not all threads of the block come to the barrier"):
-            some(1, empty(64), others)
-    assert turns.current is None
-
-
-def test_memory_of_the_device_and_of_each_block_begins_as_nan_in_the_simulator(place, simulated):
-    @made(floats, threads=2)
-    def copy(out):
-        tile = cuda.shared.array(2, float32)
-        x = cuda.threadIdx.x
-        if cuda.blockIdx.x == 0:
-            tile[x] = float32(7)
-        out[2 * cuda.blockIdx.x + x] = tile[x]
-
-    out = empty(4)
-    assert np.isnan(to_host(out)).all()
-    copy(2, out)
-    assert np.array_equal(to_host(out)[:2], [7, 7]) and np.isnan(to_host(out)[2:]).all()
 
 
 def test_there_and_back(place):
@@ -146,6 +101,51 @@ def test_a_block_comes_back_when_its_last_view_is_gone(place):
     assert empty(1000).storage.block is block
 
 
+def fail(x):
+    raise ValueError("a kept error has a traceback, and that the arrays of the functions in it")
+
+
+def in_cycle(x):
+    cycle = [x]
+    cycle.append(cycle)
+
+
+def use_memory(rng):
+    """Make arrays and let go of them, in random order: by cycles, kept errors, views, and a pool that is cleared."""
+    arrays, errors = [], []
+    for number in range(30):
+        x = to_device(np.full(rng.integers(1, 3000), number, np.float32))
+        match rng.integers(6):
+            case 0:
+                in_cycle(x)
+            case 1:
+                with pytest.raises(ValueError, match="kept") as raised:
+                    fail(x)
+                errors.append(raised.value)
+            case 2:
+                arrays.append((number, x[len(x) // 2 :]))
+            case 3:
+                gc.collect()
+                POOL.clear()
+            case 4:
+                errors.clear()
+            case 5:
+                arrays = [(number, x), *arrays[rng.integers(2) :]]
+        assert all((to_host(y) == written).all() for written, y in arrays)
+
+
+@pytest.mark.parametrize("seed", range(0, 200, 50))
+def test_whatever_frees_arrays_each_has_memory_that_no_other_has(place, seed):
+    gc.collect()
+    gc.freeze()  # so that a collection is quick
+    used = POOL.bytes_used
+    for rng in map(np.random.default_rng, range(seed, seed + 50)):
+        use_memory(rng)
+        gc.collect()
+        assert POOL.bytes_used == used
+    gc.unfreeze()
+
+
 def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place):
     pool, given_back = Pool(), []
     pool.clear = lambda: given_back.append(True)
@@ -157,7 +157,7 @@ def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place):
 
 
 def test_the_benchmarks_memory_is_that_of_arrays(place):
-    gauge, kept = backend_workloads.gauge(get_backend("cuda")), []
+    gauge, kept = backend_workloads.gauge(cuda_engine), []
     before = gauge.begin()
     for _ in range(2):
         kept.append(empty(2**18))

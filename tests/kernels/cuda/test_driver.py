@@ -131,7 +131,6 @@ def test_numbers_are_read_with_one_wait(gpu, machine, monkeypatch):
 @pytest.fixture
 def pool(gpu, monkeypatch):
     """A pool of memory of that GPU."""
-    monkeypatch.setattr(memory, "SIMULATED", False)
     monkeypatch.setattr(memory, "driver", lambda: gpu)
     monkeypatch.setattr(memory, "POOL", memory.Pool())
     return memory.POOL
@@ -170,7 +169,7 @@ def test_a_kernel_that_fails_is_named(machine, monkeypatch, check):
     monkeypatch.setenv("TINYPRUNE_CUDA_CHECK", str(int(check)))
     gpu, arguments = driver.Driver(machine), driver.Packed(4)
     arguments.buffer[:] = np.arange(4)
-    launch = "compiled", (3, 2, 1), (32, 4, 1), arguments.address, "double"
+    launch = "compiled", (3, 2, 1), (32, 4, 1), arguments, "double"
     gpu.launch(*launch)
     assert machine.launched == [("compiled", (3, 2, 1, 32, 4, 1), bytes(range(4)))]
     assert machine.calls["cuCtxSynchronize"] == check  # whether it has waited
@@ -221,11 +220,11 @@ def test_a_kernel_is_compiled_unless_a_file_has_it(kernel, monkeypatch, tmp_path
     monkeypatch.setattr(compiled, "replace_file", lambda path, _: written.append(path) or replace_file(path, _))
     with jit.compilations(told.append, lambda: told.append("end")):
         for _ in range(2):
-            assert compiled.cubin_of(kernel, (9, 0), jit.LISTENERS) == ("symbol", b"the\0kernel")
+            assert compiled.code_of(kernel, (9, 0), jit.LISTENERS) == ("symbol", b"the\0kernel")
     assert told == ["function", "end"] and jit.LISTENERS == []
     (file,) = (tmp_path / "cubins").iterdir()
     assert written == [file.with_name(f"{file.name}.{os.getpid()}")]
     file.unlink()
     monkeypatch.setattr(compiled, "replace_file", mock.Mock(side_effect=OSError("the disk is full")))
-    assert compiled.cubin_of(kernel, (9, 0)) == ("symbol", b"the\0kernel")
+    assert compiled.code_of(kernel, (9, 0)) == ("symbol", b"the\0kernel")
     assert not list((tmp_path / "cubins").iterdir())

@@ -13,7 +13,7 @@ from tinyprune.kernels.cuda.engine import Cuda, CudaTF32, in_main_memory
 from tinyprune.ops.engine import Engine
 
 from .. import test_contract as contract
-from ..compare import assert_close, assert_same_bits, leaves, mapped
+from ..compare import GPU, assert_close, assert_same_bits, leaves, mapped
 from ..test_contract import IN_MAIN_MEMORY, cases, changed, float_places, of_dtype
 from .compare import normal
 
@@ -21,12 +21,12 @@ each_case = pytest.mark.parametrize("name", [name for name in contract.NAMES if 
 
 
 def inputs_of(name):
-    return of_dtype(cases("cuda")[name].inputs, np.float32)
+    return of_dtype(cases(GPU)[name].inputs, np.float32)
 
 
 def constants_of(name):
     """The arrays among them."""
-    return of_dtype({k: x for k, x in cases("cuda")[name].constants.items() if isinstance(x, np.ndarray)}, np.float32)
+    return of_dtype({k: x for k, x in cases(GPU)[name].constants.items() if isinstance(x, np.ndarray)}, np.float32)
 
 
 def on_device(inputs, move=to_device):
@@ -43,13 +43,12 @@ def view_of(x):
     return to_device(wider)[(*(x.ndim - 1) * (slice(None),), slice(1, -2))]
 
 
-@pytest.mark.slow
 @each_case
 def test_views_that_are_not_aligned(place, name):
-    case, expected = cases("cuda")[name], contract.textbook(name)
+    case, expected = cases(GPU)[name], contract.textbook(name)
     dout = mapped(view_of, of_dtype(contract.draw_dout(expected[0], np.float64), np.float32))
     inputs, constants = (on_device(found(name), view_of) for found in (inputs_of, constants_of))
-    assert_close(contract.run("cuda", case, inputs, np.float32, dout, **constants), expected, np.float32)
+    assert_close(contract.run(GPU, case, inputs, np.float32, dout, **constants), expected, np.float32)
 
 
 def test_memories_are_read_where_they_lie(place):
@@ -67,8 +66,14 @@ def test_nan_and_inf_are_not_hidden_by_being_dropped(place):
     np.testing.assert_array_equal(to_host(got), expected)
 
 
+def test_layernorm_of_one_feature_has_no_gradient(place, both_roundings):
+    x, dout, scale, bias = normal((9, 1), (9, 1), (1,), (1,))
+    _, cache = Cuda().layernorm_forward(*map(to_device, (x, scale, bias)))
+    assert not to_host(Cuda().layernorm_backward(to_device(dout), cache)[0]).any()
+
+
 def test_a_loss_has_its_gradient_in_either_memory(place):
-    case = cases("cuda")["cross_entropy"]
+    case = cases(GPU)["cross_entropy"]
     _, cache = case.forward(*on_device(inputs_of("cross_entropy")).values())
     found = [case.backward(x, cache) for x in (0.7, to_device(np.array(0.7, np.float32)))]
     assert_same_bits(*mapped(to_host, found))
@@ -93,7 +98,7 @@ UNCHECKED |= {"positions (none)", "rotary (none)", "repeat_heads (each its own)"
 @each_case
 def test_arrays_of_another_memory_type_or_shape(place, name):
     """Each argument by itself is refused; of a wrong shape in the textbook's words."""
-    case, inputs, operation = cases("cuda")[name], inputs_of(name), name.split(" (")[0]
+    case, inputs, operation = cases(GPU)[name], inputs_of(name), name.split(" (")[0]
 
     def forward(*given, **more):
         """Of other values of these inputs, in main memory."""
@@ -103,7 +108,7 @@ def test_arrays_of_another_memory_type_or_shape(place, name):
     for argument, i in places:
         for bad in contract.reshaped(leaves(inputs[argument])[i or 0])[-2:]:  # an axis less, an axis more
             wrong = changed(cases("numpy")[name].inputs, (argument, i), lambda x, bad=bad: bad)
-            contract.assert_same_outcome("cuda", replace(case, forward=forward), argument, wrong)
+            contract.assert_same_outcome(GPU, replace(case, forward=forward), argument, wrong)
     for one in () if {name, operation} & UNCHECKED else places:
         if len(places) > 1 or not constants_of(name):  # constants take the type of an input
             with pytest.raises(ValueError, match="must be float32 for the cuda backend, got int32"):
@@ -133,7 +138,7 @@ def test_a_primitive_without_a_kernel_is_computed_in_main_memory(place, monkeypa
         monkeypatch.setattr(Cuda, name, in_main_memory(name))
     for case in [*operation_cases(Cuda()), *other_cases(Cuda())]:
         if case.operation in ("gelu", "lamb_update"):
-            got = contract.run("cuda", case, of_dtype(case.inputs, np.float32), np.float32)
+            got = contract.run(GPU, case, of_dtype(case.inputs, np.float32), np.float32)
             assert_close(got, contract.textbook(case.operation), np.float32)
     gaps = to_device(np.ones((3, 8), np.float32))[:, 2:6]
     with pytest.raises(ValueError, match="is updated in place and must be C-contiguous"):

@@ -12,13 +12,12 @@ from tinyprune.kernels.cuda.products.plans import division
 from tinyprune.kernels.cuda.products.primitives import column_sums, matmul, weight_gradient
 from tinyprune.ops import products
 
-from .compare import assert_close, in_float64, normal, on_device, slow
-from .tensor_core import to_tf32
+from .compare import assert_close, in_float64, normal, on_device, to_tf32
 
 SHAPES = [(9, 17, 6), (12, 16, 8), (1, 1, 1), (1, 70, 37), (8, 5, 33), (3, 40, 1)]
 SHAPES += [(0, 3, 4), (3, 0, 4), (9, 0, 4), (3, 4, 0), (9, 4, 0), (0, 0, 0)]  # nothing to add up
 # a little more than a tile; and numbers that can be read four at a time
-SHAPES += [slow(65, 37, 67), slow(131, 19, 130), slow(132, 16, 4)]
+SHAPES += [(65, 37, 67), (131, 19, 130), (132, 16, 4)]
 VIEWS = ["plain", "transposed", "gaps", "gaps of four", "transposed gaps"]
 TRANSPOSES = [("plain", "plain"), ("plain", "transposed"), ("transposed", "plain"), ("transposed", "transposed")]
 
@@ -79,7 +78,6 @@ def test_layouts_and_what_is_added(place, monkeypatch, layout, M):
     assert np.array_equal(to_host(there), where) and np.array_equal(to_host(x), a)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("N", [8, 7])
 def test_sums_in_parts(place, both_orders, settings, N):
     """Several parts along k, the last one short; groups of rows, and what is added when they are joined."""
@@ -95,7 +93,7 @@ def test_sums_in_parts(place, both_orders, settings, N):
 
 
 @pytest.mark.parametrize(
-    ("B", "T", "skip", "O"), [(2, 5, 2, 8), (3, 1, 2, 5), slow(2, 19, 1, 3), (9, 2, 1, 5), (2, 0, 3, 4), (0, 2, 1, 4)]
+    ("B", "T", "skip", "O"), [(2, 5, 2, 8), (3, 1, 2, 5), (2, 19, 1, 3), (9, 2, 1, 5), (2, 0, 3, 4), (0, 2, 1, 4)]
 )
 def test_the_last_rows_of_each_batch_entry(place, B, T, skip, O):
     S, K = T + skip, 12
@@ -118,7 +116,6 @@ def test_the_last_rows_of_each_batch_entry(place, B, T, skip, O):
     assert_close(column_sums(other), here.sum((0, 1), dtype=float))
 
 
-@pytest.mark.slow
 def test_more_axes_stand_for_their_rows(place):
     x, W, g, onto = normal((2, 3, 4, 5), (5, 6), (2, 6, 4, 6), (2, 3, 5, 6))
     there, factor, target = map(to_device, (x, W, onto))
@@ -209,7 +206,7 @@ def tf32(place, monkeypatch):
 
 
 @pytest.mark.parametrize(("of_a", "of_b"), TRANSPOSES)
-@pytest.mark.parametrize(("TILE", "M", "K", "N"), [(64, 9, 17, 6), slow(64, 66, 20, 35), slow(128, 130, 9, 70)])
+@pytest.mark.parametrize(("TILE", "M", "K", "N"), [(64, 9, 17, 6), (64, 66, 20, 35), (128, 130, 9, 70)])
 def test_the_product_of_rounded_numbers(tf32, settings, TILE, M, K, N, of_a, of_b):
     settings(TILES=(TILE,))
     a, b = normal((M, K), (K, N))
@@ -241,7 +238,6 @@ def test_precisions_that_there_are_not(place, monkeypatch):
     x = to_device(np.ones((9, 9), np.float32))
     with pytest.raises(UsageError, match="precision must be one of float32, tf32; got 'float16'"):
         matmul(x, x, precision="float16")
-    monkeypatch.setattr(tensor_cores, "SIMULATED", False)
     monkeypatch.setattr(tensor_cores, "driver", lambda: SimpleNamespace(capability=(7, 5)))
     with pytest.raises(UsageError, match=r"capability 8.0 or later, and this one has 7.5: use float32"):
         weight_gradient(x, x, precision="tf32")

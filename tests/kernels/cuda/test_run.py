@@ -1,4 +1,4 @@
-"""All of `tinyprune run`, `eval` and `generate` with --backend cuda, on a short text."""
+"""All of `tinyprune run`, `eval` and `generate` with CUDA kernels, on a short text."""
 
 import json
 
@@ -7,6 +7,8 @@ from command import settings
 
 from tinyprune import report
 from tinyprune.cli import main
+
+from ..compare import GPU
 
 TEXT = "the quick brown fox jumps over the lazy dog; " * 12
 SETTINGS = settings({"L": 1, "D": 8, "H": 2, "N": 3, "T": 6, "M": 5}, steps=2, lr=0.01)
@@ -20,7 +22,6 @@ def command(capsys, *arguments):
     return out
 
 
-@pytest.mark.slow
 def test_the_whole_method(place, tmp_path, capsys, monkeypatch):
     for name, value in {"SAMPLE_TOKENS": 5, "TIMING_B": 1, "TIMING_ROUNDS": 1}.items():
         monkeypatch.setattr(report, name, value)
@@ -28,7 +29,7 @@ def test_the_whole_method(place, tmp_path, capsys, monkeypatch):
     corpus = tmp_path / "text.txt"
     corpus.write_text(TEXT)
     tables = []
-    for backend in ("numpy", "cuda"):
+    for backend in ("numpy", GPU):
         directory = tmp_path / backend
         options = ("--corpus", corpus, "--backend", backend, "--target-heads", 1, "--json", *SETTINGS)
         out = command(capsys, "run", directory, *options)
@@ -41,9 +42,9 @@ def test_the_whole_method(place, tmp_path, capsys, monkeypatch):
     assert [record["heads_open"] for record in tables[1]] == [2, 1, 1, 1]
 
     written = [
-        command(capsys, "generate", tmp_path / "cuda", "--backend", backend, "--prompt", "the ", "--tokens", 8)
-        for backend in ("numpy", "cuda")
+        command(capsys, "generate", tmp_path / GPU, "--backend", backend, "--prompt", "the ", "--tokens", 8)
+        for backend in ("numpy", GPU)
     ]
     assert written[0] == written[1] and len(written[1]) == len("the ") + 8 + 1
-    (record,) = json.loads(command(capsys, "eval", tmp_path / "cuda", "--backend", "cuda", "--json"))
+    (record,) = json.loads(command(capsys, "eval", tmp_path / GPU, "--backend", GPU, "--json"))
     assert record["heads_open"] == 1

@@ -8,6 +8,7 @@ import pytest
 
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
+from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.operations import updates
 from tinyprune.kernels.cuda.operations.updates import BLOCK_ENTRIES, clipping_factor
 from tinyprune.ops.adamw import AdamConstants
@@ -90,7 +91,7 @@ def test_clipping(place, max_norm, shapes):
 def test_a_norm_of_more_sums_than_a_block_has_threads(place):
     sums, norm, factor = empty(303, np.float64), empty((), np.float64), empty(())
     squares = np.random.default_rng(1).random(303)
-    sums.storage.write(0, squares)
+    driver().write(sums.pointer, squares)
     clipping_factor(1, sums, 300, 303, 1.0, norm, factor)
     assert float(norm) == pytest.approx(math.sqrt(squares[:300].sum()), rel=1e-13)
 

@@ -42,18 +42,19 @@ PACKAGES = ("numba", "numba-cuda", "nvidia-nvjitlink", "nvidia-nvjitlink-cu12", 
 class Compiled(NamedTuple):
     """A kernel, compiled for one kind of GPU."""
 
-    symbol: str  # its name in the cubin: some 300 letters, of module, types and more
-    cubin: bytes  # what the driver loads
+    symbol: str  # its name in the code: some 300 letters, of module, types and more
+    code: bytes  # a cubin, which the driver loads, or PTX
     report: str  # what the linker says of it: registers, bytes of shared memory, spills
 
 
-def compiled(kernel: Any, signature: Any, capability: Capability) -> Compiled:
+def compiled(kernel: Any, signature: Any, capability: Capability, ptx: bool = False) -> Compiled:
     """Compile a kernel for a compute capability.
 
     Args:
         kernel: a function, or the result of `cuda.jit`. Its attribute `launch_bounds`, if any, goes to the compiler.
         signature: its types, `numba.void(…)`.
         capability: such as (9, 0).
+        ptx: whether to return PTX in place of the cubin.
 
     Raises:
         UsageError: if the toolkit does not know the GPU; says what to install.
@@ -62,13 +63,16 @@ def compiled(kernel: Any, signature: Any, capability: Capability) -> Compiled:
     function = getattr(kernel, "py_func", kernel)
     try:
         code = llvm_code(function, signature, min(capability, OLDEST))
-        cubin, report = linked(code, function.__name__, capability)
+        result, report = linked(code, function.__name__, capability, ptx)
     except TinypruneError:
         raise
     except Exception as error:  # Numba's errors, of which there are many kinds
         said = f"Numba cannot compile {function.__module__}.{function.__name__}: {error}"
         raise explained(error) or TinypruneError(said) from error
-    return Compiled(re.search(r"entry function '(\w+)'", report)[1], cubin, report)
+    symbol = (
+        re.search(rb"\.entry (\w+)", result)[1].decode() if ptx else re.search(r"entry function '(\w+)'", report)[1]
+    )
+    return Compiled(symbol, result.rstrip(b"\0") if ptx else result, report)
 
 
 def compile_kernel(kernel: Any, signature: Any, capability: Capability) -> dict[str, Any]:
@@ -78,14 +82,12 @@ def compile_kernel(kernel: Any, signature: Any, capability: Capability) -> dict[
         `kernel`, `capability` and `ptx`; from the linker's report a thread's registers, a block's bytes of shared
         memory, and the bytes of a thread's stack and of spilled registers.
     """
-    function = getattr(kernel, "py_func", kernel)
-    name, report = function.__name__, compiled(kernel, signature, capability).report
-    code = llvm_code(function, signature, min(capability, OLDEST))
-    ptx = linked(code, name, capability, ptx=True)[0].rstrip(b"\0").decode()
-    found = {key: re.search(pattern, report) for key, pattern in REPORTED.items()}
-    numbers = {key: int(match[1]) if match else 0 for key, match in found.items()}
+    report, ptx = (compiled(kernel, signature, capability, ptx) for ptx in (False, True))
+    found = {key: re.search(pattern, report.report) for key, pattern in REPORTED.items()}
+    name = getattr(kernel, "py_func", kernel).__name__
     about = {"kernel": name, "capability": f"{capability[0]}.{capability[1]}"}
-    return about | numbers | {"ptx": ptx.replace(re.search(r"\.entry (\w+)", ptx)[1], name)}
+    about["ptx"] = ptx.code.decode().replace(ptx.symbol, name)
+    return about | {key: int(match[1]) if match else 0 for key, match in found.items()}
 
 
 @lru_cache(4)  # for tests, which compile a kernel for several GPUs before the next
@@ -94,7 +96,7 @@ def llvm_code(function: Any, signature: Any, capability: Capability) -> bytes:
     from numba import cuda
 
     bounds = getattr(function, "launch_bounds", None)
-    options = {"device": False, "abi": "numba", "output": "ltoir", "launch_bounds": bounds}
+    options = {"device": False, "abi": "numba", "output": "ltoir", "launch_bounds": bounds, "lineinfo": True}
     # Numba asks a GPU, which may not be there, for its capability where kernels call device functions
     gpu = SimpleNamespace(compute_capability=capability)
     with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: gpu):
@@ -136,19 +138,21 @@ def sources() -> bytes:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found.update(f"{package} {metadata.version(package)}\n".encode())
     folder = Path(__file__).parents[1]
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(path for path in folder.rglob("*.py") if path.parent.name != "emulator"):
         found.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return found.digest()
 
 
-def path_of(kernel: Any, capability: Capability) -> Path:
+def path_of(kernel: Any, capability: Capability, ptx: bool = False) -> Path:
     """Return the file for a `device.jit.Kernel` and a compute capability; its name has a hash of all it depends on."""
-    about = (kernel.__name__, str(kernel.signature), kernel.threads, kernel.resident, capability)
+    about = (kernel.__name__, str(kernel.signature), kernel.threads, kernel.resident, capability, ptx)
     found = hashlib.sha256(sources() + repr(about).encode() + Path(inspect.getfile(kernel.function)).read_bytes())
     return cache_directory() / "cubins" / f"{kernel.__name__}-{found.hexdigest()[:32]}"
 
 
-def cubin_of(kernel: Any, capability: Capability, listeners: Sequence[Listener] = ()) -> tuple[str, bytes]:
+def code_of(
+    kernel: Any, capability: Capability, listeners: Sequence[Listener] = (), ptx: bool = False
+) -> tuple[str, bytes]:
     """Return the symbol of a kernel, and what the driver loads for it; it is compiled unless a file has it.
 
     Several processes may do so at once: each writes a file under another name, and renames it when it is complete.
@@ -157,18 +161,19 @@ def cubin_of(kernel: Any, capability: Capability, listeners: Sequence[Listener] 
         kernel: a `device.jit.Kernel`.
         capability: the GPU's, such as (9, 0).
         listeners: called before and after it is compiled.
+        ptx: whether to return PTX, for the emulator.
 
     Raises:
         UsageError, TinypruneError: as `compiled`.
     """
-    path = path_of(kernel, capability)
+    path = path_of(kernel, capability, ptx)
     with contextlib.suppress(OSError):
         symbol, _, cubin = path.read_bytes().partition(b"\0")
         return symbol.decode(), cubin
     for begin, _ in listeners:
         begin(kernel.__name__)
     try:
-        symbol, cubin, _ = compiled(kernel.function, kernel.signature, capability)
+        symbol, cubin, _ = compiled(kernel.function, kernel.signature, capability, ptx)
     finally:
         for _, end in listeners:
             end()

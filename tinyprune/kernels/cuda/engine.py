@@ -32,8 +32,7 @@ class Cuda(Engine):
 
     def synchronize(self) -> None:
         """See `Machine`."""
-        if not jit.SIMULATED:
-            driver().synchronize()
+        driver().synchronize()
 
     def memory_peak(self, restart: bool = False) -> int:
         """See `Machine`."""
@@ -110,7 +109,7 @@ def in_main_memory(name: str) -> Callable[..., Any]:
             for x, _ in written:
                 check_in_place(array=x)
             for x, copy in written:
-                x.storage.write(x.first, copy.reshape(-1))
+                driver().write(x.pointer, copy.reshape(-1))
         if name.endswith("_forward"):
             return moved(self.to_device, result[0]), result[1]
         return moved(self.to_device, result)
@@ -132,4 +131,10 @@ class CudaTF32(Cuda):
     weight_gradient = staticmethod(partial(primitives.weight_gradient, precision="tf32"))
 
 
-ENGINES = {"float32": Cuda, "tf32": CudaTF32}
+class CudaEmulated(Cuda):
+    """The same, executed by `emulator`, without a GPU."""
+
+    name = "cuda-emulated"
+
+
+ENGINES = {engine.name: engine for engine in (Cuda, CudaTF32, CudaEmulated)}

@@ -33,7 +33,7 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
     store_partial_sums, add_bias, write_bias_gradient = make_biases(tiles, Z)
     types = (INPUTS, SAVED, *3 * (floats,), int32, SIZES, int32, SCALES, int32, DROPOUT)
 
-    @kernel(*types, name=f"distances_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT, tiles=tiles)
+    @kernel(*types, name=f"distances_backward_{D}", threads=THREADS, resident=RESIDENT, tiles=tiles)
     def distances_backward(g, saved, w, dr, dw, B, sizes, group, scales, gated, dropout):
         """Compute dr (slots, S, H, W) and dw (slots, tiles, H, W): a block for a tile, grid (slots, H, tiles).
 

@@ -98,7 +98,7 @@ def make_forward(tiles: Tiles) -> Kernel:
     (Y, Z, PARTIAL, SHRINK, SIZE), PEERS, SUMS = shared(tiles), KEYS // COLUMNS, 4 * OUT_QUERIES
     types = (INPUTS, *3 * (floats,), SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
 
-    @kernel(*types, name=f"attend_{D}", threads=THREADS, hot=True, resident=RESIDENT, tiles=tiles)
+    @kernel(*types, name=f"attend_{D}", threads=THREADS, resident=RESIDENT, tiles=tiles)
     def attend(g, out, o, lse, sizes, context, persistent, scale, relative, gated, dropout):
         """Compute out and o (B, T, H, W), lse (B, T, H): a block for a tile of queries, grid (B, H, tiles).
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, KEY_ROWS, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.sums import add32, drop, hide, make_biases, make_mix, make_scores, store_row, write
 from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Tiles, clear, layout, make_loads, make_places
-from tinyprune.kernels.cuda.device.instructions import aligned, exp2, thread_index
+from tinyprune.kernels.cuda.device.instructions import aligned, exp2, rounded_product, thread_index
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
@@ -65,7 +65,7 @@ def make_gradients(tiles: Tiles) -> tuple[Callable, Callable, Callable, Callable
         for m in range(ROWS):
             lse = saved.lse[at + m * SIDE * H] if m * SIDE < left else -LOWEST
             for c in range(COLUMNS):
-                s[m * COLUMNS + c] = exp2(s[m * COLUMNS + c] * score - lse)
+                s[m * COLUMNS + c] = exp2(rounded_product(s[m * COLUMNS + c], score) - lse)
 
     @device
     def store_gradients(smem, p, saved, at, H, left, weight, s, da, ds_sums):
@@ -115,7 +115,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
     store_partial_sums, add_bias, write_bias_gradient = make_biases(tiles, Z)
     types = (INPUTS, SAVED, *4 * (floats,), int32, SIZES, KEY_ROWS, SCALES, *3 * (int32,), DROPOUT)
 
-    @kernel(*types, name=f"keys_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT, tiles=tiles)
+    @kernel(*types, name=f"keys_backward_{D}", threads=THREADS, resident=RESIDENT, tiles=tiles)
     def keys_backward(g, saved, u, dk, dv, du, B, sizes, keys, scales, context, relative, gated, dropout):
         """Compute dk and dv: a block for a tile of keys, grid (slots, H, tiles). du: (slots, tiles, H, W).
 

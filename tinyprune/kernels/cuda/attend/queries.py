@@ -12,7 +12,7 @@ head whose gate is 0 is skipped. dq of a tile of queries stays in registers and 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES, key_tile
 from tinyprune.kernels.cuda.attend.sums import add32, drop, hide, make_mix, make_scores, store_row, write
 from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Tiles, clear, layout, make_loads, make_places
-from tinyprune.kernels.cuda.device.instructions import aligned, exp2, load4, pointer_to, thread_index
+from tinyprune.kernels.cuda.device.instructions import aligned, exp2, load4, pointer_to, rounded_product, thread_index
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
@@ -53,7 +53,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
     (P, X, Z, SIZE), SUMS = shared(tiles), 4 * OUT_QUERIES
     types = (INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
 
-    @kernel(*types, name=f"queries_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT, tiles=tiles)
+    @kernel(*types, name=f"queries_backward_{D}", threads=THREADS, resident=RESIDENT, tiles=tiles)
     def queries_backward(g, saved, dq, sizes, context, persistent, scale, relative, gated, dropout):
         """Compute dq (B, T, H, W) and delta: a block for a tile of queries, grid (B, H, tiles).
 
@@ -119,7 +119,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
             for m in range(ROWS):
                 for c in range(COLUMNS):
                     at = m * COLUMNS + c
-                    weight = exp2(s[at] * tile.scales.score - lse[m])
+                    weight = exp2(rounded_product(s[at], tile.scales.score) - lse[m])
                     s[at] = weight * (da[at] * tile.scales.weight - delta[m]) * tile.scales.gradient
                 store_row(smem, p + m * SIDE * P_STRIDE, s, m)
             first, entry = int32(first + KEYS), add32(entry, KEYS)

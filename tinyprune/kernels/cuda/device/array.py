@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.driver import driver
-from tinyprune.kernels.cuda.device.jit import SIMULATED, blocks, cuda, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.memory import Storage
 
 MOST = 2**31 - 1  # entries of an array: sizes are int32 in kernels
@@ -74,8 +74,7 @@ class DeviceArray:
     @property
     def pointer(self) -> Any:
         """Return what a kernel gets for it. The array has to be contiguous."""
-        # only the simulator needs the number of entries, and launches must be quick
-        return self.storage.pointer(self.first, self.span if SIMULATED else 0, self.dtype)
+        return self.storage.block + 4 * self.first
 
     @property
     def span(self) -> int:
@@ -180,7 +179,7 @@ def to_device(x: NDArray | DeviceArray) -> DeviceArray:
         raise ValueError(f"the cuda backend computes in float32, got an array of {x.dtype}; convert it first")
     copy = empty(x.shape, x.dtype)
     if x.size:
-        copy.storage.write(0, np.ascontiguousarray(x).reshape(-1))
+        driver().write(copy.pointer, np.ascontiguousarray(x).reshape(-1))
     return copy
 
 
@@ -190,15 +189,12 @@ def to_host(x: DeviceArray | NDArray | None) -> NDArray | None:
         return x
     flat = np.empty(x.span, x.dtype)
     if x.size:
-        x.storage.read(x.first, flat)
+        driver().read(x.pointer, flat)
     return np.lib.stride_tricks.as_strided(flat, x.shape, [x.dtype.itemsize * stride for stride in x.strides]).copy()
 
 
 def reading(values: Sequence[Any]) -> Callable[[], list[float]]:
     """Begin to read numbers, and arrays of one number: see `Engine.reading`."""
-    if SIMULATED:
-        found = [float(value) for value in values]
-        return lambda: found
     numbers = driver().begin_read([(x.pointer, x.dtype) for x in values if isinstance(x, DeviceArray)])
 
     def finish() -> list[float]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.errors import TinypruneError
+from tinyprune.errors import TinypruneError, UsageError
 
 CHECK = "TINYPRUNE_CUDA_CHECK"  # set to 1: wait after every launch, so that a fault names its kernel
 STAGING = 2**22  # bytes of pinned memory: what some hundred steps bring
@@ -72,6 +71,12 @@ class Driver:
         """Free them, once no kernel uses them any more."""
         self.cu.cuMemFree(address)
 
+    def begin(self, address: int, size: int) -> None:
+        """An array begins to use so many bytes from an address on."""
+
+    def end(self, address: int, size: int) -> None:
+        """No array uses them any more."""
+
     def write(self, address: int, values: NDArray) -> None:
         """Copy an array to the GPU's memory; what is small goes over pinned memory, and is not waited for."""
         size = values.nbytes
@@ -117,17 +122,17 @@ class Driver:
         (module,) = self.call(self.cu.cuModuleLoadData, cubin)
         return self.call(self.cu.cuModuleGetFunction, module, symbol.encode())[0]
 
-    def launch(self, kernel: Any, grid: Three, threads: Three, arguments: int, name: str) -> None:
+    def launch(self, kernel: Any, grid: Three, threads: Three, arguments: Packed, name: str) -> None:
         """Launch a kernel; return before it is done, unless $TINYPRUNE_CUDA_CHECK is 1.
 
         Args:
             kernel: as of `load`.
             grid, threads: blocks, and threads of a block.
-            arguments: address of what `extra` is in cuLaunchKernel; the arguments are copied at once.
+            arguments: are copied at once.
             name: of the kernel, for messages.
         """
         try:
-            self.call(self.cu.cuLaunchKernel, kernel, *grid, *threads, 0, 0, 0, arguments)
+            self.call(self.cu.cuLaunchKernel, kernel, *grid, *threads, 0, 0, 0, arguments.address)
             if self.check:
                 self.synchronize()
         except TinypruneError as error:
@@ -140,10 +145,21 @@ class Driver:
         self.call(self.cu.cuCtxSynchronize)
 
 
-@cache
-def driver() -> Driver:
-    """Return the driver, which is opened at the first call."""
-    return Driver()
+IN_USE: list[Any] = []  # the one driver of this process
+
+
+def driver() -> Any:
+    """Return the driver; unless `use` was called, NVIDIA's is opened at the first call."""
+    if not IN_USE:
+        IN_USE.append(Driver())
+    return IN_USE[0]
+
+
+def use(other: Any) -> None:
+    """Let `other`, with the methods of `Driver`, be the driver. Raises UsageError if another one is in use."""
+    if IN_USE and IN_USE[0] is not other:
+        raise UsageError("a process computes on a GPU or on the emulator, not on both: start another one")
+    IN_USE[:] = [other]
 
 
 class Packed:

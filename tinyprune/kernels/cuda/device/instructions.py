@@ -1,4 +1,4 @@
-"""Instructions that Numba does not use by itself, as functions for kernels; first those of the simulator.
+"""Instructions that Numba does not use by itself, as functions for kernels.
 
 `load4` and `store4` read and write four neighbours at once: a quarter of the instructions, and a warp reads whole
 sectors of memory. Numba would load one number at a time, since it does not know that they are aligned to 16 bytes. Here
@@ -7,120 +7,96 @@ they are: arrays in the GPU's memory begin on a multiple of 16 bytes, and shared
 
 For a shared array Numba tests whether an index is negative; `load1` and `store1` do without that test. `math.exp2` is
 four instructions, and a comparison with a choice two; `exp2` and `larger` are one.
+
+A product that is added to something may become part of a multiply-add, which does not round it. `rounded_product` is
+always rounded: for what is subtracted from a number that another place has computed from the same, rounded product.
 """
 
-from tinyprune.kernels.cuda.device.jit import SIMULATED, Window, cuda, device, float32, int32, uint32
+from llvmlite import ir
+from numba import types
+from numba.cuda.extending import intrinsic
+from numba.cuda.libdevice import fmaxf as larger  # noqa: F401
+from numba.cuda.libdevice import fmul_rn as rounded_product  # noqa: F401
+
+from tinyprune.kernels.cuda.device.jit import cuda, device, float32, int32, uint32
 
 VECTOR_BYTES = 16
 SHARED = 3  # LLVM's number of the address space of shared memory
 
-if SIMULATED:
-    import math
+VECTOR = ir.VectorType(ir.FloatType(), 4)
 
-    def exp2(x):
-        """Return 2^x, or 0 if that is below 2^−126, float32's smallest normal number."""
-        return float32(0) if x < -126 else float32(math.exp2(x))
 
-    def larger(x, y):
-        """Return the larger of two numbers; if one is NaN, the other."""
-        return y if y > x or x != x else x
+@intrinsic
+def exp2(typingctx, x):
+    """Return 2^x, or 0 if that is below 2^−126, float32's smallest normal number."""
 
-    def check_aligned(x, i):
-        """Fail where a GPU would stop the program, or read beyond the array."""
-        assert i >= 0, i
-        assert (i + getattr(x, "block_index", 0)) % 4 == 0, f"four numbers at {i}, which is no multiple of 16 bytes"
+    def codegen(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()])
+        return builder.call(builder.module.declare_intrinsic("llvm.nvvm.ex2.approx.ftz.f", fnty=kind), arguments)
 
-    def aligned(x):
-        """Return a shared array, aligned for functions that read four entries at a time."""
-        return x
+    return float32(float32), codegen
 
-    def pointer_to(x, i):
-        """Return a pointer to x[i] from a pointer."""
-        return Window(x.memory, x.block_index + i, x.index + i)
 
-    def load4(x, i):
-        """Return x[i] … x[i + 3]; i is a multiple of 4, x a pointer or a flat shared array."""
-        check_aligned(x, i)
-        return x[i], x[i + 1], x[i + 2], x[i + 3]
+def align(module):
+    """Align all shared arrays of a module, which is a kernel or a function that it calls, for vectors."""
+    for variable in module.global_values:
+        if isinstance(variable, ir.GlobalVariable) and variable.addrspace == SHARED:
+            variable.align = VECTOR_BYTES
 
-    def store4(x, i, a, b, c, d):
-        """Set x[i] … x[i + 3] to a … d; i is a multiple of 4."""
-        check_aligned(x, i)
-        x[i], x[i + 1], x[i + 2], x[i + 3] = a, b, c, d
 
-else:
-    from llvmlite import ir
-    from numba import types
-    from numba.cuda.extending import intrinsic
-    from numba.cuda.libdevice import fmaxf as larger  # noqa: F401
+@intrinsic
+def aligned(typingctx, x):
+    """Return a shared array, aligned for functions that read vectors of it but do not see how it is made."""
 
-    VECTOR = ir.VectorType(ir.FloatType(), 4)
+    def codegen(context, builder, signature, arguments):
+        align(builder.module)
+        return arguments[0]
 
-    @intrinsic
-    def exp2(typingctx, x):
-        """Return 2^x, or 0 if that is below 2^−126, float32's smallest normal number."""
+    return x(x), codegen
 
-        def codegen(context, builder, signature, arguments):
-            kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()])
-            return builder.call(builder.module.declare_intrinsic("llvm.nvvm.ex2.approx.ftz.f", fnty=kind), arguments)
 
-        return float32(float32), codegen
+def address(context, builder, type_of_x, x, i):
+    """Return a pointer to x[i], where x is a pointer, or a shared array, which is aligned."""
+    if isinstance(type_of_x, types.Array):
+        align(builder.module)
+        x = context.make_array(type_of_x)(context, builder, x).data
+    return builder.gep(x, [i])
 
-    def align(module):
-        """Align all shared arrays of a module, which is a kernel or a function that it calls, for vectors."""
-        for variable in module.global_values:
-            if isinstance(variable, ir.GlobalVariable) and variable.addrspace == SHARED:
-                variable.align = VECTOR_BYTES
 
-    @intrinsic
-    def aligned(typingctx, x):
-        """Return a shared array, aligned for functions that read vectors of it but do not see how it is made."""
+@intrinsic
+def pointer_to(typingctx, x, i):
+    """Return a pointer to x[i] from a pointer."""
+    return x(x, types.int64), lambda context, builder, signature, given: builder.gep(given[0], [given[1]])
 
-        def codegen(context, builder, signature, arguments):
-            align(builder.module)
-            return arguments[0]
 
-        return x(x), codegen
+@intrinsic
+def load4(typingctx, x, i):
+    """Return x[i] … x[i + 3]; i is a multiple of 4, x a pointer or a flat shared array."""
 
-    def address(context, builder, type_of_x, x, i):
-        """Return a pointer to x[i], where x is a pointer, or a shared array, which is aligned."""
-        if isinstance(type_of_x, types.Array):
-            align(builder.module)
-            x = context.make_array(type_of_x)(context, builder, x).data
-        return builder.gep(x, [i])
+    def codegen(context, builder, signature, arguments):
+        first = address(context, builder, signature.args[0], *arguments)
+        vector = builder.load(builder.bitcast(first, VECTOR.as_pointer()))
+        vector.align = VECTOR_BYTES
+        entries = [builder.extract_element(vector, ir.Constant(ir.IntType(32), n)) for n in range(4)]
+        return context.make_tuple(builder, signature.return_type, entries)
 
-    @intrinsic
-    def pointer_to(typingctx, x, i):
-        """Return a pointer to x[i] from a pointer."""
-        return x(x, types.int64), lambda context, builder, signature, given: builder.gep(given[0], [given[1]])
+    return types.UniTuple(float32, 4)(x, types.int64), codegen
 
-    @intrinsic
-    def load4(typingctx, x, i):
-        """Return x[i] … x[i + 3]; i is a multiple of 4, x a pointer or a flat shared array."""
 
-        def codegen(context, builder, signature, arguments):
-            first = address(context, builder, signature.args[0], *arguments)
-            vector = builder.load(builder.bitcast(first, VECTOR.as_pointer()))
-            vector.align = VECTOR_BYTES
-            entries = [builder.extract_element(vector, ir.Constant(ir.IntType(32), n)) for n in range(4)]
-            return context.make_tuple(builder, signature.return_type, entries)
+@intrinsic
+def store4(typingctx, x, i, a, b, c, d):
+    """Set x[i] … x[i + 3] to a … d; i is a multiple of 4."""
 
-        return types.UniTuple(float32, 4)(x, types.int64), codegen
+    def codegen(context, builder, signature, arguments):
+        x, i, *entries = arguments
+        vector = ir.Constant(VECTOR, ir.Undefined)
+        for n, entry in enumerate(entries):
+            vector = builder.insert_element(vector, entry, ir.Constant(ir.IntType(32), n))
+        first = address(context, builder, signature.args[0], x, i)
+        builder.store(vector, builder.bitcast(first, VECTOR.as_pointer())).align = VECTOR_BYTES
+        return context.get_dummy_value()
 
-    @intrinsic
-    def store4(typingctx, x, i, a, b, c, d):
-        """Set x[i] … x[i + 3] to a … d; i is a multiple of 4."""
-
-        def codegen(context, builder, signature, arguments):
-            x, i, *entries = arguments
-            vector = ir.Constant(VECTOR, ir.Undefined)
-            for n, entry in enumerate(entries):
-                vector = builder.insert_element(vector, entry, ir.Constant(ir.IntType(32), n))
-            first = address(context, builder, signature.args[0], x, i)
-            builder.store(vector, builder.bitcast(first, VECTOR.as_pointer())).align = VECTOR_BYTES
-            return context.get_dummy_value()
-
-        return types.void(x, types.int64, *4 * (float32,)), codegen
+    return types.void(x, types.int64, *4 * (float32,)), codegen
 
 
 @device

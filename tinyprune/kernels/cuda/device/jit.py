@@ -15,8 +15,7 @@ compute in float64, which most GPUs do at a thirty-second of the speed or less. 
 `cuda.compiled` translates a kernel to the GPU's machine code, which stays on disk. A launch packs all arguments into a
 buffer with one call of `struct` and hands it to the driver; Numba's own launches convert the arguments one by one.
 
-In Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set before Numba is imported) the same kernels run as Python, slowly, on a
-`Window` of main memory that refuses every index outside its array, negative ones included.
+Without a GPU `cuda.emulator` executes them, from PTX, which the linker makes in place of the GPU's own code.
 """
 
 import struct
@@ -26,18 +25,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numba
 import numpy as np
 from numba import cuda, float32, float64, int32, types, uint32, void
-from numpy.typing import NDArray
 
 from tinyprune.files import cache_directory
-from tinyprune.kernels.cuda.compiled import Listener, cubin_of
+from tinyprune.kernels.cuda.compiled import Listener, code_of
 from tinyprune.kernels.cuda.device.driver import Packed, driver
 
-__all__ = ["SIMULATED", "Kernel", "blocks", "device", "float32", "floats", "int32", "ints", "kernel", "uint32"]
+__all__ = ["Kernel", "blocks", "device", "float32", "floats", "int32", "ints", "kernel", "uint32"]
 
-SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 COMPILING = "compiling kernels for the GPU, once on this machine"
 COMPILED = f"kept in {cache_directory() / 'cubins'}, the next start needs none"
 # how struct packs an argument; addresses have 8 bytes, and each lies on a multiple of its size as in C
@@ -52,27 +48,6 @@ def device(function: Callable) -> Callable:
     return cuda.jit(device=True)(function)
 
 
-class Window:
-    """The simulator's pointer to an entry of an array in main memory; checks every index."""
-
-    __slots__ = ("block_index", "index", "memory")
-
-    def __init__(self, memory: NDArray, block_index: int = 0, index: int = 0) -> None:
-        self.memory = memory  # the array, flat
-        self.block_index = block_index  # of the entry in the array's block of memory: tells whether it is aligned
-        self.index = index  # of the same entry in the array
-
-    def __getitem__(self, i: int) -> Any:
-        if not 0 <= self.index + i < self.memory.size:
-            raise IndexError(f"read at {self.index + i} of {self.memory.size} entries")
-        return self.memory[self.index + i]
-
-    def __setitem__(self, i: int, value: Any) -> None:
-        if not 0 <= self.index + i < self.memory.size:
-            raise IndexError(f"write at {self.index + i} of {self.memory.size} entries")
-        self.memory[self.index + i] = value
-
-
 @dataclass(eq=False)
 class Kernel:
     """A function for the GPU, and how it is compiled and launched.
@@ -81,7 +56,6 @@ class Kernel:
         function: the Python function.
         arguments: Numba's types of its arguments.
         threads: of a block, along x, or along x and y.
-        hot: whether training spends its time in it: a test then demands vector loads of attention and products.
         float64: whether it computes in float64 on purpose; in other kernels a test refuses that.
         resident: blocks that a multiprocessor must have room for at a time, which limits the registers that the
             compiler may use; 0 for no limit.
@@ -91,14 +65,13 @@ class Kernel:
     function: Callable
     arguments: Sequence[Any]
     threads: int | tuple[int, int]
-    hot: bool = False
     float64: bool = False
     resident: int = 0
     tiles: Any = None
 
     def __post_init__(self) -> None:
-        # of each argument, whether it is a tuple, whose entries are packed one by one; the simulator takes it as it is
-        self.spread = [not SIMULATED and isinstance(kind, types.BaseTuple) for kind in self.arguments]
+        # of each argument, whether it is a tuple, whose entries are packed one by one
+        self.spread = [isinstance(kind, types.BaseTuple) for kind in self.arguments]
         self.signature = void(*self.arguments)
         if self.resident:
             self.function.launch_bounds = (int(np.prod(self.threads)), self.resident)
@@ -109,13 +82,11 @@ class Kernel:
 
     @cached_property
     def compiled(self) -> Any:
-        """Load it, after compiling it unless a file has it; in the simulator return Numba's kernel.
+        """Load it, after compiling it unless a file has it.
 
         Raises UsageError if toolkit and GPU do not fit together.
         """
-        if SIMULATED:
-            return cuda.jit(self.function)
-        return driver().load(lambda capability: cubin_of(self, capability, LISTENERS))
+        return driver().load(lambda capability, ptx=False: code_of(self, capability, LISTENERS, ptx))
 
     def __call__(self, grid: int | tuple[int, ...], *arguments: Any) -> None:
         """Launch it, and return before it is done.
@@ -132,16 +103,13 @@ class Kernel:
             return
         given: list[Any] = []
         for x, spread in zip(arguments, self.spread, strict=True):
-            x = NULL if x is None else getattr(x, "pointer", x)
+            x = 0 if x is None else getattr(x, "pointer", x)
             if spread:
                 given.extend(x)
             else:
                 given.append(x)
-        if SIMULATED:
-            self.compiled[grid, self.threads](*given)
-            return
         self.packing.pack_into(self.packed.buffer, 0, *given)
-        driver().launch(self.compiled, along_xyz(grid), self.block, self.packed.address, self.__name__)
+        driver().launch(self.compiled, along_xyz(grid), self.block, self.packed, self.__name__)
 
 
 def along_xyz(sizes: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -159,7 +127,7 @@ LISTENERS: list[Listener] = []
 
 @contextmanager
 def compilations(begin: Callable[[str], None], end: Callable[[], None]) -> Iterator[None]:
-    """Call `begin(name)` and `end()` around each kernel's compilation in the context. The simulator compiles none."""
+    """Call `begin(name)` and `end()` around each kernel's compilation in the context."""
     LISTENERS.append((begin, end))
     try:
         yield
@@ -167,12 +135,9 @@ def compilations(begin: Callable[[str], None], end: Callable[[], None]) -> Itera
         LISTENERS.remove((begin, end))
 
 
-NULL = Window(np.empty(0, np.float32)) if SIMULATED else 0
-
-
 def pointers(arrays: Any) -> Any:
     """Return a NamedTuple of arrays as a kernel takes it, with the pointer of each."""
-    return arrays._make([NULL if x is None else x.pointer for x in arrays])
+    return arrays._make([0 if x is None else x.pointer for x in arrays])
 
 
 KERNELS: list[Kernel] = []  # all of them, for tests

@@ -61,7 +61,7 @@ def largest_and_sum(x, at, V, scratch):
     return row_top, block_sum(total * math.exp(top - row_top), scratch)
 
 
-@kernel(floats, ints, int32, float32, floats, floats, threads=THREADS, hot=True)
+@kernel(floats, ints, int32, float32, floats, floats, threads=THREADS)
 def losses_and_gradient(logits, targets, V, share, losses, dlogits):
     """Compute losses (R,), and dlogits (R, V), which may be `logits` itself; share = 1 / R."""
     scratch = cuda.shared.array(THREADS, float32)
@@ -86,7 +86,7 @@ def losses_and_gradient(logits, targets, V, share, losses, dlogits):
         dlogits[at + target] = (math.exp(of_target - top) / total - float32(1)) * share
 
 
-@kernel(floats, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, int32, floats, threads=THREADS)
 def log_probabilities(logits, V, out):
     """Compute out (R, V) = logits − log Σ exp(logits): a block for each row."""
     scratch = cuda.shared.array(THREADS, float32)

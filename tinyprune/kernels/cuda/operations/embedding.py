@@ -27,7 +27,7 @@ THREADS = 128
 CHUNK = 32  # positions whose rows a block adds
 
 
-@kernel(floats, ints, DROPOUT, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, ints, DROPOUT, int32, floats, threads=THREADS)
 def take(x, places, dropout, D, out):
     """Take out (n, D) from x (R, D)."""
     i = cuda.blockIdx.x
@@ -44,7 +44,7 @@ def add(rows, places, D, out):
         out[places[i] * D + d] += rows[i * D + d]
 
 
-@kernel(floats, ints, ints, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, ints, ints, int32, floats, threads=THREADS)
 def sum_chunks(rows, places, starts, D, sums):
     """Compute sums (chunks, D) of the rows of each chunk, whose numbers are in `places` from starts[chunk] on."""
     chunk, d = cuda.blockIdx.x, cuda.blockIdx.y * THREADS + cuda.threadIdx.x
@@ -55,7 +55,7 @@ def sum_chunks(rows, places, starts, D, sums):
         sums[chunk * D + d] = total
 
 
-@kernel(floats, ints, ints, DROPOUT, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, ints, ints, DROPOUT, int32, floats, threads=THREADS)
 def sum_words(sums, words, starts, dropout, D, dE):
     """Set dE[words[w]] to the sum over the chunks of word w, times the factor, or times 0 if the word is dropped."""
     w, d = cuda.blockIdx.x, cuda.blockIdx.y * THREADS + cuda.threadIdx.x

@@ -47,7 +47,7 @@ def pick(x, index, n, picked, inner, size, out):
         out[i] = x[(outer * n + h) * inner + entry] if h >= 0 else float32(0)
 
 
-@kernel(floats, ints, int32, int32, int32, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, ints, int32, int32, int32, int32, floats, threads=THREADS)
 def sum_shared(dout, index, H, K, Dh, size, dx):
     """Set dx (rows, K, Dh) from dout (rows, H, Dh), both flat: the sums over the heads h with index[h] = k."""
     i = cuda.grid(1)
@@ -61,7 +61,7 @@ def sum_shared(dout, index, H, K, Dh, size, dx):
         dx[i] = total
 
 
-@kernel(floats, int32, floats, int32, int32, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, int32, floats, int32, int32, int32, floats, threads=THREADS)
 def join_rows(m, m_step, x, x_step, split, size, out):
     """Set each row of out (B, size) to `split` entries of m and the rest of x, whose rows lie m_step, x_step apart."""
     b, i = cuda.blockIdx.y, cuda.grid(1)

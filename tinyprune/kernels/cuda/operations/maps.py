@@ -33,7 +33,7 @@ REMEMBERED = 16  # tables of T · Dh / 2 numbers: for training, for evaluation, 
 sigmoid = device(formulas.sigmoid)
 
 
-@kernel(floats, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, int32, floats, threads=THREADS)
 def gelu(a, size, out):
     """Compute out = a · s, flat."""
     i = cuda.grid(1)
@@ -42,7 +42,7 @@ def gelu(a, size, out):
         out[i] = x * sigmoid(x * (x * x * float32(THIRD) + float32(FIRST)))
 
 
-@kernel(floats, floats, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, floats, int32, floats, threads=THREADS)
 def gelu_gradient(dout, a, size, da):
     """Compute da, flat; du is du/da of the formula."""
     i = cuda.grid(1)
@@ -53,7 +53,7 @@ def gelu_gradient(dout, a, size, da):
         da[i] = dout[i] * (s + x * s * (float32(1) - s) * du)
 
 
-@kernel(floats, floats, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, floats, int32, floats, threads=THREADS)
 def swiglu(a, b, size, out):
     """Compute out = a · s · b, flat."""
     i = cuda.grid(1)
@@ -61,7 +61,7 @@ def swiglu(a, b, size, out):
         out[i] = a[i] * sigmoid(a[i]) * b[i]
 
 
-@kernel(floats, floats, floats, int32, floats, floats, threads=THREADS, hot=True)
+@kernel(floats, floats, floats, int32, floats, floats, threads=THREADS)
 def swiglu_gradients(dout, a, b, size, da, db):
     """Compute da and db, flat."""
     i = cuda.grid(1)
@@ -80,7 +80,7 @@ def add_all(a, a_step, b, b_step, size, out):
         out[row * size + i] = a[row * a_step + i] + b[row * b_step + i]
 
 
-@kernel(floats, floats, DROPOUT, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, floats, DROPOUT, int32, floats, threads=THREADS)
 def add_dropped(x, y, dropout, size, out):
     """Compute out = x + y · (factor where kept, else 0), all flat."""
     i = cuda.grid(1)
@@ -88,7 +88,7 @@ def add_dropped(x, y, dropout, size, out):
         out[i] = x[i] + y[i] * keep_factor(i, dropout)
 
 
-@kernel(floats, DROPOUT, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, DROPOUT, int32, floats, threads=THREADS)
 def drop(x, dropout, size, out):
     """Set out[i] to x[i] · factor if kept, else to x[i] · 0: as in NumPy, NaN and inf become NaN."""
     i = cuda.grid(1)
@@ -96,7 +96,7 @@ def drop(x, dropout, size, out):
         out[i] = x[i] * keep_factor(i, dropout)
 
 
-@kernel(floats, floats, floats, int32, int32, int32, int32, int32, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, floats, floats, int32, int32, int32, int32, int32, int32, floats, threads=THREADS)
 def rotate_pairs(x, cos, sin, T, H, half, first, second, pairs, out):
     """Rotate pairs of x (B, T, H, Dh), flat: entry d from `first` on in a head, and entry d from `second` on."""
     n = cuda.grid(1)

@@ -11,6 +11,7 @@ in the same launch, and the runs are summed afterwards, in order, so no bit depe
 import math
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.instructions import rounded_product
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous
 from tinyprune.kernels.cuda.parts.sums import RUN, WIDE, block_sum, column_sums, grid_of
@@ -92,16 +93,16 @@ def make_norm(name: str, centred: bool) -> tuple[Kernel, Kernel]:
         mean = means[row] if centred else float32(0)
         dn_sum, dn_n_sum = float32(0), float32(0)
         for d in range(thread, D, THREADS):
-            dn = dout[at + d] * scale[d]
+            dn = rounded_product(dout[at + d], scale[d])
             dn_sum += dn
             dn_n_sum += dn * (x[at + d] - mean) * inverse
         dn_mean = block_sum(dn_sum, scratch) / size if centred else float32(0)
         dn_n_mean = block_sum(dn_n_sum, scratch) / size
         for d in range(thread, D, THREADS):
             n = (x[at + d] - mean) * inverse
-            dx[at + d] = (dout[at + d] * scale[d] - dn_mean - n * dn_n_mean) * inverse
+            dx[at + d] = (rounded_product(dout[at + d], scale[d]) - dn_mean - n * dn_n_mean) * inverse
 
-    options = {"threads": THREADS, "hot": True}
+    options = {"threads": THREADS}
     types = *3 * (floats,), int32, float32, *3 * (floats,)
     types_backward = *5 * (floats,), *3 * (int32,), floats, floats
     return (

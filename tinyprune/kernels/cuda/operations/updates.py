@@ -21,14 +21,13 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Any
 
 import numpy as np
 from numba import float64, types
 
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device, to_host
-from tinyprune.kernels.cuda.device.jit import SIMULATED, blocks, cuda, device, float32, floats, int32, ints, kernel
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_alike, check_floats, check_gradient, check_in_place, contiguous
 from tinyprune.kernels.cuda.parts.sums import block_sum
 from tinyprune.ops.adamw import AdamConstants
@@ -40,7 +39,7 @@ adam_constants = types.UniTuple(float32, 8)  # of `formulas.adam_constants`
 adam = device(formulas.adam)
 
 
-@kernel(tables, ints, ints, ints, doubles, threads=THREADS, hot=True, float64=True)
+@kernel(tables, ints, ints, ints, doubles, threads=THREADS, float64=True)
 def squares(arrays, owners, begins, sizes, sums):
     """Compute sums[block] = Σ x[i]² over the entries of a block: of x = arrays[owners[block]] from begins[block] on."""
     scratch = cuda.shared.array(THREADS, float64)
@@ -82,10 +81,9 @@ def clipping_factor(sums, grad_sums, all_sums, max_norm, norm, factor):
             factor[0] = float32(1)
 
 
-def address_table(arrays: Sequence[DeviceArray]) -> DeviceArray | tuple[Any, ...]:
+def address_table(arrays: Sequence[DeviceArray]) -> DeviceArray:
     """Return an argument of type `tables`, for contiguous arrays. They must not be freed before the launch."""
-    pointers = tuple(x.pointer for x in arrays)
-    return pointers if SIMULATED else to_device(np.array(pointers, np.uint64).view(np.int32))
+    return to_device(np.array([x.pointer for x in arrays], np.uint64).view(np.int32))
 
 
 @lru_cache(256)
@@ -138,7 +136,7 @@ def clipping(
     return norm, factor
 
 
-@kernel(tables, int32, ints, ints, ints, float32, floats, floats, floats, adam_constants, threads=THREADS, hot=True)
+@kernel(tables, int32, ints, ints, ints, float32, floats, floats, floats, adam_constants, threads=THREADS)
 def adamw_all(arrays, count, owners, begins, sizes, lr, multipliers, decays, scale, constants):
     """Update `count` params and their m and v, flat. arrays: all params, then all grads, all m, all v."""
     block = cuda.blockIdx.x
@@ -198,13 +196,15 @@ def adamw_updates(
     )  # fmt: skip
 
 
-@kernel(floats, floats, floats, floats, float32, floats, adam_constants, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, floats, floats, floats, float32, floats, adam_constants, int32, floats, threads=THREADS)
 def lamb_direction(param, grad, m, v, decay, scale, constants, size, d):
-    """Update m and v, and compute the direction d. All flat."""
+    """Update m and v, and compute the direction d. All flat; if scale[0] is NaN, d is 0, and m and v stay."""
     i, factor = cuda.grid(1), scale[0]
-    if i < size and factor == factor:  # not NaN
-        m[i], v[i], direction = adam(factor * grad[i], m[i], v[i], constants)
-        d[i] = direction + decay * param[i]
+    if i < size:
+        d[i] = float32(0)
+        if factor == factor:
+            m[i], v[i], direction = adam(factor * grad[i], m[i], v[i], constants)
+            d[i] = direction + decay * param[i]
 
 
 @kernel(doubles, int32, float64, floats, threads=THREADS, float64=True)
@@ -218,11 +218,11 @@ def lamb_rate(sums, count, lr, rate):
             rate[0] = lr * (math.sqrt(of_param) / math.sqrt(of_d))
 
 
-@kernel(floats, floats, floats, floats, int32, threads=THREADS, hot=True)
-def lamb_step(param, d, rate, scale, size):
+@kernel(floats, floats, floats, int32, threads=THREADS)
+def lamb_step(param, d, rate, size):
     """Subtract rate[0] · d from param, both flat."""
     i = cuda.grid(1)
-    if i < size and scale[0] == scale[0]:  # not NaN
+    if i < size:
         param[i] -= rate[0] * d[i]
 
 
@@ -249,4 +249,4 @@ def lamb_update(
     lamb_direction(grid, param, contiguous(grad), m, v, np.float32(decay), scale, values, size, d)
     sums, ((_, count), _) = sum_squares([param, d])
     lamb_rate(1, sums, count, lr, rate)
-    lamb_step(grid, param, d, rate, scale, size)
+    lamb_step(grid, param, d, rate, size)

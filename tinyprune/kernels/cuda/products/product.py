@@ -134,7 +134,7 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         write(sums, thread, top, left, out, slot * M * N, M, N, rows, out_strides, bias, residual, finish, alignment)
 
     layout = LAYOUTS[A_ALONG_K, B_ALONG_K]
-    options = {"threads": THREADS, "hot": True, "resident": 2 if TILE == 128 else 3}
+    options = {"threads": THREADS, "resident": 2 if TILE == 128 else 3}
     types = (*5 * (floats,), SIZES, STRIDES, STRIDES, STRIDES, int32, int32)
     return kernel(*types, name=f"product_{precision}_{TILE}_{layout}", **options)(product)
 

@@ -17,69 +17,54 @@ The 8 warps are 4 × 2; a warp has 32 × 64 sums, 2 × 8 such pieces (16 × 32 a
 """
 
 from collections.abc import Callable
-from types import SimpleNamespace
+
+from llvmlite import ir
+from numba import types
+from numba.cuda.extending import intrinsic
 
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.driver import driver
-from tinyprune.kernels.cuda.device.jit import SIMULATED, cuda, device, float32, uint32
+from tinyprune.kernels.cuda.device.jit import cuda, device, float32, uint32
 from tinyprune.kernels.cuda.products.arithmetic import STRIP, finished, row_begin
 
 EARLIEST = (8, 0)  # compute capability with tf32
 
-# Numba's simulator has no tensor cores; tests set functions that emulate them.
-EMULATION = SimpleNamespace(rounded=None, mma=None)
 
-if SIMULATED:
+FLOAT, BITS = ir.FloatType(), ir.IntType(32)
+ADD_PRODUCT = (
+    "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
+)
 
-    def rounded(x):
-        """Return x, rounded to tf32."""
-        return EMULATION.rounded(x)
 
-    def mma(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
-        """Return the four sums of the thread, to which the product of the warp's numbers is added."""
-        return EMULATION.mma(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
+@intrinsic
+def rounded(typingctx, x):
+    """Return x, rounded to tf32."""
 
-else:
-    from llvmlite import ir
-    from numba import types
-    from numba.cuda.extending import intrinsic
+    def codegen(context, builder, signature, arguments):
+        convert = ir.InlineAsm(ir.FunctionType(BITS, [FLOAT]), "cvt.rna.tf32.f32 $0, $1;", "=r,f")
+        return builder.bitcast(builder.call(convert, arguments), FLOAT)
 
-    FLOAT, BITS = ir.FloatType(), ir.IntType(32)
-    ADD_PRODUCT = (
-        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
-    )
+    return float32(float32), codegen
 
-    @intrinsic
-    def rounded(typingctx, x):
-        """Return x, rounded to tf32."""
 
-        def codegen(context, builder, signature, arguments):
-            convert = ir.InlineAsm(ir.FunctionType(BITS, [FLOAT]), "cvt.rna.tf32.f32 $0, $1;", "=r,f")
-            return builder.bitcast(builder.call(convert, arguments), FLOAT)
+@intrinsic
+def mma(typingctx, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
+    """Return the four sums of the thread, to which the product of the warp's numbers is added."""
 
-        return float32(float32), codegen
+    def codegen(context, builder, signature, arguments):
+        factors = [builder.bitcast(x, BITS) for x in arguments[:6]]
+        function = ir.FunctionType(ir.LiteralStructType(4 * [FLOAT]), 6 * [BITS] + 4 * [FLOAT])
+        add = ir.InlineAsm(function, ADD_PRODUCT, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", side_effect=True)
+        made = builder.call(add, [*factors, *arguments[6:]], attrs=("convergent",))
+        sums = [builder.extract_value(made, n) for n in range(4)]
+        return context.make_tuple(builder, signature.return_type, sums)
 
-    @intrinsic
-    def mma(typingctx, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
-        """Return the four sums of the thread, to which the product of the warp's numbers is added."""
-
-        def codegen(context, builder, signature, arguments):
-            factors = [builder.bitcast(x, BITS) for x in arguments[:6]]
-            function = ir.FunctionType(ir.LiteralStructType(4 * [FLOAT]), 6 * [BITS] + 4 * [FLOAT])
-            add = ir.InlineAsm(function, ADD_PRODUCT, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", side_effect=True)
-            made = builder.call(add, [*factors, *arguments[6:]], attrs=("convergent",))
-            sums = [builder.extract_value(made, n) for n in range(4)]
-            return context.make_tuple(builder, signature.return_type, sums)
-
-        return types.UniTuple(float32, 4)(*10 * (float32,)), codegen
+    return types.UniTuple(float32, 4)(*10 * (float32,)), codegen
 
 
 def check_tensor_cores() -> None:
     """Raise UsageError unless there are tensor cores that take tf32."""
-    if SIMULATED:
-        if EMULATION.mma is None:
-            raise UsageError("tf32 takes the tensor cores of a GPU, and Numba's simulator has none: use float32")
-    elif driver().capability < EARLIEST:
+    if driver().capability < EARLIEST:
         found = ".".join(map(str, driver().capability))
         raise UsageError(f"tf32 takes a GPU of compute capability 8.0 or later, and this one has {found}: use float32")
 
