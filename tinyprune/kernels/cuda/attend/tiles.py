@@ -180,12 +180,12 @@ def make_loads(tiles: Tiles) -> tuple[Callable, Callable]:
                 store4(smem, at + n * down * (columns + PAD), zero, zero, zero, zero)
 
     @device
-    def load_biases(source, begin, stride, first, count, smem, to, rows, columns):
+    def load_biases(source, begin, first, count, smem, to, rows, columns):
         """Copy one number for each of these rows, its bias, to the place after the row."""
         for part in range((rows + THREADS - 1) // THREADS):
             row = thread_index(THREADS) + part * THREADS
             if row < rows:
-                bias = source[begin + nearest_row(first + row, count) * stride]
+                bias = source[begin + nearest_row(first + row, count)]
                 store1(smem, to + row * (columns + PAD) + columns, bias)
 
     return load_rows, load_biases
