@@ -131,8 +131,12 @@ def make_places(tiles: Tiles) -> tuple[Callable, Callable, Callable, Callable]:
 
     @device
     def first_out(thread):
-        """Return the first query of a thread's rows of out, which are SIDE apart, and the first of its 4 columns."""
-        down = thread // (2 * ACROSS) * 2 + thread % 2
+        """Return the first query of a thread's rows of out, which are SIDE apart, and the first of its 4 columns.
+
+        Two neighbours have rows 4 apart, so that what they read of 4 columns is in different banks.
+        """
+        down = thread // (2 * ACROSS)
+        down = down // 4 * 8 + down % 4 + thread % 2 * 4
         return down // SIDE * SIDE * OUT_QUERIES + down % SIDE, thread // 2 % ACROSS * 4
 
     @device
