@@ -48,9 +48,12 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
 
     @device
     def first_number(thread, along_k):
-        """Return line and k in the strip of the first of a thread's four numbers, which are neighbours in memory."""
+        """Return line and k in the strip of the first of a thread's four numbers, which are neighbours in memory.
+
+        Along k, two threads read a sector of 32 bytes, so that a warp writes 16 lines of the strip at once.
+        """
         if along_k:
-            return thread // (DEPTH // 4), thread % (DEPTH // 4) * 4
+            return thread // 2 % TILE, thread // (2 * TILE) * 8 + thread % 2 * 4
         return thread % (TILE // 4) * 4, thread // (TILE // 4)
 
     @device
@@ -61,12 +64,17 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         return load_some(x, at, lines_left if k_left > 0 else 0, alignment)
 
     @device
-    def store_numbers(strip, at, along_k, x0, x1, x2, x3):
-        """Store them in shared memory, the first at strip[at]."""
+    def store_numbers(strip, at, along_k, thread, x0, x1, x2, x3):
+        """Store them in shared memory, the first at strip[at].
+
+        Where rows four apart begin in the same bank, every second thread begins with its third number, 16 banks away.
+        """
         x0, x1, x2, x3 = rounded(x0), rounded(x1), rounded(x2), rounded(x3)
         if along_k:
-            at = uint32(at)  # not negative, so that Numba need not test whether it is
-            strip[at], strip[at + K_STRIDE], strip[at + 2 * K_STRIDE], strip[at + 3 * K_STRIDE] = x0, x1, x2, x3
+            here, there = uint32(at), uint32(at + 2 * K_STRIDE)  # not negative: Numba need not test whether they are
+            if K_STRIDE % 8 == 0 and thread % 2 == 1:
+                here, there, x0, x1, x2, x3 = there, here, x2, x3, x0, x1
+            strip[here], strip[here + K_STRIDE], strip[there], strip[there + K_STRIDE] = x0, x1, x2, x3
         else:
             store4(strip, at, x0, x1, x2, x3)
 
@@ -106,8 +114,8 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         a0, a1, a2, a3 = load_numbers(a, 0, i_left, k_left - a_k, A_ALONG_K, alignment & ALIGNED_A)
         b0, b1, b2, b3 = load_numbers(b, 0, j_left, k_left - b_k, B_ALONG_K, alignment & ALIGNED_B)
         while k_left > 0:
-            store_numbers(strips_a, buffer + a_to, A_ALONG_K, a0, a1, a2, a3)
-            store_numbers(strips_b, buffer + b_to, B_ALONG_K, b0, b1, b2, b3)
+            store_numbers(strips_a, buffer + a_to, A_ALONG_K, thread, a0, a1, a2, a3)
+            store_numbers(strips_b, buffer + b_to, B_ALONG_K, thread, b0, b1, b2, b3)
             cuda.syncthreads()  # both strips are complete, and no thread reads the previous ones any more
             k_left = int32(k_left - DEPTH)
             a = pointer_to(a, a_step)
