@@ -323,11 +323,11 @@ def draw_lanes(ax, addresses, rows, width, title, sectors=True):
     ax.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
     ax.grid(which="minor", linewidth=0.3, color="#BBBBBB")
     ax.tick_params(which="minor", length=0)
-    parts = (
-        len(np.unique(addresses // 8)) if sectors else np.bincount(np.unique(addresses) % 32).max()
+    of_bank = np.bincount(np.unique(addresses) % 32)
+    parts = len(np.unique(addresses // 8)) if sectors else of_bank.max()
+    ax.set_title(
+        f"{title}: {parts} {'sector' if sectors else 'wave'}{'s' * int(parts > 1)}", loc="left"
     )
-    what = ("sector" if sectors else "wave") + "s" * int(parts > 1)
-    ax.set_title(f"{title}: {parts} {what}", loc="left")
 
 
 lane, K, N = np.arange(32), 16, 40
@@ -341,9 +341,7 @@ for ax, (name, of), rows in zip(axes.values(), panels, (32, 3, 3, 3)):
     addresses, array, width = reads[name][of], ("a[i, k]", "b[k, j]")[of], (K, N)[of]
     draw_lanes(ax, addresses, rows, width, f"{name}, {array}")
     ax.set_xlim(-0.5, (K if rows == 32 else N) - 0.5)
-figure.suptitle(
-    "The numbers that the 32 lanes of a warp read in one step, and the sectors (framed)"
-)
+figure.suptitle("The numbers that the 32 lanes of a warp read in one step; framed: sectors")
 plt.show()
 
 # %% [markdown]
@@ -459,9 +457,7 @@ def edited(kernel, *edits):
     lines, first = inspect.getsourcelines(kernel.function)
     source = "\n" * (first - 1) + "".join(lines)  # so that lines have the same numbers
     for old, new in edits:
-        assert source.count(old) == 1, (
-            f"{old} stands {source.count(old)} times in {kernel.__name__}"
-        )
+        assert source.count(old) == 1, f"{kernel.__name__} has {source.count(old)} times {old}"
         source = source.replace(old, new)
     names = dict(globals())
     exec(compile(source, kernel.function.__code__.co_filename, "exec"), names)
@@ -496,6 +492,8 @@ for name, barrier in zip(("first", "second"), barriers, strict=True):
 # %% [markdown]
 # Read such a message from left to right: the kernel, its cell (which has a number in place of a name) and the line in it, the
 # instruction, what is wrong, then the first thread that did it, the address (here in shared memory, in bytes) and how often.
+# The emulator executes the warps of a block one after the other, each to its next barrier. So without the first barrier, warp
+# 0 has read the whole tile before thread 32, of warp 1, writes its part of it.
 #
 # Without the first barrier a thread reads entries of the tile that other threads have still to write: they hold whatever
 # was there before. Without the second, a fast warp already writes the next tile while a slow one still reads this one: the
@@ -587,25 +585,21 @@ side_by_side = edited(
 for name, of_rung in (("side by side", side_by_side), ("16 apart", register_tile)):
     launch_and_count(Rung(of_rung, WIDE, WIDE))
     loads, stores = count(of_rung, "ld.shared"), count(of_rung, "st.global")
+    waves, sectors = loads["parts"] / loads["requests"], stores["parts"] / stores["requests"]
     print(
-        f"{name:12s} {loads['parts'] / loads['requests']:.1f} waves for a load from shared memory,",
-        end="",
+        f"{name:12s} {waves:.1f} waves for a load from shared, {sectors:.0f} sectors for a store to global memory"
     )
-    print(f" {stores['parts'] / stores['requests']:4.1f} sectors for a store to global memory")
 
 # %% jupyter={"source_hidden": true}
 # Draw which banks a warp's load from tile_b touches.
 column = lane % TILE
 figure, axes = plt.subplots(2, 1, figsize=(9, 2.6))
-for ax, (title, addresses) in zip(
-    axes, {"side by side": column * EACH, "16 apart, as in the kernel": column}.items()
-):
-    draw_lanes(ax, addresses, 2, 32, title, sectors=False)
+draw_lanes(axes[0], column * EACH, 2, 32, "side by side", sectors=False)
+draw_lanes(axes[1], column, 2, 32, "16 apart, as in the kernel", sectors=False)
+for ax in axes:
     ax.set(ylabel="memory", yticks=())
 axes[1].set_xlabel("bank")
-figure.suptitle(
-    "Which numbers of a row of b's tile the lanes 0 to 15 read (16 to 31 read the same)"
-)
+figure.suptitle("The numbers of a row of b's tile that lanes 0 to 15 read (16 to 31: the same)")
 plt.show()
 
 # %% [markdown]
@@ -622,41 +616,27 @@ plt.show()
 # Compare the counted loads of the four rungs with the derived ones.
 sides = dict(zip(RUNGS, (1, 1, TILE, WIDE)))  # R = C
 from_shared = dict(zip(RUNGS, (0, 0, 2, 2 / EACH)))  # loads from shared memory per multiply-add
-counted = {}
 print("for a multiply-add:     loads            sectors of a warp    shared loads       waves")
 print("                   derived  counted    touched  fewest     derived  counted    of a warp")
 for name, rung in RUNGS.items():
     loads, multiply_adds = launch_and_count(rung)
     shared, warps = count(rung.kernel, "ld.shared"), multiply_adds["warps"]
-    counted[name] = loads["lanes"] / multiply_adds["lanes"], loads["parts"] / warps
-    derived, fewest, of_shared = 2 / sides[name], loads["fewest"] / warps, shared["warps"] / warps
-    print(
-        f"{name:16s} {derived:9.4f} {counted[name][0]:8.4f} {counted[name][1]:10.3f} {fewest:7.3f}",
-        end="",
+    derived = 2 / sides[name], from_shared[name]
+    found = loads["lanes"] / multiply_adds["lanes"], shared["warps"] / warps
+    sectors, fewest, waves = (
+        loads["parts"] / warps,
+        loads["fewest"] / warps,
+        shared["parts"] / warps,
     )
-    print(f" {from_shared[name]:11.1f} {of_shared:8.1f} {shared['parts'] / warps:12.1f}")
-    assert counted[name][0] == derived and of_shared == from_shared[name]
+    print(f"{name:16s} {derived[0]:9.4f} {found[0]:8.4f} {sectors:10.3f} {fewest:7.3f}", end="")
+    print(f" {derived[1]:11.1f} {found[1]:8.1f} {waves:12.1f}")
+    assert found == derived
 
 m, k, n = 37, 21, 35  # ragged
 for name in ("shared tiles", "register tile"):
     loads, side = launch_and_count(RUNGS[name], m, k, n)[0]["lanes"], sides[name]
     assert loads == -(-n // side) * m * k + -(-m // side) * k * n
     print(f"{name}, ragged: {loads:,} loads, as derived")
-
-# %% jupyter={"source_hidden": true}
-# Draw loads and sectors of the four rungs.
-figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.9), sharey=True)
-titles = "global loads per multiply-add", "sectors of 32 bytes per warp's multiply-add"
-for ax, values, title in zip(axes, zip(*counted.values()), titles):
-    ax.barh(list(counted), values, color=[GREY, GREY, BLUE, BLUE], edgecolor="black", linewidth=0.5)
-    for y, value in enumerate(values):
-        ax.text(value * 1.15, y, f"{value:.3g}", va="center")
-    ax.set(xscale="log", title=title, xlim=(min(values) / 2, max(values) * 5))
-axes[0].invert_yaxis()
-figure.suptitle(
-    "The same multiply-adds, ever fewer numbers fetched (counted in the compiled kernels)"
-)
-plt.show()
 
 # %% [markdown]
 # From the first rung to the last, the loads for the same work have shrunk to a sixty-fourth, and the sectors to less
@@ -883,9 +863,8 @@ def attend_and_check(attend, T, M, H, Dh):
 
 
 for attend in (three_kernels, one_kernel):
-    print(
-        f"{attend.__name__:16s} largest error {attend_and_check(attend, T=18, M=5, H=2, Dh=20):.1e}"
-    )
+    error = attend_and_check(attend, T=18, M=5, H=2, Dh=20)
+    print(f"{attend.__name__:16s} largest error {error:.1e}")
 
 # %% [markdown]
 # Rows of `k_tile` are 65 long for at most 64 numbers. In the line that computes the score, 16 threads read the same column
@@ -903,9 +882,8 @@ for length, attend in ((64, without_padding), (65, online_softmax)):
     attend.compiled.counts[:] = 0
     attend_and_check(functools.partial(one_kernel, kernel=attend), T=16, M=48, H=1, Dh=64)
     loads = count(attend, "ld.shared")
-    print(
-        f"rows of {length}: {loads['parts']:,} waves for the loads from shared memory, {loads['fewest']:,} would do"
-    )
+    print(f"rows of {length}: {loads['parts']:,} waves for all loads from shared memory,", end=" ")
+    print(f"{loads['fewest']:,} would do")
 assert loads["parts"] == loads["fewest"]
 
 # %% jupyter={"source_hidden": true}
@@ -934,26 +912,25 @@ derived = {
     three_kernels: (4 * Dh * pairs + 3 * T * S, 3 * T * S + T * Dh),
     one_kernel: (T * Dh + 2 * Dh * keys, T * Dh),
 }
-for attend, kernels in (
-    (three_kernels, (scores, row_softmax, weighted_values)),
-    (one_kernel, (online_softmax,)),
-):
-    for launched in kernels:
-        launched.compiled.counts[:] = 0
+kernels = {three_kernels: (scores, row_softmax, weighted_values), one_kernel: (online_softmax,)}
+for attend, launched in kernels.items():
+    for made in launched:
+        made.compiled.counts[:] = 0
     attend_and_check(attend, T, M, 1, Dh)
-    loads, stores = (
-        sum(count(k, word)["lanes"] for k in kernels) for word in ("ld.global", "st.global")
-    )
+    found = [
+        sum(count(made, word)["lanes"] for made in launched) for word in ("ld.global", "st.global")
+    ]
     print(
-        f"{attend.__name__:16s} {loads:8,} loads, {stores:6,} stores of global memory, as derived"
+        f"{attend.__name__:14s} {found[0]:7,} loads, {found[1]:6,} stores of global memory, as derived"
     )
-    assert (loads, stores) == derived[attend]
+    assert tuple(found) == derived[attend]
 print(
-    f"the scores of a head at T = S = 4,096 take {4096**2 * 4 / 2**20:.0f} MiB; one kernel stores none"
+    f"scores of a head at T = S = 4,096 take {4096**2 * 4 / 2**20:.0f} MiB; one kernel stores none"
 )
 
 # %% [markdown]
-# The loop ends at the last key that the block sees. What is loaded and masked lies on the diagonal, at most a tile wide.
+# The loop ends at the last key that its block of queries sees. The first queries of the block do not see the last of these
+# keys; so at most one tile is loaded and masked.
 #
 # ## 7 · What the compiler makes of it
 #
@@ -1002,14 +979,11 @@ def print_code(kernel, places):
 
 # %% jupyter={"source_hidden": true}
 # Print the core of three kernels.
-for shown, first, last in (
-    (columns_along_x, 0, 18),
-    (shared_tiles, 0, 14),
-    (register_tile, -24, None),
-):
+parts = {columns_along_x: slice(18), shared_tiles: slice(14), register_tile: slice(-24, None)}
+for shown, part in parts.items():
     block = heart(shown)
-    print(f"\n{shown.__name__}: {len(block)} instructions, {len(block[first:last])} of them shown")
-    print_code(shown, block[first:last])
+    print(f"\n{shown.__name__}: {len(block)} instructions, {len(block[part])} of them shown")
+    print_code(shown, block[part])
 
 # %% [markdown]
 # In the first, count how much comes before the `fma`: addresses, computed again for every number, and what counts the loop.
@@ -1023,19 +997,11 @@ for shown, first, last in (
 print("for each fma      ld.global  ld.shared  all instructions")
 for name, rung in RUNGS.items():
     launch_and_count(rung)
-    found = [
-        count(rung.kernel, word)["warps"] for word in ("fma.rn.f32", "ld.global", "ld.shared", "")
-    ]
-    ratios = [number / found[0] for number in found[1:]]
-    print(f"{name:16s} {ratios[0]:9.3f} {ratios[1]:10.1f} {ratios[2]:14.1f}")
+    words = "fma.rn.f32", "ld.global", "ld.shared", ""
+    fma, *others = (count(rung.kernel, word)["warps"] for word in words)
+    print(f"{name:16s} {others[0] / fma:9.3f} {others[1] / fma:10.1f} {others[2] / fma:14.1f}")
 
-KERNELS = [
-    *(rung.kernel for rung in RUNGS.values()),
-    scores,
-    row_softmax,
-    weighted_values,
-    online_softmax,
-]
+KERNELS = [*(rung.kernel for rung in RUNGS.values()), *itertools.chain(*kernels.values())]
 assert not any(".f64" in text for made in KERNELS for text in made.compiled.text)
 print("no instruction of any kernel works on float64")
 
@@ -1211,7 +1177,8 @@ if driver() is emulator():
 else:
     size = 1024
     a, b = (to_device(x) for x in rng.standard_normal((2, size, size), np.float32))
-    out, q, k, v, attended = (empty((size, size)), *(empty((size, 8, 64)) for _ in range(4)))
+    q, k, v = (to_device(x) for x in rng.standard_normal((3, size, 8, 64), np.float32))
+    out, attended = empty((size, size)), empty((size, 8, 64))
     cases = {
         name: lambda rung=rung: rung.kernel(rung.grid(size, size), a, b, out, size, size, size)
         for name, rung in RUNGS.items()
@@ -1419,7 +1386,7 @@ assert requests == 15, f"a row's 160 numbers take 5 requests of 32, three rows 1
 
 # %% [markdown]
 # [Assignment A6](assignments/README.md) goes further: its task a6_3 is a tile of a matrix product for a GPU, with its
-# barriers checked. It needs no compiler: Numba's simulator runs its kernel as Python, one thread after the other.
+# barriers checked. It needs no compiler: Numba's simulator runs the kernel as Python.
 #
 # ## Questions
 #
