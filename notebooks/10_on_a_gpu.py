@@ -936,7 +936,7 @@ print(
 #
 # What has run so far was compiled code. Numba hands what it has made of a function to NVIDIA's linker, which optimises it and
 # translates it into **PTX**, an assembly language for a virtual GPU with unlimited registers: that is what the emulator
-# executes. For a real GPU, the linker also translates it into instructions for a real processor, with real registers.
+# executes. For a real GPU the linker goes on, to instructions of a real processor, with real registers.
 #
 # An instruction reads `name.kind target, sources`. `%f1` is a register for a float32, `%rd1` one for a 64-bit address,
 # `%p1` one for a truth value; `@%p1 bra` jumps if it is true. You need these:
@@ -986,7 +986,7 @@ for shown, part in parts.items():
     print_code(shown, block[part])
 
 # %% [markdown]
-# In the first, count how much comes before the `fma`: addresses, computed again for every number, and what counts the loop.
+# In the first, count what stands around each `fma`: addresses, computed again for every number, and the loop's counters.
 # In the second, the loop over the 16 numbers of a tile is unrolled 16 times, with two `ld.shared` for each `fma`; the
 # numbers in `[%rd12+64]` are bytes, a row of 16 float32. In the third, one `ld.shared` of b's tile serves four `fma`,
 # and the 16 sums have their own 16 registers: the compiler could unroll all loops over them, so `cuda.local.array` became
