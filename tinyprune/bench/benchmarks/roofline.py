@@ -1,10 +1,9 @@
 """Roofline: what a training step costs a GPU at least, kernel by kernel, counted where no GPU is.
 
-The emulator executes two steps with `B` texts and counts the second: instructions of warps, sectors of 32 bytes that
-requests of global memory take, and waves of shared memory, one of which serves a word of each of its 32 banks. Beside
-sectors and waves stands how many times the fewest they are that the same requests could take. A multiprocessor issues
-four instructions and serves one wave a cycle, and memory has a bandwidth: the largest of the three times is a kernel's
-bound. Latency and the launches themselves come on top of it.
+The emulator executes two steps with `B` texts and counts the second: instructions of warps, sectors of global memory,
+and waves of shared memory (see `machine.count_parts`), beside the fewest that the same requests could take. A
+multiprocessor issues four instructions and serves one wave a cycle, and memory has a bandwidth: the largest of three
+times is a kernel's bound. Latency and the launches themselves come on top of it.
 """
 
 import numpy as np

@@ -165,8 +165,7 @@ def access(m, b, w, i, place, mask, counted):
 
 @compiled
 def distinct(addresses, mask, first, last, size, step, banks):
-    """Return how many different pieces of `step` bytes the lanes first … last − 1 access, and set how many in each
-    of 32 banks."""
+    """Return how many pieces of `step` bytes the lanes first … last − 1 access; set how many are in each bank."""
     pieces, known = np.empty((32, LANES), np.int64), 0
     banks[:] = 0
     for lane in range(first, last):
@@ -186,8 +185,8 @@ def distinct(addresses, mask, first, last, size, step, banks):
 def count_parts(count, addresses, mask, size, in_shared):
     """Count in how many parts memory serves a request, and in how few it could.
 
-    Of global memory these are sectors of 32 bytes. Of shared memory they are waves: one serves a word of each of 32
-    banks; of requests of 8 or 16 bytes, halves or quarters of the warp are served one after the other.
+    Of global memory these are sectors of 32 bytes; of shared memory waves, one of which serves a word of each of 32
+    banks. Of requests of 8 or 16 bytes, halves or quarters of the warp are served one after the other.
     """
     count.requests += 1
     banks = np.zeros(32, np.int64)

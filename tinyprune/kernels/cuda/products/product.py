@@ -14,6 +14,8 @@ A long sum with few outputs, such as a weight's gradient, is split along k: `blo
 to a slot, and `join` adds the slots in order. Their number depends on the shapes alone.
 """
 
+from collections.abc import Callable
+
 from tinyprune.kernels.cuda.device.instructions import aligned, load_some, pointer_to, store4
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
 from tinyprune.kernels.cuda.products.arithmetic import (
@@ -37,14 +39,17 @@ LAYOUTS = {(True, False): "ab", (True, True): "abt", (False, False): "atb"}  # a
 ARITHMETICS = {"float32": make_multiply_add, "tf32": make_tensor_cores}
 
 
-def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) -> Kernel:
-    """Make the kernel for a size of tile and a layout: whether rows of a run along k in memory, and rows of b."""
-    PAD, rounded, add_strips, write = ARITHMETICS[precision](TILE)
-    DEPTH = STRIP // TILE  # of a strip, along k
-    K_STRIDE = TILE + PAD  # numbers from one k to the next in a strip
-    BUFFER = DEPTH * K_STRIDE
-    BUFFERS = 2 * BUFFER
-    SUMS = TILE * TILE // THREADS
+@device
+def load_numbers(x, at, lines_left, k_left, along_k, alignment):
+    """Load four numbers of a matrix, zeros beyond its edges: `lines_left` and `k_left` exist from the first on."""
+    if along_k:
+        return load_some(x, at, k_left if lines_left > 0 else 0, alignment)
+    return load_some(x, at, lines_left if k_left > 0 else 0, alignment)
+
+
+def make_strips(TILE: int, PAD: int, rounded: Callable) -> tuple[Callable, Callable]:
+    """Make `first_number` and `store_numbers` for a size of tile."""
+    K_STRIDE = TILE + PAD
 
     @device
     def first_number(thread, along_k):
@@ -55,13 +60,6 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         if along_k:
             return thread // 2 % TILE, thread // (2 * TILE) * 8 + thread % 2 * 4
         return thread % (TILE // 4) * 4, thread // (TILE // 4)
-
-    @device
-    def load_numbers(x, at, lines_left, k_left, along_k, alignment):
-        """Load four numbers of a matrix, zeros beyond its edges: `lines_left` and `k_left` exist from the first on."""
-        if along_k:
-            return load_some(x, at, k_left if lines_left > 0 else 0, alignment)
-        return load_some(x, at, lines_left if k_left > 0 else 0, alignment)
 
     @device
     def store_numbers(strip, at, along_k, thread, x0, x1, x2, x3):
@@ -78,6 +76,17 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         else:
             store4(strip, at, x0, x1, x2, x3)
 
+    return first_number, store_numbers
+
+
+def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) -> Kernel:
+    """Make the kernel for a size of tile and a layout: whether rows of a run along k in memory, and rows of b."""
+    PAD, rounded, add_strips, write = ARITHMETICS[precision](TILE)
+    first_number, store_numbers = make_strips(TILE, PAD, rounded)
+    DEPTH = STRIP // TILE  # of a strip, along k
+    K_STRIDE = TILE + PAD  # numbers from one k to the next in a strip
+    BUFFER, SUMS = DEPTH * K_STRIDE, TILE * TILE // THREADS
+
     @device
     def sum_products(a, b, sizes, a_strides, b_strides, alignment, top, left, slot, thread, sums):
         """Set the thread's sums for the tile at row `top` and column `left`, over the slot's part of k.
@@ -85,8 +94,8 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         Rows of a may be in groups; if k counts them, those of b are in the same groups, otherwise in one.
         """
         M, N, K, part, group_rows = sizes
-        strips_a = aligned(cuda.shared.array(BUFFERS, float32))
-        strips_b = aligned(cuda.shared.array(BUFFERS, float32))
+        strips_a = aligned(cuda.shared.array(2 * BUFFER, float32))
+        strips_b = aligned(cuda.shared.array(2 * BUFFER, float32))
         for n in range(SUMS):
             sums[n] = float32(0)
         begin = slot * part
