@@ -12,13 +12,13 @@ PACKAGE = ROOT / "tinyprune"
 
 # Lines of each room, docstrings and blank lines included.
 BUDGET = {
-    "bench": 1740,
+    "bench": 1730,
     "cli": 870,
     "course": 1730,
     "data": 950,
     "experiments": 2120,
     "gradcheck": 850,
-    "kernels": 10580,
+    "kernels": 10590,
     "model": 1410,
     "notebook": 470,
     "ops": 3320,

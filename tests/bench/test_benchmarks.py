@@ -1,13 +1,11 @@
 """Who takes part in a benchmark, without running it: peers compute what we do, where we do, as exactly as we do."""
 
 import re
-import subprocess
 
 import pytest
-from toy_workloads import write_model
 
 from tinyprune import machine
-from tinyprune.bench.benchmarks import busy, speed
+from tinyprune.bench.benchmarks import speed
 from tinyprune.bench.command import Options, check_options
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import BACKENDS
@@ -89,17 +87,3 @@ def test_a_pytorch_without_cuda_is_refused(monkeypatch):
     said = rf"--peers torch: PyTorch {re.escape(torch.__version__)} finds no GPU: install one that is built for CUDA"
     with pytest.raises(UsageError, match=said):
         check_options(GPU_TORCH)
-
-
-def test_a_busy_machine(tmp_path, monkeypatch):
-    """Each contender under each load, and no busy program is left; the textbook is its own peer."""
-    for name in ("SECONDS", "FIRST", "SPREAD"):
-        monkeypatch.setattr(busy, name, 0.01)
-    monkeypatch.setattr(busy, "processors", lambda: 2)
-    monkeypatch.setattr(busy, "SETTINGS", ())
-    programs, start = [], subprocess.Popen
-    monkeypatch.setattr(busy.subprocess, "Popen", lambda *a, **k: programs.append(start(*a, **k)) or programs[-1])
-    records = busy.run_busy(Options("numpy", shapes=(write_model(tmp_path),), rounds=1, threads=1))
-    assert [(r["subject"], r["busy_programs"]) for r in records] == [("tinyprune (numpy)", n) for n in (0, 1, 2)] * 2
-    assert all(r["times_idle"] == pytest.approx(r["median_ms"] / records[0]["median_ms"]) for r in records[:3])
-    assert [p.poll() is not None for p in programs if "-c" in p.args] == [True] * (1 + 2)

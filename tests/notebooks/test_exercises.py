@@ -14,7 +14,10 @@ import jupytext
 import pytest
 from folder import SOURCES
 
+from tinyprune.kernels.gpu import what_is_missing
+
 WRONG = Path(__file__).parent / "wrong"
+EMULATED = 'get_backend("cuda-emulated")'
 
 
 class Exercise(NamedTuple):
@@ -48,8 +51,8 @@ def exercises(source):
 
 
 def run(code):
-    """Run a cell; one with kernels for a GPU in a process of its own, where Numba's simulator is as it comes."""
-    if "NUMBA_ENABLE_CUDASIM" not in code:
+    """Run a cell; one with kernels for a GPU in another process, since this one may compute on a GPU."""
+    if EMULATED not in code:
         exec(compile(code, "exercise", "exec"), {"__name__": "__main__"})
         return
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=120)
@@ -59,8 +62,10 @@ def run(code):
 
 
 FOUND = [(source.stem.split("_")[0], i, e) for source in SOURCES for i, e in enumerate(exercises(source), 1)]
-# Kernels for a GPU take seconds in Numba's simulator.
-MARKS = {e: pytest.mark.slow for _, _, e in FOUND if "NUMBA_ENABLE_CUDASIM" in e.cell}
+missing = what_is_missing()
+# Kernels for a GPU are compiled, which takes seconds.
+SLOW = [pytest.mark.slow, pytest.mark.skipif(missing is not None, reason=str(missing))]
+MARKS = {e: SLOW for _, _, e in FOUND if EMULATED in e.cell}
 MISTAKES = {path.stem: tomllib.loads(path.read_text("utf-8"))["wrong"] for path in sorted(WRONG.glob("*.toml"))}
 
 

@@ -5,7 +5,7 @@
     step        a whole training step                   against PyTorch, also compiled, also under bf16 autocast
     generate    one token at a time, keys and values cached                   against PyTorch eager
     memory      peak memory and time against T, open heads and threads        against PyTorch, plain and SDPA
-    busy        a training step beside other busy programs                    against NumPy and PyTorch
+    roofline    each kernel of a training step on a GPU that is not here      against the fewest requests of memory
 
 All also run on a GPU (`--backend cuda`). PyTorch then computes there, too: a run ends when the GPU has
 finished, both sides multiply in float32 (in tf32 with `--backend cuda-tf32`), and the peer of matmul is cuBLAS.
@@ -40,8 +40,10 @@ if TYPE_CHECKING:  # the command asks for names of benchmarks, and should answer
 
 # name -> module of `tinyprune.bench.benchmarks` that has `run_NAME(options)`, which returns records. It is imported
 # only when that benchmark is asked for.
-BENCHMARKS = dict.fromkeys(("matmul", "attention", "step", "generate", "memory"), "speed") | {"busy": "busy"}
+BENCHMARKS = dict.fromkeys(("matmul", "attention", "step", "generate", "memory"), "speed") | {"roofline": "roofline"}
 PEERS = ("torch",)
+# A roofline's GPUs: multiprocessors, cycles and bytes a nanosecond (NVIDIA's data sheets).
+GPUS = {"a100": (108, 1.41, 1555), "h100": (132, 1.98, 3350), "rtx3060": (28, 1.78, 360), "rtx4090": (128, 2.52, 1008)}
 IN_A_ROW = 16  # short computations that a GPU gets one after the other, as in training, before it is waited for
 
 

@@ -27,6 +27,7 @@ class Options:
     shapes: tuple[str, ...] = ()  # names of models, see `shapes.py`; empty for the benchmark's own list
     rounds: int | None = None  # turns of each contender; None for the benchmark's own number
     threads: int = 1  # of each contender
+    gpu: str = "h100"  # of a roofline
 
     @property
     def on_device(self) -> bool:
@@ -50,7 +51,12 @@ class Options:
 
 
 def make_options(
-    backend: str | None = None, peers: str = "", shapes: str = "", rounds: int | None = None, threads: int | None = None
+    backend: str | None = None,
+    peers: str = "",
+    shapes: str = "",
+    rounds: int | None = None,
+    threads: int | None = None,
+    gpu: str = "h100",
 ) -> Options:
     """Build options from the command line's strings; `peers` and `shapes` are separated by commas.
 
@@ -70,7 +76,7 @@ def make_options(
     if backend is not None and backend not in BACKENDS:
         said = f"--backend must be one of {', '.join(BACKENDS)}; got {backend!r}{nearest(backend, BACKENDS)}"
         raise UsageError(said)
-    return Options(backend or default_backend(), named_peers, named_shapes, rounds, threads or processors())
+    return Options(backend or default_backend(), named_peers, named_shapes, rounds, threads or processors(), gpu)
 
 
 def split(names: str) -> tuple[str, ...]:
@@ -78,11 +84,13 @@ def split(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
-def check_options(options: Options) -> None:
+def check_options(options: Options, name: str = "step") -> None:
     """Raise UsageError if a benchmark cannot run with these options on this machine."""
+    if (name == "roofline") != (options.backend == "cuda-emulated"):
+        raise UsageError(
+            "the emulator counts for the benchmark roofline, --backend cuda-emulated; its times say nothing"
+        )
     if options.on_device:
-        if options.backend == "cuda-emulated":
-            raise UsageError("times of the emulator say nothing about a GPU; use --backend cuda, on one")
         if problem := BACKENDS[options.backend].problem():
             raise UsageError(f"the cuda backend cannot run: {problem}")
         if "torch" in options.peers:
@@ -96,11 +104,11 @@ def run_benchmark(name: str, options: Options) -> list[Record]:
 
     Raises TinypruneError if the options do not fit, results disagree or a library fails.
     """
-    check_options(options)
+    check_options(options, name)
     module = importlib.import_module(f"tinyprune.bench.benchmarks.{BENCHMARKS[name]}")
     records = getattr(module, f"run_{name}")(options)
     packages = (*BACKENDS[options.backend].packages, *options.peers)
-    machine = describe_machine(options.threads, packages, gpu=options.on_device)
+    machine = describe_machine(options.threads, packages, gpu=options.on_device and name != "roofline")
     return [record | {"machine": machine} for record in records]
 
 

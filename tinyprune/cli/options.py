@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tinyprune.bench import BENCHMARKS
+from tinyprune.bench import BENCHMARKS, GPUS
 from tinyprune.cli.lists import KINDS, backends, corpora, presets, settings
 from tinyprune.errors import UsageError
 from tinyprune.experiments import STUDIES
@@ -197,6 +197,7 @@ OPTIONS = {
         ),
         option("--rounds", "runs of each contender (as many as the benchmark needs)", type=int),
         option("--threads", "threads of each contender (all processors)", type=int),
+        option("--gpu", "of a roofline (%(default)s)", choices=GPUS, default="h100"),
         JSON,
         option("--plot", "also draw a picture", metavar="FILE.png"),
     ],

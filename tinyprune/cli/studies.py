@@ -66,7 +66,9 @@ def bench(arguments: argparse.Namespace) -> None:
     from tinyprune.bench.command import make_options, run_benchmark, text_output
 
     shapes = arguments.preset or arguments.shapes
-    options = make_options(arguments.backend, arguments.peers, shapes, arguments.rounds, arguments.threads)
+    options = make_options(
+        arguments.backend, arguments.peers, shapes, arguments.rounds, arguments.threads, arguments.gpu
+    )
     records = run_benchmark(arguments.benchmark, options)
     print(json_table(records) if arguments.json else text_output(records))
     if arguments.plot:

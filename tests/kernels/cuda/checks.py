@@ -1,5 +1,6 @@
 """A quick test of each group of kernels that have barriers: more than one round of every loop, more than one tile."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -21,12 +22,16 @@ def column_sums(shape=(70, 35)):
 def row_dots(shape=(3, 7, 2, 11)):
     """More rows than a block has lines, more numbers than lanes; y of the shape of x, and the same for all rows."""
     x, y, same = normal(shape, shape, shape[-2:])
+
+    def dots(x, other):
+        return (x.astype(np.float64) * other).sum(-1).reshape(math.prod(x.shape[:-2]), x.shape[-2]).T
+
     for other in (y, same):
-        expected = 0.5 * (x.astype(np.float64) * other).sum(-1)
+        expected = 0.5 * dots(x, other)
         assert_close(sums.row_dots(to_device(x), to_device(other), 0.5), expected)
     pairs = (x, same), (x[1:], -same)
     got = sums.two_row_dots(*(to_device(each) for pair in pairs for each in pair))
-    assert_close(got, [(each.astype(np.float64) * other).sum(-1) for each, other in pairs])
+    assert_close(got, [dots(*pair) for pair in pairs])
 
 
 def norms():

@@ -6,13 +6,20 @@ import re
 import pytest
 
 from tinyprune.errors import TinypruneError
-from tinyprune.kernels.cuda.compiled import REPORTED, compiled
+from tinyprune.kernels.cuda.compiled import compiled
 from tinyprune.kernels.cuda.device.jit import KERNELS
 
 from . import planted
 from .modules import PACKAGE, all_modules, kernels_of
 
 CAPABILITIES = [(8, 0), (8, 6), (9, 0), (10, 0)]  # of an A100, an RTX 30, an H100, a B200
+REPORTED = {  # patterns in what nvJitLink reports
+    "registers": r"Used (\d+) registers",
+    "shared_bytes": r"(\d+) bytes smem",
+    "stack_bytes": r"(\d+) bytes stack frame",
+    "spill_store_bytes": r"(\d+) bytes spill stores",
+    "spill_load_bytes": r"(\d+) bytes spill loads",
+}
 SHARED_BYTES = 48 * 1024  # that a block may have without asking for more at launch
 REGISTERS = 65536  # of a multiprocessor; a warp of 32 threads gets a multiple of 256
 # kernels of attention and of large products take their operands four at a time

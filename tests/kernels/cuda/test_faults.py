@@ -148,8 +148,8 @@ BUGS = [  # module, what stands there, what is planted, the check or the operati
     ("attend.forward", "highest[m] = best", "highest[0] = best", "attention, width 16"),
     ("attend.forward", "if t0 + query < T and", "if t0 + query <= T and", "attention, width 16"),
     ("attend.queries", "add32(entry, KEYS)\n", "entry\n", "attention, width 16"),
-    ("attend.keys", "saved.delta[at + m * SIDE * H]", "saved.delta[at + m * SIDE * H + 1]", "attention, width 16"),
-    ("attend.distances", "saved_at += QUERIES * H", "saved_at += SIDE * H", "attention, width 16"),
+    ("attend.keys", "saved.delta[at + m * SIDE]", "saved.delta[at + m * SIDE + 1]", "attention, width 16"),
+    ("attend.distances", "saved_at += QUERIES\n", "saved_at += SIDE\n", "attention, width 16"),
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""All of `tinyprune run`, `eval` and `generate` with CUDA kernels, on a short text."""
+"""All of `tinyprune run`, `eval` and `generate` with CUDA kernels: `tiny`, cut down, on a short text."""
 
 import json
 
@@ -11,7 +11,7 @@ from tinyprune.cli import main
 from ..compare import GPU
 
 TEXT = "the quick brown fox jumps over the lazy dog; " * 12
-SETTINGS = settings({"L": 1, "D": 8, "H": 2, "N": 3, "T": 6, "M": 5}, steps=2, lr=0.01)
+SETTINGS = settings({"L": 2, "D": 16, "H": 4, "N": 8, "T": 8, "M": 8}, steps=2, lr=0.01)
 SETTINGS += ["--set=data.valid_fraction=0.04", "--set=data.test_fraction=0.04", "--set=gate.log_alpha_init=0.3"]
 
 
@@ -31,7 +31,7 @@ def test_the_whole_method(place, tmp_path, capsys, monkeypatch):
     tables = []
     for backend in ("numpy", GPU):
         directory = tmp_path / backend
-        options = ("--corpus", corpus, "--backend", backend, "--target-heads", 1, "--json", *SETTINGS)
+        options = ("--corpus", corpus, "--backend", backend, "--target-heads", 4, "--json", *SETTINGS)
         out = command(capsys, "run", directory, *options)
         tables.append(json.loads(out))
         assert (directory / "report.md").exists()
@@ -39,7 +39,7 @@ def test_the_whole_method(place, tmp_path, capsys, monkeypatch):
         del expected["ms_per_1k_tokens"], got["ms_per_1k_tokens"]
         assert got == {key: pytest.approx(value, rel=1e-4) if isinstance(value, float) else value
                        for key, value in expected.items()}  # fmt: skip
-    assert [record["heads_open"] for record in tables[1]] == [2, 1, 1, 1]
+    assert [record["heads_open"] for record in tables[1]] == [8, 4, 4, 4]
 
     written = [
         command(capsys, "generate", tmp_path / GPU, "--backend", backend, "--prompt", "the ", "--tokens", 8)
@@ -47,4 +47,4 @@ def test_the_whole_method(place, tmp_path, capsys, monkeypatch):
     ]
     assert written[0] == written[1] and len(written[1]) == len("the ") + 8 + 1
     (record,) = json.loads(command(capsys, "eval", tmp_path / GPU, "--backend", GPU, "--json"))
-    assert record["heads_open"] == 1
+    assert record["heads_open"] == 4

@@ -29,13 +29,6 @@ Capability = tuple[int, int]
 Listener = tuple[Callable[[str], None], Callable[[], None]]  # the first gets a kernel's name
 
 OLDEST = (8, 0)  # Numba compiles for this compute capability, unless the GPU is older; the linker for the GPU's
-REPORTED = {  # patterns in what nvJitLink reports
-    "registers": r"Used (\d+) registers",
-    "shared_bytes": r"(\d+) bytes smem",
-    "stack_bytes": r"(\d+) bytes stack frame",
-    "spill_store_bytes": r"(\d+) bytes spill stores",
-    "spill_load_bytes": r"(\d+) bytes spill loads",
-}
 PACKAGES = ("numba", "numba-cuda", "nvidia-nvjitlink", "nvidia-nvjitlink-cu12", "nvidia-nvvm", "nvidia-cuda-nvcc-cu12")
 
 
@@ -73,21 +66,6 @@ def compiled(kernel: Any, signature: Any, capability: Capability, ptx: bool = Fa
         re.search(rb"\.entry (\w+)", result)[1].decode() if ptx else re.search(r"entry function '(\w+)'", report)[1]
     )
     return Compiled(symbol, result.rstrip(b"\0") if ptx else result, report)
-
-
-def compile_kernel(kernel: Any, signature: Any, capability: Capability) -> dict[str, Any]:
-    """Compile a kernel as `compiled` does, and return a record of the result.
-
-    Returns:
-        `kernel`, `capability` and `ptx`; from the linker's report a thread's registers, a block's bytes of shared
-        memory, and the bytes of a thread's stack and of spilled registers.
-    """
-    report, ptx = (compiled(kernel, signature, capability, ptx) for ptx in (False, True))
-    found = {key: re.search(pattern, report.report) for key, pattern in REPORTED.items()}
-    name = getattr(kernel, "py_func", kernel).__name__
-    about = {"kernel": name, "capability": f"{capability[0]}.{capability[1]}"}
-    about["ptx"] = ptx.code.decode().replace(ptx.symbol, name)
-    return about | {key: int(match[1]) if match else 0 for key, match in found.items()}
 
 
 @lru_cache(4)  # for tests, which compile a kernel for several GPUs before the next
@@ -143,10 +121,16 @@ def sources() -> bytes:
     return found.digest()
 
 
-def path_of(kernel: Any, capability: Capability, ptx: bool = False) -> Path:
-    """Return the file for a `device.jit.Kernel` and a compute capability; its name has a hash of all it depends on."""
+def path_of(kernel: Any, capability: Capability, ptx: bool = False) -> Path | None:
+    """Return the file for a `device.jit.Kernel` and a compute capability; its name has a hash of all it depends on.
+
+    None for a kernel of a notebook: it is in no file, and depends on whatever cells were run before.
+    """
+    source = Path(inspect.getfile(kernel.function))
+    if not source.exists():
+        return None
     about = (kernel.__name__, str(kernel.signature), kernel.threads, kernel.resident, capability, ptx)
-    found = hashlib.sha256(sources() + repr(about).encode() + Path(inspect.getfile(kernel.function)).read_bytes())
+    found = hashlib.sha256(sources() + repr(about).encode() + source.read_bytes())
     return cache_directory() / "cubins" / f"{kernel.__name__}-{found.hexdigest()[:32]}"
 
 
@@ -167,9 +151,10 @@ def code_of(
         UsageError, TinypruneError: as `compiled`.
     """
     path = path_of(kernel, capability, ptx)
-    with contextlib.suppress(OSError):
-        symbol, _, cubin = path.read_bytes().partition(b"\0")
-        return symbol.decode(), cubin
+    if path is not None:
+        with contextlib.suppress(OSError):
+            symbol, _, cubin = path.read_bytes().partition(b"\0")
+            return symbol.decode(), cubin
     for begin, _ in listeners:
         begin(kernel.__name__)
     try:
@@ -177,8 +162,9 @@ def code_of(
     finally:
         for _, end in listeners:
             end()
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    with contextlib.suppress(SaveError, OSError):  # where nothing can be written, it is compiled at every start
-        replace_file(temporary, symbol.encode() + b"\0" + cubin)
-        temporary.replace(path)
+    if path is not None:
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        with contextlib.suppress(SaveError, OSError):  # where nothing can be written, it is compiled at every start
+            replace_file(temporary, symbol.encode() + b"\0" + cubin)
+            temporary.replace(path)
     return symbol, cubin

@@ -17,8 +17,8 @@ class Inputs(NamedTuple):
     r: DeviceArray | None  # (S, H, W), row = distance
     pk: DeviceArray | None  # (H, N, W)
     pv: DeviceArray | None  # (H, N, W)
-    key_bias: DeviceArray | None  # u·k, (B, S, H)
-    distance_bias: DeviceArray | None  # w·r, (S, H)
+    key_bias: DeviceArray | None  # u·k, (H, B, S)
+    distance_bias: DeviceArray | None  # w·r, (H, S)
     gate: DeviceArray | None  # (H,)
 
     pointer = property(pointers)
@@ -29,8 +29,8 @@ class Saved(NamedTuple):
 
     dout: DeviceArray  # (B, T, H, W)
     o: DeviceArray  # heads' outputs before their gates, (B, T, H, W)
-    lse: DeviceArray  # base-2 logarithm of Σ_j 2^s, (B, T, H)
-    delta: DeviceArray  # Σ_d dout · o · scale, without the gate, (B, T, H)
+    lse: DeviceArray  # base-2 logarithm of Σ_j 2^s, (H, B, T)
+    delta: DeviceArray  # Σ_d dout · o · scale, without the gate, (H, B, T)
 
     pointer = property(pointers)
 

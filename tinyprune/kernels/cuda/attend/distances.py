@@ -53,7 +53,7 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
         p, z = Z + i * P_STRIDE + column, Z + (i - j + DISTANCES - 1) * Z_STRIDE
         step, M = int32(H * W), S - T  # entries from one position to the next; keys before the first query's
         load_rows(g.r, h * W, step, first, S, 0, W, smem, 0, DISTANCES, D)
-        load_biases(g.distance_bias, h, H, first, S, smem, 0, DISTANCES, D)
+        load_biases(g.distance_bias, h * S, first, S, smem, 0, DISTANCES, D)
         clear(sums, SUMS)
         clear(ds_sums, COLUMNS)
         factor = g.gate[h] if gated else float32(1)
@@ -65,7 +65,7 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
         far, row_entries = int32(span - first - j), SIDE * (S + N + 1)  # + 1: the next query has the next key there
         for b in range(slot * group, min(B, (slot + 1) * group)):
             q_at, k_at = b * T * step + h * W, b * S * step + h * W
-            saved_at = (b * T + begin + i) * H + h  # of the thread's first query
+            saved_at = (h * B + b) * T + begin + i  # of the thread's first query
             key = int32(begin + M - first + i - j)  # at the thread's first query and distance
             entry = add32(key, ((b * H + h) * T + begin + i) * (S + N))
             for t0 in range(begin, end, QUERIES):
@@ -81,7 +81,7 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
                 cuda.syncthreads()  # all threads have read dout and values
 
                 load_rows(g.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
-                load_biases(g.key_bias, b * S * H + h, H, key_0, S, smem, Z, Z_ROWS, Z_COLUMNS)
+                load_biases(g.key_bias, (h * B + b) * S, key_0, S, smem, Z, Z_ROWS, Z_COLUMNS)
                 scores(smem, X + i * X_STRIDE, j * X_STRIDE, z, Z, g.k, k_at, step, key_0, S, W, True, z_regs, s)
                 cuda.syncthreads()  # all threads have read keys before gradients replace them
 
@@ -92,9 +92,9 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
                             if c * SIDE > last:
                                 s[m * COLUMNS + c] = LOWEST
                 drop(da, entry, row_entries, -SIDE, dropout)
-                to_weights(saved, saved_at, H, T - t0 - i, score_factor, s)
-                store_gradients(smem, p, saved, saved_at, H, T - t0 - i, weight_factor, s, da, ds_sums)
-                saved_at += QUERIES * H
+                to_weights(saved, saved_at, T - t0 - i, score_factor, s)
+                store_gradients(smem, p, saved, saved_at, T - t0 - i, weight_factor, s, da, ds_sums)
+                saved_at += QUERIES
                 key, entry = int32(key + QUERIES), add32(entry, QUERIES // SIDE * row_entries)
                 cuda.syncthreads()  # the gradients are there
                 mix_transposed(smem, Z + out_column, X + d, sums)

@@ -100,7 +100,7 @@ def make_forward(tiles: Tiles) -> Kernel:
 
     @kernel(*types, name=f"attend_{D}", threads=THREADS, resident=RESIDENT, tiles=tiles)
     def attend(g, out, o, lse, sizes, context, persistent, scale, relative, gated, dropout):
-        """Compute out and o (B, T, H, W), lse (B, T, H): a block for a tile of queries, grid (B, H, tiles).
+        """Compute out and o (B, T, H, W), lse (H, B, T): a block for a tile of queries, grid (B, H, tiles).
 
         g: `Inputs`.   context, persistent: `Scales` of their keys.   relative, gated: whether there are r and gates.
         """
@@ -136,8 +136,8 @@ def make_forward(tiles: Tiles) -> Kernel:
             tile = key_tile(n < persistent_tiles, g, sizes, own, first, i, j, SIDE, relative, context, persistent)
             load_rows(tile.keys, tile.begin, tile.stride, first, tile.count, 0, W, smem, Y, KEYS, D)
             if tile.sliding:
-                load_biases(g.key_bias, b * S * H + h, H, first, S, smem, Y, KEYS, D)
-                load_biases(g.distance_bias, h, H, own - KEYS + 1, S, smem, Z, Z_ROWS, Z_COLUMNS)
+                load_biases(g.key_bias, (h * cuda.gridDim.x + b) * S, first, S, smem, Y, KEYS, D)
+                load_biases(g.distance_bias, h * S, own - KEYS + 1, S, smem, Z, Z_ROWS, Z_COLUMNS)
             nearest = own - KEYS + 1  # distance of the first row of z
             scores(smem, i * X_STRIDE, Y + j * X_STRIDE, z, Z, g.r, h * W, step, nearest, S, W, tile.sliding, z_regs, s)
 
@@ -179,7 +179,7 @@ def make_forward(tiles: Tiles) -> Kernel:
             query = i + m * SIDE
             if peer == 0 and t0 + query < T:
                 row_total = sum_of(smem, PARTIAL + query * PEERS, PEERS)
-                lse[(b * T + t0 + query) * H + h] = highest[m] + math.log2(row_total)
+                lse[(h * cuda.gridDim.x + b) * T + t0 + query] = highest[m] + math.log2(row_total)
 
     return attend
 

@@ -60,18 +60,18 @@ def make_gradients(tiles: Tiles) -> tuple[Callable, Callable, Callable, Callable
     SIDE, SCORES, P_STRIDE = tiles.side, layout(tiles).scores, layout(tiles).p_stride
 
     @device
-    def to_weights(saved, at, H, left, score, s):
+    def to_weights(saved, at, left, score, s):
         """Set scores s to the weights p of forward."""
         for m in range(ROWS):
-            lse = saved.lse[at + m * SIDE * H] if m * SIDE < left else -LOWEST
+            lse = saved.lse[at + m * SIDE] if m * SIDE < left else -LOWEST
             for c in range(COLUMNS):
                 s[m * COLUMNS + c] = exp2(rounded_product(s[m * COLUMNS + c], score) - lse)
 
     @device
-    def store_gradients(smem, p, saved, at, H, left, weight, s, da, ds_sums):
+    def store_gradients(smem, p, saved, at, left, weight, s, da, ds_sums):
         """Store ds in shared memory, from s = p and da = do·v · keep; add its sums over the queries to `ds_sums`."""
         for m in range(ROWS):
-            delta = saved.delta[at + m * SIDE * H] if m * SIDE < left else float32(0)
+            delta = saved.delta[at + m * SIDE] if m * SIDE < left else float32(0)
             for c in range(COLUMNS):
                 gradient = s[m * COLUMNS + c] * (da[m * COLUMNS + c] * weight - delta)
                 ds_sums[c] += gradient
@@ -139,7 +139,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
         load_rows(g.k, k_at, keys.key_stride, first, keys.count, 0, W, smem, 0, KEYS, D)
         load_rows(g.v, k_at, keys.key_stride, first, keys.count, 0, W, smem, V, KEYS, D)
         if relative:
-            load_biases(g.key_bias, slot * S * H + h, H, first, S, smem, 0, KEYS, D)
+            load_biases(g.key_bias, (h * B + slot) * S, first, S, smem, 0, KEYS, D)
         clear(dk_sums, SUMS)
         clear(dv_sums, SUMS)
         clear(ds_sums, COLUMNS)
@@ -151,19 +151,19 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
         row_entries = SIDE * (S + N)
         for b in range(slot * keys.group, min(B, (slot + 1) * keys.group)):
             q_at = b * T * step + h * W
-            saved_at = (b * T + begin + i) * H + h  # of the thread's first query
+            saved_at = (h * B + b) * T + begin + i  # of the thread's first query
             last, entry = int32(last_0), add32(entry_0, ((b * H + h) * T + begin + i) * (S + N))
             for t0 in range(begin, end, QUERIES):
                 nearest = t0 + M - first - KEYS + 1  # distance of the first row of z
                 load_rows(g.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
                 if relative:
-                    load_biases(g.distance_bias, h, H, nearest, S, smem, Z, Z_ROWS, Z_COLUMNS)
+                    load_biases(g.distance_bias, h * S, nearest, S, smem, Z, Z_ROWS, Z_COLUMNS)
                 scores(smem, X + i * X_STRIDE, j * X_STRIDE, z, Z, g.r, h * W, step, nearest, S, W, relative, z_regs, s)
                 cuda.syncthreads()  # all threads have read queries and position keys, which dout and weights replace
 
                 load_rows(saved.dout, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
                 hide(s, last, rise, span, SIDE)
-                to_weights(saved, saved_at, H, T - t0 - i, score_factor, s)
+                to_weights(saved, saved_at, T - t0 - i, score_factor, s)
                 store_dropped(smem, p, entry, row_entries, dropout, s, da)
                 clear(da, SCORES)
                 cuda.syncthreads()  # dout and weights are there
@@ -173,8 +173,8 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
 
                 load_rows(g.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
                 drop_negative(dropout, s, da)
-                store_gradients(smem, p, saved, saved_at, H, T - t0 - i, weight_factor, s, da, ds_sums)
-                saved_at += QUERIES * H
+                store_gradients(smem, p, saved, saved_at, T - t0 - i, weight_factor, s, da, ds_sums)
+                saved_at += QUERIES
                 last, entry = int32(last + QUERIES // SIDE * rise), add32(entry, QUERIES // SIDE * row_entries)
                 cuda.syncthreads()  # queries and gradients are there
                 mix_transposed(smem, Z + out_column, X + d, dk_sums)

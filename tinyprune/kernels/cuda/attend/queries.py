@@ -75,7 +75,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
         q_at = b * T * step + h * W
         for m in range(ROWS):
             query = t0 + i + m * SIDE
-            at = (b * T + query) * H + h
+            at = (h * cuda.gridDim.x + b) * T + query
             lse[m], delta[m] = -LOWEST, float32(0)  # of queries after the last: their weights are 0
             if query < T:
                 lse[m] = saved.lse[at]
@@ -107,8 +107,8 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
             load_rows(tile.keys, tile.begin, tile.stride, first, tile.count, 0, W, smem, 0, KEYS, D)
             load_rows(g.q, q_at, step, t0, T, 0, W, smem, X, QUERIES, D)
             if tile.sliding:
-                load_biases(g.key_bias, b * S * H + h, H, first, S, smem, 0, KEYS, D)
-                load_biases(g.distance_bias, h, H, own - KEYS + 1, S, smem, Z, Z_ROWS, Z_COLUMNS)
+                load_biases(g.key_bias, (h * cuda.gridDim.x + b) * S, first, S, smem, 0, KEYS, D)
+                load_biases(g.distance_bias, h * S, own - KEYS + 1, S, smem, Z, Z_ROWS, Z_COLUMNS)
             nearest = own - KEYS + 1  # distance of the first row of z
             scores(smem, X + i * X_STRIDE, j * X_STRIDE, z, Z, g.r, h * W, step, nearest, S, W, tile.sliding, z_regs, s)
             if tile.sliding:

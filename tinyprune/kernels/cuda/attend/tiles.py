@@ -131,8 +131,12 @@ def make_places(tiles: Tiles) -> tuple[Callable, Callable, Callable, Callable]:
 
     @device
     def first_out(thread):
-        """Return the first query of a thread's rows of out, which are SIDE apart, and the first of its 4 columns."""
-        down = thread // (2 * ACROSS) * 2 + thread % 2
+        """Return the first query of a thread's rows of out, which are SIDE apart, and the first of its 4 columns.
+
+        Two neighbours have rows 4 apart, so that what they read of 4 columns is in different banks.
+        """
+        down = thread // (2 * ACROSS)
+        down = down // 4 * 8 + down % 4 + thread % 2 * 4
         return down // SIDE * SIDE * OUT_QUERIES + down % SIDE, thread // 2 % ACROSS * 4
 
     @device
@@ -180,12 +184,12 @@ def make_loads(tiles: Tiles) -> tuple[Callable, Callable]:
                 store4(smem, at + n * down * (columns + PAD), zero, zero, zero, zero)
 
     @device
-    def load_biases(source, begin, stride, first, count, smem, to, rows, columns):
+    def load_biases(source, begin, first, count, smem, to, rows, columns):
         """Copy one number for each of these rows, its bias, to the place after the row."""
         for part in range((rows + THREADS - 1) // THREADS):
             row = thread_index(THREADS) + part * THREADS
             if row < rows:
-                bias = source[begin + nearest_row(first + row, count) * stride]
+                bias = source[begin + nearest_row(first + row, count)]
                 store1(smem, to + row * (columns + PAD) + columns, bias)
 
     return load_rows, load_biases

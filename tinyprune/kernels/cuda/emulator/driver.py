@@ -161,11 +161,7 @@ OPTIONS = "TINYPRUNE_EMULATOR"  # such as "8.0 fused backwards counted"
 
 @cache
 def emulator() -> Emulator:
-    """Return the emulator of this process, with what $TINYPRUNE_EMULATOR says.
-
-    Raises:
-        UsageError: if that is something else than a compute capability and options.
-    """
+    """Return the emulator of this process, with what $TINYPRUNE_EMULATOR says; raises UsageError for other words."""
     options: dict[str, Any] = {}
     for word in os.environ.get(OPTIONS, "").split():
         if word in ("fused", "backwards", "counted"):

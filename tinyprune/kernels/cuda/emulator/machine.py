@@ -164,39 +164,40 @@ def access(m, b, w, i, place, mask, counted):
 
 
 @compiled
+def distinct(addresses, mask, first, last, size, step, banks):
+    """Return how many pieces of `step` bytes the lanes first … last − 1 access; set how many are in each bank."""
+    pieces, known = np.empty((32, LANES), np.int64), 0
+    banks[:] = 0
+    for lane in range(first, last):
+        if has(mask, lane):
+            for piece in range(addresses[lane] // step, (addresses[lane] + size - 1) // step + 1):
+                bank, n = piece % 32, 0
+                while n < banks[bank] and pieces[bank, n] != piece:
+                    n += 1
+                if n == banks[bank]:
+                    pieces[bank, n] = piece
+                    banks[bank] += 1
+                    known += 1
+    return known
+
+
+@compiled
 def count_parts(count, addresses, mask, size, in_shared):
     """Count in how many parts memory serves a request, and in how few it could.
 
-    Of global memory these are sectors of 32 bytes. Of shared memory they are waves: one serves a word of each of 32
-    banks; of requests of 8 or 16 bytes, halves or quarters of the warp are served one after the other.
+    Of global memory these are sectors of 32 bytes; of shared memory waves, one of which serves a word of each of 32
+    banks. Of requests of 8 or 16 bytes, halves or quarters of the warp are served one after the other.
     """
     count.requests += 1
-    step, group = (32, LANES) if not in_shared else (4, LANES * 4 // max(size, 4))
-    places, distinct = np.empty(LANES * 4, np.int64), 0  # different sectors or words of a group
-    for first in range(0, LANES, group):
-        known, banks = 0, np.zeros(32, np.int64)
-        for lane in range(first, first + group):
-            if has(mask, lane):
-                for place in range(addresses[lane] // step, (addresses[lane] + size - 1) // step + 1):
-                    n = 0
-                    while n < known and places[n] != place:
-                        n += 1
-                    if n == known:
-                        places[known] = place
-                        banks[place % 32] += 1
-                        known += 1
-        distinct += known
-        count.parts += banks.max() if in_shared else known
-    if in_shared:
-        count.fewest += (distinct + 31) // 32
+    banks = np.zeros(32, np.int64)
+    if not in_shared:
+        count.parts += distinct(addresses, mask, 0, LANES, size, 32, banks)
+        count.fewest += (distinct(addresses, mask, 0, LANES, size, size, banks) * size + 31) // 32
         return
-    wanted = 0  # bytes at different addresses
-    for lane in range(LANES):
-        other = 0
-        while other < lane and not (has(mask, other) and addresses[other] == addresses[lane]):
-            other += 1
-        wanted += size if has(mask, lane) and other == lane else 0
-    count.fewest += (wanted + 31) // 32
+    group = LANES * 4 // max(size, 4)
+    for first in range(0, LANES, group):
+        count.fewest += (distinct(addresses, mask, first, first + group, size, 4, banks) + 31) // 32
+        count.parts += banks.max()
 
 
 @compiled

@@ -26,7 +26,7 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import Kernel, blocks
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous, narrow, wide
 from tinyprune.kernels.cuda.parts.masks import Dropout, draw_mask
-from tinyprune.kernels.cuda.parts.sums import column_sums, two_row_dots
+from tinyprune.kernels.cuda.parts.sums import column_sums, row_sums, two_row_dots
 from tinyprune.ops.attention import check_arguments
 
 LOG2_E = math.log2(math.e)
@@ -45,7 +45,7 @@ class AttentionCache(NamedTuple):
     relative: bool  # whether there are position keys
     gated: bool  # whether there are gates
     dropout: Dropout
-    lse: DeviceArray  # base-2 logarithm of Σ 2^s, (B, T, H)
+    lse: DeviceArray  # base-2 logarithm of Σ 2^s, (H, B · T)
     o: DeviceArray  # head outputs before their gates, (B, T, H, Dh)
 
 
@@ -80,7 +80,7 @@ def attention_forward(
     mask, keep_factor = draw_mask(dropout, rng), 1.0 if rng is None else 1 / (1 - dropout)
     relative, gated = r is not None, gate is not None
 
-    out, lse = empty(q.shape), empty((B, T, H))
+    out, lse = empty(q.shape), empty((H, B * T))
     o = empty(q.shape) if gated or scale != 1 else out  # they are the same numbers
     grid = B, H, blocks(T, attend.tiles.queries)
     attend(grid, inputs, out, o, lse, sizes, *scales_of(Dh, N, 1.0), scale, relative, gated, mask)
@@ -99,7 +99,7 @@ def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[Device
     dk, dv, du = key_gradients(saved, c)
     dr, dw = distance_gradients(saved, c) if c.relative else (None, None)
     dpk, dpv = (None, None) if c.inputs.pk is None else persistent_gradients(saved, c)
-    dgate = column_sums(saved.delta) if c.gated else None
+    dgate = row_sums(saved.delta) if c.gated else None
     return dq, dk, dv, dr, du, dw, dpk, dpv, dgate
 
 

@@ -24,7 +24,7 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device, t
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.operations.embedding import numbers
 from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous, scaled
-from tinyprune.kernels.cuda.parts.sums import block_max, block_sum
+from tinyprune.kernels.cuda.parts.sums import block_max, block_sum, row_sums
 from tinyprune.ops.cross_entropy import check_targets
 
 THREADS = 128
@@ -97,18 +97,6 @@ def log_probabilities(logits, V, out):
         out[at + v] = (logits[at + v] - top) - log_total
 
 
-@kernel(floats, int32, floats, threads=THREADS)
-def mean_of(x, size, mean):
-    """Compute mean[0] of x, flat. One block."""
-    scratch = cuda.shared.array(THREADS, float32)
-    total = float32(0)
-    for i in range(cuda.threadIdx.x, size, THREADS):
-        total += x[i]
-    total = block_sum(total, scratch)
-    if cuda.threadIdx.x == 0:
-        mean[0] = total / float32(size)
-
-
 def log_softmax(logits: DeviceArray) -> DeviceArray:
     """Return log p over the last axis: `ops.log_softmax` for float32."""
     check_floats(logits=logits)
@@ -133,10 +121,9 @@ def cross_entropy_forward(
     R, V = targets.size, logits.shape[-1]
     rows = contiguous(logits)
     dlogits = rows if overwrite else empty(logits.shape)
-    losses, loss = empty(R), empty(())
+    losses = empty(R)
     losses_and_gradient(R, rows, numbers(targets), V, np.float32(1 / R), losses, dlogits)
-    mean_of(1, losses, R, loss)
-    return loss, (dlogits,)
+    return row_sums(losses.reshape(1, R), R).reshape(()), (dlogits,)
 
 
 def cross_entropy_backward(dout: float | DeviceArray, cache: tuple) -> DeviceArray:

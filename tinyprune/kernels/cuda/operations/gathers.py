@@ -166,8 +166,8 @@ def row_dots(x: DeviceArray, y: DeviceArray, factor: float = 1.0) -> DeviceArray
     """Return the sum of products of each row, as `ops.row_dots`, for float32."""
     check_alike(x=x, y=y)
     check_row_dots(x, y)
-    rows = len(x), math.prod(x.shape[1:])
-    return sums.row_dots(contiguous(x).reshape(rows), contiguous(y).reshape(rows), np.float32(factor))
+    rows = len(x), 1, math.prod(x.shape[1:])
+    return sums.row_dots(contiguous(x).reshape(rows), contiguous(y).reshape(rows), np.float32(factor))[0]
 
 
 def units_gradient(
@@ -180,7 +180,7 @@ def units_gradient(
     N = r.shape[-1] // max(H, 1)
     by_head = math.prod(r.shape[:-1]), H, N
     products, r = contiguous(products), contiguous(r)
-    dgate = sums.column_sums(sums.row_dots(r.reshape(by_head), products.reshape(by_head), np.float32(scale)))
+    dgate = sums.row_sums(sums.row_dots(r.reshape(by_head), products.reshape(by_head), np.float32(scale)))
     return scaled(products, weights, N, r), dgate
 
 

@@ -14,12 +14,15 @@ The orders depend on shapes and numbers of threads alone, so every result is the
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous
 from tinyprune.ops.products import check_rows
 
+THREADS = 256  # of a block of `divided_sums`
 WIDE = 32  # columns of a block of `run_sums`
 LINES = 8  # of its threads
 RUN = 64  # rows of a block
@@ -112,9 +115,28 @@ def column_sums(x: DeviceArray) -> DeviceArray:
     return out
 
 
+@kernel(floats, int32, float32, floats, threads=THREADS)
+def divided_sums(x, size, divisor, out):
+    """Compute out (rows,) = Σ x (rows, size) / divisor: a block for each row."""
+    scratch = cuda.shared.array(THREADS, float32)
+    begin, total = cuda.blockIdx.x * size, float32(0)
+    for i in range(cuda.threadIdx.x, size, THREADS):
+        total += x[begin + i]
+    total = block_sum(total, scratch)
+    if cuda.threadIdx.x == 0:
+        out[cuda.blockIdx.x] = total / divisor
+
+
+def row_sums(x: DeviceArray, divisor: float = 1.0) -> DeviceArray:
+    """Sum each row of x (rows, size), contiguous, and divide the sums: (rows,)."""
+    out = empty(len(x))
+    divided_sums(len(x), x, x.shape[1], np.float32(divisor), out)
+    return out
+
+
 @kernel(*2 * (floats, floats, int32, floats), *4 * (int32,), float32, threads=(LANES, DOT_ROWS))
 def dot_rows(x, y, R, out, x2, y2, R2, out2, H, D, y_step, first, factor):
-    """Compute out (R, H): a block for 16 r of one h; and from block `first` on out2 (R2, H), of x2 and y2, likewise.
+    """Compute out (H, R): a block for 16 r of one h; and from block `first` on out2 (H, R2), of x2 and y2, likewise.
 
     y_step: entries from row r of y to the next one.
     """
@@ -133,13 +155,13 @@ def dot_rows(x, y, R, out, x2, y2, R2, out2, H, D, y_step, first, factor):
     if lane == 0 and r < R:
         for other in range(1, LANES):
             total += scratch[line, other]
-        out[r * H + h] = total * factor
+        out[h * R + r] = total * factor
 
 
 def row_dots(x: DeviceArray, y: DeviceArray, factor: float = 1.0) -> DeviceArray:
-    """Multiply x (…, H, D) by y, of the same shape or (H, D), row by row: out[r, h] = factor · Σ_d x · y, (…, H).
+    """Multiply x (…, H, D) by y, of the same shape or (H, D), row by row: out[h, r] = factor · Σ_d x · y, (H, R).
 
-    Both are contiguous.
+    Both are contiguous; R is the product of the other axes. Neighbouring threads write neighbouring numbers.
     """
     return two_row_dots(x, y, empty((0, *x.shape[-2:])), y, factor)[0]
 
@@ -149,8 +171,8 @@ def two_row_dots(
 ) -> tuple[DeviceArray, DeviceArray]:
     """Do that for two x with the same H and D, in one launch."""
     H, D = x.shape[-2:]
-    out, out2 = empty(x.shape[:-1]), empty(x2.shape[:-1])
     R, R2 = math.prod(x.shape[:-2]), math.prod(x2.shape[:-2])
+    out, out2 = empty((H, R)), empty((H, R2))
     first, step = blocks(R, DOT_ROWS), H * D if y.ndim == x.ndim else 0
     grid = first + blocks(R2, DOT_ROWS), H
     dot_rows(grid, x, y, R, out, x2, y2, R2, out2, H, D, step, first, factor)

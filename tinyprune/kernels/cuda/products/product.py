@@ -14,6 +14,8 @@ A long sum with few outputs, such as a weight's gradient, is split along k: `blo
 to a slot, and `join` adds the slots in order. Their number depends on the shapes alone.
 """
 
+from collections.abc import Callable
+
 from tinyprune.kernels.cuda.device.instructions import aligned, load_some, pointer_to, store4
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
 from tinyprune.kernels.cuda.products.arithmetic import (
@@ -37,38 +39,53 @@ LAYOUTS = {(True, False): "ab", (True, True): "abt", (False, False): "atb"}  # a
 ARITHMETICS = {"float32": make_multiply_add, "tf32": make_tensor_cores}
 
 
-def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) -> Kernel:
-    """Make the kernel for a size of tile and a layout: whether rows of a run along k in memory, and rows of b."""
-    PAD, rounded, add_strips, write = ARITHMETICS[precision](TILE)
-    DEPTH = STRIP // TILE  # of a strip, along k
-    K_STRIDE = TILE + PAD  # numbers from one k to the next in a strip
-    BUFFER = DEPTH * K_STRIDE
-    BUFFERS = 2 * BUFFER
-    SUMS = TILE * TILE // THREADS
+@device
+def load_numbers(x, at, lines_left, k_left, along_k, alignment):
+    """Load four numbers of a matrix, zeros beyond its edges: `lines_left` and `k_left` exist from the first on."""
+    if along_k:
+        return load_some(x, at, k_left if lines_left > 0 else 0, alignment)
+    return load_some(x, at, lines_left if k_left > 0 else 0, alignment)
+
+
+def make_strips(TILE: int, PAD: int, rounded: Callable) -> tuple[Callable, Callable]:
+    """Make `first_number` and `store_numbers` for a size of tile."""
+    K_STRIDE = TILE + PAD
 
     @device
     def first_number(thread, along_k):
-        """Return line and k in the strip of the first of a thread's four numbers, which are neighbours in memory."""
+        """Return line and k in the strip of the first of a thread's four numbers, which are neighbours in memory.
+
+        Along k, two threads read a sector of 32 bytes, so that a warp writes 16 lines of the strip at once.
+        """
         if along_k:
-            return thread // (DEPTH // 4), thread % (DEPTH // 4) * 4
+            return thread // 2 % TILE, thread // (2 * TILE) * 8 + thread % 2 * 4
         return thread % (TILE // 4) * 4, thread // (TILE // 4)
 
     @device
-    def load_numbers(x, at, lines_left, k_left, along_k, alignment):
-        """Load four numbers of a matrix, zeros beyond its edges: `lines_left` and `k_left` exist from the first on."""
-        if along_k:
-            return load_some(x, at, k_left if lines_left > 0 else 0, alignment)
-        return load_some(x, at, lines_left if k_left > 0 else 0, alignment)
+    def store_numbers(strip, at, along_k, thread, x0, x1, x2, x3):
+        """Store them in shared memory, the first at strip[at].
 
-    @device
-    def store_numbers(strip, at, along_k, x0, x1, x2, x3):
-        """Store them in shared memory, the first at strip[at]."""
+        Where rows four apart begin in the same bank, every second thread begins with its third number, 16 banks away.
+        """
         x0, x1, x2, x3 = rounded(x0), rounded(x1), rounded(x2), rounded(x3)
         if along_k:
-            at = uint32(at)  # not negative, so that Numba need not test whether it is
-            strip[at], strip[at + K_STRIDE], strip[at + 2 * K_STRIDE], strip[at + 3 * K_STRIDE] = x0, x1, x2, x3
+            here, there = uint32(at), uint32(at + 2 * K_STRIDE)  # not negative: Numba need not test whether they are
+            if K_STRIDE % 8 == 0 and thread % 2 == 1:
+                here, there, x0, x1, x2, x3 = there, here, x2, x3, x0, x1
+            strip[here], strip[here + K_STRIDE], strip[there], strip[there + K_STRIDE] = x0, x1, x2, x3
         else:
             store4(strip, at, x0, x1, x2, x3)
+
+    return first_number, store_numbers
+
+
+def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) -> Kernel:
+    """Make the kernel for a size of tile and a layout: whether rows of a run along k in memory, and rows of b."""
+    PAD, rounded, add_strips, write = ARITHMETICS[precision](TILE)
+    first_number, store_numbers = make_strips(TILE, PAD, rounded)
+    DEPTH = STRIP // TILE  # of a strip, along k
+    K_STRIDE = TILE + PAD  # numbers from one k to the next in a strip
+    BUFFER, SUMS = DEPTH * K_STRIDE, TILE * TILE // THREADS
 
     @device
     def sum_products(a, b, sizes, a_strides, b_strides, alignment, top, left, slot, thread, sums):
@@ -77,8 +94,8 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         Rows of a may be in groups; if k counts them, those of b are in the same groups, otherwise in one.
         """
         M, N, K, part, group_rows = sizes
-        strips_a = aligned(cuda.shared.array(BUFFERS, float32))
-        strips_b = aligned(cuda.shared.array(BUFFERS, float32))
+        strips_a = aligned(cuda.shared.array(2 * BUFFER, float32))
+        strips_b = aligned(cuda.shared.array(2 * BUFFER, float32))
         for n in range(SUMS):
             sums[n] = float32(0)
         begin = slot * part
@@ -106,8 +123,8 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         a0, a1, a2, a3 = load_numbers(a, 0, i_left, k_left - a_k, A_ALONG_K, alignment & ALIGNED_A)
         b0, b1, b2, b3 = load_numbers(b, 0, j_left, k_left - b_k, B_ALONG_K, alignment & ALIGNED_B)
         while k_left > 0:
-            store_numbers(strips_a, buffer + a_to, A_ALONG_K, a0, a1, a2, a3)
-            store_numbers(strips_b, buffer + b_to, B_ALONG_K, b0, b1, b2, b3)
+            store_numbers(strips_a, buffer + a_to, A_ALONG_K, thread, a0, a1, a2, a3)
+            store_numbers(strips_b, buffer + b_to, B_ALONG_K, thread, b0, b1, b2, b3)
             cuda.syncthreads()  # both strips are complete, and no thread reads the previous ones any more
             k_left = int32(k_left - DEPTH)
             a = pointer_to(a, a_step)

@@ -1,0 +1,58 @@
+"""Roofline: what a training step costs a GPU at least, kernel by kernel, counted where no GPU is.
+
+The emulator executes two steps with `B` texts and counts the second: instructions of warps, sectors of global memory,
+and waves of shared memory (see `machine.count_parts`), beside the fewest that the same requests could take. A
+multiprocessor issues four instructions and serves one wave a cycle, and memory has a bandwidth: the largest of three
+times is a kernel's bound. Latency and the launches themselves come on top of it.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.bench import GPUS
+from tinyprune.bench.backend_workloads import training_step
+from tinyprune.bench.command import Options
+from tinyprune.kernels.cuda.emulator.driver import Kernel, emulator
+from tinyprune.kernels.cuda.emulator.program import FLOAT, GROUP, SHARED
+from tinyprune.tables import Record
+
+B = 2  # texts of a step: counts grow with them, but for parameters' updates
+SECTOR = 32  # bytes
+
+
+def run_roofline(options: Options) -> list[Record]:
+    """Count a step of each model; a record for each kernel, the longest first, and one for all."""
+    device, records = emulator(), []
+    device.counted = True
+    for shape in options.shapes or ("tiny",):
+        step = training_step(options.backend, name=shape, B=B)
+        step.run()
+        for kernel in device.kernels.values():
+            kernel.launches, kernel.counts[:] = 0, 0
+        step.run()
+        found = {
+            kernel.name: totals(kernel, *GPUS[options.gpu]) for kernel in device.kernels.values() if kernel.launches
+        }
+        found = {"all": np.sum([*found.values()], 0)} | found
+        records += [record(options.gpu, shape, *item) for item in sorted(found.items(), key=lambda item: -item[1][-1])]
+    return records
+
+
+def totals(kernel: Kernel, processors: int, cycles: float, bandwidth: float) -> NDArray:
+    """Return launches, multiply-adds, sectors and the fewest, waves and the fewest, and the bound in nanoseconds."""
+    code, counts = kernel.code, kernel.counts
+    is_access = code["group"] == GROUP.access
+    in_shared = is_access & (code["flags"] & SHARED != 0)
+    fma = counts["lanes"][(code["group"] == GROUP.float32) & (code["op"] == FLOAT.fma)].sum()
+    parts = [counts[name][where].sum() for where in (is_access & ~in_shared, in_shared) for name in ("parts", "fewest")]
+    issued, served = counts["warps"].sum() / (4 * processors * cycles), parts[2] / (processors * cycles)
+    return np.array([kernel.launches, fma, *parts, max(issued, served, SECTOR * parts[0] / bandwidth)])
+
+
+def record(gpu: str, shape: str, kernel: str, n: NDArray) -> Record:
+    """Return the record of these totals."""
+    launches, fma, sectors, fewest, waves, fewest_waves, bound = n.tolist()
+    about = {"benchmark": "roofline", "gpu": gpu, "shape": shape, "kernel": kernel, "launches": int(launches)}
+    ratios = {"sectors_by_fewest": sectors / max(fewest, 1), "waves_by_fewest": waves / max(fewest_waves, 1)}
+    numbers = {"mega_fma": fma / 1e6, "global_mb": SECTOR * sectors / 1e6} | ratios | {"bound_us": bound / 1e3}
+    return about | {name: round(value, 2) for name, value in numbers.items()}
