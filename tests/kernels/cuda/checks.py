@@ -13,7 +13,7 @@ from .attention_case import arguments, on_gpu, textbook
 from .compare import assert_close, assert_equal_to_textbook, normal
 
 
-def column_sums(shape=(70, 35)):
+def column_sums(shape=(1100, 35)):
     """More than one run of rows, more than one block of columns."""
     (x,) = normal(shape)
     assert_close(sums.column_sums(to_device(x)), x.sum(0, dtype=float))

@@ -7,9 +7,9 @@ from tinyprune.kernels.cuda.parts import sums
 from .checks import column_sums, row_dots
 
 
-@pytest.mark.parametrize("shape", [(sums.RUN**2 + 1, 1), (0, 3), (3, 0), (9, 33)])
+@pytest.mark.parametrize("shape", [(2 * sums.RUN + 1, 1), (0, 3), (3, 0), (9, 33)])
 def test_column_sums(place, shape):
-    """Runs of runs, no rows, no columns."""
+    """Several runs, no rows, no columns."""
     column_sums(shape)
 
 

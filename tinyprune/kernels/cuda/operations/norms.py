@@ -14,12 +14,13 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.instructions import rounded_product
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous
-from tinyprune.kernels.cuda.parts.sums import RUN, WIDE, block_sum, column_sums, grid_of
+from tinyprune.kernels.cuda.parts.sums import WIDE, block_sum, column_sums, grid_of
 from tinyprune.ops.layernorm import check_scale_and_bias
 from tinyprune.ops.rmsnorm import check_scale
 
 THREADS = 128
 LINES = THREADS // WIDE  # of threads that sum over rows
+RUN = 64  # rows of a block of them
 
 
 @device
@@ -160,7 +161,7 @@ def gradients(backward: Kernel, dout: DeviceArray, cache: tuple) -> tuple[Device
     check_gradient(dout, x.shape)
     D, R = scale.size, inverses.size
     dx = empty(x.shape)
-    across, runs = grid_of(R, D)
+    across, runs = grid_of(R, D, RUN)
     sums = empty((runs, 2 * D))
     first = across * runs
     backward(first + R, contiguous(dout), x, means, inverses, scale, R, D, first, dx, sums)

@@ -3,7 +3,7 @@
 `block_sum`, `block_max`: half of the threads add what the other half found: 128 add what 128 others have, then 64, 32,
 … 1. Each step waits for the one before.
 
-`run_sums`: a block takes 32 neighbouring columns and a run of rows. Its 8 lines of threads take every eighth row, and
+`run_sums`: a block takes 32 neighbouring columns and a run of rows. Its 32 lines of threads take every 32nd row, and
 their sums are joined in shared memory. The sums of the runs are rows again, and are summed in the same way.
 
 `row_dots`: a block takes 16 rows with 8 threads each, whose sums are joined in shared memory.
@@ -24,8 +24,8 @@ from tinyprune.ops.products import check_rows
 
 THREADS = 256  # of a block of `divided_sums`
 WIDE = 32  # columns of a block of `run_sums`
-LINES = 8  # of its threads
-RUN = 64  # rows of a block
+LINES = 32  # of its threads
+RUN = 1024  # rows of a block: most sums take one launch
 LANES, DOT_ROWS = 8, 16  # threads for each row of `row_dots`, and rows of a block
 
 
@@ -89,9 +89,9 @@ def run_sums(x, R, C, out):
         out[run * C + c] = total
 
 
-def grid_of(R: int, C: int) -> tuple[int, int]:
+def grid_of(R: int, C: int, run: int = RUN) -> tuple[int, int]:
     """Return how many blocks lie across C columns, and how many runs there are of R rows: one of no rows."""
-    return blocks(C, WIDE), max(blocks(R, RUN), 1)
+    return blocks(C, WIDE), max(blocks(R, run), 1)
 
 
 def sum_rows(x: DeviceArray, R: int, out: DeviceArray) -> None:

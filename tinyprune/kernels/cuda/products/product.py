@@ -85,7 +85,7 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
     first_number, store_numbers = make_strips(TILE, PAD, rounded)
     DEPTH = STRIP // TILE  # of a strip, along k
     K_STRIDE = TILE + PAD  # numbers from one k to the next in a strip
-    BUFFER, SUMS = DEPTH * K_STRIDE, TILE * TILE // THREADS
+    BUFFER, BUFFERS, SUMS = DEPTH * K_STRIDE, 2 * DEPTH * K_STRIDE, TILE * TILE // THREADS
 
     @device
     def sum_products(a, b, sizes, a_strides, b_strides, alignment, top, left, slot, thread, sums):
@@ -94,8 +94,8 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         Rows of a may be in groups; if k counts them, those of b are in the same groups, otherwise in one.
         """
         M, N, K, part, group_rows = sizes
-        strips_a = aligned(cuda.shared.array(2 * BUFFER, float32))
-        strips_b = aligned(cuda.shared.array(2 * BUFFER, float32))
+        strips_a = aligned(cuda.shared.array(BUFFERS, float32))
+        strips_b = aligned(cuda.shared.array(BUFFERS, float32))
         for n in range(SUMS):
             sums[n] = float32(0)
         begin = slot * part
