@@ -1,7 +1,6 @@
 """Formulas that kernels for the CPU and for the GPU share; each backend compiles them for itself.
 
-They are pure functions of scalars, and none calls another. They do not depend on Numba, so that they also run
-uncompiled, as in Numba's simulator of a GPU.
+They are pure functions of scalars, and none calls another. They do not depend on Numba: NumPy can call them as well.
 """
 
 import math
