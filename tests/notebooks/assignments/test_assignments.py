@@ -95,7 +95,8 @@ def test_mischief_gets_what_its_answers_are_worth(mischief, bubblewrap, monkeypa
     build.write(course, tmp_path)
     notebook = notebook_of(mischief, tmp_path, hidden=True)
     # copies of the process compute as well, until no more can be made
-    failed = failures(notebook, seconds_per_call=15 if "fork bomb" in mischief.what else 3)
+    seconds = 15 if "fork bomb" in mischief.what else 1.5
+    failed = failures(notebook, seconds_per_call=seconds, processes=32, memory_bytes=1 << 30)
     tests = cells_that_test(notebook)
     assert sum(cell.metadata.nbgrader.points for test, cell in tests.items() if test not in failed) == mischief.points
     assert all((tmp_path / path).read_text("utf-8") == content for path, content in course.items())
