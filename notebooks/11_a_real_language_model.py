@@ -403,8 +403,8 @@ print(
 print(go_on(chosen, sentence))
 
 # %% [markdown]
-# Compare both: what the perplexity says, and what has become of the capital of France. Perplexity is a mean over two
-# thousand tokens of one text. It does not tell which facts are lost.
+# Compare both: what the perplexity says, and how the model goes on. Perplexity is a mean over two thousand tokens of one
+# text. It does not tell which facts are lost, or that a model repeats itself.
 #
 # Not a fair race: the gates read 40 × 2 × 256 = 20,480 tokens of this text's training part, with settings that are the
 # best of ten trials, and the gradient read 2,048 tokens of its validation part. Each of the two is one run, and the
@@ -468,7 +468,7 @@ display(plot_removed_roles(kinds))
 # **Repaired.** With half of the heads gone the fit alone is worth more than the thirty steps: with gates' heads the fit
 # lowers the perplexity from 34.7 to 20.3, and the thirty steps to 24.4; with random heads from 408 to 34 and 109. Without
 # 54 heads leave-one-out's come to 13.7, where the whole model has 13.1 (the study reads more text than this page, so its
-# numbers and counts differ a little from those above). If others may make up for a head, what it is worth *at once* counts
+# numbers differ from those above). If others may make up for a head, what it is worth *at once* counts
 # less, and leave-one-out is ahead with 54 to 108 heads gone.
 #
 # **Healed.** Leave-one-out is ahead with 54 and 81 heads gone. Beyond that it is least squares, the only method here that was repaired
