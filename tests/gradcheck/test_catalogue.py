@@ -45,13 +45,15 @@ def test_central_differences_of_a_straight_through_gate_see_only_the_step(case):
     assert record.expected == 0 and record.got != 0
 
 
+MODELS = [(kind, True, kind in ADAPTIVE) for kind in KINDS]
+OTHERS = [(kind, False, False) for kind in KINDS] + [(kind, True, False) for kind in KINDS if kind in ADAPTIVE]
+
+
+# along two directions, or, for one model of each kind, entry by entry
 @pytest.mark.parametrize(
-    "directions", [2, pytest.param(None, marks=pytest.mark.slow)], ids=["along directions", "entry by entry"]
-)
-@pytest.mark.parametrize(
-    ("kind", "hard", "adaptive"),
-    [(kind, hard, False) for kind in KINDS for hard in (False, True)]
-    + [(kind, True, True) for kind in KINDS if kind in ADAPTIVE],
+    ("kind", "hard", "adaptive", "directions"),
+    [(*model, 2) for model in MODELS + OTHERS]
+    + [pytest.param(*model, None, marks=pytest.mark.slow) for model in MODELS],
 )
 def test_whole_models_to_the_last_digits_by_complex_step(kind, hard, adaptive, directions):
     case = model_case(kind, hard=hard, adaptive=adaptive)

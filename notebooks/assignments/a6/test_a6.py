@@ -126,7 +126,7 @@ def expect_faster(name, args, numpy_version, numpy_args, target, fed, hint):
             your_times.append(your_time)
             numpy_time, your_time = min(numpy_times), min(your_times)
             ratio = numpy_time / your_time
-            if turn > 1 and ratio < target / 4:
+            if ratio < target / (4 if turn > 1 else 40):
                 break  # more turns would not help
         if ratio > best:
             best = ratio
@@ -256,7 +256,7 @@ def test_a6_1_values():
 @pytest.mark.points(3)
 def test_a6_1_speed():
     rng = np.random.default_rng(2)
-    x, bias = normal(rng, 600_000, 3), normal(rng, 3)
+    x, bias = normal(rng, 200_000, 3), normal(rng, 3)
     expect_faster(
         "bias_softmax",
         (x, bias, np.zeros_like(x)),

@@ -1,7 +1,10 @@
 """Mark an answer with the same cells, in the same kind of process, as nbgrader does; and typical wrong answers."""
 
+import copy
 import importlib.util
 import re
+from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +21,14 @@ FOLDER = Path(__file__).parents[3] / "notebooks" / "assignments"
 spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
 build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
+
+text_of = cache(build.notebook_of)
+source_of = cache(build.source_of)
+
+
+def assignment(name):
+    """Return nbgrader's source notebook, whose text is read once, for the caller to change."""
+    return copy.deepcopy(text_of(name))
 
 
 class Wrong(NamedTuple):
@@ -46,33 +57,51 @@ def wrong_answers(name):
     return [Wrong(what, "\n".join(texts["-"]), "\n".join(texts["+"]), loses) for what, texts, loses in found]
 
 
+def rounds(name):
+    """Return lists of wrong answers, each to another task: they are marked together, as no task needs another."""
+    by_task = {}
+    for wrong in wrong_answers(name):
+        by_task.setdefault(build.task_of(min(wrong.loses)), []).append(wrong)
+    return [[wrong for wrong in each if wrong] for each in zip_longest(*by_task.values())]
+
+
 def cells_that_test(notebook):
     cells = [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade")]
     return {cell.metadata.nbgrader.grade_id: cell for cell in cells}
 
 
-def edited(notebook, wrong):
-    """Plant a mistake in the reference solution, in a cell of the task that loses points."""
+def solutions(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.nbgrader.solution]
+
+
+def edited(name, *wrongs):
+    """Return the reference solution with mistakes planted, each in the cell of the task that loses points."""
+    notebook = assignment(name)
+    for wrong in wrongs:
+        planted_in, source = planted(solutions(text_of(name)), wrong)
+        (cell,) = (cell for cell in solutions(notebook) if cell.id == planted_in.id)
+        cell.source = source
+    return notebook
+
+
+def planted(cells, wrong):
+    """Return the cell in which a mistake belongs, and its source with the mistake."""
     pattern = re.compile(re.escape(wrong.right).replace("\\\n…\\\n", "\n(.*?)\n"), re.DOTALL)
-    cells = [c for c in notebook.cells if c.cell_type == "code" and c.metadata.nbgrader.solution]
     places = [(cell, match) for cell in cells for match in pattern.finditer(cell.source)]
     assert len(places) == 1, f"“{wrong.right}” must occur once in the solution, found {len(places)} times"
     ((cell, match),) = places
     replacement = wrong.wrong
     for lines in match.groups():
         replacement = replacement.replace("…", lines, 1)
-    cell.source = cell.source[: match.start()] + replacement + cell.source[match.end() :]
     own = cell.metadata.nbgrader.grade_id
     assert {build.task_of(test) for test in wrong.loses} == {build.task_of(own)}, f"planted in {own}"
-    return notebook
+    return cell, cell.source[: match.start()] + replacement + cell.source[match.end() :]
 
 
-def only(task, notebook):
-    notebook.cells = [
-        cell
-        for cell in notebook.cells
-        if not cell.metadata.get("nbgrader", {}).get("grade") or build.task_of(cell.metadata.nbgrader.grade_id) == task
-    ]
+def only(tasks, notebook):
+    """Return the notebook without the tests of other tasks."""
+    others = {id(cell) for test, cell in cells_that_test(notebook).items() if build.task_of(test) not in tasks}
+    notebook.cells = [cell for cell in notebook.cells if id(cell) not in others]
     return notebook
 
 

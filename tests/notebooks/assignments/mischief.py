@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from marks import build
+from marks import assignment, build
 
 from tinyprune.course.isolation import PACKAGE
 
@@ -198,7 +198,7 @@ MISCHIEF = [
 
 def notebook_of(mischief, course, hidden=False):
     """Return what is handed in; with all tests if `hidden`, as it is marked."""
-    notebook = build.notebook_of("a1")
+    notebook = assignment("a1")
     if not mischief.solved:
         notebook = build.released(notebook, hidden)
     if mischief.function:
