@@ -23,7 +23,6 @@ build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
 
 text_of = cache(build.notebook_of)
-source_of = cache(build.source_of)
 
 
 def assignment(name):
@@ -35,7 +34,7 @@ class Wrong(NamedTuple):
     """A wrong answer that students give: an edit of the reference solution, and the tests that must notice it."""
 
     what: str  # the mistake, as a lecturer would name it
-    right: str  # a text that occurs once in the reference solution; a line "…" stands for any lines
+    right: str  # a text that occurs once in the solution of its task; a line "…" stands for any lines
     wrong: str  # its replacement; a line "…" stands for the same lines
     loses: set[str]  # the tests that fail, all of one task; every other test passes
 
@@ -74,28 +73,20 @@ def solutions(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.nbgrader.solution]
 
 
-def edited(name, *wrongs):
-    """Return the reference solution with mistakes planted, each in the cell of the task that loses points."""
-    notebook = assignment(name)
+def edited(notebook, *wrongs):
+    """Plant mistakes in the reference solution, each in a cell of the task that loses points."""
     for wrong in wrongs:
-        planted_in, source = planted(solutions(text_of(name)), wrong)
-        (cell,) = (cell for cell in solutions(notebook) if cell.id == planted_in.id)
-        cell.source = source
+        (task,) = {build.task_of(test) for test in wrong.loses}
+        pattern = re.compile(re.escape(wrong.right).replace("\\\n…\\\n", "\n(.*?)\n"), re.DOTALL)
+        cells = [cell for cell in solutions(notebook) if build.task_of(cell.metadata.nbgrader.grade_id) == task]
+        places = [(cell, match) for cell in cells for match in pattern.finditer(cell.source)]
+        assert len(places) == 1, f"“{wrong.right}” must occur once in {task}, found {len(places)} times"
+        ((cell, match),) = places
+        replacement = wrong.wrong
+        for lines in match.groups():
+            replacement = replacement.replace("…", lines, 1)
+        cell.source = cell.source[: match.start()] + replacement + cell.source[match.end() :]
     return notebook
-
-
-def planted(cells, wrong):
-    """Return the cell in which a mistake belongs, and its source with the mistake."""
-    pattern = re.compile(re.escape(wrong.right).replace("\\\n…\\\n", "\n(.*?)\n"), re.DOTALL)
-    places = [(cell, match) for cell in cells for match in pattern.finditer(cell.source)]
-    assert len(places) == 1, f"“{wrong.right}” must occur once in the solution, found {len(places)} times"
-    ((cell, match),) = places
-    replacement = wrong.wrong
-    for lines in match.groups():
-        replacement = replacement.replace("…", lines, 1)
-    own = cell.metadata.nbgrader.grade_id
-    assert {build.task_of(test) for test in wrong.loses} == {build.task_of(own)}, f"planted in {own}"
-    return cell, cell.source[: match.start()] + replacement + cell.source[match.end() :]
 
 
 def only(tasks, notebook):

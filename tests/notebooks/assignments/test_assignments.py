@@ -5,29 +5,18 @@ import re
 from collections import Counter
 
 import pytest
-from marks import (
-    assignment,
-    build,
-    cells_that_test,
-    edited,
-    failures,
-    only,
-    rounds,
-    solutions,
-    source_of,
-    text_of,
-    wrong_answers,
-)
+from marks import assignment, build, cells_that_test, edited, failures, only, rounds, solutions, wrong_answers
 from mischief import MISCHIEF, notebook_of
 from nbclient import NotebookClient
 
 from tinyprune.course import isolation
 
-TASKS = sorted({build.task_of(test) for name in build.NAMES for test in cells_that_test(text_of(name))})
+TASKS = sorted({build.task_of(test) for name in build.NAMES for test in cells_that_test(assignment(name))})
 # The others start from a model that is trained first, or compile.
 QUICK = ("a1", "a2", "a3")
 EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in build.NAMES]
 CODE = [(m, isolated) for m in MISCHIEF for isolated in (True, False) if not m.edit and isolated >= m.isolated]
+COURSE = build.source_of("a1") | {"gradebook.db": "marks"}
 ROUNDS = [(name, number) for name in build.NAMES for number in range(len(rounds(name)))]
 
 
@@ -71,7 +60,7 @@ def test_task_needs_no_answer_to_another(task):
 def test_wrong_answers_lose_the_right_points_and_no_others(name, number):
     """No other points of their own tasks: the test above shows that other tasks do not depend on them."""
     wrongs = {build.task_of(min(wrong.loses)): wrong for wrong in rounds(name)[number]}
-    notebook = only(wrongs.keys(), edited(name, *wrongs.values()))
+    notebook = only(wrongs.keys(), edited(assignment(name), *wrongs.values()))
     # Whether heads chosen by a slightly wrong gate stage are better than chance depends on the processor's rounding.
     notebook.cells = [cell for cell in notebook.cells if cell is not cells_that_test(notebook).get("a4_4_model")]
     for cell in solutions(notebook):
@@ -91,19 +80,18 @@ def test_mischief_gets_what_its_answers_are_worth(mischief, bubblewrap, monkeypa
         monkeypatch.setattr(isolation, "problem", lambda: "bubblewrap is not used in this test")
         if "fork bomb" in mischief.what and os.getuid() == 0 and not isolation.throwaway_user(str(tmp_path)):
             pytest.skip("no limit of processes holds for root")
-    course = source_of("a1") | {"gradebook.db": "marks"}
-    build.write(course, tmp_path)
+    build.write(COURSE, tmp_path)
     notebook = notebook_of(mischief, tmp_path, hidden=True)
     # copies of the process compute as well, until no more can be made
     seconds = 15 if "fork bomb" in mischief.what else 1.5
     failed = failures(notebook, seconds_per_call=seconds, processes=32, memory_bytes=1 << 30)
     tests = cells_that_test(notebook)
     assert sum(cell.metadata.nbgrader.points for test, cell in tests.items() if test not in failed) == mischief.points
-    assert all((tmp_path / path).read_text("utf-8") == content for path, content in course.items())
+    assert all((tmp_path / path).read_text("utf-8") == content for path, content in COURSE.items())
 
 
 @pytest.mark.parametrize("name", build.NAMES)
 def test_every_task_has_five_wrong_answers_or_more(name):
     counts = Counter(build.task_of(min(wrong.loses)) for wrong in wrong_answers(name))
-    assert counts.keys() == {build.task_of(test) for test in cells_that_test(text_of(name))}
+    assert counts.keys() == {build.task_of(test) for test in cells_that_test(assignment(name))}
     assert min(counts.values()) >= 5, counts

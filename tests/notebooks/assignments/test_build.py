@@ -11,7 +11,7 @@ import tokenize
 import zipfile
 
 import pytest
-from marks import FOLDER, build, cells_that_test, text_of, wrong_answers
+from marks import FOLDER, assignment, build, cells_that_test, wrong_answers
 from mischief import MISCHIEF
 
 REPOSITORY = FOLDER.parents[1]
@@ -29,7 +29,7 @@ for name in sys.argv[1:]:
 def secrets(name):
     """Return the longer lines of solutions and hidden tests that the task itself does not contain."""
     secret, public = set(), []
-    for cell in text_of(name).cells:
+    for cell in assignment(name).cells:
         about = cell.metadata.get("nbgrader") if cell.cell_type == "code" else {"grade_id": "", "solution": False}
         hidden = [cell.source] if about["grade_id"].endswith("_hidden") else []
         solutions = re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", cell.source, re.DOTALL)
@@ -81,7 +81,7 @@ def test_release_holds_no_solution_and_no_hidden_test(release, name):
 def test_solution_would_be_found(name):
     forbidden = secrets(name)
     (source,) = build.source_of(name).values()
-    solution = build.answers(text_of(name))
+    solution = build.answers(assignment(name))
     assert found_in(solution, forbidden)
     assert found_in(source, forbidden)
     # One line of it, in another layout, in a comment.
@@ -109,7 +109,7 @@ def test_numbers_in_the_pages_are_those_of_the_tests():
 
 @pytest.mark.parametrize("name", build.NAMES)
 def test_every_task_has_visible_and_hidden_tests_with_points_that_the_words_say(name):
-    notebook = text_of(name)
+    notebook = assignment(name)
     points = {test: cell.metadata.nbgrader.points for test, cell in cells_that_test(notebook).items()}
     assert min(points.values()) > 0
     kinds = {(build.task_of(test), test.endswith("_hidden")) for test in points}
@@ -127,10 +127,10 @@ def test_every_task_has_visible_and_hidden_tests_with_points_that_the_words_say(
 
 @pytest.mark.parametrize("name", build.NAMES)
 def test_stub_is_python_and_asks_for_what_the_tests_ask(name):
-    stub = build.stub(name, text_of(name))
+    stub = build.stub(name, assignment(name))
     compile(stub, name, "exec")
     functions = {node.name for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)}
-    asked = set(re.findall(r'answer\(\s*"(\w+)"', build.tests(name, text_of(name), hidden=True)))
+    asked = set(re.findall(r'answer\(\s*"(\w+)"', build.tests(name, assignment(name), hidden=True)))
     assert asked
     assert asked <= functions
     comments = [t.string for t in tokenize.generate_tokens(io.StringIO(stub).readline) if t.type == tokenize.COMMENT]
@@ -164,13 +164,13 @@ def test_gradescope_archive_marks_as_nbgrader_does(tmp_path):
     build.gradescope("a1", tmp_path / "course.zip")
     with zipfile.ZipFile(tmp_path / "course.zip") as archive:
         archive.extractall(tmp_path)
-    (tmp_path / "hers.py").write_text(build.answers(text_of("a1")))
+    (tmp_path / "hers.py").write_text(build.answers(assignment("a1")))
     run = (tmp_path / "run_autograder").read_text()
     options = re.search(r"python -m (pytest .*)", run)[1].replace("/autograder/submission/a1.py", "../hers.py")
     options = options.replace("/autograder/results/results.json", "../results.json").split()
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     subprocess.run([sys.executable, "-m", *options], cwd=tmp_path / "a1", check=True, timeout=120, env=environment)
     results = json.loads((tmp_path / "results.json").read_text())
-    points = [cell.metadata.nbgrader.points for cell in cells_that_test(text_of("a1")).values()]
+    points = [cell.metadata.nbgrader.points for cell in cells_that_test(assignment("a1")).values()]
     assert results["score"] == sum(t["max_score"] for t in results["tests"]) == sum(points)
     assert {t["visibility"] for t in results["tests"]} == {"visible", "after_published"}

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from marks import FOLDER, assignment, build, edited, source_of, wrong_answers
+from marks import FOLDER, assignment, build, edited, wrong_answers
 from mischief import FULL, MISCHIEF, notebook_of
 from nbgrader.api import Gradebook
 
@@ -28,7 +28,7 @@ def nbgrader(course, *arguments, fails=False):
 
 
 def new_course(directory):
-    build.write(source_of("a1"), directory)
+    build.write(build.source_of("a1"), directory)
     shutil.copy(FOLDER / "nbgrader_config.py", directory)
     return directory
 
@@ -64,7 +64,7 @@ def course(tmp_path_factory):
     importing = assignment("a1")
     importing.cells.insert(0, build.nbformat.v4.new_code_cell("from tinyprune.ops import *"))
     hand_in(course, "imports", importing)
-    hand_in(course, "wrong", edited("a1", WRONG))
+    hand_in(course, "wrong", edited(assignment("a1"), WRONG))
     for mischief in EDITED:
         hand_in(course, label(mischief.what), notebook_of(mischief, course))
     # links to the lecturer's notebook
@@ -101,7 +101,7 @@ def test_mischief_gets_what_its_answers_are_worth(course, mischief):
 
 
 def test_nothing_of_the_course_was_touched(course):
-    assert (course / "source" / "a1" / "a1.ipynb").read_text("utf-8") in source_of("a1").values()
+    assert (course / "source" / "a1" / "a1.ipynb").read_text("utf-8") in build.source_of("a1").values()
     assert len(list((course / "submitted").iterdir())) == 8 + len(EDITED)
 
 
