@@ -87,11 +87,13 @@ def local_processes(jobs: int | None = None, backend: str = "numba") -> OpenWork
         executor = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), look_after_worker)
         try:
             with mock.patch.dict(os.environ, dict.fromkeys(BLAS_THREADS, "1")):
+                for _ in range(count):
+                    executor.submit(int)  # all start now: one that Ctrl-C meets while it starts would stay behind
                 yield Workers(executor, 2 * count)
         except BaseException:
-            # Their results are not waited for.
+            # Not terminated: one that trains would stop after its step, and begin with the next cell.
             for process in set(multiprocessing.active_children()) - before:
-                process.terminate()
+                process.kill()
             raise
         finally:
             executor.shutdown(cancel_futures=True)
