@@ -190,7 +190,7 @@ OPTIONS = {
     "bench": [
         option("benchmark", "what to measure", choices=BENCHMARKS),
         option("--peers", PEERS, metavar="NAMES", default=""),
-        backend("the backend to measure: numba, numpy, cuda, cuda-tf32 (numba)"),
+        backend("the backend to measure: numba, numpy, cuda, cuda-tf32; cuda-emulated for roofline (numba)"),
         (
             preset("only the shapes of this preset or .toml file"),
             option("--shapes", "only these, such as tiny,relative-d128,plain-d256", metavar="NAMES", default=""),
