@@ -97,3 +97,18 @@ def test_size_class(nbytes):
     size = size_class(nbytes)
     assert nbytes <= size <= max(64, nbytes * 9 / 8 + 64)
     assert size % LINE == 0 and size_class(size) == size
+
+
+def test_a_block_that_returns_while_the_pool_is_cleared_is_released(monkeypatch):
+    """As when Python's collector runs in between."""
+    pool, released = Pool(), []
+
+    def release(block):
+        if not released:
+            pool.give(128, "late")
+        released.append(block)
+
+    monkeypatch.setattr(pool, "release", release)
+    pool.give(64, "early")
+    pool.clear()
+    assert released == ["early", "late"] and pool.bytes_free == 0 and not pool.free
