@@ -82,14 +82,18 @@ FORMULAS = {f"ops/attention.py:{name}" for name in ("attention_forward", "check_
 
 
 def test_an_operation_is_listed_once_for_each_engine():
-    """In the class of each engine; what only passes on is no entry."""
+    """On the page of each engine; what only passes on is no entry."""
     entries = 0
     for path in ("ops/engine.py", "kernels/cpu/engine.py", "kernels/cuda/engine.py"):
-        classes = [
-            n for n in ast.parse((PACKAGE / path).read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef)
-        ]
+        body = ast.parse((PACKAGE / path).read_text(encoding="utf-8")).body
+        classes = [n for n in body if isinstance(n, ast.ClassDef)]
+        entries += sum(
+            len(n.value.args[2].value.split())
+            for n in body
+            if isinstance(n, ast.Expr) and ast.unparse(n).startswith("override(")
+        )
         assigned = [n for n in chain(*(c.body for c in classes)) if isinstance(n, ast.Assign)]
         entries += sum(
             ast.unparse(n.value).startswith("staticmethod(") or "." in ast.unparse(n.value) for n in assigned
         )
-    assert entries <= OPERATIONS
+    assert 100 < entries <= OPERATIONS

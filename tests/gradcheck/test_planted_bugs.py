@@ -59,9 +59,8 @@ FUNCTIONS = {f.__name__: (operation, f) for operation in OPERATIONS for f in fun
 # Changes that change nothing: how many of a kind there are in a function, and why.
 EQUIVALENT = {
     ("linear_forward", "argument for result"): (1, "NumPy multiplies any axes"),
-    ("linear_backward", "twice"): (1, "`onto` is not read again"),
-    ("projections_backward", "step skipped"): (2, "`onto` is written in place"),
-    ("projections_forward", "never"): (1, "T is in range: the contract sees it"),
+    ("projections_backward", "results exchanged"): (8, "None for None"),
+    ("projections_forward", "never"): (2, "arguments are right: the contract sees wrong ones"),
     ("feedforward_backward", "results exchanged"): (4, "None for None"),
     ("sum_rows", "always"): (1, "no ids, no rows: the tests of the operation see it"),
     ("sum_rows", "length for size"): (1, "one axis"),
@@ -97,7 +96,7 @@ EQUIVALENT = {
     ("backward_with_gates", "-argument"): (1, "the same"),
     ("attention_block_backward", "step skipped"): (1, "the gradient of a sum's first summand is that of the sum"),
     ("second_block_backward", "step skipped"): (1, "the same"),
-    ("distances_backward", "always the second"): (1, "all rows may be put where they are"),
+    ("heads_backward", "always the second"): (1, "all rows may be put where they are"),
     ("gates_backward", "always the second"): (1, "top-k gates are tested in tests/pruning"),
     ("gates_backward", "length for size"): (1, "one axis"),
     ("put_active", "never"): (1, "all models here have gates"),
@@ -190,7 +189,7 @@ MODEL_FUNCTIONS = [
     blocks.relu_backward,
     blocks.gelu_backward,
     blocks.swiglu_backward,
-    blocks.distances_backward,
+    blocks.heads_backward,
     blocks.norm_backward,
     gates.gates_backward,
     gates.put_active,
@@ -260,9 +259,10 @@ def last_position_only(dout, kept):
     return ops.context_backward(np.where(np.arange(dout.shape[1])[:, None] == dout.shape[1] - 1, dout, 0), kept)
 
 
-def memory_without_keys(dout, kept):
-    dq, dk, dv = dout
-    return ops.projections_backward(dq, dk * (np.arange(dk.shape[1]) >= dk.shape[1] - dq.shape[1])[:, None], dv, kept)
+def memory_without_keys(douts, kept):
+    dq, dk, *others = douts
+    dk = dk * (np.arange(dk.shape[1]) >= dk.shape[1] - dq.shape[1])[:, None]
+    return ops.projections_backward([dq, dk, *others], kept)
 
 
 def before_relu(dout, kept):
@@ -326,7 +326,7 @@ def later_rows(dn, kept):
 
 MODEL_BUGS = {
     "the memory's gradient given to the segment": {"context_backward": lambda d, kept: d[:, : kept[0]]},
-    "keys of the memory forgotten": {"projections_backward": lambda *a: memory_without_keys(a[:3], a[3])},
+    "keys of the memory forgotten": {"projections_backward": memory_without_keys},
     "memory forgotten in LayerNorm's gains": {"layernorm_backward": later_rows},
     "dropout forgotten after a block": {"residual_backward": lambda dout, kept: (dout, dout)},
     "heads put at the front when others are left out": {

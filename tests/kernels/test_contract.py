@@ -199,7 +199,7 @@ def run_frozen(backend: str, name: str, **changes) -> tuple:
     held = any(array.storage is x.storage if own.on_device else np.shares_memory(array, x) for array in arrays)
     dout = mapped(own.to_device, draw_dout(mapped(own.to_host, out), np.float32))
     backward = getattr(own, f"{name.split(' (')[0]}_backward")
-    gradients = backward(*(dout if isinstance(dout, tuple) else (dout,)), kept)
+    gradients = backward(dout, kept)  # of projections a tuple
     return mapped(own.to_host, out), mapped(own.to_host, gradients), held
 
 

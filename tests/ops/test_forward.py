@@ -82,8 +82,9 @@ def positions(x, P):
     return x if P is None else np.array([[row + P[t] for t, row in enumerate(text)] for text in x])
 
 
-def projections(n, Wq, Wk, Wv, T, bq, bk, bv, frozen=False):
-    return linear(n[:, n.shape[1] - T :], Wq, bq), linear(n, Wk, bk), linear(n, Wv, bv)
+def projections(n, R, Wq, Wk, Wv, Wr, T, bq, bk, bv, frozen=False):
+    qkv = linear(n[:, n.shape[1] - T :], Wq, bq), linear(n, Wk, bk), linear(n, Wv, bv)
+    return qkv if R is None else (*qkv, linear(R, Wr, None))
 
 
 def rotary(x, base=10000.0, first=0, back=False):

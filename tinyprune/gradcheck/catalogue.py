@@ -81,8 +81,9 @@ class Maker:
 
     def pair(self, operation: str, inputs: dict[str, Any], variant: str = "", **constants: Any) -> Case:
         """Return a case of an operation with a gradient; arguments that have none are `constants`."""
-        forward = with_constants(self.ops, function(self.ops, f"{operation}_forward"), list(inputs), constants)
-        operation_backward = function(self.ops, f"{operation}_backward")
+        named = f"{operation}_forward", f"{operation}_backward"
+        operation_forward, operation_backward = (getattr(self, x, None) or function(self.ops, x) for x in named)
+        forward = with_constants(self.ops, operation_forward, list(inputs), constants)
 
         def backward(dout: Any, cache: Any) -> Any:
             gradients = operation_backward(*(dout if isinstance(dout, tuple) else (dout,)), cache)
@@ -113,6 +114,17 @@ class Maker:
 
         forward = with_constants(self.ops, run_on_copies, list(inputs), constants)
         return Case(operation, forward, no_backward, inputs, constants)
+
+    def projections_forward(self, n: Any, R: Any, T: int, frozen: bool = False, **parameters: Any) -> tuple[tuple, Any]:
+        """Call `projections_forward` with the parameters as lists."""
+        weights, biases = ([parameters[f"{kind}{x}"] for x in of] for kind, of in (("W", "qkvr"), ("b", "qkv")))
+        outs, cache = self.ops.projections_forward(n, R, weights, biases, T, frozen=frozen)
+        return tuple(outs), cache
+
+    def projections_backward(self, *douts_and_cache: Any) -> tuple:
+        """Call `projections_backward` with the gradients as a list."""
+        *douts, cache = douts_and_cache
+        return self.ops.projections_backward(douts, cache)
 
     def step(self, x: Any, keys: Any, values: Any, read: int, r: Any = None, n: Any = None, **weights: Any) -> Any:
         """Call `attention_step` with the weights as one argument."""
@@ -152,10 +164,12 @@ def weight_cases(make: Maker) -> list[Case]:
             "linear", {"x": normal(*lead, D), "W": normal(D, F), "b": normal(F) if biased else None}, variant
         )
 
-    def projections(variant: str = "", K: int = H, biased: str = "") -> Case:
-        inputs = {"n": normal(B, M + T, D), "Wq": normal(D, H * Dh), "Wk": normal(D, K * Dh), "Wv": normal(D, K * Dh)}
-        biases = {f"b{x}": normal(inputs[f"W{x}"].shape[1]) if x in biased else None for x in "qkv"}
-        return make.pair("projections", inputs | biases, variant, T=T)
+    def projections(variant: str = "", K: int = H, biased: str = "", relative: bool = False) -> Case:
+        widths = {"q": H * Dh, "k": K * Dh, "v": K * Dh, "r": H * Dh}
+        inputs = {"n": normal(B, M + T, D), "R": normal(M + T, D) if relative else None}
+        weights = {f"W{x}": normal(D, width) if x != "r" or relative else None for x, width in widths.items()}
+        biases = {f"b{x}": normal(widths[x]) if x in biased else None for x in "qkv"}
+        return make.pair("projections", inputs | weights | biases, variant, T=T)
 
     def feedforward() -> Case:
         inputs = {"x": normal(*lead, D), "W1": normal(D, F), "b1": normal(F), "W2": normal(F, D), "b2": normal(D)}
@@ -172,7 +186,7 @@ def weight_cases(make: Maker) -> list[Case]:
         linear("no bias", biased=False),
         projections(),
         projections("shared keys and values, biases", grouped, "qkv"),
-        projections("no bias of keys", biased="qv"),
+        projections("no bias of keys, position keys", biased="qv", relative=True),
         feedforward(),
         networks(scale=1.5),
         networks("no gates", gated=False),

@@ -14,10 +14,12 @@ def linear_forward(
     return ops.matmul(x, W, bias=b), (None if frozen else x, W, b is not None and not frozen)
 
 
-def linear_backward(ops: Engine, dout: Array, cache: tuple, *, onto: Array | None = None) -> tuple[Array, Any, Any]:
+def linear_backward(ops: Engine, dout: Array, cache: tuple) -> tuple[Array, Any, Any]:
     """Return the gradients of `linear_forward`, as `ops.linear_backward`."""
     x, W, has_bias = cache
     # out = x W + b
-    dx = ops.matmul(dout, W.T, onto=onto)
-    dW = None if x is None else ops.weight_gradient(x, dout)
-    return dx, dW, ops.column_sums(dout) if has_bias else None
+    dx = ops.matmul(dout, W.T)
+    if x is None:
+        return dx, None, None
+    (dW,), db = ops.weight_gradients([(x, dout)], [dout] if has_bias else [])
+    return dx, dW, db[0] if has_bias else None

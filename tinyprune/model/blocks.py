@@ -57,7 +57,6 @@ class AttentionBlockCache(NamedTuple):
     rotary_k: Any
     repeat_k: Any
     repeat_v: Any
-    distances: Any
     attention: Any  # of the engine; its `o` holds the head outputs before their gates, (B, T, H, Dh)
     Wo: tuple
     residual: tuple
@@ -83,20 +82,19 @@ def attention_block_forward(
     p, T = layer.p, x.shape[1]
     context, joined = ops.context_forward(m, x)  # (B, S, D)
     n, norm = norm_forward(context, p, "ln", config, ops)
-    (q, k, v), projections = heads_forward(n, T, layer, config, ops)  # q (B, T, H, Dh), k and v (B, S, K, Dh)
+    q, k, v, r, projections = heads_forward(n, T, layer, config, ops)  # q (B, T, H, Dh), k and v (B, S, K, Dh)
     q, rotary_q = ops.rotary_forward(q, config.rotary, k.shape[1] - T)  # the first query has position S − T
     k, rotary_k = ops.rotary_forward(k, config.rotary)
     k, repeat_k = ops.repeat_heads_forward(k, layer.groups)  # (B, S, H, Dh)
     v, repeat_v = ops.repeat_heads_forward(v, layer.groups)
     if layer.keep is not None:
         layer.keep(k, v)
-    r, distances = distances_forward(k.shape[1], layer, config, ops)  # (S, H, Dh), or None
     others = (p.get(name) for name in ("u", "w", "pk", "pv", "gate"))
     options: dict[str, Any] = {"scale": layer.scale, "dropout": config.dropout_attention, "rng": layer.rng}
     o, attention = ops.attention_forward(q, k, v, r, *others, span=config.span, **options)  # (B, T, H, Dh)
     a, Wo = ops.linear_forward(merged(o), p["Wo"], p.get("bo"), frozen=layer.frozen)  # (B, T, D)
     y, residual = ops.residual_forward(x, a, config.dropout, layer.rng)
-    caches = joined, norm, projections, rotary_q, rotary_k, repeat_k, repeat_v, distances, attention, Wo, residual
+    caches = joined, norm, projections, rotary_q, rotary_k, repeat_k, repeat_v, attention, Wo, residual
     return y, context, AttentionBlockCache(*caches)
 
 
@@ -118,19 +116,17 @@ def attention_block_backward(
     dq, dk, dv, dr, *others = ops.attention_backward(by_head(do, config.Dh), cache.attention)
     del da, do  # memory use peaks here, so arrays are freed as soon as possible
     grads = dict(zip(("u", "w", "pk", "pv", "gate"), others, strict=True)) | {"Wo": dWo, "bo": dbo}
-    # r = R[:S] Wr
-    grads |= distances_backward(dr, cache.distances, ops)
     # k, v = repeat_heads(k), repeat_heads(v)
     dk, dv = ops.repeat_heads_backward(dk, cache.repeat_k), ops.repeat_heads_backward(dv, cache.repeat_v)
     # q, k = rotary(q), rotary(k)
     dq, dk = ops.rotary_backward(dq, cache.rotary_q), ops.rotary_backward(dk, cache.rotary_k)
-    # q, k, v = n[:, S-T:] Wq + bq, n Wk + bk, n Wv + bv
-    dn, *weights = ops.projections_backward(merged(dq), merged(dk), merged(dv), cache.projections)
+    # q, k, v, r = n[:, S-T:] Wq + bq, n Wk + bk, n Wv + bv, R[:S] Wr
+    dn, dheads = heads_backward(dq, dk, dv, dr, cache.projections, ops)
     del dq, dk, dv
     # n = norm([m; x]); nothing flows into m
     dcontext, dnorm = norm_backward(dn, cache.norm, "ln", config, ops)
     dx = ops.add(dx, ops.context_backward(dcontext, cache.context))
-    return dx, grads | dict(zip(("Wq", "Wk", "Wv", "bq", "bk", "bv"), weights, strict=True)) | dnorm
+    return dx, grads | dheads | dnorm
 
 
 class SecondBlockCache(NamedTuple):
@@ -272,33 +268,38 @@ def norm_backward(
     return dx, {f"{prefix}.{name}": g for name, g in zip(NORMS[config.norm], grads, strict=True)}
 
 
+WEIGHTS, BIASES = ("Wq", "Wk", "Wv", "Wr"), ("bq", "bk", "bv")
+
+
 def heads_forward(
     n: NDArray, T: int, layer: Layer, config: ModelConfig, ops: Engine
-) -> tuple[tuple[NDArray, ...], tuple]:
-    """Project n (B, S, D): q of its last T positions, (B, T, H, Dh), k and v of all, (B, S, K, Dh); and the cache."""
-    p = layer.p
-    biases = p.get("bq"), p.get("bk"), p.get("bv")
-    qkv, cache = ops.projections_forward(n, p["Wq"], p["Wk"], p["Wv"], T, *biases, frozen=layer.frozen)
-    return tuple(by_head(x, config.Dh) for x in qkv), cache
+) -> tuple[NDArray, NDArray, NDArray, NDArray | None, tuple]:
+    """Project n (B, S, D) for the heads (`ops.projections`).
 
-
-def distances_forward(S: int, layer: Layer, config: ModelConfig, ops: Engine) -> tuple[NDArray | None, Any]:
-    """Return the position keys r = R[:S] Wr of a context of S, (S, H, Dh), and the cache; None without R."""
+    Returns:
+        q: of the last T positions, (B, T, H, Dh).   k, v: of all, (B, S, K, Dh).
+        r: R[:S] Wr, position keys of a context of S, (S, H, Dh); None without R.
+        cache: what `heads_backward` needs.
+    """
     R = layer.p.get("R")
-    if R is None:
-        return None, None
-    r, linear = ops.linear_forward(R[:S], layer.p["Wr"], frozen=layer.frozen)
-    return by_head(r, config.Dh), None if layer.frozen else (linear, len(R))
+    read = None if R is None else R[: n.shape[1]]
+    weights, biases = ([layer.p.get(name) for name in names] for names in (WEIGHTS, BIASES))
+    outs, cache = ops.projections_forward(n, read, weights, biases, T, frozen=layer.frozen)
+    q, k, v, *r = (by_head(x, config.Dh) for x in outs)
+    return q, k, v, r[0] if r else None, (cache, 0 if R is None else len(R))
 
 
-def distances_backward(dr: NDArray, cache: Any, ops: Engine) -> Parameters:
-    """Return the gradients of `distances_forward`, dR and dWr; rows of R that were not read get zeros."""
-    if cache is None:
-        return {}
-    linear, rows = cache
-    # r = R[:S] Wr
-    dR, dWr, _ = ops.linear_backward(merged(dr), linear)
-    return {"R": dR if len(dR) == rows else ops.put_slices(dR, range(len(dR)), 0, rows), "Wr": dWr}
+def heads_backward(
+    dq: NDArray, dk: NDArray, dv: NDArray, dr: NDArray | None, cache: tuple, ops: Engine
+) -> tuple[NDArray, Parameters]:
+    """Return the gradients of `heads_forward`: dn, and those of the parameters. Rows of R that were not read get 0."""
+    projections, rows = cache
+    # q, k, v, r = n[:, S-T:] Wq + bq, n Wk + bk, n Wv + bv, R[:S] Wr
+    douts = [merged(x) for x in (dq, dk, dv, dr) if x is not None]
+    dn, dR, *grads = ops.projections_backward(douts, projections)
+    if dR is not None and len(dR) < rows:
+        dR = ops.put_slices(dR, range(len(dR)), 0, rows)
+    return dn, {"R": dR} | dict(zip(WEIGHTS + BIASES, grads, strict=True))
 
 
 def by_head(x: NDArray, Dh: int) -> NDArray:

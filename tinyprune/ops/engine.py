@@ -16,6 +16,7 @@ memory, and not in this list: see `ops.hard_concrete`, `ops.l0` and `ops.top_k`.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import ModuleType
 from typing import Any
 
 from tinyprune.ops import (
@@ -162,7 +163,10 @@ class Engine(Machine):
     adamw_updates = staticmethod(adamw.adamw_updates)
     lamb_update = staticmethod(lamb.lamb_update)
 
-    # Compositions: an attention block, in the order of its mathematics.
+    # Compositions: several products at once, which the engine of a GPU overrides, since it launches them together.
+    matmuls = products.matmuls
+    weight_gradients = products.weight_gradients
+    # An attention block, in the order of its mathematics.
     context_forward = context.context_forward
     context_backward = staticmethod(context.context_backward)
     projections_forward = projections.projections_forward
@@ -190,6 +194,12 @@ class Engine(Machine):
     # An attention block that reads one token after the other; the second name hides the module, so it comes last.
     AttentionStep = attention_step.make_step
     attention_step = attention_step.attention_step
+
+
+def override(engine: type[Engine], module: ModuleType, names: str) -> None:
+    """Give an engine the functions of a module that have these names, in place of NumPy's."""
+    for name in names.split():
+        setattr(engine, name, staticmethod(getattr(module, name)))
 
 
 OPERATIONS = tuple(name for name in vars(Engine) if not name.startswith("__"))

@@ -60,4 +60,5 @@ def feedforward_backward(ops: Engine, dout: NDArray, cache: tuple) -> tuple[NDAr
     dx = ops.matmul(da, W1.T)
     if x is None:
         return dx, None, None, None, None
-    return dx, ops.weight_gradient(x, da), ops.column_sums(da), ops.weight_gradient(h, dout), ops.column_sums(dout)
+    (dW1, dW2), (db1, db2) = ops.weight_gradients([(x, da), (h, dout)], [da, dout])
+    return dx, dW1, db1, dW2, db2

@@ -106,13 +106,13 @@ def head_networks_backward(
         return ops.matmul(da, keys), None, None, None, None, dgates if gated else None
     # out = r values + bo,  r = max(a, 0)
     da = ops.matmul(dout, values.T, where=r)
-    dvalues = ops.weight_gradient(r, dout).reshape(H, N, D)
+    # and a = x pkᵀ + pb
+    (dkeys, dvalues), (dpb, dbo) = ops.weight_gradients([(da, x), (r, dout)], [da, dout])
+    dpk, dpb, dvalues = dkeys.reshape(H, N, D), dpb.reshape(H, N), dvalues.reshape(H, N, D)
     # values_h = c g_h pv_h
     dpv = dvalues if not gated and scale == 1 else ops.multiply_rows(dvalues, weights)
     dgate: NDArray | None = ops.row_dots(dvalues, pv, scale) if gated else None
-    # a = x pkᵀ + pb
-    dpk, dpb = ops.weight_gradient(da, x).reshape(H, N, D), ops.column_sums(da).reshape(H, N)
-    return ops.matmul(da, keys), dpk, dpb, dpv, ops.column_sums(dout), dgate
+    return ops.matmul(da, keys), dpk, dpb, dpv, dbo, dgate
 
 
 def units_gradient(products: NDArray, r: NDArray, weights: NDArray, scale: float) -> tuple[NDArray, NDArray]:

@@ -34,7 +34,7 @@ def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None, *, frozen: 
     return out, (None if frozen else x, W, b is not None and not frozen)
 
 
-def linear_backward(dout: NDArray, cache: tuple, *, onto: NDArray | None = None) -> tuple[NDArray, Any, Any]:
+def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, Any, Any]:
     """Return the gradients of `linear_forward` in argument order.
 
     Each row of x meets the whole of W, and W meets every row, so
@@ -43,20 +43,15 @@ def linear_backward(dout: NDArray, cache: tuple, *, onto: NDArray | None = None)
 
     Args:
         dout: gradient of the loss with respect to `out`, (..., O). Not modified.
-        onto: what other paths have added to dx so far, (..., K), to which this one is added in place; None if it is
-            the first.
 
     Returns:
-        dx: (..., K), `onto` itself if it is given.
+        dx: (..., K).
         dW: (K, O).   db: (O,), or None if there was no bias. Both are None if they are frozen.
     """
     x, W, has_bias = cache
     dout_rows = rows(dout)
     # out = x @ W
     dx = (dout_rows @ W.T).reshape(*dout.shape[:-1], W.shape[0])
-    if onto is not None:
-        onto += dx
-        dx = onto
     dW = None if x is None else rows(x).T @ dout_rows
     # out += b
     db = dout_rows.sum(0) if has_bias else None

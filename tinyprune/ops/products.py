@@ -3,17 +3,25 @@
     matmul            out = a b + bias, then max(out, 0), or the gradient of that, or added to what is there already
     weight_gradient   dW = xᵀ dout              x (..., K)   dout (..., O)   dW (K, O)
     column_sums       out = Σ_rows x            x (..., O)   out (O,)
+    matmuls, weight_gradients                   several that do not depend on each other
 
 What comes right after a product is part of it, because a compiled kernel does it before it writes the result. All
-leading axes stand for rows. A transposed view, such as `W.T`, is read where it lies.
+leading axes stand for rows. A transposed view, such as `W.T`, is read where it lies. Products that do not depend on
+each other are computed together, because a GPU needs only one launch for them.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from tinyprune.ops.shapes import check_shapes
+
+if TYPE_CHECKING:
+    from tinyprune.ops.engine import Engine
 
 
 def rows(x: NDArray) -> NDArray:
@@ -88,6 +96,24 @@ def column_sums(x: NDArray) -> NDArray:
     """
     check_rows("x", x)
     return rows(x).sum(0)
+
+
+def matmuls(ops: Engine, products: Iterable[tuple[NDArray, NDArray, NDArray | None]]) -> list[NDArray]:
+    """Compute several products that do not depend on each other, a b + bias of each (a, b, bias), as `matmul` does."""
+    return [ops.matmul(a, b, bias=bias) for a, b, bias in products]
+
+
+def weight_gradients(
+    ops: Engine, pairs: Iterable[tuple[NDArray, NDArray]], summed: Iterable[NDArray]
+) -> tuple[list[NDArray], list[NDArray]]:
+    """Compute the gradients of several weights and biases.
+
+    Args:
+        ops: computes the products; `ops.weight_gradients` passes itself.
+        pairs: of each weight x and dout, as in `weight_gradient`.
+        summed: for each bias the array whose `column_sums` are its gradient.
+    """
+    return [ops.weight_gradient(x, dout) for x, dout in pairs], [ops.column_sums(x) for x in summed]
 
 
 def check_rows(name: str, x: Any) -> None:

@@ -30,7 +30,11 @@ def take_slices(x: NDArray, index: Sequence[int] | NDArray, axis: int, width: in
     Raises:
         ValueError: if `index` is out of range or `axis` not n·width long.
     """
-    return np.take(x, entries(index, slice_count("x", x, axis, width), width), axis)
+    n = slice_count("x", x, axis, width)
+    check_index(index, n)
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    part = np.take(x.reshape(*before, n, width, *after), np.asarray(index, np.int64), axis)
+    return part.reshape(*before, len(index) * width, *after)
 
 
 def put_slices(part: NDArray, index: Sequence[int] | NDArray, axis: int, n: int, width: int = 1) -> NDArray:
@@ -50,17 +54,12 @@ def put_slices(part: NDArray, index: Sequence[int] | NDArray, axis: int, n: int,
         ValueError: if `index` is out of range or has not one number for each slice of `part`.
     """
     check_part(part, index, axis, width)
-    x = np.zeros((*part.shape[:axis], n * width, *part.shape[axis + 1 :]), part.dtype)
-    place: tuple[Any, ...] = (*[slice(None)] * axis, entries(index, n, width))
-    x[place] = part
-    return x
-
-
-def entries(index: Sequence[int] | NDArray, n: int, width: int) -> NDArray[np.int64]:
-    """Return where the entries of the slices `index` of n lie along their axis, (len(index)·width,)."""
     check_index(index, n)
-    first = np.asarray(index, np.int64) * width
-    return (first[:, None] + np.arange(width)).reshape(-1)
+    before, after = part.shape[:axis], part.shape[axis + 1 :]
+    x = np.zeros((*before, n, width, *after), part.dtype)
+    place: tuple[Any, ...] = (*[slice(None)] * axis, np.asarray(index, np.int64))
+    x[place] = part.reshape(*before, len(index), width, *after)
+    return x.reshape(*before, n * width, *after)
 
 
 def check_index(index: Sequence[int] | NDArray, n: int) -> None:

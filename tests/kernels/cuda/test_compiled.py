@@ -55,7 +55,7 @@ def problems(kernel, capability, ptx):
 def test_compiled(kernel):
     ptx = ptx_of(kernel)
     assert [problems(kernel, capability, ptx) for capability in CAPABILITIES] == [[] for _ in CAPABILITIES]
-    if kernel.function.__module__.removeprefix(PACKAGE) in VECTORS and kernel.__name__ != "join":
+    if kernel.function.__module__.removeprefix(PACKAGE) in VECTORS:
         # tensor cores take their numbers one by one from shared memory
         wanted = {"ld.global.v4.f32"} | ({"ld.shared.v4.f32"} if "tf32" not in kernel.__name__ else set())
         assert all(instruction in ptx for instruction in wanted)

@@ -22,7 +22,7 @@ from tinyprune.kernels.cpu import (
     rotary,
     updates,
 )
-from tinyprune.ops.engine import Engine
+from tinyprune.ops.engine import Engine, override
 
 jit.watch_threads()
 
@@ -57,43 +57,22 @@ class Numba(Engine):
         finally:
             numba.set_num_threads(before)
 
-    matmul = staticmethod(products.matmul)
-    weight_gradient = staticmethod(products.weight_gradient)
-    column_sums = staticmethod(products.column_sums)
     linear_forward = linear.linear_forward
     linear_backward = linear.linear_backward
-    sum_rows = staticmethod(embedding.sum_rows)
-    multiply_rows = staticmethod(heads.multiply_rows)
-    row_dots = staticmethod(heads.row_dots)
-    concatenate = staticmethod(joins.concatenate)
-    take_slices = staticmethod(heads.take_slices)
-    put_slices = staticmethod(heads.put_slices)
-    sum_heads = staticmethod(heads.sum_heads)
-    attention_forward = staticmethod(attention.attention_forward)
-    attention_backward = staticmethod(attention.attention_backward)
     AttentionStep = attention_step.AttentionStep
-    rotate = staticmethod(rotary.rotate)
-    layernorm_forward = staticmethod(norms.layernorm_forward)
-    layernorm_backward = staticmethod(norms.layernorm_backward)
-    rmsnorm_forward = staticmethod(norms.rmsnorm_forward)
-    rmsnorm_backward = staticmethod(norms.rmsnorm_backward)
-    gelu_forward = staticmethod(activations.gelu_forward)
-    gelu_backward = staticmethod(activations.gelu_backward)
-    swiglu_forward = staticmethod(activations.swiglu_forward)
-    swiglu_backward = staticmethod(activations.swiglu_backward)
-    units_gradient = staticmethod(heads.units_gradient)
-    residual_forward = staticmethod(dropout.residual_forward)
-    residual_backward = staticmethod(dropout.residual_backward)
-    add = staticmethod(joins.add)
-    embedding_forward = staticmethod(embedding.embedding_forward)
-    embedding_backward = staticmethod(embedding.embedding_backward)
-    log_softmax = staticmethod(cross_entropy.log_softmax)
-    cross_entropy_forward = staticmethod(cross_entropy.cross_entropy_forward)
-    cross_entropy_backward = staticmethod(cross_entropy.cross_entropy_backward)
-    squared_norms = staticmethod(updates.squared_norms)
-    clipping = staticmethod(updates.clipping)
-    adamw_updates = staticmethod(updates.adamw_updates)
-    lamb_update = staticmethod(updates.lamb_update)
+
+
+override(Numba, products, "matmul weight_gradient column_sums")
+override(Numba, embedding, "sum_rows embedding_forward embedding_backward")
+override(Numba, heads, "sum_heads units_gradient")
+override(Numba, joins, "concatenate add")
+override(Numba, attention, "attention_forward attention_backward")
+override(Numba, rotary, "rotate")
+override(Numba, norms, "layernorm_forward layernorm_backward rmsnorm_forward rmsnorm_backward")
+override(Numba, activations, "gelu_forward gelu_backward swiglu_forward swiglu_backward")
+override(Numba, dropout, "residual_forward residual_backward")
+override(Numba, cross_entropy, "log_softmax cross_entropy_forward cross_entropy_backward")
+override(Numba, updates, "squared_norms clipping adamw_updates lamb_update")
 
 
 class WithoutAttention(Numba):

@@ -103,13 +103,18 @@ class Kernel:
             return
         given: list[Any] = []
         for x, spread in zip(arguments, self.spread, strict=True):
-            x = 0 if x is None else getattr(x, "pointer", x)
+            x = pointer_of(x)
             if spread:
                 given.extend(x)
             else:
                 given.append(x)
         self.packing.pack_into(self.packed.buffer, 0, *given)
         driver().launch(self.compiled, along_xyz(grid), self.block, self.packed, self.__name__)
+
+
+def pointer_of(x: Any) -> Any:
+    """Return what a kernel gets for an argument: of an array its address, 0 for None, and anything else itself."""
+    return 0 if x is None else getattr(x, "pointer", x)
 
 
 def along_xyz(sizes: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -137,7 +142,7 @@ def compilations(begin: Callable[[str], None], end: Callable[[], None]) -> Itera
 
 def pointers(arrays: Any) -> Any:
     """Return a NamedTuple of arrays as a kernel takes it, with the pointer of each."""
-    return arrays._make([0 if x is None else x.pointer for x in arrays])
+    return arrays._make(map(pointer_of, arrays))
 
 
 KERNELS: list[Kernel] = []  # all of them, for tests

@@ -26,7 +26,7 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import Kernel, blocks
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous, narrow, wide
 from tinyprune.kernels.cuda.parts.masks import Dropout, draw_mask
-from tinyprune.kernels.cuda.parts.sums import column_sums, row_sums, two_row_dots
+from tinyprune.kernels.cuda.parts.sums import row_sums, sum_all, two_row_dots
 from tinyprune.ops.attention import check_arguments
 
 LOG2_E = math.log2(math.e)
@@ -99,8 +99,9 @@ def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[Device
     dk, dv, du = key_gradients(saved, c)
     dr, dw = distance_gradients(saved, c) if c.relative else (None, None)
     dpk, dpv = (None, None) if c.inputs.pk is None else persistent_gradients(saved, c)
+    dr, du, dw, dpk, dpv = slot_sums((dr, c.inputs.r), (du, c.u), (dw, c.w), (dpk, c.inputs.pk), (dpv, c.inputs.pv))
     dgate = row_sums(saved.delta) if c.gated else None
-    return dq, dk, dv, dr, du, dw, dpk, dpv, dgate
+    return dq, dk, dv, *(x if x is None else narrow(x, c.o.shape[-1]) for x in (dr, du, dw, dpk, dpv)), dgate
 
 
 def query_gradients(saved: Saved, c: AttentionCache) -> DeviceArray:
@@ -114,7 +115,7 @@ def query_gradients(saved: Saved, c: AttentionCache) -> DeviceArray:
 
 
 def key_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray, DeviceArray | None]:
-    """Compute dk, dv and du."""
+    """Compute dk, dv and slots of du."""
     B, S, H, W = c.inputs.k.shape
     Dh = c.o.shape[-1]
     kernel = variant(KEYS_BACKWARD, Dh)
@@ -123,11 +124,11 @@ def key_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceA
     du = empty((B * grid[-1], H * W)) if c.relative else None
     keys = KeyRows(count=S, group=1, slot_stride=S * H * W, head_stride=W, key_stride=H * W)
     kernel(grid, c.inputs, saved, c.u, dk, dv, du, B, c.sizes, keys, c.scales[0], True, c.relative, c.gated, c.dropout)
-    return narrow(dk, Dh), narrow(dv, Dh), slot_sum(du, c.u.shape, Dh) if c.relative else None
+    return narrow(dk, Dh), narrow(dv, Dh), du
 
 
 def persistent_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray]:
-    """Compute dpk and dpv."""
+    """Compute slots of dpk and dpv, for `slot_sums`."""
     (H, N, W), B, Dh = c.inputs.pk.shape, len(c.o), c.o.shape[-1]
     kernel = variant(KEYS_BACKWARD, Dh)
     tiles = blocks(N, kernel.tiles.keys)
@@ -137,18 +138,18 @@ def persistent_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, 
     grid = slots, H, tiles
     keys = KeyRows(count=N, group=group, slot_stride=H * N * W, head_stride=N * W, key_stride=W)
     kernel(grid, inputs, saved, None, dpk, dpv, None, B, c.sizes, keys, c.scales[1], False, False, c.gated, c.dropout)
-    return slot_sum(dpk, c.inputs.pk.shape, Dh), slot_sum(dpv, c.inputs.pk.shape, Dh)
+    return dpk, dpv
 
 
 def distance_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray]:
-    """Compute dr and dw."""
+    """Compute slots of dr and dw."""
     (S, H, W), B, Dh = c.inputs.r.shape, len(c.o), c.o.shape[-1]
     kernel = variant(DISTANCES_BACKWARD, Dh)
     tiles = blocks(S, kernel.tiles.keys)
     group, slots = groups(B, H * tiles)
     dr, dw = empty((slots, S, H, W)), empty((slots * tiles, H * W))
     kernel((slots, H, tiles), c.inputs, saved, c.w, dr, dw, B, c.sizes, group, c.scales[0], c.gated, c.dropout)
-    return slot_sum(dr, c.inputs.r.shape, Dh), slot_sum(dw, c.w.shape, Dh)
+    return dr, dw
 
 
 def scales_of(Dh: int, N: int, weight: float) -> tuple[Scales, Scales]:
@@ -173,8 +174,14 @@ def groups(B: int, each: int) -> tuple[int, int]:
     return group, max(blocks(B, group), 1)
 
 
-def slot_sum(slots: DeviceArray, shape: tuple[int, ...], Dh: int) -> DeviceArray:
-    """Sum slots, each of which has the entries of `shape` (…, W), and cut the sum's rows to (…, Dh)."""
-    size = math.prod(shape)
-    flat = slots.reshape(slots.size // size if size else 1, size)
-    return narrow((flat if len(flat) == 1 else column_sums(flat)).reshape(shape), Dh)
+def slot_sums(*pairs: tuple[DeviceArray | None, DeviceArray | None]) -> list[DeviceArray | None]:
+    """Sum slots, each of which has the entries of the array beside it, into its shape; None for None."""
+    found, launched = [], []
+    for slots, like in pairs:
+        if slots is None or slots.size == like.size:
+            found.append(slots if slots is None else slots.reshape(like.shape))
+            continue
+        found.append(empty(like.shape))
+        launched.append((slots, slots.size // max(like.size, 1), found[-1]))
+    sum_all(launched)
+    return found

@@ -12,20 +12,23 @@ The orders depend on shapes and numbers of threads alone, so every result is the
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numba import types
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.together import TOGETHER, launch_together, of_block
 from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous
 from tinyprune.ops.products import check_rows
 
 THREADS = 256  # of a block of `divided_sums`
 WIDE = 32  # columns of a block of `run_sums`
 LINES = 32  # of its threads
-RUN = 1024  # rows of a block: most sums take one launch
+RUN = 2048  # rows of a block: most sums take one launch
 LANES, DOT_ROWS = 8, 16  # threads for each row of `row_dots`, and rows of a block
 
 
@@ -69,12 +72,26 @@ def make_reduction(joined: Callable) -> Callable:
 block_sum, block_max = make_reduction(add), make_reduction(larger)
 
 
-@kernel(floats, int32, int32, floats, threads=(WIDE, LINES))
-def run_sums(x, R, C, out):
-    """Compute out (runs, C): the sums over each run of rows of x (R, C)."""
+class Columns(NamedTuple):
+    """What `run_sums` is told of one problem: out (runs, C) has the sums over each run of rows of x (R, C)."""
+
+    x: DeviceArray
+    out: DeviceArray
+    R: int
+    C: int
+    first: int
+
+
+COLUMNS = types.NamedTuple((floats, floats, int32, int32, int32), Columns)
+
+
+@kernel(*TOGETHER * (COLUMNS,), threads=(WIDE, LINES))
+def run_sums(p, p1, p2, p3):
+    """Compute the sums over each run of rows of each problem."""
     scratch = cuda.shared.array((LINES, WIDE), float32)
-    column, line = cuda.threadIdx.x, cuda.threadIdx.y
-    run, c = divmod32(cuda.blockIdx.x, (C + WIDE - 1) // WIDE)
+    column, line, block = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.x
+    x, out, R, C, first = of_block(block, p, p1, p2, p3)
+    run, c = divmod32(block - first, (C + WIDE - 1) // WIDE)
     c = c * WIDE + column
     end = min((run + 1) * RUN, R)
     total = float32(0)
@@ -94,16 +111,21 @@ def grid_of(R: int, C: int, run: int = RUN) -> tuple[int, int]:
     return blocks(C, WIDE), max(blocks(R, run), 1)
 
 
-def sum_rows(x: DeviceArray, R: int, out: DeviceArray) -> None:
-    """Set `out`, contiguous, to the sums of its entries over R slots of them, x (R, size); to zeros without slots."""
-    C = out.size
-    across, runs = grid_of(R, C)
-    while runs > 1:
-        part = empty((runs, C))
-        run_sums(across * runs, x, R, C, part)
-        x, R = part, runs
-        _, runs = grid_of(R, C)
-    run_sums(across, x, R, C, out)
+def sum_all(sums: Sequence[tuple[DeviceArray, int, DeviceArray]]) -> None:
+    """For each (x, R, out) set `out`, contiguous, to the sums of its entries over R slots of them, x (R, size).
+
+    Without slots they are zeros.
+    """
+    while sums:
+        launched, joined = [], []
+        for x, R, out in sums:
+            across, runs = grid_of(R, out.size)
+            to = out if runs == 1 else empty((runs, out.size))
+            launched.append((across * runs, (x, to, R, out.size)))
+            if runs > 1:
+                joined.append((to, runs, out))
+        launch_together(run_sums, launched)
+        sums = joined
 
 
 def column_sums(x: DeviceArray) -> DeviceArray:
@@ -111,7 +133,7 @@ def column_sums(x: DeviceArray) -> DeviceArray:
     check_floats(x=x)
     check_rows("x", x)
     out = empty(x.shape[-1])
-    sum_rows(contiguous(x), math.prod(x.shape[:-1]), out)
+    sum_all([(contiguous(x), math.prod(x.shape[:-1]), out)])
     return out
 
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from numba import types
 
-from tinyprune.kernels.cuda.device.jit import device, float32, int32
+from tinyprune.kernels.cuda.device.array import DeviceArray
+from tinyprune.kernels.cuda.device.jit import device, float32, floats, int32
 
 THREADS = 256
 STRIP = 1024  # numbers of a strip: four for each thread
@@ -16,30 +17,39 @@ BIAS, RESIDUAL, RELU, WHERE = 1, 2, 4, 8  # flags in `finish`: see `finished`
 ALIGNED_A, ALIGNED_B, ALIGNED_OUT = 1, 2, 4  # flags in `alignment`: what can be read or written four at a time
 
 
-class ProductSizes(NamedTuple):
-    """The sizes of a product: a is (M, K), b is (K, N), out (M, N)."""
+class Product(NamedTuple):
+    """What a kernel is told of one product: a is (M, K), b is (K, N), out (slots, M, N)."""
 
+    a: DeviceArray
+    b: DeviceArray
+    bias: DeviceArray | None
+    residual: DeviceArray | None
+    out: DeviceArray
     M: int
     N: int
     K: int
     part: int  # numbers along k that are summed in one slot of out: a multiple of a strip's depth
     group_rows: int  # rows of a group
+    a_group: int
+    a_row: int
+    b_group: int
+    b_row: int
+    out_group: int
+    out_row: int
+    finish: int
+    alignment: int
+    across: int  # tiles of a row of them
+    down: int  # rows of tiles
+    first: int  # of the launch's blocks, see `together`
 
 
-class Strides(NamedTuple):
-    """Entries from one group of rows of a matrix to the next, and from one row to the next."""
-
-    group: int
-    row: int
-
-
-SIZES, STRIDES = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind in (ProductSizes, Strides))
+PRODUCT = types.NamedTuple((*5 * (floats,), *16 * (int32,)), Product)
 
 
 @device
-def row_begin(i, group_rows, strides):
+def row_begin(i, group_rows, group, row):
     """Return where row i begins."""
-    return i // group_rows * strides.group + i % group_rows * strides.row
+    return i // group_rows * group + i % group_rows * row
 
 
 @device

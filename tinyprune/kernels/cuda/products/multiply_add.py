@@ -78,28 +78,28 @@ def make_multiply_add(TILE: int) -> tuple[int, Callable, Callable, Callable]:
             a_at, b_at = a_at + 4 * K_STRIDE, b_at + 4 * K_STRIDE
 
     @device
-    def write(sums, thread, top, left, out, first, M, N, group_rows, strides, bias, residual, finish, alignment):
-        """Write the finished sums to out, which begins at `first`; the tile begins at row `top`, column `left`."""
+    def write(sums, thread, top, left, first, group_rows, p):
+        """Write the finished sums to the product's out, from entry `first` on; the tile begins at `top` and `left`."""
         y_0, x_0 = corner(thread)
         for y in range(SIDE):
             i = top + y_0 + y // 4 * ROWS + y % 4
-            to = first + row_begin(i, group_rows, strides)
+            to = first + row_begin(i, group_rows, p.out_group, p.out_row)
             for s in range(SQUARES):
                 j = left + x_0 + s * COLUMNS
-                there = N - j if i < M else 0
+                there = p.N - j if i < p.M else 0
                 x0, x1, x2, x3 = sums[4 * s], sums[4 * s + 1], sums[4 * s + 2], sums[4 * s + 3]
-                if finish & BIAS:
-                    y0, y1, y2, y3 = load_some(bias, j, there, True)
+                if p.finish & BIAS:
+                    y0, y1, y2, y3 = load_some(p.bias, j, there, True)
                     x0, x1, x2, x3 = x0 + y0, x1 + y1, x2 + y2, x3 + y3
-                if finish & RESIDUAL:
-                    y0, y1, y2, y3 = load_some(residual, to + j, there, alignment & ALIGNED_OUT)
+                if p.finish & RESIDUAL:
+                    y0, y1, y2, y3 = load_some(p.residual, to + j, there, p.alignment & ALIGNED_OUT)
                     x0, x1, x2, x3 = x0 + y0, x1 + y1, x2 + y2, x3 + y3
-                if finish & WHERE:
-                    y0, y1, y2, y3 = load_some(residual, to + j, there, alignment & ALIGNED_OUT)
+                if p.finish & WHERE:
+                    y0, y1, y2, y3 = load_some(p.residual, to + j, there, p.alignment & ALIGNED_OUT)
                     x0, x1, x2, x3 = where(x0, y0), where(x1, y1), where(x2, y2), where(x3, y3)
-                if finish & RELU:
+                if p.finish & RELU:
                     x0, x1, x2, x3 = positive(x0), positive(x1), positive(x2), positive(x3)
-                store_some(out, to + j, there, alignment & ALIGNED_OUT, x0, x1, x2, x3)
+                store_some(p.out, to + j, there, p.alignment & ALIGNED_OUT, x0, x1, x2, x3)
             # The next row moves to the first one's registers: indexed by a variable, sums would not be in any.
             for n in range(SUMS - SIDE):
                 sums[n] = sums[n + SIDE]

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, copied
 from tinyprune.kernels.cuda.device.jit import blocks
-from tinyprune.kernels.cuda.products.arithmetic import ALIGNED_A, ALIGNED_B, ALIGNED_OUT, STRIP, ProductSizes, Strides
+from tinyprune.kernels.cuda.products.arithmetic import ALIGNED_A, ALIGNED_B, ALIGNED_OUT, STRIP
 from tinyprune.kernels.cuda.products.few_rows import FEW, WIDE
-from tinyprune.kernels.cuda.products.product import TILES
+from tinyprune.kernels.cuda.products.product import ALONE, TILES
 
 BLOCKS = 256  # about as many as run at once on the largest GPUs: two on each of 132 multiprocessors
 ENOUGH = 128  # blocks; with so many, smaller tiles are not worthwhile
@@ -46,10 +46,9 @@ class Plan(NamedTuple):
     """How to compute a product of arrays of certain forms."""
 
     kernel: tuple[int, bool, bool] | bool  # key in PRODUCTS without the precision; a bool is a key in FEW_ROWS
-    grid: tuple[int, ...]  # (blocks along x, y, z)
-    numbers: tuple[ProductSizes | Strides | int, ...]  # for the kernel
-    parts: int  # of the sum along k
-    join_numbers: tuple[Strides | int, ...]  # for `join`, where there are several
+    grid: int | tuple[int, ...]  # blocks
+    numbers: tuple[int, ...]  # for the kernel
+    parts: int  # of the sum along k, each in a slot
 
 
 def form(x: DeviceArray) -> Form:
@@ -105,33 +104,30 @@ def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, ou
     of_b, of_out = (beside, of_out) if transpose_a else (of_b, beside)
     group_rows = max(rows // groups, 1)
     if M <= FEW and groups == 1 and not transpose_a:
-        return Plan(transpose_b, (blocks(N, WIDE), M), (N, K, of_a.row, of_b.row, of_out.row, finish), 1, ())
+        return Plan(transpose_b, (blocks(N, WIDE), M), (N, K, of_a.row, of_b.row, of_out.row, finish), 1)
     tile, parts = division(M, N, K, whole=not transpose_a)
     depth = STRIP // tile
     part = max(blocks(K, parts * depth), 1) * depth
     parts = max(blocks(K, part), 1)
-    joins = ()
     if parts > 1:
-        joins = (parts, M, N, M if transpose_a else group_rows, Strides(of_out.group, of_out.row), finish)
-        of_out, finish, out = Rows(1, 0, N).regrouped(groups, M), 0, out._replace(first=0)  # of the slots
+        of_out, out = Rows(1, 0, N), out._replace(first=0)  # of the slots
     flags = ALIGNED_A * of_a.aligned(a.first) | ALIGNED_B * of_b.aligned(b.first)
     flags |= ALIGNED_OUT * of_out.aligned(out.first)
-    strides = (Strides(x.group, x.row) for x in (of_a, of_b, of_out))
-    numbers = (ProductSizes(M, N, K, part, group_rows), *strides, finish, flags)
-    return Plan((tile, not transpose_a, transpose_b), (blocks(N, tile), blocks(M, tile), parts), numbers, parts, joins)
+    strides = (number for x in (of_a, of_b, of_out) for number in (x.group, x.row))
+    across, down = blocks(N, tile), blocks(M, tile)
+    numbers = (M, N, K, part, group_rows, *strides, finish, flags, across, down)
+    grid = (across, down, parts) if tile == ALONE else across * down * parts
+    return Plan((tile, not transpose_a, transpose_b), grid, numbers, parts)
 
 
 def division(M: int, N: int, K: int, whole: bool = False) -> tuple[int, int]:
     """Choose the size of tile, and the parts of the sum along k, from the shapes alone: so results are reproducible.
 
-    whole: whether small tiles are better than parts, which take another launch, and memory.
+    whole: whether there is to be one part: with more, what comes right after the product would take another launch.
     """
     for tile in TILES:
-        if whole and blocks(M, tile) * blocks(N, tile) >= ENOUGH:
-            return tile, 1
-    for tile in TILES:
         tiles = blocks(M, tile) * blocks(N, tile)
-        parts = max(min(BLOCKS // max(tiles, 1), K // SHORTEST), 1)
+        parts = 1 if whole else max(min(BLOCKS // max(tiles, 1), K // SHORTEST), 1)
         if tiles * parts >= ENOUGH:
             break
     return tile, parts

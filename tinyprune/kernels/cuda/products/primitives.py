@@ -7,17 +7,20 @@ precision: "float32", or "tf32" for tensor cores, see `tensor_cores`; sums are f
 multiplied in float32, since there the time goes into reading.
 """
 
+import math
+from collections.abc import Iterable, Sequence
+
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.array import DeviceArray, copied, empty
-from tinyprune.kernels.cuda.device.jit import blocks
+from tinyprune.kernels.cuda.device.together import launch_together
 from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous
-from tinyprune.kernels.cuda.parts.sums import column_sums, sum_rows
-from tinyprune.kernels.cuda.products.arithmetic import BIAS, RELU, RESIDUAL, THREADS, WHERE
+from tinyprune.kernels.cuda.parts.sums import column_sums, sum_all
+from tinyprune.kernels.cuda.products.arithmetic import BIAS, RELU, RESIDUAL, WHERE
 from tinyprune.kernels.cuda.products.few_rows import FEW_ROWS
 from tinyprune.kernels.cuda.products.plans import as_it_lies, form, plan, rows_of
-from tinyprune.kernels.cuda.products.product import ARITHMETICS, PRODUCTS, join
+from tinyprune.kernels.cuda.products.product import ARITHMETICS, PRODUCTS
 from tinyprune.kernels.cuda.products.tensor_cores import check_tensor_cores
-from tinyprune.ops.products import check_matmul, check_weight_gradient
+from tinyprune.ops.products import check_matmul, check_rows, check_weight_gradient
 
 __all__ = ["column_sums", "matmul", "weight_gradient"]
 
@@ -42,31 +45,71 @@ def matmul(
         UsageError: if the precision does not exist, or not on this GPU.
     """
     check_precision(precision)
-    others = {name: x for name, x in (("bias", bias), ("where", where), ("onto", onto)) if x is not None}
-    check_floats(a=a, b=b, **others)
+    product, out = prepared(a, b, bias, relu, where, onto)
+    launch([product], precision)
+    return out
+
+
+def matmuls(
+    products: Iterable[tuple[DeviceArray, DeviceArray, DeviceArray | None]], *, precision: str = "float32"
+) -> list[DeviceArray]:
+    """Compute a · b + bias of each (a, b, bias), in as few launches as possible: `ops.matmuls`. Raises as `matmul`."""
+    check_precision(precision)
+    launched, outs = zip(*(prepared(*product) for product in products), strict=True)
+    launch(launched, precision)
+    return list(outs)
+
+
+def prepared(
+    a: DeviceArray,
+    b: DeviceArray,
+    bias: DeviceArray | None,
+    relu: bool = False,
+    where: DeviceArray | None = None,
+    onto: DeviceArray | None = None,
+) -> tuple[tuple, DeviceArray]:
+    """Check the arguments of `matmul`; return what `launch` needs, and the result's array."""
+    given = {name: x for name, x in (("a", a), ("b", b), ("bias", bias), ("where", where)) if x is not None}
+    check_floats(**given, **({} if onto is None else {"onto": onto}))
     check_matmul(a, b, bias, relu, where, onto)
     finish = BIAS * (bias is not None) | WHERE * (where is not None) | RELU * relu
     bias, where = (x if x is None else contiguous(x) for x in (bias, where))
     if onto is None:
         out = empty((*a.shape[:-1], b.shape[1]))
-        multiply(matrix(a), b, False, bias, where, matrix(out), finish, precision)
-        return out
-    check_onto(onto, a=a, b=b, **({} if bias is None else {"bias": bias}))
+        return (matrix(a), b, False, bias, where, matrix(out), finish), out
+    check_onto(onto, **given)
     rows = matrix(onto)
-    multiply(matrix(a), b, False, bias, rows, rows, finish | RESIDUAL, precision)
-    return onto
+    return (matrix(a), b, False, bias, rows, rows, finish | RESIDUAL), onto
 
 
 def weight_gradient(x: DeviceArray, dout: DeviceArray, *, precision: str = "float32") -> DeviceArray:
     """Compute xᵀ · dout over all rows: `ops.weight_gradient` for float32. Raises as `matmul`."""
+    return weight_gradients([(x, dout)], [], precision=precision)[0][0]
+
+
+def weight_gradients(
+    pairs: Iterable[tuple[DeviceArray, DeviceArray]], summed: Iterable[DeviceArray], *, precision: str = "float32"
+) -> tuple[list[DeviceArray], list[DeviceArray]]:
+    """Compute xᵀ · dout of each pair, and the `column_sums` of each of `summed`, in as few launches as possible.
+
+    As `ops.weight_gradients`, for float32. Raises as `matmul`.
+    """
     check_precision(precision)
-    check_floats(x=x, dout=dout)
-    check_weight_gradient(x, dout)
-    x, dout, out = matrix(x), matrix(dout), empty((x.shape[-1], dout.shape[-1]))
-    if not (rows_of(x.shape, x.strides) and rows_of(dout.shape, dout.strides)):
-        x, dout = copied(x), copied(dout)
-    multiply(x, dout, True, None, None, out, 0, precision)
-    return out
+    products, sums = [], []
+    for x, dout in pairs:
+        check_floats(x=x, dout=dout)
+        check_weight_gradient(x, dout)
+        x, dout = matrix(x), matrix(dout)
+        if not (rows_of(x.shape, x.strides) and rows_of(dout.shape, dout.strides)):
+            x, dout = copied(x), copied(dout)
+        products.append((x, dout, True, None, None, empty((x.shape[-1], dout.shape[-1])), 0))
+    for x in summed:
+        check_floats(x=x)
+        check_rows("x", x)
+        sums.append((contiguous(x), math.prod(x.shape[:-1]), empty(x.shape[-1])))
+    wanted = [p[5] for p in products], [out for _, _, out in sums]
+    launch(products, precision, sums)
+    return wanted
 
 
 def check_precision(precision: str) -> None:
@@ -92,34 +135,35 @@ def matrix(x: DeviceArray) -> DeviceArray:
     return x if x.ndim > 1 else DeviceArray(x.storage, x.first, (1, *x.shape), (x.size, *x.strides), x.dtype)
 
 
-def multiply(
-    a: DeviceArray,
-    b: DeviceArray,
-    transpose_a: bool,
-    bias: DeviceArray | None,
-    added: DeviceArray | None,
-    out: DeviceArray,
-    finish: int,
-    precision: str,
-) -> None:
-    """Compute op(a) · b, finished, into `out`; `added`, if any, lies in memory as `out` does. See `arithmetic`."""
-    a, transpose_a = as_it_lies(a, transpose_a)
-    b, transpose_b = as_it_lies(b, False)
-    if transpose_a and transpose_b:
-        a, transpose_a = copied(a.T), False
-    options = transpose_a, form(b), transpose_b, finish, form(out)
-    p = plan(form(a), *options)
-    if p is None:
-        a = copied(a)
+def launch(products: Sequence[tuple], precision: str, sums: list[tuple] | None = None) -> None:
+    """Compute op(a) · b, finished, into `out` of each product, those of one kernel together. See `arithmetic`.
+
+    Args:
+        products: a, b, whether a is transposed, bias, what is added and lies in memory as `out` does, out, finish.
+        precision: of all.
+        sums: what else is summed over its rows, see `sum_all`, in the launch that sums the parts of products.
+    """
+    sums = [] if sums is None else sums
+    together: dict[tuple, list[tuple]] = {}
+    for a, b, transpose_a, bias, added, out, finish in products:
+        a, transpose_a = as_it_lies(a, transpose_a)
+        b, transpose_b = as_it_lies(b, False)
+        if transpose_a and transpose_b:
+            a, transpose_a = copied(a.T), False
+        options = transpose_a, form(b), transpose_b, finish, form(out)
         p = plan(form(a), *options)
-    if isinstance(p.kernel, bool):
-        FEW_ROWS[p.kernel](p.grid, a, b, bias, added, out, *p.numbers)
-    elif p.parts == 1:
-        PRODUCTS[precision, *p.kernel](p.grid, a, b, bias, added, out, *p.numbers)
-    else:
-        slots = empty((p.parts, *out.shape))
-        PRODUCTS[precision, *p.kernel](p.grid, a, b, None, None, slots, *p.numbers)
-        if finish or not out.contiguous:
-            join(blocks(out.size, THREADS), slots, bias, added, out, *p.join_numbers)
-        else:
-            sum_rows(slots, p.parts, out)
+        if p is None:
+            a = copied(a)
+            p = plan(form(a), *options)
+        if isinstance(p.kernel, bool):
+            FEW_ROWS[p.kernel](p.grid, a, b, bias, added, out, *p.numbers)
+            continue
+        arrays = a, b, bias, added, out
+        if p.parts > 1:
+            slots = empty((p.parts, *out.shape))
+            arrays = a, b, None, None, slots
+            sums.append((slots, p.parts, out))
+        together.setdefault(p.kernel, []).append((p.grid, (*arrays, *p.numbers)))
+    for key, some in together.items():
+        launch_together(PRODUCTS[precision, *key], some)
+    sum_all(sums)

@@ -11,27 +11,20 @@ transposed on the way. There are two buffers for each strip. While the strips in
 its four numbers of the next into registers, and then stores them in the other, so that a strip needs one barrier.
 
 A long sum with few outputs, such as a weight's gradient, is split along k: `blockIdx.z` counts the parts, each writes
-to a slot, and `join` adds the slots in order. Their number depends on the shapes alone.
+to a slot, and `run_sums` adds the slots in order. Their number depends on the shapes alone.
 """
 
 from collections.abc import Callable
 
-from tinyprune.kernels.cuda.device.instructions import aligned, load_some, pointer_to, store4
-from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
-from tinyprune.kernels.cuda.products.arithmetic import (
-    ALIGNED_A,
-    ALIGNED_B,
-    SIZES,
-    STRIDES,
-    STRIP,
-    THREADS,
-    finished,
-    row_begin,
-)
+from tinyprune.kernels.cuda.device.instructions import aligned, divmod32, load_some, pointer_to, store4
+from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, int32, kernel, uint32
+from tinyprune.kernels.cuda.device.together import TOGETHER, of_block
+from tinyprune.kernels.cuda.products.arithmetic import ALIGNED_A, ALIGNED_B, PRODUCT, STRIP, THREADS, row_begin
 from tinyprune.kernels.cuda.products.multiply_add import make_multiply_add
 from tinyprune.kernels.cuda.products.tensor_cores import make_tensor_cores
 
 TILES = (128, 64)  # rows and columns of a block's tile
+ALONE = 128  # tiles of which a launch computes one product
 LAYOUTS = {(True, False): "ab", (True, True): "abt", (False, False): "atb"}  # a · b, a · bᵀ, aᵀ · b
 # Each makes, for one size of tile, device functions that round a number before it is stored in shared memory, add the
 # product of two strips to the sums of a thread, and write these. PAD numbers after each row of a strip let the threads
@@ -88,12 +81,12 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
     BUFFER, BUFFERS, SUMS = DEPTH * K_STRIDE, 2 * DEPTH * K_STRIDE, TILE * TILE // THREADS
 
     @device
-    def sum_products(a, b, sizes, a_strides, b_strides, alignment, top, left, slot, thread, sums):
+    def sum_products(p, top, left, slot, thread, sums):
         """Set the thread's sums for the tile at row `top` and column `left`, over the slot's part of k.
 
         Rows of a may be in groups; if k counts them, those of b are in the same groups, otherwise in one.
         """
-        M, N, K, part, group_rows = sizes
+        M, N, K, part, group_rows = p.M, p.N, p.K, p.part, p.group_rows
         strips_a = aligned(cuda.shared.array(BUFFERS, float32))
         strips_b = aligned(cuda.shared.array(BUFFERS, float32))
         for n in range(SUMS):
@@ -109,19 +102,19 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         i_left, j_left = int32(M - i), int32(N - j)
         row_in_group = int32(uint32(begin + a_k) % uint32(group_rows))
         if A_ALONG_K:
-            a_at, a_step = row_begin(i, group_rows, a_strides) + begin + a_k, DEPTH
+            a_at, a_step = row_begin(i, group_rows, p.a_group, p.a_row) + begin + a_k, DEPTH
         else:
-            a_at, a_step = row_begin(begin + a_k, group_rows, a_strides) + i, DEPTH * a_strides.row
+            a_at, a_step = row_begin(begin + a_k, group_rows, p.a_group, p.a_row) + i, DEPTH * p.a_row
         if B_ALONG_K:
-            b_at, b_step = j * b_strides.row + begin + b_k, DEPTH
+            b_at, b_step = j * p.b_row + begin + b_k, DEPTH
         elif A_ALONG_K:
-            b_at, b_step = (begin + b_k) * b_strides.row + j, DEPTH * b_strides.row
+            b_at, b_step = (begin + b_k) * p.b_row + j, DEPTH * p.b_row
         else:
-            b_at, b_step = row_begin(begin + b_k, group_rows, b_strides) + j, DEPTH * b_strides.row
+            b_at, b_step = row_begin(begin + b_k, group_rows, p.b_group, p.b_row) + j, DEPTH * p.b_row
 
-        buffer, a, b = int32(0), pointer_to(a, a_at), pointer_to(b, b_at)
-        a0, a1, a2, a3 = load_numbers(a, 0, i_left, k_left - a_k, A_ALONG_K, alignment & ALIGNED_A)
-        b0, b1, b2, b3 = load_numbers(b, 0, j_left, k_left - b_k, B_ALONG_K, alignment & ALIGNED_B)
+        buffer, a, b = int32(0), pointer_to(p.a, a_at), pointer_to(p.b, b_at)
+        a0, a1, a2, a3 = load_numbers(a, 0, i_left, k_left - a_k, A_ALONG_K, p.alignment & ALIGNED_A)
+        b0, b1, b2, b3 = load_numbers(b, 0, j_left, k_left - b_k, B_ALONG_K, p.alignment & ALIGNED_B)
         while k_left > 0:
             store_numbers(strips_a, buffer + a_to, A_ALONG_K, thread, a0, a1, a2, a3)
             store_numbers(strips_b, buffer + b_to, B_ALONG_K, thread, b0, b1, b2, b3)
@@ -133,40 +126,38 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
                 row_in_group = int32(row_in_group + DEPTH)
                 while row_in_group >= group_rows:
                     row_in_group = int32(row_in_group - group_rows)
-                    a = pointer_to(a, a_strides.group - group_rows * a_strides.row)
-                    b = pointer_to(b, b_strides.group - group_rows * b_strides.row)
-            a0, a1, a2, a3 = load_numbers(a, 0, i_left, k_left - a_k, A_ALONG_K, alignment & ALIGNED_A)
-            b0, b1, b2, b3 = load_numbers(b, 0, j_left, k_left - b_k, B_ALONG_K, alignment & ALIGNED_B)
+                    a = pointer_to(a, p.a_group - group_rows * p.a_row)
+                    b = pointer_to(b, p.b_group - group_rows * p.b_row)
+            a0, a1, a2, a3 = load_numbers(a, 0, i_left, k_left - a_k, A_ALONG_K, p.alignment & ALIGNED_A)
+            b0, b1, b2, b3 = load_numbers(b, 0, j_left, k_left - b_k, B_ALONG_K, p.alignment & ALIGNED_B)
             add_strips(strips_a, strips_b, buffer, thread, sums)
             buffer = int32(BUFFER - buffer)
 
-    def product(a, b, bias, residual, out, sizes, a_strides, b_strides, out_strides, finish, alignment):
-        """Compute out (slots, M, N): the finished sums over each part of k. Out's rows are grouped as those of a."""
+    @device
+    def write_tile(p, slot, down, across):
+        """Compute a tile of a slot of out: the finished sums over a part of k. Out's rows are grouped as those of a."""
         sums = cuda.local.array(SUMS, float32)
         thread = cuda.threadIdx.x & (THREADS - 1)  # the mask tells the compiler that it is not negative
-        slot, top, left = cuda.blockIdx.z, cuda.blockIdx.y * TILE, cuda.blockIdx.x * TILE
-        sum_products(a, b, sizes, a_strides, b_strides, alignment, top, left, slot, thread, sums)
-        M, N, _, _, rows = sizes
-        rows = rows if A_ALONG_K else M  # of a group of out
-        write(sums, thread, top, left, out, slot * M * N, M, N, rows, out_strides, bias, residual, finish, alignment)
+        top, left = down * TILE, across * TILE
+        sum_products(p, top, left, slot, thread, sums)
+        write(sums, thread, top, left, slot * p.M * p.N, p.group_rows if A_ALONG_K else p.M, p)
+
+    def product(p):
+        """Compute a product."""
+        write_tile(p, cuda.blockIdx.z, cuda.blockIdx.y, cuda.blockIdx.x)
+
+    def products(p, p1, p2, p3):
+        """Compute several products. With large tiles, what describes them would not fit into a thread's registers."""
+        p = of_block(cuda.blockIdx.x, p, p1, p2, p3)
+        row, across = divmod32(cuda.blockIdx.x - p.first, p.across)
+        slot, down = divmod32(row, p.down)
+        write_tile(p, slot, down, across)
 
     layout = LAYOUTS[A_ALONG_K, B_ALONG_K]
-    options = {"threads": THREADS, "resident": 2 if TILE == 128 else 3}
-    types = (*5 * (floats,), SIZES, STRIDES, STRIDES, STRIDES, int32, int32)
-    return kernel(*types, name=f"product_{precision}_{TILE}_{layout}", **options)(product)
-
-
-@kernel(*4 * (floats,), *4 * (int32,), STRIDES, int32, threads=THREADS)
-def join(slots, bias, residual, out, S, M, N, group_rows, out_strides, finish):
-    """Compute out = Σ_s slots (S, M, N), finished: a thread for each number."""
-    n = cuda.grid(1)
-    if n < M * N:
-        i, j = n // N, n % N
-        to = row_begin(i, group_rows, out_strides) + j
-        total = float32(0)
-        for s in range(S):
-            total += slots[s * M * N + n]
-        out[to] = finished(total, bias, j, residual, to, finish)
+    options = {"name": f"product_{precision}_{TILE}_{layout}", "threads": THREADS}
+    if TILE == ALONE:
+        return kernel(PRODUCT, resident=2, **options)(product)
+    return kernel(*TOGETHER * (PRODUCT,), resident=3, **options)(products)
 
 
 PRODUCTS: dict[tuple[str, int, bool, bool], Kernel] = {

@@ -106,16 +106,16 @@ def make_tensor_cores(TILE: int) -> tuple[int, Callable, Callable, Callable]:
                     sums[up], sums[up + 1], sums[down], sums[down + 1] = mma(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
 
     @device
-    def write(sums, thread, top, left, out, first, M, N, group_rows, strides, bias, residual, finish, alignment):
-        """Write the finished sums to out, which begins at `first`; the tile begins at row `top`, column `left`."""
+    def write(sums, thread, top, left, first, group_rows, p):
+        """Write the finished sums to the product's out, from entry `first` on; the tile begins at `top` and `left`."""
         y_0, x_0 = corner(thread)
         for y in range(2 * DOWN):
             i = top + y_0 + 8 * y + thread % 32 // 4
-            to = first + row_begin(i, group_rows, strides)
+            to = first + row_begin(i, group_rows, p.out_group, p.out_row)
             for x in range(EACH):
                 j = left + x_0 + x // 2 * 8 + thread % 4 * 2 + x % 2
-                if i < M and j < N:
-                    out[to + j] = finished(sums[x], bias, j, residual, to + j, finish)
+                if i < p.M and j < p.N:
+                    p.out[to + j] = finished(sums[x], p.bias, j, p.residual, to + j, p.finish)
             # the next row moves to the first one's registers, see `multiply_add`
             for n in range(SUMS - EACH):
                 sums[n] = sums[n + EACH]
