@@ -55,6 +55,7 @@ def problems(kernel, capability, ptx):
 def test_compiled(kernel):
     ptx = ptx_of(kernel)
     assert [problems(kernel, capability, ptx) for capability in CAPABILITIES] == [[] for _ in CAPABILITIES]
+    assert not re.search(r"\b(ld|st)\.v4", ptx)  # the compiler knows which memory vectors lie in
     if kernel.function.__module__.removeprefix(PACKAGE) in VECTORS:
         # tensor cores take their numbers one by one from shared memory
         wanted = {"ld.global.v4.f32"} | ({"ld.shared.v4.f32"} if "tf32" not in kernel.__name__ else set())

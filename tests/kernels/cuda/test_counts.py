@@ -1,12 +1,16 @@
 """What kernels ask of memory: counted by hand for small ones, and near the fewest for all of the package's."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 
 from tinyprune import ops
+from tinyprune.bench.backend_workloads import training_step
 from tinyprune.bench.benchmarks.roofline import totals
+from tinyprune.errors import NotFiniteError
 from tinyprune.kernels.cuda.device.array import empty, to_device
-from tinyprune.kernels.cuda.device.jit import cuda, float32, floats, int32
+from tinyprune.kernels.cuda.device.jit import KERNELS, cuda, float32, floats, int32
 from tinyprune.kernels.cuda.engine import Cuda
 from tinyprune.kernels.cuda.products import primitives
 
@@ -81,6 +85,22 @@ def others(rows=64, D=256):
     Cuda().lamb_update(
         x, dout, *map(to_device, np.ones((2, rows, D), np.float32)), lr=0.1, decay=0.1, constants=constants
     )
+
+
+@pytest.mark.parametrize(("name", "most"), [("tiny", 160), ("small", 240)])
+def test_launches_of_a_training_step(emulated, monkeypatch, name, most):
+    """Counted without executing them, so that the loss is whatever its memory held."""
+    launched = []
+    monkeypatch.setattr(type(emulated), "load", lambda self, compiled: None)
+    monkeypatch.setattr(type(emulated), "launch", lambda self, *given: launched.append(given[-1]))
+    monkeypatch.setattr(type(emulated), "check", lambda self, *given: None)
+    step = training_step("cuda-emulated", name=name)
+    with suppress(NotFiniteError):
+        step.run()
+    monkeypatch.undo()
+    for kernel in KERNELS:
+        vars(kernel).pop("compiled", None)
+    assert launched.count("adamw_all") == 1 and len(launched) <= most
 
 
 WHOLE = {f"attention of width {Dh}": lambda Dh=Dh: attention(Dh) for Dh in (16, 32, 64)}

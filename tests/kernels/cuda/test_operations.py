@@ -147,4 +147,4 @@ def test_a_primitive_without_a_kernel_is_computed_in_main_memory(place, monkeypa
 
 def test_tf32_has_its_own_products_and_nothing_else():
     different = {name for name in ops.OPERATIONS if getattr(CudaTF32, name) is not getattr(Cuda, name)}
-    assert different == {"matmul", "weight_gradient"}
+    assert different == {"matmul", "matmuls", "weight_gradient", "weight_gradients"}

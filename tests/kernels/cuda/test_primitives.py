@@ -9,7 +9,7 @@ from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.array import to_device, to_host
 from tinyprune.kernels.cuda.products import plans, primitives, tensor_cores
 from tinyprune.kernels.cuda.products.plans import division
-from tinyprune.kernels.cuda.products.primitives import column_sums, matmul, weight_gradient
+from tinyprune.kernels.cuda.products.primitives import column_sums, matmul, matmuls, weight_gradient, weight_gradients
 from tinyprune.ops import products
 
 from .compare import assert_close, in_float64, normal, on_device, to_tf32
@@ -80,16 +80,28 @@ def test_layouts_and_what_is_added(place, monkeypatch, layout, M):
 
 @pytest.mark.parametrize("N", [8, 7])
 def test_sums_in_parts(place, both_orders, settings, N):
-    """Several parts along k, the last one short; groups of rows, and what is added when they are joined."""
+    """Several parts along k, the last one short; groups of rows; and several products and sums together."""
     settings(SHORTEST=16)
-    a, b, bias, onto = normal((9, 70), (70, N), (N,), (9, N))
+    a, b, c, d = normal((9, 70), (70, N), (33, 70), (20, N))
     assert division(9, N, 70) == (64, 4)  # of at least two strips each, so that there are three
-    there, factor = to_device(a), to_device(b)
-    assert_close(matmul(there, factor, bias=to_device(bias), relu=True), textbook(a, b, bias=bias, relu=True))
-    got = matmul(there, factor, bias=to_device(bias), onto=to_device(onto))
-    assert_close(got, textbook(a, b, bias=bias, onto=onto))
-    assert_close(weight_gradient(to_device(a.T.copy()), factor), textbook(a, b))
+    turned, more, factor = to_device(a.T.copy()), to_device(c.T.copy()), to_device(b)
+    assert_close(weight_gradient(turned, factor), textbook(a, b))
+    found, sums = weight_gradients([(turned, factor), (more, factor)] * 3, [factor, turned, to_device(d)] * 2)
+    for n, got in enumerate(found):
+        assert_close(got, textbook((a, c)[n % 2], b))
+    for n, got in enumerate(sums):
+        assert_close(got, (b, a.T, d)[n % 3].sum(0, dtype=float))
     test_the_last_rows_of_each_batch_entry(place, 4, 10, 5, 3)
+
+
+def test_products_together(place):
+    """More than a launch takes, of few and of many rows, with and without a bias, of other sizes, and of none."""
+    shapes = [(9, 20, 30), (2, 20, 30), (70, 130, 66), (200, 3, 5), (9, 4, 0), (66, 0, 8), (130, 20, 129)]
+    given = [normal((M, K), (K, N), (N,)) for M, K, N in shapes]
+    given = [(a, b, bias if n % 3 else None) for n, (a, b, bias) in enumerate(given)]
+    found = matmuls([tuple(None if x is None else to_device(x) for x in each) for each in given])
+    for got, (a, b, bias) in zip(found, given, strict=True):
+        assert_close(got, textbook(a, b) if bias is None else textbook(a, b, bias=bias))
 
 
 @pytest.mark.parametrize(
@@ -148,15 +160,13 @@ def test_nothing_else_is_written(place, M):
 
 
 @pytest.mark.parametrize("M", [3, 9])
-def test_nan_stays_nan(place, settings, M):
-    """In few rows, in a tile, and where parts are joined: after a ReLU, and where another array is not positive."""
+def test_nan_stays_nan(place, M):
+    """In few rows, and in a tile: after a ReLU, and where another array is not positive."""
     a, b, other = normal((M, 40), (40, 5), (M, 5))
     a[1], other[2, 0] = np.nan, 0
-    for shortest in (256, 16):
-        settings(SHORTEST=shortest)
-        for options in ({"relu": True}, {"where": other}, {"relu": True, "where": other}):
-            got = matmul(to_device(a), to_device(b), **on_device(options))
-            assert_close(got, textbook(a, b, **options))
+    for options in ({"relu": True}, {"where": other}, {"relu": True, "where": other}):
+        got = matmul(to_device(a), to_device(b), **on_device(options))
+        assert_close(got, textbook(a, b, **options))
 
 
 @pytest.mark.parametrize(
@@ -167,8 +177,8 @@ def test_nan_stays_nan(place, settings, M):
         (2048, 128, 128, False, (64, 1)),  # small tiles, since there are few
         (128, 128, 2048, False, (64, 8)),
         (1, 1, 10**6, False, (128, 256)),
-        (2048, 256, 1024, True, (64, 1)),  # rather small tiles than parts
-        (384, 512, 512, True, (64, 2)),
+        (2048, 256, 1024, True, (64, 1)),  # rather small tiles than parts, and one part in any case
+        (384, 512, 512, True, (64, 1)),
     ],
 )
 def test_how_it_is_divided(M, N, K, whole, expected):
@@ -220,8 +230,7 @@ def test_the_product_of_rounded_numbers(tf32, settings, TILE, M, K, N, of_a, of_
     assert (off <= (2**-10 + 1e-5) * (np.abs(a) @ np.abs(b))).all()
 
 
-def test_what_is_added_and_sums_in_parts(tf32, both_orders, settings):
-    settings(SHORTEST=16)
+def test_what_is_added(tf32, both_orders):
     a, b, bias, other = map(to_tf32, normal((9, 70), (70, 7), (7,), (9, 7)))
     for K in (70, 20):
         for options in ({"relu": True, "where": other}, {"onto": other}):

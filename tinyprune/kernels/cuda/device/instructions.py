@@ -21,7 +21,7 @@ from numba.cuda.libdevice import fmul_rn as rounded_product  # noqa: F401
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, int32, uint32
 
 VECTOR_BYTES = 16
-SHARED = 3  # LLVM's number of the address space of shared memory
+GLOBAL, SHARED = 1, 3  # LLVM's numbers of address spaces
 
 VECTOR = ir.VectorType(ir.FloatType(), 4)
 
@@ -56,10 +56,12 @@ def aligned(typingctx, x):
 
 
 def address(context, builder, type_of_x, x, i):
-    """Return a pointer to x[i], where x is a pointer, or a shared array, which is aligned."""
+    """Return a pointer to x[i], where x is a pointer to global memory, or a shared array, which is aligned."""
     if isinstance(type_of_x, types.Array):
         align(builder.module)
         x = context.make_array(type_of_x)(context, builder, x).data
+    else:  # the compiler does not know where a pointer points to that was chosen among several
+        x = builder.addrspacecast(x, x.type.pointee.as_pointer(GLOBAL))
     return builder.gep(x, [i])
 
 
@@ -75,7 +77,7 @@ def load4(typingctx, x, i):
 
     def codegen(context, builder, signature, arguments):
         first = address(context, builder, signature.args[0], *arguments)
-        vector = builder.load(builder.bitcast(first, VECTOR.as_pointer()))
+        vector = builder.load(builder.bitcast(first, VECTOR.as_pointer(first.type.addrspace)))
         vector.align = VECTOR_BYTES
         entries = [builder.extract_element(vector, ir.Constant(ir.IntType(32), n)) for n in range(4)]
         return context.make_tuple(builder, signature.return_type, entries)
@@ -93,7 +95,7 @@ def store4(typingctx, x, i, a, b, c, d):
         for n, entry in enumerate(entries):
             vector = builder.insert_element(vector, entry, ir.Constant(ir.IntType(32), n))
         first = address(context, builder, signature.args[0], x, i)
-        builder.store(vector, builder.bitcast(first, VECTOR.as_pointer())).align = VECTOR_BYTES
+        builder.store(vector, builder.bitcast(first, VECTOR.as_pointer(first.type.addrspace))).align = VECTOR_BYTES
         return context.get_dummy_value()
 
     return types.void(x, types.int64, *4 * (float32,)), codegen

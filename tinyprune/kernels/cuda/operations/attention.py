@@ -92,26 +92,19 @@ def attention_forward(
 def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[DeviceArray | None, ...]:
     """Gradients of `attention_forward` in argument order, as `ops.attention_backward`; None for what was None."""
     c = cache
+    B, T, H, Dh = c.o.shape
     check_gradient(dout, c.o.shape)
     dout = wide(dout)
     saved = Saved(dout, wide(c.o), c.lse, empty(c.lse.shape))
-    dq = query_gradients(saved, c)
+    kernel, dq = variant(QUERIES_BACKWARD, Dh), empty(c.inputs.q.shape)
+    grid = B, H, blocks(T, kernel.tiles.queries)
+    kernel(grid, c.inputs, saved, dq, c.sizes, *c.scales, c.scale, c.relative, c.gated, c.dropout)  # and delta
     dk, dv, du = key_gradients(saved, c)
     dr, dw = distance_gradients(saved, c) if c.relative else (None, None)
     dpk, dpv = (None, None) if c.inputs.pk is None else persistent_gradients(saved, c)
     dr, du, dw, dpk, dpv = slot_sums((dr, c.inputs.r), (du, c.u), (dw, c.w), (dpk, c.inputs.pk), (dpv, c.inputs.pv))
     dgate = row_sums(saved.delta) if c.gated else None
-    return dq, dk, dv, *(x if x is None else narrow(x, c.o.shape[-1]) for x in (dr, du, dw, dpk, dpv)), dgate
-
-
-def query_gradients(saved: Saved, c: AttentionCache) -> DeviceArray:
-    """Compute dq, and delta in `saved`."""
-    B, T, H, Dh = c.o.shape
-    kernel = variant(QUERIES_BACKWARD, Dh)
-    dq = empty(c.inputs.q.shape)
-    grid = B, H, blocks(T, kernel.tiles.queries)
-    kernel(grid, c.inputs, saved, dq, c.sizes, *c.scales, c.scale, c.relative, c.gated, c.dropout)
-    return narrow(dq, Dh)
+    return narrow(dq, Dh), dk, dv, *(x if x is None else narrow(x, Dh) for x in (dr, du, dw, dpk, dpv)), dgate
 
 
 def key_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray, DeviceArray | None]:

@@ -23,7 +23,8 @@ from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device, to_host
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.operations.embedding import numbers
-from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous, scaled
+from tinyprune.kernels.cuda.operations.gathers import scaled
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous
 from tinyprune.kernels.cuda.parts.sums import block_max, block_sum, row_sums
 from tinyprune.ops.cross_entropy import check_targets
 
@@ -135,7 +136,9 @@ def cross_entropy_backward(dout: float | DeviceArray, cache: tuple) -> DeviceArr
     (dlogits,) = cache
     if not isinstance(dout, DeviceArray) and dout == 1:
         return dlogits
-    return scaled(dlogits, dout)
+    if isinstance(dout, DeviceArray):
+        check_gradient(dout, ())
+    return scaled(dlogits, dout if isinstance(dout, DeviceArray) else np.full(1, dout, np.float32), dlogits.size)
 
 
 def distillation_forward(

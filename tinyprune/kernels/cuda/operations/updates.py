@@ -156,17 +156,14 @@ def on_device(values: tuple[float, ...]) -> DeviceArray:
     return to_device(np.array(values, np.float32))
 
 
-def scale_of(grad_scale: float | DeviceArray) -> DeviceArray:
-    """Return the factor of the gradients as an array in the GPU's memory, as `clipping` does."""
-    if not isinstance(grad_scale, DeviceArray):
-        return on_device((grad_scale,))
-    check_gradient(grad_scale, (), "grad_scale")
-    return grad_scale
-
-
 def scale_and_constants(constants: AdamConstants) -> tuple[DeviceArray, tuple]:
     """Return the factor of the gradients, for a kernel to read, and `adam_constants` with 1 in its place."""
-    return scale_of(constants.grad_scale), formulas.adam_constants(np.float32, *constants._replace(grad_scale=1.0))
+    scale = constants.grad_scale
+    if isinstance(scale, DeviceArray):
+        check_gradient(scale, (), "grad_scale")
+    else:
+        scale = on_device((scale,))
+    return scale, formulas.adam_constants(np.float32, *constants._replace(grad_scale=1.0))
 
 
 def adamw_updates(

@@ -58,14 +58,6 @@ def fill(x, size, value):
         x[i] = value
 
 
-@kernel(floats, floats, int32, floats, threads=THREADS)
-def times(x, factor, size, out):
-    """Compute out = x · factor[0], both flat."""
-    i = cuda.grid(1)
-    if i < size:
-        out[i] = x[i] * factor[0]
-
-
 def contiguous(x: DeviceArray) -> DeviceArray:
     """Return `x` itself if it is contiguous and begins on a multiple of 16 bytes, otherwise a copy that does."""
     return x if x.first % 4 == 0 and x.contiguous else copied(x)
@@ -94,15 +86,3 @@ def wide(x: DeviceArray) -> DeviceArray:
 def narrow(x: DeviceArray, D: int) -> DeviceArray:
     """Take the first D numbers of each row, contiguous; nothing is copied if that is all of them."""
     return x if x.shape[-1] == D else copied(x, width=D)
-
-
-def scaled(x: DeviceArray, factor: float | DeviceArray) -> DeviceArray:
-    """Multiply `x` by a number, or by an array of shape (): the gradient of a loss."""
-    if isinstance(factor, DeviceArray):
-        check_gradient(factor, ())
-    else:
-        number, factor = np.float32(factor), empty(())
-        fill(1, factor, 1, number)
-    out = empty(x.shape)
-    times(blocks(x.size, THREADS), contiguous(x), factor, x.size, out)
-    return out

@@ -10,7 +10,7 @@ A strip is stored as `[k][line]`, a line being a row of a or a column of b. Wher
 transposed on the way. There are two buffers for each strip. While the strips in one are multiplied, each thread loads
 its four numbers of the next into registers, and then stores them in the other, so that a strip needs one barrier.
 
-A long sum with few outputs, such as a weight's gradient, is split along k: `blockIdx.z` counts the parts, each writes
+A long sum with few outputs, such as a weight's gradient, is split along k: each part has separate blocks, which write
 to a slot, and `run_sums` adds the slots in order. Their number depends on the shapes alone.
 """
 
