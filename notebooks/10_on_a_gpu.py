@@ -1067,7 +1067,7 @@ def occupancy(limit, threads, registers, shared):
 print("                  GPU  registers  shared memory  threads  occupancy  limited by")
 for capability, limit in LIMITS.items():
     for made in KERNELS:
-        report = compiled(made.function, made.signature, capability).report
+        report = compiled(made, capability).report
         registers, shared = (
             int(found[1]) if (found := re.search(pattern, report)) else 0
             for pattern in (r"Used (\d+) registers", r"(\d+) bytes smem")

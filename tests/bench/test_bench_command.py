@@ -83,6 +83,7 @@ REFUSED = {
     "step --shapes=tiny,enormous": "the benchmarks also know relative-d128",
     "attention --backend=cuda-emulated": "the emulator counts for the benchmark roofline",
     "roofline --backend=numpy": "the emulator counts for the benchmark roofline",
+    "roofline --backend=cuda-emulated --plot=figure.png": "--plot: a roofline has no picture",
     "step --backend=fortran": "--backend must be one of ",
     "step --peers=jax": "--peers must be of torch; got 'jax'",
     "step --threads=0": "--threads must be at least 1, got 0",

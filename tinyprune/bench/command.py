@@ -84,8 +84,10 @@ def split(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
-def check_options(options: Options, name: str = "step") -> None:
-    """Raise UsageError if a benchmark cannot run with these options on this machine."""
+def check_options(options: Options, name: str = "step", plot: bool = False) -> None:
+    """Raise UsageError if a benchmark cannot run with these options on this machine, or has no picture to `plot`."""
+    if name == "roofline" and plot:
+        raise UsageError("--plot: a roofline has no picture")
     if (name == "roofline") != (options.backend == "cuda-emulated"):
         raise UsageError(
             "the emulator counts for the benchmark roofline, --backend cuda-emulated; its times say nothing"
@@ -99,12 +101,12 @@ def check_options(options: Options, name: str = "step") -> None:
             torch_device(options.device)
 
 
-def run_benchmark(name: str, options: Options) -> list[Record]:
-    """Run a benchmark; each record also describes the machine.
+def run_benchmark(name: str, options: Options, plot: bool = False) -> list[Record]:
+    """Run a benchmark, whose records will be plotted or not; each record also describes the machine.
 
     Raises TinypruneError if the options do not fit, results disagree or a library fails.
     """
-    check_options(options, name)
+    check_options(options, name, plot)
     module = importlib.import_module(f"tinyprune.bench.benchmarks.{BENCHMARKS[name]}")
     records = getattr(module, f"run_{name}")(options)
     packages = (*BACKENDS[options.backend].packages, *options.peers)

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from tinyprune.errors import UsageError
 from tinyprune.plots import DPI, GREY, HEAD_COLOURS, LINES, MARKERS, STYLE
 from tinyprune.tables import Record, show
 
@@ -18,9 +17,7 @@ SWEEPS = {"T": "T, attention alone", "heads": "heads in each layer, whole step",
 
 @matplotlib.style.context(STYLE)
 def plot_benchmark(records: Sequence[Record]) -> Figure:
-    """Draw the figure that fits the benchmark; see the functions below. Raises UsageError for one that has none."""
-    if records[0]["benchmark"] == "roofline":
-        raise UsageError("--plot: a roofline has no picture")
+    """Draw the figure that fits the benchmark; see the functions below."""
     return (plot_sweeps if records[0]["benchmark"] == "memory" else plot_speeds)(records)
 
 

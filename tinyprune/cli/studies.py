@@ -69,7 +69,7 @@ def bench(arguments: argparse.Namespace) -> None:
     options = make_options(
         arguments.backend, arguments.peers, shapes, arguments.rounds, arguments.threads, arguments.gpu
     )
-    records = run_benchmark(arguments.benchmark, options)
+    records = run_benchmark(arguments.benchmark, options, bool(arguments.plot))
     print(json_table(records) if arguments.json else text_output(records))
     if arguments.plot:
         from tinyprune.bench.figures import plot_benchmark

@@ -3,13 +3,30 @@
 A process can do only one of both. Every test that takes `place` is marked `gpu` on a GPU, and `slow` on the emulator.
 """
 
+import gc
+
 import pytest
 
 from ..compare import GPU
 
+# Numba makes millions of objects for a kernel: a tenth of the time went into looking for cycles among them.
+gc.set_threshold(20_000, 20, 20)
+
 if GPU is None:
     collect_ignore_glob = ["test_*.py", "emulator/test_*.py"]
 PLACE, MARK = ("gpu", pytest.mark.gpu) if GPU == "cuda" else ("emulator", pytest.mark.slow)
+
+
+@pytest.hookimpl(trylast=True)  # after tests that are not selected have gone
+def pytest_collection_modifyitems(items):
+    """Put what only compiles kernels in the middle.
+
+    Of two workers the second begins there, while the first one compiles the emulator, which both need after that.
+    """
+    first = [item for item in items if item.path.name == "test_compiled.py"]
+    others = [item for item in items if item not in first]
+    middle = len(items) // 2
+    items[:] = [*others[:middle], *first, *others[middle:]]
 
 
 def pytest_generate_tests(metafunc):

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tinyprune.errors import TinypruneError
-from tinyprune.kernels.cuda.compiled import compiled
+from tinyprune.kernels.cuda.compiled import code_of, compiled
 from tinyprune.kernels.cuda.device.jit import KERNELS
 
 from . import planted
@@ -27,13 +27,13 @@ VECTORS = {"products.product", "attend.forward", "attend.queries", "attend.keys"
 
 
 def ptx_of(kernel):
-    """A kernel as PTX for the oldest GPU; the others' differs little."""
-    return compiled(kernel.function, kernel.signature, CAPABILITIES[0], ptx=True).code.decode()
+    """A kernel as PTX for the oldest GPU; the others' differs little. It stays on disk for the emulator."""
+    return code_of(kernel, CAPABILITIES[0], ptx=True)[1].decode()
 
 
 def problems(kernel, capability, ptx):
     """What is wrong with a compiled kernel in words; nothing if all is well."""
-    report = compiled(kernel.function, kernel.signature, capability).report
+    report = compiled(kernel, capability).report
     found = {name: re.search(pattern, report) for name, pattern in REPORTED.items()}
     number = {name: int(match[1]) if match else 0 for name, match in found.items()}
     of_a_warp = -(-32 * number["registers"] // 256) * 256

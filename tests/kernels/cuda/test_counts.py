@@ -22,15 +22,16 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def counts(emulated, monkeypatch):
-    """A function that returns sectors, the fewest, waves and the fewest of each kernel that another one launches."""
+    """A function that returns sectors, the fewest, waves and the fewest of each kernel that another one launches; or
+    other totals."""
 
-    def counted(run):
+    def counted(run, what=slice(2, 6)):
         monkeypatch.setattr(emulated, "counted", True)
         for kernel in emulated.kernels.values():
             kernel.launches, kernel.counts[:] = 0, 0
         run()
         monkeypatch.setattr(emulated, "counted", False)
-        return {k.name: totals(k, 1, 1.0, 1.0)[2:6].tolist() for k in emulated.kernels.values() if k.launches}
+        return {k.name: totals(k, 1, 1.0, 1.0)[what].tolist() for k in emulated.kernels.values() if k.launches}
 
     return counted
 
@@ -52,6 +53,13 @@ def test_requests_by_hand(counts, step, sectors, row, waves):
     x, out = to_device(np.zeros(640, np.float32)), empty(32)
     fewest = 4 if step else 1
     assert counts(lambda: strided(1, x, step, row, out)) == {"strided": [sectors + 4, fewest + 4, 2 * waves + 1, 3]}
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_multiply_adds_by_hand(counts, precision):
+    a, b = map(to_device, normal((128, 32), (32, 64)))
+    found = counts(lambda: primitives.matmul(a, b, precision=precision), 1)
+    assert found == {f"product_{precision}_64_ab": 128 * 32 * 64}
 
 
 def attention(Dh, B=1, H=2, T=64, M=64, N=64):

@@ -202,14 +202,14 @@ def kernel():
 
 
 def test_a_kernels_file_depends_on_all_that_it_is_made_of(kernel, monkeypatch):
-    first = compiled.path_of(kernel, (9, 0))
-    assert compiled.path_of(kernel, (9, 0)) == first and first.name.startswith("function-")
-    others = {compiled.path_of(kernel, (8, 0))}
+    first = compiled.path_of(kernel, (9, 0), "ptx")
+    assert compiled.path_of(kernel, (9, 0), "ptx") == first and first.name.startswith("function-")
+    others = {compiled.path_of(kernel, (8, 0), "ptx"), compiled.path_of(kernel, (9, 0), "cubin")}
     for name, value in (("signature", "(int)"), ("threads", 4), ("resident", 2)):
-        others.add(compiled.path_of(SimpleNamespace(**vars(kernel) | {name: value}), (9, 0)))
+        others.add(compiled.path_of(SimpleNamespace(**vars(kernel) | {name: value}), (9, 0), "ptx"))
     monkeypatch.setattr(compiled, "sources", lambda: b"other versions")
-    others.add(compiled.path_of(kernel, (9, 0)))
-    assert len(others | {first}) == 6
+    others.add(compiled.path_of(kernel, (9, 0), "ptx"))
+    assert len(others | {first}) == 7
 
 
 def test_a_kernel_of_a_notebook_is_compiled_each_time(kernel, monkeypatch):

@@ -162,8 +162,9 @@ def all_codes(code):
 
 
 @pytest.fixture
-def plant(emulated, monkeypatch, tmp_path):
+def plant(emulated, monkeypatch):
     """A function that replaces a line in a module's source, in the functions that Numba compiles."""
+    own, dispatchers = [], []  # the module's kernels, and its functions that kernels call
 
     def planted(module, old, new):
         path = Path(compiled.__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
@@ -171,34 +172,30 @@ def plant(emulated, monkeypatch, tmp_path):
         assert old in source and old.count("\n") == new.count("\n")
         codes = dict(all_codes(compile(source.replace(old, new), str(path), "exec")))
         changed = []
-        for function in gc.get_objects():
-            if isinstance(function, types.FunctionType) and function.__code__.co_filename == str(path):
-                before, after = function.__code__, codes[function.__code__.co_name, function.__code__.co_firstlineno]
+        for found in gc.get_objects():
+            if isinstance(found, types.FunctionType) and found.__code__.co_filename == str(path):
+                before, after = found.__code__, codes[found.__code__.co_name, found.__code__.co_firstlineno]
                 if (before.co_code, before.co_consts) != (after.co_code, after.co_consts):
-                    monkeypatch.setattr(function, "__code__", after)
-                    changed.append(function.__name__)
+                    monkeypatch.setattr(found, "__code__", after)
+                    changed.append(found.__name__)
+            elif type(found).__name__ == "CUDADispatcher" and hasattr(found, "py_func"):  # one is only begun
+                dispatchers.extend([found] if found.py_func.__code__.co_filename == str(path) else [])
         assert changed
-        own = [kernel for kernel in KERNELS if kernel.function.__module__ == PACKAGE + module]
-        forget(own)
+        own.extend(kernel for kernel in KERNELS if kernel.function.__module__ == PACKAGE + module)
+        forget()
         where = compiled.path_of
-        monkeypatch.setattr(
-            compiled,
-            "path_of",
-            lambda kernel, *rest: tmp_path / kernel.__name__ if kernel in own else where(kernel, *rest),
-        )
+        monkeypatch.setattr(compiled, "path_of", lambda kernel, *rest: None if kernel in own else where(kernel, *rest))
 
-    def forget(kernels):
-        """Compile them again at their next launch, and all functions that they call."""
-        compiled.llvm_code.cache_clear()
-        for kernel in kernels:
+    def forget():
+        """Compile them again at their next launch."""
+        for kernel in own:
             vars(kernel).pop("compiled", None)
-        for function in gc.get_objects():
-            if type(function).__name__ == "CUDADispatcher":
-                getattr(function, "overloads", {}).clear()
+        for dispatcher in dispatchers:
+            dispatcher.overloads.clear()
 
     yield planted
     monkeypatch.undo()
-    forget(KERNELS)
+    forget()
 
 
 @pytest.mark.parametrize(("module", "old", "new", "check"), BUGS, ids=[f"{bug[0]}: {bug[2].strip()}" for bug in BUGS])

@@ -44,6 +44,7 @@ def totals(kernel: Kernel, processors: int, cycles: float, bandwidth: float) -> 
     is_access = code["group"] == GROUP.access
     in_shared = is_access & (code["flags"] & SHARED != 0)
     fma = counts["lanes"][(code["group"] == GROUP.float32) & (code["op"] == FLOAT.fma)].sum()
+    fma += 16 * 8 * 8 * counts["warps"][code["group"] == GROUP.mma].sum()  # of tensor cores: mma.m16n8k8
     parts = [counts[name][where].sum() for where in (is_access & ~in_shared, in_shared) for name in ("parts", "fewest")]
     issued, served = counts["warps"].sum() / (4 * processors * cycles), parts[2] / (processors * cycles)
     return np.array([kernel.launches, fma, *parts, max(issued, served, SECTOR * parts[0] / bandwidth)])

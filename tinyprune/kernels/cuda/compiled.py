@@ -1,8 +1,9 @@
-"""Compile kernels for a GPU's compute capability, and store the machine code, cubins, on disk. No GPU is needed.
+"""Compile kernels for a GPU's compute capability, and store the code on disk. No GPU is needed.
 
-Numba translates a kernel to LLVM's code (LTO-IR). NVIDIA's nvJitLink optimises it and makes the cubin, which the driver
-loads. (By way of PTX, three of the kernels would spill registers.) A kernel takes up to five seconds, and a model has
-about forty: a minute at the first start on a machine, no time later. This module imports neither Numba nor CUDA.
+Numba translates a kernel to LLVM's code (LTO-IR), the same for all GPUs. NVIDIA's nvJitLink optimises it and makes the
+cubin, machine code that the driver loads. (By way of PTX, three of the kernels would spill registers.) A kernel takes
+up to five seconds, and a model has about forty: a minute at the first start on a machine, no time later, and half of it
+for another kind of GPU. This module imports neither Numba nor CUDA.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,45 +41,36 @@ class Compiled(NamedTuple):
     report: str  # what the linker says of it: registers, bytes of shared memory, spills
 
 
-def compiled(kernel: Any, signature: Any, capability: Capability, ptx: bool = False) -> Compiled:
-    """Compile a kernel for a compute capability.
-
-    Args:
-        kernel: a function, or the result of `cuda.jit`. Its attribute `launch_bounds`, if any, goes to the compiler.
-        signature: its types, `numba.void(…)`.
-        capability: such as (9, 0).
-        ptx: whether to return PTX in place of the cubin.
+def compiled(kernel: Any, capability: Capability, ptx: bool = False) -> Compiled:
+    """Compile a `device.jit.Kernel` for a compute capability such as (9, 0), to a cubin or to PTX.
 
     Raises:
         UsageError: if the toolkit does not know the GPU; says what to install.
         TinypruneError: if Numba or the linker refuses the kernel; with its message.
     """
-    function = getattr(kernel, "py_func", kernel)
     try:
-        code = llvm_code(function, signature, min(capability, OLDEST))
-        result, report = linked(code, function.__name__, capability, ptx)
+        least = min(capability, OLDEST)
+        code = kept(path_of(kernel, least, "ltoir"), lambda: llvm_code(kernel, least))
+        result, report = linked(code, kernel.__name__, capability, ptx)
     except TinypruneError:
         raise
     except Exception as error:  # Numba's errors, of which there are many kinds
-        said = f"Numba cannot compile {function.__module__}.{function.__name__}: {error}"
+        said = f"Numba cannot compile {kernel.function.__module__}.{kernel.__name__}: {error}"
         raise explained(error) or TinypruneError(said) from error
-    symbol = (
-        re.search(rb"\.entry (\w+)", result)[1].decode() if ptx else re.search(r"entry function '(\w+)'", report)[1]
-    )
+    symbol = re.search(r"(?:\.entry |entry function ')(\w+)", result.decode() if ptx else report)[1]
     return Compiled(symbol, result.rstrip(b"\0") if ptx else result, report)
 
 
-@lru_cache(4)  # for tests, which compile a kernel for several GPUs before the next
-def llvm_code(function: Any, signature: Any, capability: Capability) -> bytes:
+def llvm_code(kernel: Any, capability: Capability) -> bytes:
     """Return LLVM's code of a kernel, for GPUs of this compute capability or a newer one."""
     from numba import cuda
 
-    bounds = getattr(function, "launch_bounds", None)
+    bounds = getattr(kernel.function, "launch_bounds", None)
     options = {"device": False, "abi": "numba", "output": "ltoir", "launch_bounds": bounds, "lineinfo": True}
     # Numba asks a GPU, which may not be there, for its capability where kernels call device functions
     gpu = SimpleNamespace(compute_capability=capability)
     with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: gpu):
-        return cuda.compile(function, signature, cc=capability, **options)[0]
+        return cuda.compile(kernel.function, kernel.signature, cc=capability, **options)[0]
 
 
 def linked(code: bytes, name: str, capability: Capability, ptx: bool = False) -> tuple[bytes, str]:
@@ -87,7 +79,7 @@ def linked(code: bytes, name: str, capability: Capability, ptx: bool = False) ->
     Raises TinypruneError with its message if it refuses.
     """
     nvjitlink, architecture = linker(), f"-arch=sm_{capability[0]}{capability[1]}"
-    options = [architecture, "-lto", *(["-ptx"] if ptx else ["-verbose"])]
+    options = [architecture, "-lto", "-ptx" if ptx else "-verbose"]
     handle = nvjitlink.create(len(options), options)
     kind = "ptx" if ptx else "cubin"
     try:
@@ -121,50 +113,53 @@ def sources() -> bytes:
     return found.digest()
 
 
-def path_of(kernel: Any, capability: Capability, ptx: bool = False) -> Path | None:
-    """Return the file for a `device.jit.Kernel` and a compute capability; its name has a hash of all it depends on.
+def path_of(kernel: Any, capability: Capability, kind: str) -> Path | None:
+    """Return the file for a `device.jit.Kernel`, a compute capability and a kind of code: ltoir, ptx or cubin.
 
-    None for a kernel of a notebook: it is in no file, and depends on whatever cells were run before.
+    Its name has a hash of all that the code depends on. None for a kernel of a notebook: it is in no file, and depends
+    on whatever cells were run before.
     """
     source = Path(inspect.getfile(kernel.function))
     if not source.exists():
         return None
-    about = (kernel.__name__, str(kernel.signature), kernel.threads, kernel.resident, capability, ptx)
+    about = (kernel.__name__, str(kernel.signature), kernel.threads, kernel.resident, capability, kind)
     found = hashlib.sha256(sources() + repr(about).encode() + source.read_bytes())
     return cache_directory() / "cubins" / f"{kernel.__name__}-{found.hexdigest()[:32]}"
+
+
+def kept(path: Path | None, make: Callable[[], bytes]) -> bytes:
+    """Return what a file has, or else what `make` returns; the file has it then.
+
+    Several processes may do so at once: each writes a file under another name, and renames it when it is complete.
+    """
+    if path is None:
+        return make()
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    content, temporary = make(), path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(SaveError, OSError):  # where nothing can be written, it is made at every start
+        replace_file(temporary, content)
+        temporary.replace(path)
+    return content
 
 
 def code_of(
     kernel: Any, capability: Capability, listeners: Sequence[Listener] = (), ptx: bool = False
 ) -> tuple[str, bytes]:
-    """Return the symbol of a kernel, and what the driver loads for it; it is compiled unless a file has it.
+    """Return the symbol of a kernel and what the driver loads for it: a cubin, or PTX for the emulator.
 
-    Several processes may do so at once: each writes a file under another name, and renames it when it is complete.
-
-    Args:
-        kernel: a `device.jit.Kernel`.
-        capability: the GPU's, such as (9, 0).
-        listeners: called before and after it is compiled.
-        ptx: whether to return PTX, for the emulator.
-
-    Raises:
-        UsageError, TinypruneError: as `compiled`.
+    It is compiled unless a file has it; the listeners are called before and after that. Raises as `compiled`.
     """
-    path = path_of(kernel, capability, ptx)
-    if path is not None:
-        with contextlib.suppress(OSError):
-            symbol, _, cubin = path.read_bytes().partition(b"\0")
-            return symbol.decode(), cubin
-    for begin, _ in listeners:
-        begin(kernel.__name__)
-    try:
-        symbol, cubin, _ = compiled(kernel.function, kernel.signature, capability, ptx)
-    finally:
-        for _, end in listeners:
-            end()
-    if path is not None:
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        with contextlib.suppress(SaveError, OSError):  # where nothing can be written, it is compiled at every start
-            replace_file(temporary, symbol.encode() + b"\0" + cubin)
-            temporary.replace(path)
-    return symbol, cubin
+
+    def make() -> bytes:
+        for begin, _ in listeners:
+            begin(kernel.__name__)
+        try:
+            symbol, code, _ = compiled(kernel, capability, ptx)
+        finally:
+            for _, end in listeners:
+                end()
+        return symbol.encode() + b"\0" + code
+
+    symbol, _, code = kept(path_of(kernel, capability, "ptx" if ptx else "cubin"), make).partition(b"\0")
+    return symbol.decode(), code

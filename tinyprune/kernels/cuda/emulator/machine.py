@@ -31,7 +31,8 @@ WRONG = (  # in the words of a message
     "is not reached by all threads together",
     "has been executed too often; the kernel does not end",
 )
-READS_OUTSIDE, WRITES_OUTSIDE, UNALIGNED, UNWRITTEN, RACE, BLOCK_RACE, DIVERGENT, ENDLESS = range(len(WRONG))
+# NumPy's numbers: Numba compiles a function once more for each of Python's that it is called with
+READS_OUTSIDE, WRITES_OUTSIDE, UNALIGNED, UNWRITTEN, RACE, BLOCK_RACE, DIVERGENT, ENDLESS = np.arange(len(WRONG))
 FOUND = np.dtype([("times", "i8"), ("address", "i8"), ("block", "i4", 3), ("thread", "i4")], align=True)
 WORD = np.dtype([(name, "u4") for name in ("written_in", "read_in")]
                 + [(name, "u2") for name in ("writer", "reader")]
@@ -83,30 +84,34 @@ def report(m, b, wrong, place, thread, address):
     """Note that an instruction does something wrong; the first time with where."""
     found = m.found[wrong, place]
     if found.times == 0:
-        found.block[:] = b.index
         found.thread, found.address = thread, address
+        for axis in range(3):  # a slice would bring NumPy's message for a wrong shape, which takes long to compile
+            found.block[axis] = b.index[axis]
     found.times += 1
 
 
 @compiled
-def touch(m, b, word, place, thread, address, flags, begin):
-    """Record that a thread reads or writes a word, and report what it races with since the phase `begin`."""
-    now, first, writes = m.phase[0], b.first[0], flags & WRITES
+def touch(word, thread, writes, now, first, begin):
+    """Record that a thread reads or writes a word in the phase `now`; return a bit for each of `WRONG` that is found.
+
+    Phases before `first` are other blocks', and those before `begin` do not count. To report it here would be slow.
+    """
+    wrong = 0
     if word.written_in >= begin:
         if word.written_in < first:
-            report(m, b, BLOCK_RACE, place, thread, address)
+            wrong = 1 << BLOCK_RACE
         elif word.written_in == now and word.writer != thread:
-            report(m, b, RACE, place, thread, address)
+            wrong = 1 << RACE
     of_blocks = word.read_in >= begin and (word.read_in < first or word.reader == BLOCKS)
     if writes:
         if of_blocks:
-            report(m, b, BLOCK_RACE, place, thread, address)
+            wrong |= 1 << BLOCK_RACE
         elif word.read_in == now and word.reader != thread:
-            report(m, b, RACE, place, thread, address)
+            wrong |= 1 << RACE
         word.written_in, word.writer, word.set = now, thread, 1
-        return
+        return wrong
     if word.set == 0:
-        report(m, b, UNWRITTEN, place, thread, address)
+        wrong |= 1 << UNWRITTEN
     if of_blocks:
         word.reader = BLOCKS
     elif word.read_in != now:
@@ -114,6 +119,7 @@ def touch(m, b, word, place, thread, address, flags, begin):
     elif word.reader != thread:
         word.reader = THREADS
     word.read_in = now
+    return wrong
 
 
 @compiled
@@ -152,7 +158,10 @@ def access(m, b, w, i, place, mask, counted):
             report(m, b, WRITES_OUTSIDE if i.flags & WRITES else READS_OUTSIDE, place, thread, at)
             continue
         for n in range(at >> 2, (at + size + 3) >> 2):
-            touch(m, b, words[n], place, thread, 4 * n, i.flags, begin)
+            found = touch(words[n], thread, i.flags & WRITES, m.phase[0], b.first[0], begin)
+            for wrong in range(len(WRONG) if found else 0):
+                if found >> wrong & 1:
+                    report(m, b, wrong, place, thread, 4 * n)
         for n in range(i.count):
             if i.flags & WRITES:
                 x = w.u64[i.more[n], lane]
@@ -250,7 +259,7 @@ def compute_integer(w, i, mask):
     op, kind = i.op, i.kind
     second = K.u32 if op == I.shl or op == I.shr else kind
     third = K.s64 if op == I.mad_wide else K.u32 if op == I.bfi else kind
-    if mask == FULL and op == I.add and kind >= K.s64 - 4 * (kind == K.u64):
+    if mask == FULL and op == I.add:
         for lane in range(LANES):
             w.s64[i.d, lane] = w.s64[i.a, lane] + w.s64[i.b, lane]
         return
@@ -276,6 +285,8 @@ def compute(m, b, w, i, place, mask, counted):
     elif group == G.predicate:
         value = truth(i.op, w.predicates[x], w.predicates[y])
         w.predicates[d] = (w.predicates[d] & ~mask) | (value & mask)
+    elif group == G.convert:
+        convert(w, i, mask)
     elif group == G.mma:
         if mask != FULL:
             report(m, b, DIVERGENT, place, w.number * LANES, 0)
@@ -287,8 +298,6 @@ def compute(m, b, w, i, place, mask, counted):
                 continue
             if group == G.select:
                 w.s64[d, lane] = w.s64[x if has(chosen, lane) else y, lane]
-            elif group == G.convert:
-                convert(w, i, lane)
             elif group == G.float64:
                 w.f64[d, lane] = floating(i.op, w.f64[x, lane], w.f64[y, lane], w.f64[i.c, lane])
             elif group == G.parameter:

@@ -34,18 +34,10 @@ class Warp(NamedTuple):
 
 @compiled
 def cut(x, kind):
-    """Return x modulo 2 to the number of a type's bits, as a number of the type."""
-    if kind == K.s32:
-        return np.int64(np.int32(x))
-    if kind == K.u32:
-        return x & 0xFFFFFFFF
-    if kind == K.u16:
-        return x & 0xFFFF
-    if kind == K.s16:
-        return np.int64(np.int16(x))
-    if kind == K.u8:
-        return x & 0xFF
-    return np.int64(np.int8(x)) if kind == K.s8 else x
+    """Return x modulo 2 to the number of bits of an integer type, as a number of the type; any other x as it is."""
+    above = 64 - (8 << kind % 4) if kind < K.f32 else 0
+    x = np.int64(x) << above
+    return x >> above if kind >= K.s8 else np.int64(np.uint64(x) >> np.uint64(above))
 
 
 @compiled
@@ -156,30 +148,32 @@ def relation(x, y):
 
 
 @compiled
-def convert(w, i, lane):
-    """Make a number of one type one of another."""
+def convert(w, i, mask):
+    """Make numbers of one type those of another, in the lanes of a mask."""
     op, kind, to, a, d = i.op, i.kind, i.to, i.a, i.d
-    if kind < K.f32:
-        x = cut(w.s64[a, lane], kind)
-        if to < K.f32:
-            w.s64[d, lane] = cut(x, to)
-        elif to == K.f32:
-            w.f32[d, 2 * lane] = np.float32(np.uint64(x)) if kind == K.u64 else np.float32(x)
+    for lane in range(32):
+        if mask >> np.uint32(lane) & np.uint32(1) == 0:
+            continue
+        if kind < K.f32:
+            x = cut(w.s64[a, lane], kind)
+            if to < K.f32:
+                w.s64[d, lane] = cut(x, to)
+            elif to == K.f32:
+                w.f32[d, 2 * lane] = np.float32(np.uint64(x)) if kind == K.u64 else np.float32(x)
+            else:
+                w.f64[d, lane] = np.float64(np.uint64(x)) if kind == K.u64 else np.float64(x)
+        elif op == R.tf32:  # 10 bits after the leading one, half away from zero; infinity and NaN remain
+            bits = w.u32[a, 2 * lane]
+            special = bits & np.uint32(0x7F800000) == np.uint32(0x7F800000)
+            w.u32[d, 2 * lane] = bits if special else (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
         else:
-            w.f64[d, lane] = np.float64(np.uint64(x)) if kind == K.u64 else np.float64(x)
-        return
-    if op == R.tf32:  # 10 bits after the leading one, half away from zero; infinity and NaN remain
-        bits = w.u32[a, 2 * lane]
-        special = bits & np.uint32(0x7F800000) == np.uint32(0x7F800000)
-        w.u32[d, 2 * lane] = bits if special else (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
-        return
-    x = np.float64(w.f32[a, 2 * lane]) if kind == K.f32 else w.f64[a, lane]
-    if op == R.sat:
-        x = min(max(x, 0.0), 1.0) if x == x else 0.0
-    if to == K.f32:
-        w.f32[d, 2 * lane] = np.float32(x)
-    else:
-        w.f64[d, lane] = x
+            y = np.float64(w.f32[a, 2 * lane]) if kind == K.f32 else w.f64[a, lane]
+            if op == R.sat:
+                y = min(max(y, 0.0), 1.0) if y == y else 0.0
+            if to == K.f32:
+                w.f32[d, 2 * lane] = np.float32(y)
+            else:
+                w.f64[d, lane] = y
 
 
 @compiled
