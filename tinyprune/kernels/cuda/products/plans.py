@@ -113,8 +113,8 @@ def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, ou
         of_out, out = Rows(1, 0, N), out._replace(first=0)  # of the slots
     flags = ALIGNED_A * of_a.aligned(a.first) | ALIGNED_B * of_b.aligned(b.first)
     flags |= ALIGNED_OUT * of_out.aligned(out.first)
-    strides = (number for x in (of_a, of_b, of_out) for number in (x.group, x.row))
     across, down = blocks(N, tile), blocks(M, tile)
+    strides = of_a.group, of_a.row, of_b.group, of_b.row, of_out.group, of_out.row
     numbers = (M, N, K, part, group_rows, *strides, finish, flags, across, down)
     grid = (across, down, parts) if tile == ALONE else across * down * parts
     return Plan((tile, not transpose_a, transpose_b), grid, numbers, parts)

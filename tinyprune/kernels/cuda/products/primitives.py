@@ -151,10 +151,7 @@ def launch(products: Sequence[tuple], precision: str, sums: list[tuple] | None =
         if transpose_a and transpose_b:
             a, transpose_a = copied(a.T), False
         options = transpose_a, form(b), transpose_b, finish, form(out)
-        p = plan(form(a), *options)
-        if p is None:
-            a = copied(a)
-            p = plan(form(a), *options)
+        p = plan(form(a), *options) or plan(form(a := copied(a)), *options)
         if isinstance(p.kernel, bool):
             FEW_ROWS[p.kernel](p.grid, a, b, bias, added, out, *p.numbers)
             continue
