@@ -68,5 +68,5 @@ def test_numba_has_every_heavy_primitive_with_the_textbooks_signature():
             )
             assert got == expected, name
             compiled.add(name)
-    # NumPy computes copies of rows, views, a few numbers for each head, and what is new
-    assert len(compiled) >= 37 and backend.compiling is not None
+    # NumPy computes copies of rows and slices, views, a few numbers for each head, and what is new
+    assert len(compiled) >= 33 and backend.compiling is not None
