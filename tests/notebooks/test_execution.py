@@ -37,7 +37,7 @@ FEWER = {
     "08_fine_tuning_and_trade_off": {"GATE, FINE = 60, 90": "GATE, FINE = 30, 30"},
     "03_all_attention": {'published, name="': 'published | {"train.steps": 300}, name="short-'},
 }
-ORDER = [FOLDER / f"{name}.py" for name in [*FEWER, *(name for name in NAMES if name not in FEWER)]]
+ORDER = [FOLDER / f"{name}.py" for name in dict.fromkeys([*FEWER, *reversed(NAMES)])]
 
 
 @pytest.mark.notebook
