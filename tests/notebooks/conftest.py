@@ -6,13 +6,20 @@ import sys
 import pytest
 from folder import FOLDER
 
+from tinyprune.files import locked
+
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory):
-    """Build the site with every warning an error, links and anchors checked."""
+def site(tmp_path_factory, worker_id):
+    """Build the site with every warning an error, links and anchors checked; of several workers one does."""
     pytest.importorskip("properdocs")
-    place = tmp_path_factory.mktemp("site")
-    command = ["properdocs", "build", "--strict", "-f", FOLDER / "site" / "properdocs.yml", "-d", place]
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    place, checked = shared / "site", shared / "site-is-checked"
+    with locked(shared / "site.lock", wait=True):
+        if not checked.exists():
+            command = ["properdocs", "build", "--strict", "-f", FOLDER / "site" / "properdocs.yml", "-d", place]
+            done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            checked.touch()
     return place

@@ -59,7 +59,6 @@ def test_sliders_move_on_a_page_without_a_kernel_and_do_not_disturb_each_other(d
     assert pictures_of(second) == before[1] and "n = 1" in second.text
 
 
-@pytest.mark.xdist_group("site")
 def test_sliders_move_on_the_site(driver, site):
     driver.get((site / "chapters" / "00_tour.html").as_uri())
     sliders = driver.find_element(By.CLASS_NAME, "sliders")

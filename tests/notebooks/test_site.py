@@ -49,7 +49,6 @@ def test_a_folded_cell_shows_its_first_comment_and_its_output(tmp_path, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("site")  # of two workers one builds it
 def test_site_is_complete_loads_nothing_from_elsewhere_and_has_no_solutions(site):
     for name in NAMES:
         page = (site / "chapters" / f"{name}.html").read_text("utf-8")
