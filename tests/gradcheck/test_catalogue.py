@@ -9,6 +9,7 @@ from tinyprune.config import KINDS
 from tinyprune.errors import UsageError
 from tinyprune.gradcheck import Case, GradientRecord, check_all, check_gradients, model_case, operation_cases
 from tinyprune.gradcheck.checker import leaves
+from tinyprune.gradcheck.models import model_cases
 from tinyprune.kernels.backend import get_backend
 from tinyprune.ops.engine import Engine
 
@@ -17,6 +18,8 @@ CASES = operation_cases()
 # the soft gate that the backward pass stands for. The complex step can see it, so only central mode leaves these out.
 SMOOTH = [case for case in CASES if "straight-through" not in case.operation]
 STEPS = [case for case in CASES if "straight-through" in case.operation]
+COMPILED = [*operation_cases(get_backend("numba")), *model_cases(get_backend("numba"))]
+COMPILED = [case for case in COMPILED if "straight-through" not in case.operation]
 
 
 def check(case: Case, **options) -> list[GradientRecord]:
@@ -67,6 +70,14 @@ def test_whole_models_to_the_last_digits_by_complex_step(kind, hard, adaptive, d
 def test_whole_models_of_compiled_kernels_by_central_differences(kind):
     case = model_case(kind, False, kind in ADAPTIVE, get_backend("numba"))
     for record in check(case, mode="central", directions=1):
+        assert record.passed, record.message()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", COMPILED, ids=lambda case: case.operation)
+def test_compiled_kernels_entry_by_entry(case):
+    """Operations and whole models, as `tinyprune gradcheck --backend numba` does."""
+    for record in check(case, mode="central"):
         assert record.passed, record.message()
 
 
