@@ -76,7 +76,6 @@ def test_whole_models_of_compiled_kernels_by_central_differences(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", COMPILED, ids=lambda case: case.operation)
 def test_compiled_kernels_entry_by_entry(case):
-    """Operations and whole models, as `tinyprune gradcheck --backend numba` does."""
     for record in check(case, mode="central"):
         assert record.passed, record.message()
 

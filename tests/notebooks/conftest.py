@@ -13,8 +13,7 @@ from tinyprune.files import locked
 def site(tmp_path_factory, worker_id):
     """Build the site with every warning an error, links and anchors checked; of several workers one does."""
     pytest.importorskip("properdocs")
-    base = tmp_path_factory.getbasetemp()
-    shared = base if worker_id == "master" else base.parent
+    shared = (tmp_path_factory.getbasetemp() / ("." if worker_id == "master" else "..")).resolve()
     place, checked = shared / "site", shared / "site-is-checked"
     with locked(shared / "site.lock", wait=True):
         if not checked.exists():
