@@ -96,7 +96,6 @@ EQUIVALENT = {
     ("backward_with_gates", "-argument"): (1, "the same"),
     ("attention_block_backward", "step skipped"): (1, "the gradient of a sum's first summand is that of the sum"),
     ("second_block_backward", "step skipped"): (1, "the same"),
-    ("heads_backward", "always the second"): (1, "all rows may be put where they are"),
     ("gates_backward", "always the second"): (1, "top-k gates are tested in tests/pruning"),
     ("gates_backward", "length for size"): (1, "one axis"),
     ("put_active", "never"): (1, "all models here have gates"),

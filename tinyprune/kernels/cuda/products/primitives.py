@@ -22,7 +22,7 @@ from tinyprune.kernels.cuda.products.product import ARITHMETICS, PRODUCTS
 from tinyprune.kernels.cuda.products.tensor_cores import check_tensor_cores
 from tinyprune.ops.products import check_matmul, check_rows, check_weight_gradient
 
-__all__ = ["column_sums", "matmul", "weight_gradient"]
+__all__ = ["column_sums", "matmul", "matmuls", "weight_gradient", "weight_gradients"]
 
 
 def matmul(
@@ -55,9 +55,9 @@ def matmuls(
 ) -> list[DeviceArray]:
     """Compute a · b + bias of each (a, b, bias), in as few launches as possible: `ops.matmuls`. Raises as `matmul`."""
     check_precision(precision)
-    launched, outs = zip(*(prepared(*product) for product in products), strict=True)
-    launch(launched, precision)
-    return list(outs)
+    made = [prepared(*product) for product in products]
+    launch([product for product, _ in made], precision)
+    return [out for _, out in made]
 
 
 def prepared(
