@@ -1298,7 +1298,7 @@ assert np.abs(x.T @ error).max() < 1e-8, "what is left must be orthogonal to the
 # <details><summary>Answer</summary>
 #
 # Costs do not add up. Two heads that do the same work cost nothing each, as long as the other one is there. One would
-# have to measure again after each removal (as `score_in_rounds` does), and even that is greedy. And no score
+# have to measure again after each removal, and even that is greedy. And no score
 # anticipates the fine-tuning that follows.
 #
 # </details>

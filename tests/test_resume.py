@@ -233,7 +233,7 @@ def test_overwrite_keeps_the_stages_before_and_starts_anew(reference, copy, book
 
 
 def test_every_stage_reads_on_after_the_one_before(copy, tmp_path, monkeypatch):
-    """Unless it has another B, which cuts the text elsewhere."""
+    """With another B, which cuts the text elsewhere, after as much of it."""
     reads, segments = [], stages.Segments
 
     def spy(tokens, B, T, read):
@@ -245,7 +245,7 @@ def test_every_stage_reads_on_after_the_one_before(copy, tmp_path, monkeypatch):
         ("gate", ["--target-heads=3"], 40),
         ("prune", [], 0),
         ("finetune", [], 80),
-        ("finetune", ["--set=finetune.B=3"], 0),
+        ("finetune", ["--set=finetune.B=3"], 80 * 2 // 3),
     ):
         reads.clear()
         assert run_here(stage, copy, "--overwrite", *options).returncode == 0

@@ -312,6 +312,7 @@ class DataConfig(Config):
     vocabulary: int = option(0, "word tokenizer: keep this many of the most frequent words; 0: all", low=0)
     valid_fraction: float = option(0.05, "share for validation, if the corpus has no split", low=0.0, high=0.5)
     test_fraction: float = option(0.05, "share held out for testing, if the corpus has no split", low=0.0, high=0.5)
+    split: str = option("end", "cut off at its end, or whole documents from all of it", choices=("end", "documents"))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from codecs import BOM_UTF8
 import pytest
 
 from tinyprune.config import DataConfig
-from tinyprune.data.corpora import Entry, catalogue, open_corpus, open_entry, plain_text, stdlib_text
+from tinyprune.data.corpora import Entry, catalogue, interleaved, open_corpus, open_entry, plain_text, without_repeats
 from tinyprune.errors import TinypruneError, UsageError
 
 
@@ -28,13 +28,37 @@ def test_only_the_mark_at_the_beginning_and_line_ends_change():
 
 
 def test_stdlib_is_source_code_in_a_fixed_order_without_tests():
-    text = stdlib_text()
+    splits = open_corpus(DataConfig(corpus="stdlib")).splits
+    text = b"".join(splits.values()).decode()
     assert 5_000_000 < len(text) < 16_000_000
     # csv.py comes before json/decoder.py.
     assert text.index("class DictReader") < text.index("class JSONDecodeError(ValueError)")
     # Lines of test/, idlelib/ and site-packages/, where this Python has them.
     for absent in ("class TestPyUnicode", "class EditorWindow", "def pytest_addoption"):
         assert absent not in text
+
+
+def test_whole_documents_go_where_most_is_missing():
+    documents = [letter * 10 for letter in "abcdefghi"]
+    splits = interleaved(documents, 0.25, 0.1)
+    found = {split: "".join(text[0] for text in data.decode().split("\n")) for split, data in splits.items()}
+    assert found == {"train": "acdfhi", "valid": "bg", "test": "e"}
+
+
+def test_a_passage_is_kept_where_it_comes_first_and_tables_of_encodings_are_not():
+    long, short = "a passage of some length, as a licence that stands in many files", "short"
+    documents = {"a": f"{long}\n\n{short}", "b": f"own\n\n {long}\n\n{short}", "encodings/c": "table", "d": long}
+    assert without_repeats(documents) == [f"{long}\n\n{short}", f"own\n\n{short}"]
+
+
+@pytest.mark.parametrize(("name", "least"), [("pydoc", 10_000), ("stdlib", 200_000)])
+def test_documents_that_are_held_out_are_new_to_the_model(name, least):
+    """Of pieces of 64 characters half would stand in the training text of pydoc, and a fifth in that of stdlib."""
+    config = DataConfig(corpus=name, split="documents", valid_fraction=0.03, test_fraction=0.03)
+    train, *others = (data.decode() for data in open_corpus(config).splits.values())
+    for text in others:
+        pieces = [text[i : i + 64] for i in range(0, len(text) - 64, len(text) // 500)]
+        assert len(text) > least and sum(piece in train for piece in pieces) < 0.05 * len(pieces)
 
 
 @pytest.fixture
@@ -122,7 +146,7 @@ def test_another_archive_is_an_error(entry, content, said):
 
 def test_a_download_that_fails_says_what_the_server_does_and_names_the_embedded_corpora(entry, server, tmp_path):
     server.status = 404
-    said = f"cannot download a-text from {server.url}: the server says 404 Not Found.*needs no network: pydoc, stdlib"
+    said = f"cannot download a-text from {server.url}: 404 .*Not Found.*needs no network: pydoc, stdlib"
     with pytest.raises(TinypruneError, match=said) as raised:
         open_entry(entry(b""), DataConfig())
     assert str(tmp_path / "downloads" / "text.zip") in str(raised.value)

@@ -22,8 +22,8 @@ def test_it_takes_away_what_it_says(tmp_path):
     assert gates["without output scaling"] == dataclasses.replace(on, output_scaling=False)
 
 
-def test_it_ends_with_tables_and_a_picture(tmp_path, monkeypatch):
-    files, pictures = whole_study("ablation", toy_plan(tmp_path, seeds=1), tmp_path, monkeypatch)
+def test_it_ends_with_tables_and_a_picture(tmp_path):
+    files, pictures = whole_study("ablation", toy_plan(tmp_path), tmp_path)
     assert pictures == {"ablation"}
     comparison = read_csv(files["comparison.csv"])
     assert len(comparison) == 7 and {r["reference"] for r in comparison} == {"all three"}

@@ -9,24 +9,20 @@ from tinyprune.experiments.store import Store
 from tinyprune.experiments.studies import tradeoff
 
 
-def test_it_ends_with_tables_and_pictures(tmp_path, monkeypatch):
+def test_it_ends_with_tables_and_pictures(tmp_path):
     """Agreement is the mean over seeds."""
     plan = toy_plan(tmp_path, methods=("random", "magnitude", "gates"))
     entries = tradeoff.STUDY.entries(plan)
-    assert len(entries) == 2 * (2 + 3)  # seeds · (baseline, unpruned, methods)
-    files, pictures = whole_study("tradeoff", plan, tmp_path, monkeypatch)
+    assert len(entries) == 2 * (2 + 3 + 2)  # seeds · (baseline, unpruned, methods, small ones)
+    files, pictures = whole_study("tradeoff", plan, tmp_path)
     assert pictures == {"tradeoff", "kept", "agreement"}
-    assert {r["reference"] for r in read_csv(files["comparison.csv"])} == {"gates"}
+    assert {r["reference"] for r in read_csv(files["comparison.csv"])} == {"gates", "random"}
     table = {(r["method"], r["other"]): r["rank_correlation"] for r in read_csv(files["agreement.csv"])}
     assert len(table) == 9 and all(table[m, m] == pytest.approx(1) for m in ("random", "magnitude", "gates"))
     store = Store(tmp_path / "tradeoff")
     scores = {(e.method, e.seed): np.ravel(store.record(e.cell).get("scores")) for e in entries if e.cell.heads}
     expected = np.mean([tradeoff.rank_correlation(scores["random", s], scores["gates", s]) for s in (0, 1)])
     assert table["random", "gates"] == table["gates", "random"] == pytest.approx(expected, abs=1e-5)
-
-
-def test_ranks_share_the_mean_of_theirs():
-    np.testing.assert_array_equal(tradeoff.ranks([3.0, 1.0, 3.0, 2.0]), [2.5, 0, 2.5, 1])
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,11 @@ from typing import Any
 from command import MODEL, write_text
 
 from tinyprune.config import RunConfig
-from tinyprune.experiments import experiment, results
+from tinyprune.experiments import experiment
 from tinyprune.experiments.cells import Cell, compute
 from tinyprune.experiments.experiment import Plan
 from tinyprune.experiments.grid import ThisProcess, Workers
 from tinyprune.experiments.store import Store
-from tinyprune.model.counting import count_parameters
 
 STAGE = {"B": 2, "lr": 2e-3}
 STEPS = {"train": 12, "gate_train": 8, "finetune": 4}
@@ -41,7 +40,7 @@ def toy_cell(directory: Path, method: str = "baseline", heads: int | None = None
 
 
 def without_seconds(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in ("seconds", "ms_per_1k_tokens")}
+    return {key: value for key, value in record.items() if key != "seconds"}
 
 
 def assert_as_in_one_thread(cells: list[Cell], store: Store) -> None:
@@ -77,11 +76,8 @@ class Lost(Exception):
     """A worker's death that leaves its executor usable, as on a cluster."""
 
 
-def whole_study(name: str, plan: Plan, directory: Path, monkeypatch: Any) -> tuple[dict[str, str], set[str]]:
-    """Run a study; returns its text files by name, and its pictures' names. Times are 1 ms for every parameter."""
-    monkeypatch.setattr(
-        results, "milliseconds_per_1k_tokens", lambda models, *_: [count_parameters(m.config) for m in models]
-    )
+def whole_study(name: str, plan: Plan, directory: Path) -> tuple[dict[str, str], set[str]]:
+    """Run a study; returns its text files by name, and its pictures' names."""
     experiment.run_study(name, plan, directory / name, Here().opened)
     pictures = {path.stem for path in (directory / name / "plots").glob("*.png")}
     files = {path.name: path.read_text() for path in (directory / name).iterdir() if path.suffix in (".csv", ".md")}
@@ -91,10 +87,11 @@ def whole_study(name: str, plan: Plan, directory: Path, monkeypatch: Any) -> tup
 
 def row(method: str, heads: int, seed: int, bits: float, split: str = "test") -> dict[str, Any]:
     """A row of results.csv, of a model with 2 layers of 2 heads."""
-    about = {"kind": "all-attention", "corpus": "pydoc", "method": method, "seed": seed, "split": split}
+    about = {"kind": "all-attention", "corpus": "pydoc", "method": method, "start": "baseline", "seed": seed}
+    about |= {"split": split}
     about |= {"heads_open": heads, "heads_total": 4, "heads_by_layer": {3: "2 1", 2: "1 1"}.get(heads, "2 2")}
     about |= {"parameters": 100 + 10 * heads, "multiply_adds_per_token": 7}
-    return about | {"bits_per_character": bits, "ms_per_1k_tokens": 1.0 + seed}
+    return about | {"bits_per_character": bits}
 
 
 def rows() -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import open_heads
-from tinyprune.pruning.importance import CRITERIA, keep_best, michel_global, score_in_rounds, with_heads
+from tinyprune.pruning.importance import CRITERIA, keep_best, michel_global, with_heads
 from tinyprune.pruning.importance.masks import layer_shares
 from tinyprune.pruning.surgery import remove_closed_heads
 
@@ -207,8 +207,6 @@ def test_shares_of_layers_of_different_sizes(sizes, heads, expected):
         (lambda: keep_best(ZEROS, 3, "both"), UsageError, "global, layer; got 'both'"),
         (lambda: keep_best([np.array([1.0, np.nan])], 1), ValueError, "got NaN"),
         (lambda: with_heads(model(), [ZEROS[0] == 0, np.ones(2, bool)]), ValueError, r"mask must have \(3, 3\) heads"),
-        (lambda: score_in_rounds(model(), 7, lambda m: ZEROS, 1), UsageError, "got 7"),
-        (lambda: score_in_rounds(model(), 3, lambda m: ZEROS, 0), UsageError, "rounds must be at least 1"),
     ],
 )
 def test_bad_arguments(call, error, message):
@@ -225,39 +223,3 @@ def test_what_a_mask_leaves_computes_what_it_did():
     assert [g.scale for g in cache.gates] == [1.0, 1.0]
     assert [open_layer.tolist() for open_layer in open_heads(pruned)] == [m.tolist() for m in mask]
     np.testing.assert_array_equal(remove_closed_heads(pruned).params["layers.1.Wo"], whole.params["layers.1.Wo"][8:])
-
-
-@pytest.mark.parametrize("scope", ["global", "layer"])
-@pytest.mark.parametrize("heads", range(7))
-@pytest.mark.parametrize("rounds", [1, 2, 4, 10])
-def test_rounds_end_with_exactly_so_many_heads(rounds, heads, scope):
-    seen = []
-
-    def scores(m: Transformer) -> list[np.ndarray]:
-        seen.append(sum(layer.sum() for layer in open_heads(m)))
-        return score("magnitude", m)
-
-    ends = score_in_rounds(model(), heads, scores, rounds, scope)
-    assert seen == [6 - round((6 - heads) * done / rounds) for done in range(rounds)]
-    mask = keep_best(ends, heads, scope)
-    assert sum(layer.sum() for layer in mask) == heads
-    # a head that stays scores above every head of its layer that went
-    for end, kept in zip(ends, mask, strict=True):
-        assert (end[kept] > rounds).all() and (end[~kept] < rounds).all()
-
-
-def test_scores_are_taken_anew_from_what_is_left():
-    """Of two heads that do the same either can go, but once one is gone the other is worth most."""
-    seen = []
-
-    def scores(m: Transformer) -> list[np.ndarray]:
-        opened = open_heads(m)
-        seen.append([layer.tolist() for layer in opened])
-        twin = 0.1 if opened[0][0] and opened[0][1] else 9.0
-        return [np.array([twin, twin, 0.5]), np.array([1.0, 2.0, 3.0])]
-
-    mask = keep_best(score_in_rounds(model(), 4, scores, 2), 4)
-    assert seen == [[[True] * 3, [True] * 3], [[True, False, True], [True] * 3]]
-    assert [layer.tolist() for layer in mask] == [[True, False, False], [True, True, True]]
-    one_shot = keep_best(scores(with_heads(model())), 4)
-    assert [layer.tolist() for layer in one_shot] == [[False, False, True], [True, True, True]]

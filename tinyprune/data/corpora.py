@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tinyprune.config import DataConfig
 from tinyprune.data.corpus import SPLITS, Corpus
+from tinyprune.data.download import fetch
 from tinyprune.errors import TinypruneError, UsageError, nearest
 from tinyprune.files import cache_directory
 
@@ -24,6 +25,7 @@ _NOT_IN_STDLIB = {
     *("site-packages", "dist-packages", "test", "tests", "idlelib", "turtledemo", "tkinter", "lib2to3", "distutils"),
     *("ensurepip", "pydoc_data"),
 }
+REPEATED = 64  # characters: a shorter passage may stand in several documents
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,6 @@ class Entry:
     note: str
     url: str = ""
     file: str = ""
-    size: int | None = None
     sha256: str = ""
     members: tuple[str, ...] = ()
     split_bytes: tuple[int, ...] = ()
@@ -63,8 +64,9 @@ def open_corpus(config: DataConfig) -> Corpus:
     """Find the corpus `config.corpus`, downloading it if need be.
 
     A corpus without splits is cut into train, then valid, then test, by the two fractions of `config`. Sizes
-    are in bytes; a cut that would fall inside a character moves to its end. A cut may divide a word. A file is read as
-    `plain_text` says, and a corpus of the catalogue byte for byte.
+    are in bytes; a cut that would fall inside a character moves to its end. A cut may divide a word. With
+    `config.split` "documents" the splits of pydoc and stdlib are whole topics and files, see `interleaved`. A file is
+    read as `plain_text` says, and a corpus of the catalogue byte for byte.
 
     Raises:
         UsageError: if there is neither a corpus nor a readable file of that name, or if it is empty.
@@ -77,17 +79,17 @@ def open_corpus(config: DataConfig) -> Corpus:
         return _cut(name, plain_text(data), config)
     if entry.url:
         return open_entry(entry, config)
-    return _cut(entry.name, {"pydoc": pydoc_text, "stdlib": stdlib_text}[entry.name]().encode("utf-8"), config)
+    documents = {"pydoc": pydoc_topics, "stdlib": stdlib_files}[entry.name]()
+    if config.split == "documents":
+        return Corpus(entry.name, interleaved(without_repeats(documents), config.valid_fraction, config.test_fraction))
+    return _cut(entry.name, "\n".join(documents.values()).encode("utf-8"), config)
 
 
 def open_entry(entry: Entry, config: DataConfig) -> Corpus:
     """Open a corpus that has to be downloaded; see `open_corpus`."""
-    # Imported here because urllib and tqdm take longer to import than everything else together.
-    from tinyprune.data.download import fetch
-
     advice = "or use a corpus that needs no network: " + ", ".join(e.name for e in catalogue().values() if not e.url)
     about = {"name": entry.name, "sha256": entry.sha256, "otherwise": advice}
-    path = fetch(entry.url, cache_directory() / entry.file, size=entry.size, **about)
+    path = fetch(entry.url, cache_directory() / entry.file, **about)
     if not entry.members:
         return _cut(entry.name, path.read_bytes(), config)
     try:
@@ -100,15 +102,15 @@ def open_entry(entry: Entry, config: DataConfig) -> Corpus:
     return Corpus(entry.name, dict(zip(SPLITS, members, strict=True)))
 
 
-def pydoc_text() -> str:
-    """Return Python's language reference as `help()` shows it: all topics, sorted by name, joined by newlines."""
+def pydoc_topics() -> dict[str, str]:
+    """Return Python's language reference as `help()` shows it: each topic by its name, sorted."""
     from pydoc_data.topics import topics
 
-    return "\n".join(topics[name] for name in sorted(topics))
+    return {name: topics[name] for name in sorted(topics)}
 
 
-def stdlib_text() -> str:
-    """Return the sources of Python's standard library: all .py files, sorted by path, joined by newlines.
+def stdlib_files() -> dict[str, str]:
+    """Return the sources of Python's standard library: each .py file by its path, sorted.
 
     It omits what some distributions leave out, what was installed later, the corpus `pydoc`, and `_sysconfigdata*` and
     `config-*`, which describe how this Python was built. So every Python of one version has the same text, except for
@@ -116,14 +118,47 @@ def stdlib_text() -> str:
     """
     root = Path(sysconfig.get_path("stdlib"))
     paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
-    texts = [
-        paths[name].read_text(encoding="utf-8")
+    texts = {
+        name: paths[name].read_text(encoding="utf-8")
         for name in sorted(paths)
         if not _NOT_IN_STDLIB.intersection(name.split("/")) and not name.startswith(("_sysconfigdata", "config-"))
-    ]
+    }
     if not texts:
         raise UsageError(f"corpus stdlib: this Python has no sources in {root}; use pydoc or the path of a text file")
-    return "\n".join(texts)
+    return texts
+
+
+def without_repeats(documents: dict[str, str]) -> list[str]:
+    """Return the documents without what a model could have read elsewhere, so that what is held out is new to it.
+
+    A passage (what stands between empty lines) of `REPEATED` characters or more is kept where it comes first: half of
+    pydoc's held-out text would otherwise stand in the training text too. The character tables of encodings, generated
+    and nearly equal, are left out.
+    """
+    seen: set[str] = set()
+    kept = []
+    for name, text in documents.items():
+        passages = [] if name.startswith("encodings/") else text.split("\n\n")
+        new = [passage for passage in passages if len(passage) < REPEATED or passage.strip() not in seen]
+        seen.update(passage.strip() for passage in new)
+        kept.append("\n\n".join(new))
+    return [text for text in kept if text.strip()]
+
+
+def interleaved(documents: Sequence[str], valid_fraction: float, test_fraction: float) -> dict[str, bytes]:
+    """Return train, valid and test of whole documents, joined by newlines: each goes where most is missing.
+
+    So every split has documents from all of the corpus, and about its fraction of all bytes.
+    """
+    shares = {"train": 1 - valid_fraction - test_fraction, "valid": valid_fraction, "test": test_fraction}
+    splits: dict[str, list[bytes]] = {split: [] for split in SPLITS}
+    sizes = dict.fromkeys(SPLITS, 0)
+    for data in (text.encode("utf-8") for text in documents):
+        total = sum(sizes.values()) + len(data)
+        split = max(SPLITS, key=lambda split: shares[split] * total - sizes[split])
+        splits[split].append(data)
+        sizes[split] += len(data)
+    return {split: b"\n".join(found) for split, found in splits.items()}
 
 
 def plain_text(data: bytes) -> bytes:

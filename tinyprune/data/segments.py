@@ -24,8 +24,7 @@ from tinyprune.errors import UsageError
 class Segments:
     """The batches of a text. A step's batch depends only on its number, so a resumed run continues exactly.
 
-    Training in stages reads on where the stage before has stopped: `read` counts the steps until then. If they have
-    reached the end of the text, the stage starts at the beginning.
+    Training in stages reads on where the stage before has stopped: `read` counts the steps until then, over all epochs.
 
     Every row's stream has (n − 1) // B of the text's n tokens. The remainder of a stream after its last whole segment,
     fewer than T tokens, is not used. Raises UsageError if the text is too short for one segment in each row.
@@ -62,7 +61,7 @@ class Segments:
             targets: (B, T) int64; targets[b, t] is the token that follows ids[b, t] in the text.
             fresh: True for the first step, also of an epoch: the rows start again, so memory must be empty.
         """
-        segment = (step + (self.read if self.read < self.per_epoch else 0)) % self.per_epoch
+        segment = (step + self.read) % self.per_epoch
         windows = np.empty((self.B, self.T + 1), np.int64)
         for row in range(self.B):
             start = row * self._stream + segment * self.T

@@ -1,9 +1,11 @@
 """A cell: one model trained, pruned to a number of heads by one of the `methods`, trained further, and measured.
 
-The stages are those of a run: train, gate, finetune. The baseline is trained in the first. After it every method has
-the same number of steps, gate + finetune, with the same learning rates. Gates choose heads in the gate stage; other
-methods choose at once, and what they leave is trained in both stages. A model that starts from new weights has the
-steps of all stages. Heads are chosen on the training and the validation split; the test split is only for the report.
+The stages are those of a run: train, gate, finetune. The baseline is trained in the first. What a method makes of it is
+trained in the two others, so that all models that are compared have read the same text to the same place, at the same
+learning rates, with as many restarts of the optimizer, and end at a low rate. Gates choose heads in the gate stage;
+other methods choose at once. A model that starts from new weights has all three stages; one that is `longer` has as
+many multiply-adds in place of steps. Heads are chosen on the training and the validation split; the test split is only
+for the report.
 
 A cell is plain data and its computation a pure function, so it can be sent to any process or machine, together with the
 baseline that it starts from, as the bytes of a safetensors file.
@@ -30,19 +32,18 @@ from tinyprune.experiments.methods import BASELINE, CONTROLS, METHODS, Method
 from tinyprune.experiments.pipeline import healing_objective, repair_and_remove, training_steps
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters
-from tinyprune.model.gates import gate_names
+from tinyprune.model.gates import by_layer, gate_names, joined_log_alpha
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
-from tinyprune.pruning.importance import CRITERIA, Mask, Scores, keep_best, score_in_rounds
+from tinyprune.pruning.importance import CRITERIA, Mask, keep_best
 from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.step import Objective
 
-ROUND_SHARE = 0.1  # share of all heads that is removed between two scorings, as by Michel et al. 2019
 SCORE_TOKENS = 24_000  # how much of the validation split criteria read
 REPAIR_TOKENS = 60_000  # how much of the training split repairs read
 REVISION = 1  # of the methods: with another number all cells are computed again
@@ -75,6 +76,24 @@ class Cell:
         if self.recipe.start == "new":
             return None
         return dataclasses.replace(self, method=BASELINE, heads=None)
+
+    @property
+    def stages(self) -> dict[str, TrainConfig]:
+        """Return the settings of the three stages."""
+        return {"train": self.config.train, "gate": self.config.gate_train, "finetune": self.config.finetune}
+
+    @property
+    def trained(self) -> list[str]:
+        """Return the stages in which the weights that are measured were trained, in order."""
+        recipe = self.recipe
+        before = [] if recipe.start == "new" else ["train"]
+        learned = [self.gates_in] if recipe.choose == "gates" and not recipe.rewound else []
+        return [*before, *learned, *recipe.heal]
+
+    @property
+    def gates_in(self) -> str:
+        """Return the stage in which gates are trained: the first after those of the weights that they start from."""
+        return "train" if self.recipe.start == "new" else "gate"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: everything that the result depends on, and nothing else."""
@@ -165,7 +184,10 @@ class CellRun:
         model = whole if self.cell.heads is None else self.smaller(whole)
         objective = healing_objective(whole, self.recipe.distill)
         for stage in self.recipe.heal:
-            self.train(model, stage, self.stages[stage], objective)
+            config = self.cell.stages[stage]
+            if self.recipe.longer and stage == "train":
+                config = dataclasses.replace(config, steps=config.steps + self.steps_saved(whole, model))
+            self.train(model, stage, config, objective)
         weights = None
         if self.cell.method == BASELINE:
             weights = safetensors.numpy.save({k: np.ascontiguousarray(x) for k, x in model.host_params().items()})
@@ -183,6 +205,8 @@ class CellRun:
         recipe = self.recipe
         if recipe.choose == "gates":
             gated = self.learn_gates()
+            if recipe.shuffled:
+                self.shuffle(gated)
             model = repair_and_remove(whole, open_heads(gated)) if recipe.rewound else remove_closed_heads(gated)
         else:
             mask = self.choose(whole, self.cell.heads or 0)
@@ -198,32 +222,21 @@ class CellRun:
         if self.recipe.choose == "search":
             return search(self.fits, heads)
         criterion, rng = CRITERIA[self.recipe.criterion], self.generator("scores")
-
-        def score(model: Transformer) -> Scores:
-            return criterion(model, self.text.valid[:SCORE_TOKENS], rng)
-
-        if self.recipe.choose == "rounds":
-            total = whole.config.heads_total
-            rounds = max(1, round((total - heads) / (ROUND_SHARE * total)))
-            scores = score_in_rounds(whole, heads, score, rounds, self.cell.scope)
-        else:
-            scores = score(whole)
+        scores = criterion(whole, self.text.valid[:SCORE_TOKENS], rng)
         self.record["scores"] = [[float(f"{x:.4g}") for x in layer] for layer in scores]
         return keep_best(scores, heads, self.cell.scope)
 
     def learn_gates(self) -> Transformer:
         """Return a model that was trained with gates, of which exactly the cell's number of heads are open."""
-        config, changes, stage = self.cell.config, self.recipe.gates, self.stages["gate"]
-        if self.new:
-            stage = self.stages["train"]
-            # A gate's learning rate is a multiple of its stage's: make it the same as in the gate stage.
+        config, changes, stage = self.cell.config, self.recipe.gates, self.cell.stages[self.cell.gates_in]
+        if self.new:  # a gate's learning rate is a multiple of its stage's: make it the same as in the gate stage
             changes = changes | {"lr_multiplier": config.gate.lr_multiplier * config.gate_train.lr / config.train.lr}
         gate = dataclasses.replace(config.gate, target_heads=self.cell.heads, **changes)
         warmup = stage.steps // 2 if gate.lam_warmup is None else gate.lam_warmup
         gated, objective = with_new_gates(self.start(), gate, warmup)
         before = self.record["steps_total"]
-        path = self.train(gated, "gate", stage, objective)
-        if "gate" in self.recipe.heal:
+        path = self.train(gated, self.cell.gates_in, stage, objective)
+        if self.recipe.rewound:
             self.record["steps_total"] = before  # these steps only chose heads: what stays is trained for as many again
         self.record["scores"] = self.log_alpha(gated, 4)
         if gate.distribution != "top-k":
@@ -255,13 +268,18 @@ class CellRun:
         self.record.setdefault("bits_per_character_after", {})[stage] = self.bits(model, "valid")
         return path
 
-    @property
-    def stages(self) -> dict[str, TrainConfig]:
-        """Return the stages; a smaller model that starts from new weights has the gate stage's steps in its first."""
-        config = self.cell.config
-        more = config.gate_train.steps if self.new and self.cell.heads is not None else 0
-        first = dataclasses.replace(config.train, steps=config.train.steps + more)
-        return {"train": first, "gate": config.gate_train, "finetune": config.finetune}
+    def shuffle(self, gated: Transformer) -> None:
+        """Deal the values of all gates to other heads: the open ones to those that the criterion `random` keeps."""
+        values = joined_log_alpha(gated.params, gated.config.L, gated.ops)
+        order = np.argsort(np.concatenate(CRITERIA["random"](gated, self.text.valid, self.generator("scores"))))
+        values[order] = np.sort(values)
+        for name, own in zip(gate_names(gated.config.L), by_layer(values, gated.config.heads), strict=True):
+            gated.params[name] = gated.ops.to_device(own)
+
+    def steps_saved(self, whole: Transformer, model: Transformer) -> int:
+        """Return how many steps `model` can make for the multiply-adds that `whole` needs more in two stages."""
+        large, small = (count_multiply_adds(x.config) for x in (whole, model))
+        return round((self.cell.config.train.steps + self.cell.config.gate_train.steps) * (large - small) / small)
 
     @cached_property
     def fits(self) -> list[list[BlockFit]]:

@@ -13,7 +13,8 @@ from tinyprune.config import DataConfig, RunConfig, load_preset
 from tinyprune.errors import UsageError, nearest
 from tinyprune.experiments.cells import Cell, compute, text_of
 from tinyprune.experiments.grid import OpenWorkers, missing, run_cells
-from tinyprune.experiments.methods import METHODS
+from tinyprune.experiments.intervals import student
+from tinyprune.experiments.methods import BASELINE, METHODS, SMALL_LONGER
 from tinyprune.experiments.results import Picture, machine_of, result_rows, summarise, write_files
 from tinyprune.experiments.store import Store
 from tinyprune.kernels.backend import BACKENDS, get_backend
@@ -53,6 +54,24 @@ def check_choices(shares: Sequence[float], total: int, methods: Sequence[str], k
     heads = [round(share * total) for share in shares]
     if len(set(heads)) < len(heads):
         raise UsageError(f"shares must stand for different numbers of heads; {list(shares)} are {heads}")
+
+
+def check_aligned(entries: Sequence[Entry]) -> None:
+    """Raise UsageError unless all models that a study compares were trained alike.
+
+    They have read the same text to the same place, have as many restarts of the optimizer, and end at a low learning
+    rate. A baseline is what others start from, and a `SMALL_LONGER` model has as many multiply-adds instead.
+    """
+    seen: dict[Any, str] = {}
+    for entry in entries:
+        if entry.cell.method in (BASELINE, SMALL_LONGER):
+            continue
+        trained = [entry.cell.stages[stage] for stage in entry.cell.trained]
+        if trained[-1].schedule == "constant" or not trained[-1].steps:
+            raise UsageError("models are read at a low learning rate: finetune needs steps and a schedule that falls")
+        seen.setdefault((sum(stage.B * stage.steps for stage in trained), len(trained)), entry.method)
+    if len(seen) > 1:
+        raise UsageError(f"{' and '.join(seen.values())} have not read the same text in as many stages")
 
 
 @dataclass(frozen=True)
@@ -131,15 +150,17 @@ def run_study(
     With `compile_first` the kernels are compiled once in this process, so that the workers, who share the cache, need
     not.
 
-    Raises UsageError if the tokenizer has `<unk>`, which makes bits per character meaningless, and what
-    `grid.run_cells` raises.
+    Raises UsageError if the tokenizer has `<unk>`, which makes bits per character meaningless, what `check_aligned` and
+    `intervals.student` raise, and what `grid.run_cells` raises.
     """
+    student()
     get_backend(plan.backend)  # raises if there is no such backend
     text = text_of(plan.config.data, plan.digest)
     if not all(text.characters.values()):
         raise UsageError("studies compare bits per character, which need a tokenizer without <unk>: character or byte")
     store = Store(directory)
     entries = get_study(name).entries(plan)
+    check_aligned(entries)
     cells = [entry.cell for entry in entries]
     if compile_first and not BACKENDS[plan.backend].on_device and missing(cells, store):  # a GPU's kernels are not kept
         compile_kernels(name, cells[0])
@@ -159,8 +180,7 @@ def compile_kernels(what: str, cell: Cell) -> None:
 
 def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store) -> list[Record]:
     """Write the files of a study whose cells are all done; returns the rows of results.csv."""
-    study, V = get_study(name), text_of(plan.config.data, plan.digest).tokenizer.V
-    rows = result_rows(name, entries, store, V, plan.backend)
+    study, rows = get_study(name), result_rows(name, entries, store)
     done = Finished(entries, store, {"results": rows, "summary": summarise(rows)})
     done.tables.update(study.tables(done))
     corpus = Path(plan.config.data.corpus).name  # without the folder of a file
@@ -183,16 +203,18 @@ def page(about: dict[str, Any], tables: dict[str, list[Record]]) -> list[str]:
     seeds = f"{len(about['seeds'])} seed" + "s" * (len(about["seeds"]) > 1)
     paragraphs = [
         f"# {name}, on {config['data']['corpus']}",
-        f"Bits per character on the held-out test split, mean over {seeds} and standard deviation (spread), "
-        f"after {steps} steps of training. Written by `tinyprune experiment {name}`; "
+        f"Bits per character on both held-out splits, means over {seeds}, and the standard deviation (spread) of their "
+        f"mean, after {steps} steps of training. Written by `tinyprune experiment {name}`; "
         "the configuration is in `study.json`, a row for each model in `results.csv`.",
         markdown_table(tables["summary"]),
     ]
     if tables.get("comparison"):
         references = " or ".join(f"*{name}*" for name in dict.fromkeys(r["reference"] for r in tables["comparison"]))
         paragraphs += [
-            f"How many more bits per character than {references}, with as many heads and the same seed: mean "
-            f"of the differences and their standard deviation. Above 0, {references} is better.",
+            f"How many more bits per character than {references}, with as many heads and the same seeds, on both "
+            "splits and their mean, whose 95 % interval (low, high) is pooled over methods and seeds; p has Holm's "
+            "correction, and the study sees a difference of *smallest* four times in five. Above 0, "
+            f"{references} is better; *level* lies within 0.01, *open* is not decided.",
             markdown_table(tables["comparison"]),
         ]
     return paragraphs

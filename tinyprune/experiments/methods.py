@@ -16,15 +16,16 @@ class Method:
     Attributes:
         about: one line for `tinyprune list`; a criterion is described by the first line of its docstring.
         start: "baseline", or "new" for new weights.
-        choose: how heads are chosen. "criterion": those with the highest scores; "rounds": the same, scored again after
-            every tenth of all heads is removed; "search": least squares, in all layers together; "gates"; "layers": the
-            same share of each layer, without looking.
+        choose: how heads are chosen. "criterion": those with the highest scores; "search": least squares, in all layers
+            together; "gates"; "layers": the same share of each layer, without looking.
         criterion: which scores, one of `CRITERIA`.
         gates: how the gates differ from the configured ones.
         rewound: whether what stays has the weights from before the gates were trained.
+        shuffled: whether the gates are dealt to random heads when they have been trained.
         repair: how what stays is fitted to the whole model, see `pruning.repair`.
         heal: the stages in which what stays is trained.
         distill: the share of the divergence from the whole model in the loss meanwhile.
+        longer: whether stage train has as many steps more as make up for the heads that are missing, in multiply-adds.
     """
 
     about: str = ""
@@ -33,9 +34,11 @@ class Method:
     start: str = "baseline"
     gates: dict[str, Any] = field(default_factory=dict)
     rewound: bool = False
+    shuffled: bool = False
     repair: str = ""
     heal: tuple[str, ...] = ("gate", "finetune")
     distill: float = 0.0
+    longer: bool = False
 
 
 scored = partial(Method, choose="criterion")
@@ -45,9 +48,6 @@ TASK = {"objective": "task"}
 DISTILLED = "half of the loss afterwards is the divergence from the whole model"
 
 METHODS: dict[str, Method] = {name: scored(criterion=name) for name in CRITERIA} | {
-    "michel-iterative": Method(
-        "Michel's importance, evaluated again after every tenth of all heads is removed", "michel", "rounds"
-    ),
     "michel-repaired": scored(
         "Michel's heads; the others' Wo and bo are fitted to the layer's output (OSSCAR's formula)",
         "michel",
@@ -76,18 +76,26 @@ METHODS: dict[str, Method] = {name: scored(criterion=name) for name in CRITERIA}
     ),
     "deterministic": gated("Hard-Concrete gates without noise", gates={"distribution": "deterministic"}),
     # Two that tell the choice of heads from the training of the weights meanwhile.
-    "gates-rewound": gated(
-        "The heads that `gates` keeps, with the weights from before the gate stage", gates=TASK, rewound=True
-    ),
     "gates-heads": Method(
-        "The same, and all steps to fine-tune them: the choice of heads alone", choose="gates", gates=TASK, rewound=True
+        "The heads that `gates` keeps, in the baseline, and all steps to fine-tune them: the choice alone",
+        choose="gates",
+        gates=TASK,
+        rewound=True,
+    ),
+    "gates-random": gated(
+        "A gate stage, and then random heads in place of those it has chosen: the training alone",
+        gates=TASK,
+        shuffled=True,
     ),
 }
-BASELINE, UNPRUNED, FROM_SCRATCH, SMALL = "baseline", "unpruned", "gates-from-scratch", "small-from-scratch"
-# The model that the methods start from, and what they are held against.
+BASELINE, UNPRUNED, FROM_SCRATCH = "baseline", "unpruned", "gates-from-scratch"
+SMALL, SMALL_LONGER = "small-from-scratch", "small-longer"
+# The model that the methods start from, and what they are held against: the whole model with as many steps; gates from
+# the first step on; a model that never had the other heads, with as many steps, and with as many multiply-adds.
 CONTROLS: dict[str, Method] = {
     BASELINE: Method(start="new", heal=("train",)),
     UNPRUNED: Method(),
-    FROM_SCRATCH: gated(start="new", gates=TASK),
-    SMALL: Method(start="new", choose="layers", heal=("train", "finetune")),
+    FROM_SCRATCH: Method(start="new", choose="gates", gates=TASK),
+    SMALL: Method(start="new", choose="layers", heal=("train", "gate", "finetune")),
+    SMALL_LONGER: Method(start="new", choose="layers", heal=("train", "gate", "finetune"), longer=True),
 }

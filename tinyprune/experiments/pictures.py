@@ -13,11 +13,11 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from tinyprune.experiments.methods import BASELINE, METHODS, UNPRUNED
-from tinyprune.experiments.results import grouped, mean_of, paired_differences, rows_of, spread_of
+from tinyprune.experiments.results import both_splits, grouped, mean_of, spread_of
 from tinyprune.plots import DPI, GREY, HEAD_COLOURS, LINES, MARKERS, STYLE
 from tinyprune.tables import Record
 
@@ -101,99 +101,58 @@ def draw_level(axes: Axes, level: float, place: tuple[float, str], line: str) ->
 def name_seeds(figure: Figure, rows: Sequence[Record]) -> None:
     """Write above the picture over how many seeds it takes the mean."""
     seeds = len({r["seed"] for r in rows})
-    figure.suptitle(f"mean and standard deviation over {seeds} seeds", fontsize=9)
+    said = "mean and standard deviation over {} seeds; right: differences with their 95 % intervals; both splits"
+    figure.suptitle(said.format(seeds), fontsize=9)
 
 
-def pruned(rows: Sequence[Record], split: str) -> list[Record]:
-    """Return the rows of pruned models on one split."""
-    return [r for r in rows if r["split"] == split and r["method"] not in (BASELINE, UNPRUNED)]
+def pruned(rows: Sequence[Record]) -> list[Record]:
+    """Return a row for each pruned model, with the mean of both splits."""
+    return both_splits([r for r in rows if r["method"] not in (BASELINE, UNPRUNED)])
 
 
 # One for each study, and those of `compare`.
 
 
 @matplotlib.style.context(STYLE)
-def plot_tradeoff(rows: Sequence[Record], split: str = "test") -> Figure:
-    """Draw quality against heads that stay, parameters and time, from the rows of results.csv.
+def plot_tradeoff(rows: Sequence[Record], compared: Sequence[Record]) -> Figure:
+    """Draw quality against heads that stay, and how much it differs from random pruning.
+
+    Args:
+        rows: of results.csv.
+        compared: of comparison.csv.
 
     Returns:
-        Figure with three Axes. Bits per character of each method, mean and standard deviation over seeds as error bars,
-        against heads that stay (above: parameters) and against measured time; the dotted line is the model that kept
-        all heads and was trained as long. Then the difference from random pruning to as many heads, by seeds.
+        Figure with two Axes. Bits per character of each method, mean and standard deviation over seeds as error bars,
+        against heads that stay; the dotted line is the model that kept all heads and was trained as long. Then the
+        difference from random pruning to as many heads, with its interval.
     """
-    methods = list(dict.fromkeys(r["method"] for r in pruned(rows, split)))
+    own_rows = pruned(rows)
+    methods = list(dict.fromkeys(r["method"] for r in own_rows))
     total = rows[0]["heads_total"]
-    figure = Figure(figsize=(12, 4.6), dpi=DPI, layout="constrained")
-    by_heads, by_time, difference = figure.subplots(1, 3)
-    by_heads.set(xlabel="heads that stay", ylabel=f"bits per character ({split})", xlim=(0, total + 1))
-    by_time.set(xlabel=MEASURES["ms_per_1k_tokens"], ylabel=f"bits per character ({split})")
+    figure = Figure(figsize=(10, 4.6), dpi=DPI, layout="constrained")
+    by_heads, difference = figure.subplots(1, 2)
+    by_heads.set(xlabel="heads that stay", ylabel="bits per character", xlim=(0, total + 1))
     difference.set(xlabel="heads that stay", ylabel="difference from random pruning (below 0: better)")
     difference.set_xlim(0, total + 1)
-    if unpruned := rows_of(rows, UNPRUNED, split):
-        for axes in (by_heads, by_time):
-            draw_level(axes, statistics.fmean(r["bits_per_character"] for r in unpruned), (0, "left"), ":")
-    from_random = paired_differences(rows, "random", split)
+    if unpruned := [r for r in rows if r["method"] == UNPRUNED]:
+        draw_level(by_heads, statistics.fmean(r["bits_per_character"] for r in unpruned), (0, "left"), ":")
     # a little apart, so that error bars do not hide each other
     offsets = np.linspace(-0.35, 0.35, len(methods)) if len(methods) > 1 else np.zeros(1)
     for method, offset in zip(methods, offsets, strict=True):
-        own = rows_of(rows, method, split)
+        own = [r for r in own_rows if r["method"] == method]
         style = {"capsize": 2, "elinewidth": 0.8} | look(methods, method)
         x, y, error = means(own, "heads_open")
         by_heads.errorbar(x + offset, y, error, label=method, **style)
-        by_time.errorbar(*means(own, "ms_per_1k_tokens"), **style)
-        if paired := [r for r in from_random if r["method"] == method]:
-            points = sorted((r["heads_open"], r["difference"], r["spread"] or 0.0) for r in paired)
+        if paired := [r for r in compared if (r["method"], r["reference"]) == (method, "random")]:
+            points = sorted((r["heads_open"], r["difference"], r["high"] - r["difference"]) for r in paired)
             x, y, error = np.array(points).T
             difference.errorbar(x + offset, y, error, **style)
     difference.axhline(0, color=look(methods, "random")["color"], linewidth=1)
-    _parameters_above(by_heads, rows)
     for axes in (by_heads, difference):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in figure.axes:
         axes.grid(alpha=0.3, linewidth=0.5)
     figure.legend(loc="outside lower center", ncols=min(6, len(methods)), frameon=False, fontsize=8)
     name_seeds(figure, rows)
-    return figure
-
-
-def _parameters_above(axes: Axes, rows: Sequence[Record]) -> None:
-    """Draw a second x axis with parameters, which are linear in the number of heads: each head owns equally many."""
-    points = {(r["heads_open"], r["parameters"]) for r in rows}
-    if len({heads for heads, _ in points}) < 2:
-        return
-    (h0, p0), (h1, p1) = min(points), max(points)
-    slope = (p1 - p0) / (h1 - h0)
-    above = axes.secondary_xaxis("top", functions=(lambda h: p0 + slope * (h - h0), lambda p: h0 + (p - p0) / slope))
-    above.set_xlabel("parameters")
-    above.xaxis.set(major_locator=MaxNLocator(5), major_formatter=EngFormatter(sep=""))
-
-
-@matplotlib.style.context(STYLE)
-def plot_beyond(rows: Sequence[Record], split: str = "test", reference: str = "michel") -> Figure | None:
-    """Draw how many bits more than the reference each method needs, seed by seed; None if the reference is missing.
-
-    There is an Axes for each number of heads; methods are in the order of their means at the number nearest to half.
-    """
-    own = pruned(rows, split)
-    level = {(r["heads_open"], r["seed"]): r["bits_per_character"] for r in own if r["method"] == reference}
-    counts = sorted({heads for heads, _ in level}, reverse=True)
-    if not counts:
-        return None
-    total = own[0]["heads_total"]
-    found: dict[int, dict[str, list[float]]] = {count: {} for count in counts}
-    for row in own:
-        pair = (row["heads_open"], row["seed"])
-        if pair in level:
-            values = found[row["heads_open"]].setdefault(row["method"], [])
-            values.append(row["bits_per_character"] - level[pair])
-    half = found[min(counts, key=lambda count: abs(count - total / 2))]
-    order = sorted(half, key=lambda method: statistics.fmean(half[method]))
-    figure, by_count = panels(len(counts), 2 + 1.9 * len(counts), 1.2 + 0.24 * len(order))
-    for axes, count in zip(by_count, counts, strict=True):
-        axes.axvline(0, color=GREY, linewidth=1)
-        draw_seeds(axes, {method: found[count].get(method, []) for method in order})
-        axes.set_title(f"{count} of {total} heads")
-    figure.supxlabel(f"bits per character more than {reference} ({split}); dots: seeds, bar: mean; left is better")
     return figure
 
 
@@ -203,7 +162,7 @@ def plot_layers(rows: Sequence[Record]) -> Figure:
 
     It has a row for each method and a column for each layer; the mean over seeds is written in the cell.
     """
-    own = pruned(rows, "test")
+    own = pruned(rows)
     methods = list(dict.fromkeys(r["method"] for r in own))
     counts = sorted({r["heads_open"] for r in own}, reverse=True)
     L = len(str(own[0]["heads_by_layer"]).split())
@@ -243,9 +202,9 @@ def plot_agreement(records: Sequence[Record]) -> Figure:
 
 
 @matplotlib.style.context(STYLE)
-def plot_ablation(rows: Sequence[Record], split: str = "test") -> Figure:
+def plot_ablation(rows: Sequence[Record]) -> Figure:
     """Draw bits per character: an Axes for each number of heads, a row for each variant, dots for seeds, their mean."""
-    own = [r for r in rows if r["split"] == split]
+    own = both_splits(rows)
     variants = list(dict.fromkeys(r["method"] for r in own))
     counts = sorted({r["heads_open"] for r in own}, reverse=True)
     figure, by_count = panels(len(counts), 2 + 2.6 * len(counts), 1.2 + 0.32 * len(variants))
@@ -253,7 +212,7 @@ def plot_ablation(rows: Sequence[Record], split: str = "test") -> Figure:
         here = [r for r in own if r["heads_open"] == count]
         draw_seeds(axes, {v: [r["bits_per_character"] for r in here if r["method"] == v] for v in variants})
         axes.set_title(f"{count} of {own[0]['heads_total']} heads")
-    figure.supxlabel("bits per character (test); dots: seeds, bar: mean; left is better")
+    figure.supxlabel("bits per character; dots: seeds, bar: mean; left is better")
     return figure
 
 

@@ -2,8 +2,8 @@
 
 study.json                study, configuration, seeds, machine
 results.csv               a row for each model and split
-summary.csv               mean and spread over seeds
-comparison.csv            differences from the methods that the study is about
+summary.csv               means over seeds, and their spread
+comparison.csv            differences from the methods that the study is about, see `intervals`
 plots/*.png, README.md    the same as pictures and as text
 """
 
@@ -19,19 +19,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from tinyprune.config import ModelConfig
 from tinyprune.experiments.store import Store
 from tinyprune.files import replace_file
-from tinyprune.kernels.backend import BACKENDS, get_backend
+from tinyprune.kernels.backend import BACKENDS
 from tinyprune.machine import describe_machine, processors
-from tinyprune.model.parameters import init_parameters
-from tinyprune.model.transformer import Transformer
 from tinyprune.plots import save_figure
-from tinyprune.progress import progress_bar, say
-from tinyprune.report import milliseconds_per_1k_tokens
+from tinyprune.progress import say
 from tinyprune.tables import Record
 
 if TYPE_CHECKING:
@@ -41,36 +37,33 @@ SPLITS = ("valid", "test")
 Picture = tuple[str, str, Figure]  # file name, caption, figure
 
 
-def result_rows(study: str, entries: Sequence[Entry], store: Store, V: int, backend: str) -> list[Record]:
-    """Return a row for each model and split; times are measured now.
+def result_rows(study: str, entries: Sequence[Entry], store: Store) -> list[Record]:
+    """Return a row for each model and split.
 
     `heads_shifted` is how many heads more than the target the controller left open (fewer if negative), which were then
     closed to meet it exactly; None for methods that have no controller.
     """
     done = [(entry, store.records[entry.cell.key]) for entry in entries]
-    whole = [dataclasses.replace(entry.cell.config.model, V=V) for entry in entries]
-    configs = [with_head_counts(model, record["heads"]) for model, (_, record) in zip(whole, done, strict=True)]
-    ms = measure_times(configs, backend)
     return [
         {
             "study": study,
             "corpus": Path(entry.cell.config.data.corpus).name,
             "kind": entry.cell.config.model.kind,
             "method": entry.method,
+            "start": entry.cell.recipe.start,
             "seed": entry.seed,
             "heads_open": sum(record["heads"]),
             "heads_total": record["heads_total"],
             "parameters": record["parameters"],
             "multiply_adds_per_token": record["multiply_adds_per_token"],
             "bits_per_character": record["bits_per_character"][split],
-            "ms_per_1k_tokens": ms[config],
             "steps_total": record["steps_total"],
             "split": split,
             "scope": entry.cell.scope,
             "heads_by_layer": " ".join(map(str, record["heads"])),
             "heads_shifted": record.get("heads_shifted"),
         }
-        for (entry, record), config in zip(done, configs, strict=True)
+        for entry, record in done
         for split in SPLITS
     ]
 
@@ -78,26 +71,6 @@ def result_rows(study: str, entries: Sequence[Entry], store: Store, V: int, back
 def with_head_counts(config: ModelConfig, heads: Sequence[int]) -> ModelConfig:
     """Return the configuration with `heads[i]` heads in layer i."""
     return dataclasses.replace(config, heads=tuple(heads), head_ids=tuple(tuple(range(h)) for h in heads))
-
-
-def measure_times(
-    configs: Iterable[ModelConfig], backend: str = "numba", at_least: float = 0.25
-) -> dict[ModelConfig, float]:
-    """Measure milliseconds per 1,000 tokens of each configuration, see `report.milliseconds_per_1k_tokens`.
-
-    The configurations have V set; equal ones are measured once, for `at_least` seconds.
-    """
-    ops, rng, ms = get_backend(backend), np.random.default_rng(0), {}
-    first, *others = dict.fromkeys(configs)
-    models = [Transformer(first, init_parameters(first, rng), ops=ops)]
-    with progress_bar(others or [first], desc="timing", unit="model") as bar:
-        for config in bar:
-            models[1:] = [Transformer(config, init_parameters(config, rng), ops=ops)]
-            tokens = rng.integers(0, config.V, 16 * first.T)
-            reference, own = milliseconds_per_1k_tokens(models, tokens, at_least)
-            # The first takes turns with each other: times are scaled to it, in case the machine's speed changes.
-            ms[config] = own * ms.setdefault(first, reference) / reference
-    return ms
 
 
 def grouped(rows: Iterable[Record], *names: str) -> dict[tuple[Any, ...], list[Record]]:
@@ -119,14 +92,22 @@ def spread_of(rows: Sequence[Record], name: str) -> float | None:
     return spread([row[name] for row in rows])
 
 
-def summarise(rows: Sequence[Record], split: str = "test") -> list[Record]:
-    """Return mean and standard deviation (spread) over seeds, for each method and number of heads, on one split."""
+def both_splits(rows: Sequence[Record]) -> list[Record]:
+    """Return a row for each model, with the mean of both splits as its bits per character."""
+    groups = grouped(rows, "method", "heads_open", "seed").values()
+    mean = "bits_per_character"
+    return [group[0] | {"split": "both", mean: mean_of(group, mean)} for group in groups]
+
+
+def summarise(rows: Sequence[Record]) -> list[Record]:
+    """Return means over seeds for each method and number of heads, and the spread of the mean of both splits."""
+    names = ("method", "heads_open", "heads_total", "parameters", "multiply_adds_per_token")
+    by_split = grouped(rows, "method", "heads_open", "split")
     return [
-        {name: group[0][name] for name in ("method", "heads_open", "heads_total")}
-        | {name: group[0][name] for name in ("parameters", "multiply_adds_per_token")}
-        | {name: mean_of(group, name) for name in ("ms_per_1k_tokens", "bits_per_character")}
+        {name: group[0][name] for name in names}
+        | {split: mean_of(by_split[*key, split], "bits_per_character") for split in SPLITS}
         | {"spread": spread_of(group, "bits_per_character"), "seeds": len(group)}
-        for group in grouped((row for row in rows if row["split"] == split), "method", "heads_open").values()
+        for key, group in grouped(both_splits(rows), "method", "heads_open").items()
     ]
 
 

@@ -256,7 +256,7 @@ class Run:
             return
         text = self.text
         B, steps = (before and before.metadata.get("read")) or (config.B, 0)
-        read = steps if B == config.B else 0  # another B cuts the text elsewhere
+        read = steps * B // config.B  # another B cuts the text elsewhere, so that the place is not quite the same
         with MetricsLog(self.directory.metrics) as log:
             trainer = Trainer.start(
                 model,

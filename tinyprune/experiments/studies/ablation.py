@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinyprune.experiments.experiment import Entry, Finished, Picture, Plan, Study
+from tinyprune.experiments.intervals import compared
 from tinyprune.experiments.methods import FROM_SCRATCH, SMALL
 from tinyprune.experiments.pictures import plot_ablation
-from tinyprune.experiments.results import paired_differences
 from tinyprune.tables import Record
 
 # The number of heads is held here, so that the warm-up is that of the target, not of lam.
@@ -40,7 +40,7 @@ def entries(plan: Plan) -> list[Entry]:
 
 def tables(done: Finished) -> dict[str, list[Record]]:
     """Compare every variant with all three stabilisers."""
-    return {"comparison": paired_differences(done.tables["results"], ALL_THREE)}
+    return {"comparison": compared(done.tables["results"], ALL_THREE)}
 
 
 def pictures(done: Finished) -> Iterator[Picture]:

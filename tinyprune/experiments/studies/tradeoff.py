@@ -9,34 +9,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tinyprune.experiments.experiment import Entry, Finished, Picture, Plan, Study
-from tinyprune.experiments.methods import BASELINE, UNPRUNED
-from tinyprune.experiments.pictures import plot_agreement, plot_beyond, plot_layers, plot_tradeoff
-from tinyprune.experiments.results import paired_differences
+from tinyprune.experiments.intervals import compared
+from tinyprune.experiments.methods import BASELINE, SMALL, SMALL_LONGER, UNPRUNED
+from tinyprune.experiments.pictures import plot_agreement, plot_layers, plot_tradeoff
 from tinyprune.tables import Record
 
 
 def entries(plan: Plan) -> list[Entry]:
-    """Every method at every share of the heads, and a model that keeps all heads."""
-    made = []
+    """Every method at every share of the heads, and what they are held against."""
+    made, methods = [], (*plan.methods, SMALL, SMALL_LONGER)
     for config in plan.configs():
         made += [plan.entry(name, config, name) for name in (BASELINE, UNPRUNED)]
-        made += [plan.entry(method, config, method, share) for method in plan.methods for share in plan.shares]
+        made += [plan.entry(method, config, method, share) for method in methods for share in plan.shares]
     return made
-
-
-def ranks(values: ArrayLike) -> NDArray:
-    """Return the rank of each value, from 0; equal values share the mean of theirs. (n,) -> (n,) float64."""
-    values = np.asarray(values, float)
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts + 1) / 2)[place]
 
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
     """Return Spearman's rank correlation of (n,) and (n,): −1 … 1, or 0 if all values of one of them are equal."""
-    x, y = (r - r.mean() for r in (ranks(a), ranks(b)))
-    size = np.sqrt((x**2).sum() * (y**2).sum())
-    return float((x * y).sum() / size) if size else 0.0
+    from scipy.stats import spearmanr
+
+    return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)
 
 
 def agreement(done: Finished) -> list[Record]:
@@ -65,8 +57,8 @@ def agreement(done: Finished) -> list[Record]:
 
 
 def tables(done: Finished) -> dict[str, list[Record]]:
-    """Compare every method with gates and with Michel's criterion, and the methods' scores with each other."""
-    found = [r for method in ("gates", "michel") for r in paired_differences(done.tables["results"], method)]
+    """Compare every method with gates, Michel's criterion and random heads, and their scores with each other."""
+    found = [r for method in ("gates", "michel", "random") for r in compared(done.tables["results"], method)]
     return {"comparison": found, "agreement": agreement(done)}
 
 
@@ -74,9 +66,7 @@ def pictures(done: Finished) -> Iterator[Picture]:
     """Draw the pictures."""
     rows = done.tables["results"]
     caption = "Bits per character against heads that stay, for each method, with error bars"
-    yield "tradeoff", caption, plot_tradeoff(rows)
-    if beyond := plot_beyond(rows):
-        yield "beyond", "Bits per character more than Michel's criterion needs, for each method", beyond
+    yield "tradeoff", caption, plot_tradeoff(rows, done.tables["comparison"])
     yield "kept", "Heads that stay in each layer, for each method", plot_layers(rows)
     if agreed := done.tables["agreement"]:
         yield "agreement", "Rank correlation between the methods' scores of the heads", plot_agreement(agreed)

@@ -1,10 +1,9 @@
 """Conventional criteria of importance: a score for each head, larger for heads that are more worth keeping.
 
 `CRITERIA[name](model, tokens, rng)` gives a score for every head of every layer, `keep_best` turns scores into a mask
-with an exact number of heads, over all layers together or the same share in each, and `score_in_rounds` rescores after
-each round, without the heads removed so far. `least_squares.search` finds a set of heads that the others can make up
-for, and `pruning.repair` does that. `with_heads` makes the model that a mask describes, which
-`pruning.surgery` then makes smaller. Learned gates (Hard-Concrete, soft top-k) are in `pruning.gates`.
+with an exact number of heads, over all layers together or the same share in each. `least_squares.search` finds a set of
+heads that the others can make up for, and `pruning.repair` does that. `with_heads` makes the model that a mask
+describes, which `pruning.surgery` then makes smaller. Learned gates (Hard-Concrete, soft top-k) are in `pruning.gates`.
 """
 
 from tinyprune.pruning.importance.criteria import CRITERIA as CRITERIA
@@ -15,5 +14,4 @@ from tinyprune.pruning.importance.criteria import output_difference as output_di
 from tinyprune.pruning.importance.masks import Mask as Mask
 from tinyprune.pruning.importance.masks import Scores as Scores
 from tinyprune.pruning.importance.masks import keep_best as keep_best
-from tinyprune.pruning.importance.masks import score_in_rounds as score_in_rounds
 from tinyprune.pruning.importance.masks import with_heads as with_heads

@@ -1,9 +1,9 @@
-"""Turn scores into masks with an exact number of heads, in one shot or in rounds."""
+"""Turn scores into masks with an exact number of heads."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,44 +80,3 @@ def layer_shares(sizes: Sequence[int], heads: int) -> list[int]:
     first = np.argsort(-(exact - shares), kind="stable")[: heads - shares.sum()]
     shares[first] += 1
     return shares.tolist()
-
-
-def score_in_rounds(
-    model: Transformer, heads: int, score: Callable[[Transformer], Scores], rounds: int, scope: str = "global"
-) -> Scores:
-    """Remove the worst heads a few at a time, and rescore the others after each round.
-
-    One round is one-shot pruning. Michel et al. 2019 (§4.2) remove a tenth of all heads at a time.
-
-    Args:
-        model: the model to score.
-        heads: how many heads stay in the end.
-        score: returns the scores of a model's heads; it is given models made by `with_heads`.
-        rounds: at least 1; each removes the same number of heads, up to rounding.
-        scope: see `keep_best`.
-
-    Returns:
-        scores by which `keep_best` keeps those heads: the round in which a head was removed, or the last for heads that
-        stay, plus a fraction for its rank in that round.
-
-    Raises:
-        UsageError: if there are fewer heads, or less than one round.
-    """
-    sizes = model.config.heads
-    total = sum(sizes)
-    if rounds < 1:
-        raise UsageError(f"rounds must be at least 1, got {rounds}")
-    if not 0 <= heads <= total:
-        raise UsageError(f"heads must be between 0 and the {total} there are, got {heads}")
-    mask = [np.ones(H, bool) for H in sizes]
-    result = np.zeros(total)
-    for done in range(1, rounds + 1):
-        there = np.concatenate(mask)
-        scores = np.where(there, np.concatenate(score(with_heads(model, mask))), -np.inf)
-        # rank in (0, 1), larger is better; heads removed before keep their score
-        place = np.argsort(np.argsort(scores, kind="stable"), kind="stable") + 1
-        result[there] = done - 1 + place[there] / (total + 1)
-        left = total - round((total - heads) * done / rounds)
-        mask = keep_best(by_layer(scores, sizes), left, scope)
-        result[np.concatenate(mask)] += 1
-    return by_layer(result, sizes)

@@ -1,0 +1,79 @@
+"""Intervals, against SciPy's paired test, and verdicts, corrections and pooled variances by hand."""
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+from toy import row
+
+from tinyprune.experiments.intervals import compared, holm, verdict
+
+RNG = np.random.default_rng(0)
+NOISE = {(m, seed, split): RNG.normal(0, 0.01) for m in "abc" for seed in range(5) for split in ("valid", "test")}
+BASELINES = RNG.normal(0, 0.1, 5)
+
+
+def rows(methods="abc", more=0.05, start="baseline"):
+    """Methods b and c need `more` and twice as many bits more than a."""
+    return [
+        row(m, 2, seed, 2 + BASELINES[seed] + more * "abc".index(m) + NOISE[m, seed, split], split)
+        | {"start": start if m == "c" else "baseline"}
+        for m in methods
+        for seed in range(5)
+        for split in ("valid", "test")
+    ]
+
+
+def mean_of_splits(method, made):
+    own = [r["bits_per_character"] for r in made if r["method"] == method]
+    return np.reshape(own, (5, 2)).mean(1)
+
+
+def test_of_two_methods_it_is_the_paired_t_test():
+    made = rows("ab")
+    (found,) = compared(made, "a")
+    expected = ttest_rel(mean_of_splits("b", made), mean_of_splits("a", made))
+    assert (found["low"], found["high"]) == pytest.approx(tuple(expected.confidence_interval()), abs=1e-12)
+    assert found["p"] == pytest.approx(expected.pvalue) and found["verdict"] == "worse"
+    assert found["difference"] == pytest.approx((found["valid"] + found["test"]) / 2)
+    assert found["high"] - found["difference"] < found["smallest"] < 2 * (found["high"] - found["difference"])
+    (back,) = compared(made, "b")
+    assert back["verdict"] == "better" and back["low"] == pytest.approx(-found["high"])
+
+
+def test_the_variance_is_pooled_over_methods_with_the_same_baseline():
+    made = rows()
+    y = np.array([mean_of_splits(m, made) for m in "abc"])
+    rest = y - y.mean(0) - y.mean(1, keepdims=True) + y.mean()
+    for record in compared(made, "a"):
+        half = 2.3060041 * np.sqrt((rest**2).sum() / 8 * 2 / 5)  # t of 0.975 with 8 degrees of freedom
+        assert record["high"] - record["difference"] == pytest.approx(half)
+    alone = {r["method"]: r for r in compared(rows(start="new"), "a")}
+    (pair,) = compared(rows("ab"), "a")
+    assert alone["b"]["low"] == pytest.approx(pair["low"])
+
+
+def test_a_method_with_one_seed_or_without_a_partner_has_no_interval():
+    made = [r for r in rows() if r["method"] == "a" or r["seed"] == 0]
+    assert compared(made, "a") == compared(made, "nobody") == []
+
+
+def test_corrections_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "valid", "test", "said"),
+    [
+        (-0.009, 0.002, 0.5, -0.01, 0.001, "level"),
+        (0.001, 0.009, 0.01, 0.005, 0.005, "level"),
+        (-0.02, 0.002, 0.2, -0.01, -0.01, "open"),
+        (0.01, 0.03, 0.01, 0.02, 0.02, "worse"),
+        (-0.03, -0.01, 0.01, -0.02, -0.02, "better"),
+        (0.01, 0.03, 0.06, 0.02, 0.02, "open"),
+        (0.01, 0.03, 0.01, 0.05, -0.01, "open"),
+    ],
+)
+def test_a_verdict_needs_certainty_on_both_splits(low, high, p, valid, test, said):
+    record = {"low": low, "high": high, "p": p, "valid": valid, "test": test, "difference": (low + high) / 2}
+    assert verdict(record) == said
