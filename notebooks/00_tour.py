@@ -324,9 +324,9 @@ show(plot_heads(small.config))
 #
 # The remaining heads are trained a little more, as an ordinary model
 # ([chapter 08](08_fine_tuning_and_trade_off.ipynb)). Here is the loss over all stages, in bits. (Progress bars show
-# *nats*; one nat is 1.44 bits.) The line goes up and down because each step reads the next piece of the text, from the
-# beginning in every stage, and some pieces are harder than others; one pass takes about 400 steps. So compare the
-# dots, which are always measured on the same text: a second held-out text, the *validation* text. (The table further
+# *nats*; one nat is 1.44 bits.) The line goes up and down because each step reads the next piece of the text, and each
+# stage reads on where the one before has stopped; some pieces are harder than others, and one pass takes about 400 steps.
+# So compare the dots, which are always measured on the same text: a second held-out text, the *validation* text. (The table further
 # down is about the *test* text, so its numbers differ.) The loss jumps up when the gates arrive, because
 # they flicker: in every step some heads are missing, and hardly ever the same ones.
 
@@ -352,7 +352,8 @@ longer = new_run("longer")
 whole = longer.load("train").model
 steps = run.config.gate_train.steps + run.config.finetune.steps
 settings = dataclasses.replace(run.config.finetune, steps=steps)
-longer.fit("train", whole, settings, LanguageModelling(), resume=False)
+before = longer.load("train")  # says where to read on
+longer.fit("train", whole, settings, LanguageModelling(), resume=False, before=before)
 
 # %% [markdown]
 # Here is the whole run in one table, measured on held-out text. *Bits per character* are the number of yes-or-no
@@ -401,7 +402,7 @@ plt.show()
 
 # %% [markdown]
 # Read this with some suspicion, as this project always does. The pruned model is smaller and faster than the baseline. But
-# although it was trained for longer, it is a little worse; and it is clearly worse than the model that kept all heads and
+# although it was trained for longer, it is worse; and it is clearly worse than the model that kept all heads and
 # was trained as long (the line below the table says by how much). That is the price of the removed heads. [Chapter
 # 08](08_fine_tuning_and_trade_off.ipynb) asks two more questions. Is a model that was small from the start as good? (On
 # this text it is better.) And do learned gates choose heads better than simpler methods, *at equal cost*? (On a finished
