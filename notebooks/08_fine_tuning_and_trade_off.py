@@ -998,7 +998,7 @@ print(f"rank correlation of the two orders, random left out: {agreement:+.2f}")
 # 76. With a constant learning rate a model's bits depend on what it has read last: within 20 steps they can change by 0.03,
 # more than most of the leads. Five seeds do not help, since all of them stop at the same two places.
 #
-# So [the claim is withdrawn](../data/results/README.md#why-the-claim-about-young-models-was-withdrawn). What stands is the
+# So [the claim is withdrawn](../data/results/map-pydoc/README.md#what-was-found). What stands is the
 # study above: a cosine schedule ends at a low learning rate, and there gates are behind Michel's heads on either split, at
 # half of the heads by 0.036 and 0.030 bits. On baselines of 1,000 steps, under the same schedule, the two cannot be told
 # apart ([`budgets-pydoc`](../data/results/budgets-pydoc/README.md)).

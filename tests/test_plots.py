@@ -87,24 +87,6 @@ def test_losses_are_plotted_in_bits_over_the_whole_run_and_named():
     assert said < set(texts(axes))
 
 
-PARTIAL = {
-    "one training loss": ("train", {10: 4.5}, {}),
-    "one validation loss": ("train", {}, {200: 2.0}),
-    "one step": ("finetune", {1: 2.0}, {1: 2.0}),
-    "no step": ("train", {}, {0: 4.5}),
-    "losses of zero": ("train", {10: 0.0, 20: 0.0}, {20: 0.0}),
-}
-
-
-@pytest.mark.parametrize("losses", PARTIAL.values(), ids=PARTIAL)
-def test_losses_of_a_partial_run(losses):
-    records = loss_records(*losses)
-    (axes,) = readable(plot_losses(records)).axes
-    shown = [line for line in axes.lines if len(line.get_xdata()) > 1 or line.get_marker() == "o"]
-    bits = {round(y, 9) for line in shown for y in line.get_ydata()}
-    assert {round(record["loss"] / math.log(2), 9) for record in records} <= bits
-
-
 @pytest.mark.parametrize("n", [1, 2, 3, 20, 100, 1000])
 def test_running_mean_is_a_mean_of_neighbours(n):
     values = np.random.default_rng(n).normal(size=n)
@@ -152,22 +134,6 @@ def test_gates_show_how_open_each_head_is_and_which_end_open(records, layers, he
         assert [y for _, y in lines(axes) if np.allclose(y, 1 / (1 + math.exp(shift - opening)))]
 
 
-def test_top_k_gates_are_drawn_by_what_they_let_through():
-    """Layers share k: a head is strong if it is among the k largest of all, and there is no boundary line."""
-    gate = GateConfig(distribution="top-k", target_heads=5, tau=0.5)
-    log_alpha = random_gates(4, 2, 4)
-    figure = plot_gates(gate_records(log_alpha), gate)
-    best, soft = set(np.argsort(-log_alpha[-1].ravel())[:5].tolist()), []
-    for layer, axes in enumerate(figure.axes[1:]):
-        assert axes.get_ylabel() == ("soft gate" if layer == 0 else "")
-        assert len(axes.lines) == 4
-        for head, line in sorted(head_lines(axes).items()):
-            assert (line.get_linestyle() == "-") == (4 * layer + head in best)
-            soft.append(line.get_ydata())
-    np.testing.assert_allclose(sum(soft), [5, 5, 5, 5])
-    assert len(soft) == 8 and len(np.unique(soft)) > 2 and "5.0 expected" in texts(figure.axes[0])
-
-
 def test_gates_count_the_open_heads():
     log_alpha = random_gates(6, 2, 4)
     records = gate_records(log_alpha)
@@ -180,17 +146,6 @@ def test_gates_count_the_open_heads():
     assert set(texts(axes)) == {f"{opened[-1]} in evaluation", f"{expected[-1]:.1f} expected", "3 wanted"}
     assert axes.get_title(loc="left") == "open heads (of 8)"
     assert len(plot_gates(records, GateConfig()).axes[0].lines) == 2
-
-
-def test_gates_of_a_pruned_model_keep_their_numbers():
-    records = gate_records(random_gates(3, 1, 2))
-    for record in records:
-        record.get("log_alpha", []).append([])
-    figure = readable(plot_gates(records, GateConfig(), head_ids=((3, 14), ())))
-    assert sorted(head_lines(figure.axes[1])) == [3, 14]
-    assert sorted(texts(figure.axes[1])) == ["14", "3"]
-    assert head_lines(figure.axes[2]) == {}
-    assert figure.axes[2].get_title(loc="left") == "layer 1: no heads"
 
 
 LONG = {step: 9 - step / 2000 for step in range(100, 10001, 100)}

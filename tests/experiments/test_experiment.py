@@ -11,8 +11,7 @@ from command import MODEL, contents, refused, start, succeed, wait_until, write_
 from toy import STEPS, toy_plan, without_seconds
 
 from tinyprune.errors import UsageError
-from tinyprune.experiments import STUDIES, experiment
-from tinyprune.experiments.cells import Outcome, text_of
+from tinyprune.experiments import STUDIES
 from tinyprune.experiments.experiment import check_aligned, get_study, make_plan
 from tinyprune.experiments.methods import METHODS
 from tinyprune.experiments.results import read_csv
@@ -65,15 +64,6 @@ def test_what_is_given_goes_before_quick_and_quick_before_the_preset():
     assert quick.config.train.steps < full.config.train.steps
     with pytest.raises(UsageError, match="shares must be numbers from 0 to 1"):
         make_plan(shares=())
-
-
-def test_kernels_are_compiled_by_one_short_training(monkeypatch):
-    trained = []
-    monkeypatch.setattr(experiment, "compute", lambda cell, checkpoint=None: trained.append(cell) or Outcome({}))
-    experiment.compile_kernels("tradeoff", get_study("tradeoff").entries(make_plan())[-1].cell)
-    assert [c.method for c in trained] == ["baseline", "gates"]
-    assert {c.config.train.steps for c in trained} == {1}
-    assert all(len(text_of(c.config.data, c.digest).valid) < 10_000 for c in trained)
 
 
 @pytest.mark.slow

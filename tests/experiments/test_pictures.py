@@ -6,9 +6,7 @@ import pytest
 from toy import rows
 
 from tinyprune.experiments import pictures
-from tinyprune.experiments.methods import METHODS
 from tinyprune.experiments.results import spread
-from tinyprune.plots import GREY
 
 
 @pytest.fixture(autouse=True)
@@ -16,17 +14,6 @@ def settings_stay():
     before = dict(matplotlib.rcParams)
     yield
     assert dict(matplotlib.rcParams) == before
-
-
-def test_no_two_methods_look_alike():
-    looks = {method: pictures.look([], method) for method in METHODS}
-    kinds = [(v["linestyle"], v["marker"], v["markerfacecolor"] == "white") for v in looks.values()]
-    assert len(set(kinds)) == len(looks) == len(METHODS)
-    by_colour = {}
-    for v in looks.values():
-        by_colour.setdefault(v["color"], []).append((v["linestyle"], v["markerfacecolor"] == "white"))
-    assert all(len(set(own)) == len(own) for own in by_colour.values())
-    assert looks["gates"]["color"] != GREY
 
 
 def test_the_tradeoff_shows_means_and_spreads_of_every_method():
@@ -51,27 +38,6 @@ def test_the_tradeoff_shows_means_and_spreads_of_every_method():
     pictures.plot_tradeoff(
         [r for r in rows() if r["seed"] == 0 and r["method"] == "gates"], []
     ).draw_without_rendering()
-
-
-def test_heads_by_layer_are_written_in_their_cells():
-    figure = pictures.plot_layers(rows())
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["3 of 4", "2 of 4"]
-    assert [t.get_text() for t in figure.axes[0].texts] == ["2", "1"] * 3
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["random", "magnitude", "gates"]
-
-
-def test_agreement_has_a_number_in_every_cell():
-    numbers = {(a, b): 1.0 if a == b else -0.25 for a in "xy" for b in "xy"}
-    records = [{"method": a, "other": b, "rank_correlation": number} for (a, b), number in numbers.items()]
-    assert [t.get_text() for t in pictures.plot_agreement(records).axes[0].texts] == ["1", "-.25", "-.25", "1"]
-
-
-def test_the_ablation_has_a_dot_for_each_seed():
-    figure = pictures.plot_ablation([r for r in rows() if r["method"] != "unpruned"])
-    assert len(figure.axes) == 2
-    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert [len(line.get_xdata()) for line in dots] == [2, 2, 2]
-    np.testing.assert_allclose(dots[2].get_xdata(), [2.2 + 1 / 3, 2.3 + 1 / 3])
 
 
 def test_perplexity_has_a_line_for_each_method_in_each_panel():

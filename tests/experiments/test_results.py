@@ -5,6 +5,7 @@ import statistics
 import pytest
 from toy import Here, row, toy_plan
 
+from tinyprune.errors import TinypruneError
 from tinyprune.experiments.grid import run_cells
 from tinyprune.experiments.results import (
     paired_differences,
@@ -81,3 +82,11 @@ def test_csv_and_back(study):
         for key, value in before.items():
             assert after[key] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), key
     assert to_csv([{"a": 1, "b": None}]) == "a,b\n1,\n" and read_csv("a,b\n1,\n") == [{"a": 1, "b": None}]
+
+
+def test_models_of_one_baseline_must_have_begun_with_the_same_weights(study):
+    _, entries, store = study
+    gates = [entry for entry in entries if entry.method == "gates"][-1].cell
+    store.records[gates.key] = store.record(gates) | {"baseline_sha256": "another"}
+    with pytest.raises(TinypruneError, match="seed 1 began with different weights"):
+        result_rows("tradeoff", entries, store)

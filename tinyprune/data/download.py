@@ -1,9 +1,4 @@
-"""Downloads, by the library pooch: with a progress bar, tried again when a connection breaks, and a checked sha256.
-
-A file gets its name only when it is complete and has the right hash, so a file of that name can be trusted.
-"""
-
-from __future__ import annotations
+"""Downloads, by the library pooch: with a progress bar, tried again when a connection breaks, and a checked sha256."""
 
 from pathlib import Path
 

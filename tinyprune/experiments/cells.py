@@ -86,14 +86,9 @@ class Cell:
     def trained(self) -> list[str]:
         """Return the stages in which the weights that are measured were trained, in order."""
         recipe = self.recipe
-        before = [] if recipe.start == "new" else ["train"]
-        learned = [self.gates_in] if recipe.choose == "gates" and not recipe.rewound else []
-        return [*before, *learned, *recipe.heal]
-
-    @property
-    def gates_in(self) -> str:
-        """Return the stage in which gates are trained: the first after those of the weights that they start from."""
-        return "train" if self.recipe.start == "new" else "gate"
+        gates = recipe.choose == "gates" and not recipe.rewound
+        before = gates * ["train"] if recipe.start == "new" else ["train", *gates * ["gate"]]
+        return [*before, *recipe.heal]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: everything that the result depends on, and nothing else."""
@@ -177,6 +172,8 @@ class CellRun:
         self.new = cell.recipe.start == "new"
         self.baseline = baseline
         self.record: dict[str, Any] = {"steps_total": 0 if self.new else cell.config.train.steps}
+        if baseline is not None:
+            self.record["baseline_sha256"] = hashlib.sha256(baseline).hexdigest()[:16]
 
     def run(self) -> Outcome:
         """Start from the baseline or new weights; choose, repair, remove (`smaller`); heal; measure."""
@@ -228,14 +225,15 @@ class CellRun:
 
     def learn_gates(self) -> Transformer:
         """Return a model that was trained with gates, of which exactly the cell's number of heads are open."""
-        config, changes, stage = self.cell.config, self.recipe.gates, self.cell.stages[self.cell.gates_in]
+        name = "train" if self.new else "gate"
+        config, changes, stage = self.cell.config, self.recipe.gates, self.cell.stages[name]
         if self.new:  # a gate's learning rate is a multiple of its stage's: make it the same as in the gate stage
             changes = changes | {"lr_multiplier": config.gate.lr_multiplier * config.gate_train.lr / config.train.lr}
         gate = dataclasses.replace(config.gate, target_heads=self.cell.heads, **changes)
         warmup = stage.steps // 2 if gate.lam_warmup is None else gate.lam_warmup
         gated, objective = with_new_gates(self.start(), gate, warmup)
         before = self.record["steps_total"]
-        path = self.train(gated, self.cell.gates_in, stage, objective)
+        path = self.train(gated, name, stage, objective)
         if self.recipe.rewound:
             self.record["steps_total"] = before  # these steps only chose heads: what stays is trained for as many again
         self.record["scores"] = self.log_alpha(gated, 4)

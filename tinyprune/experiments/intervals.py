@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tinyprune.errors import MissingExtraError, install_command
-from tinyprune.experiments.results import SPLITS, both_splits, paired_differences
+from tinyprune.experiments.results import SPLITS, grouped
 from tinyprune.tables import Record
 
 LEVEL = 0.01  # bits per character: a difference within this is of no consequence
@@ -36,57 +36,63 @@ def student() -> Any:
 
 
 def compared(rows: Sequence[Record], reference: str) -> list[Record]:
-    """Compare every method with the reference at each number of heads.
+    """Compare every method with the reference at each number of heads that both have with two seeds at least.
 
     Args:
         rows: of results.csv, both splits.
         reference: name of a method.
 
+    Returns a record for each, see `difference` and `judged`. Raises MissingExtraError if SciPy is not installed.
+    """
+    records = []
+    for here in grouped(rows, "heads_open").values():
+        for method in dict.fromkeys(r["method"] for r in here if r["method"] != reference):
+            if len(common_seeds(here, method, reference)) > 1:
+                records.append(difference(here, method, reference))
+    return judged(records)
+
+
+def common_seeds(rows: Sequence[Record], *methods: str) -> list[int]:
+    """Return the seeds that all of these methods have, rising."""
+    return sorted(set.intersection(*({r["seed"] for r in rows if r["method"] == method} for method in methods)))
+
+
+def difference(rows: Sequence[Record], method: str, reference: str) -> Record:
+    """Compare two methods that have two seeds in common, by the rows of models of one size, both splits.
+
     Returns:
-        A record for each method and number of heads that the reference has, too, with two seeds at least:
         difference: bits per character more than the reference, mean of both splits; above 0 the reference is better.
         low, high: its 95 % interval.   valid, test: the difference on each split.
-        p: chance of so large a difference where there is none, by Holm's correction for all in this table.
-        smallest: the difference that a study of this size would see four times in five.
-        verdict: "level" if the interval lies within ± LEVEL, else "worse" or "better" if p is below 0.05 and both
-        splits have the same sign, else "open".
-
-    Raises MissingExtraError if SciPy is not installed.
+        p: chance of so large a difference where there is none.
+        smallest: the difference that a study of this size sees four times in five.
     """
-    t, records = student(), []
-    on = {split: paired_differences(rows, reference, split) for split in SPLITS}
-    pairs = {(r["method"], r["heads_open"]): [r["difference"]] for r in on["valid"] if r["seeds"] > 1}
-    for r in on["test"]:
-        pairs.get((r["method"], r["heads_open"]), []).append(r["difference"])
-    for (method, heads), (valid, test) in pairs.items():
-        s, df, seeds = pooled([r for r in rows if r["heads_open"] == heads], method, reference)
-        error, d = s * np.sqrt(2 / seeds), (valid + test) / 2
-        half = t.ppf(CONFIDENCE, df) * error
-        records.append(
-            {"method": method, "reference": reference, "heads_open": heads, "difference": d}
-            | {"low": d - half, "high": d + half, "valid": valid, "test": test}
-            | {"p": 2 * t.sf(abs(d) / error, df) if error else float(d == 0)}
-            | {"smallest": half + t.ppf(POWER, df) * error, "seeds": seeds}
-        )
-    for record, p in zip(records, holm([r["p"] for r in records]), strict=True):
-        record["p"] = p
-        record["verdict"] = verdict(record)
-    return [{name: x if isinstance(x, str | int) else float(x) for name, x in r.items()} for r in records]
-
-
-def pooled(rows: Sequence[Record], method: str, reference: str) -> tuple[float, int, int]:
-    """Return s, its degrees of freedom and the number of seeds, see above; rows are of one number of heads.
-
-    Methods that lack a seed of these two are left out. Bits are the mean of both splits.
-    """
-    bits = {(r["method"], r["seed"]): r["bits_per_character"] for r in both_splits(rows)}
-    seeds = [seed for name, seed in bits if name == reference and (method, seed) in bits]
+    t, seeds = student(), common_seeds(rows, method, reference)
+    bits = {(r["method"], r["seed"], r["split"]): r["bits_per_character"] for r in rows}
     alike = {r["method"] for r in rows if r["start"] == "baseline"}
     names = alike if {method, reference} <= alike else {method, reference}
-    y = np.array([[bits[m, i] for i in seeds] for m in sorted(names) if all((m, i) in bits for i in seeds)])
-    rest = y - y.mean(0) - y.mean(1, keepdims=True) + y.mean()
-    df = (len(y) - 1) * (len(seeds) - 1)
-    return float(np.sqrt((rest**2).sum() / df)), df, len(seeds)
+    names = sorted(m for m in names if set(seeds) <= set(common_seeds(rows, m)))
+    y = np.array([[[bits[m, seed, split] for seed in seeds] for m in names] for split in SPLITS])
+    valid, test = (y[:, names.index(method)] - y[:, names.index(reference)]).mean(1).tolist()
+    y, d = y.mean(0), (valid + test) / 2
+    rest, df = y - y.mean(0) - y.mean(1, keepdims=True) + y.mean(), (len(names) - 1) * (len(seeds) - 1)
+    error = float(np.sqrt((rest**2).sum() / df * 2 / len(seeds)))
+    half = float(t.ppf(CONFIDENCE, df)) * error
+    return (
+        {"method": method, "reference": reference, "heads_open": rows[0]["heads_open"], "difference": d}
+        | {"low": d - half, "high": d + half, "valid": valid, "test": test}
+        | {"p": 2 * float(t.sf(abs(d) / error, df)) if error else float(d == 0)}
+        | {"smallest": half + float(t.ppf(POWER, df)) * error, "seeds": len(seeds)}
+    )
+
+
+def judged(records: Sequence[Record]) -> list[Record]:
+    """Return the records of one table, p by Holm's correction for all of them, with a verdict each.
+
+    It is "level" if the interval lies within ± LEVEL, else "worse" or "better" if p is below ERROR and both splits have
+    the same sign, else "open".
+    """
+    corrected = holm([r["p"] for r in records])
+    return [r | {"p": p, "verdict": verdict(r | {"p": p})} for r, p in zip(records, corrected, strict=True)]
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -99,7 +105,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def verdict(r: Record) -> str:
-    """Return what a comparison says, see `compared`."""
+    """Return what a comparison says, see `judged`."""
     if r["low"] > -LEVEL and r["high"] < LEVEL:
         return "level"
     if r["p"] < ERROR and r["valid"] * r["test"] > 0:

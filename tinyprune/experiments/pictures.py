@@ -29,9 +29,6 @@ MEASURES = {
 }
 
 
-# What several pictures share.
-
-
 def look(names: Sequence[str], name: str) -> dict[str, Any]:
     """Return colour, marker and line of `name`, one of several methods.
 
@@ -98,19 +95,9 @@ def draw_level(axes: Axes, level: float, place: tuple[float, str], line: str) ->
     axes.annotate("all heads", (x, level), (3 - 6 * x, -9), ha=align, **options)
 
 
-def name_seeds(figure: Figure, rows: Sequence[Record]) -> None:
-    """Write above the picture over how many seeds it takes the mean."""
-    seeds = len({r["seed"] for r in rows})
-    said = "mean and standard deviation over {} seeds; right: differences with their 95 % intervals; both splits"
-    figure.suptitle(said.format(seeds), fontsize=9)
-
-
 def pruned(rows: Sequence[Record]) -> list[Record]:
     """Return a row for each pruned model, with the mean of both splits."""
     return both_splits([r for r in rows if r["method"] not in (BASELINE, UNPRUNED)])
-
-
-# One for each study, and those of `compare`.
 
 
 @matplotlib.style.context(STYLE)
@@ -152,7 +139,10 @@ def plot_tradeoff(rows: Sequence[Record], compared: Sequence[Record]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3, linewidth=0.5)
     figure.legend(loc="outside lower center", ncols=min(6, len(methods)), frameon=False, fontsize=8)
-    name_seeds(figure, rows)
+    seeds = len({r["seed"] for r in rows})
+    figure.suptitle(
+        f"both splits; left: mean and standard deviation over {seeds} seeds; right: 95 % interval", fontsize=9
+    )
     return figure
 
 

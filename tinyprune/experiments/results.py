@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from tinyprune.config import ModelConfig
+from tinyprune.errors import TinypruneError
 from tinyprune.experiments.store import Store
 from tinyprune.files import replace_file
 from tinyprune.kernels.backend import BACKENDS
@@ -44,6 +45,7 @@ def result_rows(study: str, entries: Sequence[Entry], store: Store) -> list[Reco
     closed to meet it exactly; None for methods that have no controller.
     """
     done = [(entry, store.records[entry.cell.key]) for entry in entries]
+    check_baselines(done)
     return [
         {
             "study": study,
@@ -66,6 +68,18 @@ def result_rows(study: str, entries: Sequence[Entry], store: Store) -> list[Reco
         for entry, record in done
         for split in SPLITS
     ]
+
+
+def check_baselines(done: Iterable[tuple[Entry, dict[str, Any]]]) -> None:
+    """Raise TinypruneError if models of one baseline began with different weights, as on two kinds of processors."""
+    seen: dict[str, Any] = {}
+    for entry, record in done:
+        key, sha256 = getattr(entry.cell.baseline, "key", ""), record.get("baseline_sha256")
+        if seen.setdefault(key, sha256) != sha256:
+            raise TinypruneError(
+                f"models of seed {entry.seed} began with different weights, perhaps of different machines; delete that "
+                "seed's lines in cells.jsonl, and they are computed again"
+            )
 
 
 def with_head_counts(config: ModelConfig, heads: Sequence[int]) -> ModelConfig:

@@ -5,8 +5,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
@@ -17,7 +15,7 @@ from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.dropout import keep_mask
 
 from ..compare import adamw_update, assert_close, assert_same_bits
-from .test_matmul import draw, each_dtype, few
+from .test_matmul import draw, each_dtype
 
 cpu = get_backend("numba")
 ADAM = {"lr": 0.1, "decay": 0.3, "constants": AdamConstants(0.8, 0.95, eps=1e-3, step=3, grad_scale=0.7)}
@@ -42,25 +40,6 @@ def test_one_row_in_the_place_of_many_is_added_where_it_lies():
     assert a.size >= SMALL
     many = np.broadcast_to(row, a.shape)
     assert_same_bits([cpu.add(a, many), cpu.add(many, many)], [a + row, np.ascontiguousarray(many + row)])
-
-
-@each_dtype
-@few
-@given(
-    before=st.sampled_from([(), (5,), (0,), (3, 7)]),
-    after=st.sampled_from([(), (13,), (4, 16), (0,)]),
-    n=st.integers(0, 7),
-    width=st.sampled_from([1, 3, 16, 17]),
-    seed=st.integers(0, 99),
-)
-def test_slices_along_any_axis(dtype, before, after, n, width, seed):
-    rng = np.random.default_rng(seed)
-    index = rng.permutation(n)[: rng.integers(0, n + 1)]
-    (x,) = draw(dtype, (*before, n * width, *after))
-    axis = len(before)
-    part = ops.take_slices(x, index, axis, width)
-    assert_same_bits(cpu.take_slices(x, index, axis, width), part)
-    assert_same_bits(cpu.put_slices(part, index, axis, n, width), ops.put_slices(part, index, axis, n, width))
 
 
 def test_an_entry_stays_up_to_exactly_its_hash():

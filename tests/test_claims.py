@@ -1,0 +1,133 @@
+"""The numbers of the claims pages follow from the committed cells."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+from tinyprune.experiments.intervals import difference, judged
+from tinyprune.experiments.results import read_csv
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "data" / "results"
+PAGE = (RESULTS / "README.md").read_text(encoding="utf-8")
+# Studies whose models start from one baseline for each seed.
+PAIRED = ("tradeoff", "ablation", "budgets", "map")
+ROW = re.compile(
+    r"^\| `([\w/-]+)` \| (.+?) \| (.+?) \| ([+−\d.]+) \| (.+?) \| .+? \| .+? \| \d+ \| \w+ \|$", re.MULTILINE
+)
+
+
+@cache
+def csv_of(path: str) -> list[dict]:
+    return read_csv((RESULTS / path).read_text(encoding="utf-8"))
+
+
+def rows_of(study: str) -> list[dict]:
+    made = csv_of(f"{study}/results.csv")
+    shared = study.startswith(PAIRED)
+    return [{"start": "baseline" if shared and "scratch" not in r["method"] else "new"} | r for r in made]
+
+
+def record_of(study: str, model: str, than: str) -> dict:
+    """Compare "method (heads)" with another; methods with as many heads share the variance."""
+    chosen = [re.fullmatch(r"(.+) \((\d+)\)", name).groups() for name in (model, than)]
+    (a, heads), (b, other) = ((method, int(number)) for method, number in chosen)
+    here = [r for r in rows_of(study) if r["heads_open"] == heads]
+    if heads != other:
+        alone = [
+            r | {"method": than, "start": "new"} for r in rows_of(study) if (r["method"], r["heads_open"]) == (b, other)
+        ]
+        here, b = [r for r in here if r["method"] == a] + alone, than
+    return difference(here, a, b)
+
+
+def signed(x: float) -> str:
+    return f"{x:+.3f}".replace("-", "−")
+
+
+def line(study: str, model: str, than: str, r: dict) -> str:
+    """What a row of the table has to be."""
+    interval = f"{signed(r['low'])} to {signed(r['high'])}"
+    numbers = f"{signed(r['difference'])} | {interval} | {signed(r['valid'])} | {signed(r['test'])} | {r['seeds']}"
+    return f"| `{study}` | {model} | {than} | {numbers} | {r['verdict']} |"
+
+
+def tables(pattern: re.Pattern) -> list[list[re.Match]]:
+    """The rows of the page that match, table by table."""
+    found = [list(pattern.finditer(part)) for part in PAGE.split("\n\n")]
+    return [rows for rows in found if rows]
+
+
+def test_every_difference_follows_from_its_cells():
+    found = tables(ROW)
+    assert sum(map(len, found)) > 40
+    for rows in found:
+        names = [row.groups()[:3] for row in rows]
+        records = judged([record_of(*own) for own in names])
+        assert [row.group() for row in rows] == [line(*own, r) for own, r in zip(names, records, strict=True)]
+
+
+def test_every_perplexity_follows_from_its_cells():
+    """Pruned, repaired, healed; without 54, 81 and 135 heads."""
+    numbers: dict[str, list[str]] = {}
+    for kind in ("pruned", "repaired", "healed"):
+        for heads in (54, 81, 135):
+            for r in csv_of("smollm2/summary.csv"):
+                own = "healed" if r["steps"] else "pruned" if r["repair"] == "none" else "repaired"
+                if (own, r["heads_removed"]) == (kind, heads):
+                    numbers.setdefault(r["method"], []).append(f"{r['perplexity']:,.1f}")
+    (rows,) = tables(re.compile(r"^\| ([\w-]+) \|((?: [\d.]* \|){9})$", re.MULTILINE))
+    assert {row.group(1): row.group(2).replace("|", " ").split() for row in rows} == {
+        row.group(1): numbers[row.group(1)] for row in rows
+    }
+    whole = {r["steps"]: f"{r['perplexity']:.1f}" for r in csv_of("smollm2/summary.csv") if r["method"] == "whole"}
+    assert f"{whole[0]} with all heads, {whole[30]} after as much healing" in PAGE
+
+
+def test_every_difference_at_a_fixed_lam_follows_from_its_cells():
+    (rows,) = tables(re.compile(r"^\| (without [\w -]+) \|((?: [+−\d.]+ ± [\d.]+ \|){4})$", re.MULTILINE))
+    assert len(rows) == 3
+    for row in rows:
+        own = [r for r in csv_of("stabilisers-pydoc/curves.csv") if r["variant"] == row.group(1)][:4]
+        cells = [f" {signed(r['difference'])} ± {r['difference_spread']:.3f} |" for r in own]
+        assert row.group(2) == "".join(cells)
+
+
+def decimals(text: str) -> set[str]:
+    """Numbers with a decimal point, without their sign; settings and file names are no results."""
+    text = re.sub(r"`[^`]*`|\]\([^)]*\)|```.*?```", "", text, flags=re.DOTALL)
+    return set(re.findall(r"(?<![\w.])\d[\d,]*\.\d+", text))
+
+
+# Of the paper, of tests, of sizes; and differences of two numbers in a table.
+OTHERS = {"0.05", "0.01", "30.7", "47.9", "0.6", "0.9", "0.81", "0.67", "0.02", "8.3"}
+
+
+def test_every_number_in_the_text_stands_in_a_table_or_follows_from_one():
+    in_tables = {x for part in PAGE.split("\n\n") if part.startswith("| ") for x in decimals(part)}
+    text = "\n\n".join(part for part in PAGE.split("\n\n") if not part.startswith("| "))
+    assert f"{0.579 - 0.166:.3f}" == "0.413"  # at 1,500 steps: what the wider initial range brings
+    assert decimals(text) - in_tables - OTHERS <= {"0.413", "13.1", "11.2"}
+
+
+def part_of_readme(heading: str) -> str:
+    return re.search(rf"\n## {heading}\n(.*?)\n## ", README, re.DOTALL).group(1)
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_pages():
+    assert decimals(part_of_readme("Compare") + part_of_readme("Prune a model that you know")) <= decimals(PAGE)
+    report = (RESULTS / "tiny-pydoc" / "report.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (train|finetune): [^|]* \| (.*) \|$", report, re.MULTILINE))
+    whole, small = (rows[stage].split(" | ") for stage in ("train", "finetune"))
+    tour = (ROOT / "notebooks" / "00_tour.ipynb").read_text(encoding="utf-8")
+    longer = float(re.search(r"all heads, trained as long: ([\d.]+) bits", tour).group(1))
+    said = " ".join(part_of_readme("Two commands").split())
+    heads, parameters = small[0], int(small[2].replace(",", "")) / 1000
+    assert f"Of {small[1]} heads {heads} stay, of 625 thousand parameters {parameters:.0f}. " in said
+    assert f"needs {float(small[4]):.2f} bits per character where the whole one needs {float(whole[4]):.2f}, " in said
+    assert f"or {longer:.2f} if it is" in said
+    other = (RESULTS / "small-stdlib" / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"it needs ([\d.]+ %) more bits", other).group(1) in said
