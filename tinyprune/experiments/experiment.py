@@ -22,7 +22,7 @@ from tinyprune.tables import Record, markdown_table
 from tinyprune.warmup import announced
 
 PRESET = "study"
-# What one finishes in three minutes: the same stages, with fewer steps, sizes and seeds.
+# What one finishes in some minutes: the same stages, with fewer steps, sizes and seeds.
 QUICK: dict[str, Any] = {"train.steps": 200, "train.warmup": 20, "gate_train.steps": 60, "finetune.steps": 40}
 QUICK_SEEDS, QUICK_SHARES = 2, (0.5,)
 SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)  # of the heads, that stay
