@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "data" / "results"
 PAGE = (RESULTS / "README.md").read_text(encoding="utf-8")
 # Studies whose models start from one baseline for each seed.
-PAIRED = ("tradeoff", "ablation", "budgets", "map")
+PAIRED = ("tradeoff", "ablation", "budgets", "map")  # newer ones say so
 ROW = re.compile(
     r"^\| `([\w/-]+)` \| (.+?) \| (.+?) \| ([+−\d.]+) \| (.+?) \| .+? \| .+? \| \d+ \| \w+ \|$", re.MULTILINE
 )
