@@ -40,26 +40,6 @@ def test_the_tradeoff_shows_means_and_spreads_of_every_method():
     ).draw_without_rendering()
 
 
-def test_perplexity_has_a_line_for_each_method_in_each_panel():
-    def row(method, removed, steps, perplexity, spread=None):
-        names = ("method", "heads_removed", "steps", "perplexity", "spread")
-        return dict(zip(names, (method, removed, steps, perplexity, spread), strict=True)) | {"repair": "none"}
-
-    rows = [row("whole", 0, 0, 40.0), row("whole", 0, 20, 35.0), row("gates", 3, 0, 50.0, 2.0)]
-    rows.append(row("gates", 6, 0, 90.0))
-    fitted = row("gates", 6, 0, 70.0) | {"repair": "least-squares"}
-    figure = pictures.plot_perplexity([*rows, row("random", 6, 0, 300.0), fitted, row("gates", 6, 20, 60.0)])
-    before, repaired, after = figure.axes
-    assert {axes.get_yscale() for axes in figure.axes} == {"log"}
-    assert [c.lines[0].get_xydata().tolist() for c in repaired.containers] == [[[6, 70]]]
-    lines = [c.lines[0].get_xydata().tolist() for c in before.containers]
-    assert lines == [[[3, 50], [6, 90]], [[6, 300]]]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["gates", "random"]
-    assert [c.lines[0].get_xydata().tolist() for c in after.containers] == [[[6, 60]]]
-    assert [axes.get_lines()[0].get_ydata() for axes in figure.axes] == [[40, 40], [40, 40], [35, 35]]
-    assert "20 steps" in after.get_title("left")
-
-
 def test_shares_of_removed_roles_are_a_row_for_each_method():
     whole = {"method": "whole", "heads_removed": 0, "first": 3, "broad": 1}
     others = [{"method": m, "heads_removed": 2, "first": a, "broad": b} for m, a, b in (("x", 0.5, 0), ("y", 0, 1))]

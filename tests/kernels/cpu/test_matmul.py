@@ -90,6 +90,24 @@ def test_like_the_sum(dtype, shape, a_layout, b_layout, onto, transpose_a, trans
 
 
 @each_dtype
+@few
+@given(B=st.integers(0, 3), T=sizes, K=sizes, N=sizes, skip=st.integers(0, 2), seed=seeds)
+def test_the_last_rows_of_each_batch_entry(dtype, B, T, K, N, skip, seed):
+    S = T + skip
+    n, W, dn, g, spread = draw(dtype, (B, S, K), (K, N), (B, S, N), (B, T, N), (B, S, N + 1), seed=seed)
+    part = n[:, skip:]
+    check(matmul(part, W), part, W, dtype)
+    # into some rows, the others untouched
+    before, last = dn.copy(), dn[:, skip:]
+    matmul(part, W, onto=last)
+    check(last, part, W, dtype, before[:, skip:])
+    assert_same_bits(dn[:, :skip], before[:, :skip])
+    # a sum over all rows, those of the other matrix evenly spaced or not
+    for other in (g, spread[:, skip:, :N]):
+        check(matmul(part, other, transpose_a=True), part.reshape(B * T, K).T, other.reshape(B * T, N), dtype)
+
+
+@each_dtype
 def test_wider_than_a_block(dtype):
     N = BLOCK * WIDTH + 5
     a, b, bias = draw(dtype, (5 * ROWS + 1, 9), (9, N), (N,))
