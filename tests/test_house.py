@@ -13,23 +13,23 @@ PACKAGE = ROOT / "tinyprune"
 # Lines of each room, docstrings and blank lines included.
 BUDGET = {
     "bench": 1730,
-    "cli": 870,
+    "cli": 890,
     "course": 1730,
     "data": 900,
-    "experiments": 2210,
-    "gradcheck": 860,
+    "experiments": 2330,
+    "gradcheck": 880,
     "kernels": 10540,
-    "model": 1410,
+    "model": 1530,
     "notebook": 470,
-    "ops": 3355,
+    "ops": 3500,
     "presets": 1,
     "pretrained": 720,
-    "pruning": 1015,
-    "runs": 640,
-    "training": 990,
-    ".": 1610,  # modules at the top
+    "pruning": 1140,
+    "runs": 645,
+    "training": 995,
+    ".": 1690,  # modules at the top
 }
-IN_ALL, TESTS = 29_000, 17_300
+IN_ALL, TESTS = 29_620, 17_500
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10
 LINES_OF_KERNELS, PARAMETERS_OF_KERNELS = 100, 15

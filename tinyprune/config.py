@@ -141,7 +141,8 @@ class ModelConfig(Config):
     """The sizes and the kind that define a Transformer language model.
 
     `heads` holds how many heads each layer has *now*, `head_ids` which of the original 0 … H−1 they are. Both default
-    to all H heads in each layer; removal shrinks them and leaves H, and hence Dh = D / H, unchanged.
+    to all H heads in each layer; removal shrinks them and leaves H, and hence Dh = D / H, unchanged. So do `blocks` and
+    `block_ids` for the F / U blocks of units of a feed-forward block, where U is set.
     """
 
     TABLE: typing.ClassVar[str] = "model"
@@ -160,6 +161,7 @@ class ModelConfig(Config):
     )
     init_gain: float = newer(1.0, "factor on the range from which the layers' matrices are drawn", low=1e-3, high=1e3)
     F: int = option(0, "width of the feed-forward block (the other kinds)", low=0, high=LARGEST)
+    U: int = newer(0, "units in a part of the feed-forward block that is removed as heads are; 0: it has none", low=0)
     T: int = option(128, "queries in a segment", low=1, high=LARGEST)
     M: int = option(128, "memory length: layer inputs kept from before the segment", low=0, high=LARGEST)
     positions: str | None = option(
@@ -186,6 +188,8 @@ class ModelConfig(Config):
     mask: str = option("same-length", "which context a query sees", choices=("same-length", "causal"))
     heads: tuple[int, ...] = option((), "heads in each layer now", low=0)
     head_ids: tuple[tuple[int, ...], ...] = option((), "original numbers of these heads, a list for each layer")
+    blocks: tuple[int, ...] = newer((), "blocks of U units in each layer now", low=0)
+    block_ids: tuple[tuple[int, ...], ...] = newer((), "original numbers of these blocks, a list for each layer")
     cutoffs: tuple[int, ...] = option((), "adaptive softmax: where the clusters of rarer words begin", low=1)
     div_value: int = option(4, "adaptive softmax: each cluster is this many times narrower than the last", low=1)
     dropout: float = option(0.0, "on the outputs of attention and feed-forward", low=0.0, high=0.95)
@@ -200,15 +204,19 @@ class ModelConfig(Config):
             object.__setattr__(self, "heads", (self.H,) * self.L)
         if not self.head_ids:
             object.__setattr__(self, "head_ids", tuple(tuple(range(h)) for h in self.heads))
+        if self.U and not self.blocks:
+            object.__setattr__(self, "blocks", (self.F // self.U,) * self.L)
+        if self.U and not self.block_ids:
+            object.__setattr__(self, "block_ids", tuple(tuple(range(b)) for b in self.blocks))
 
     def _rules(self) -> Iterator[tuple[object, str]]:
-        L, D, H, V, cutoffs = self.L, self.D, self.H, self.V, self.cutoffs
+        D, H, V, cutoffs = self.D, self.H, self.V, self.cutoffs
         yield D % H, f"D must be a multiple of model.H = {H}, got {D}"
-        layers = len(self.heads), len(self.head_ids)
-        yield layers != (L, L), f"heads and model.head_ids must have L = {L} entries, got {layers[0]} and {layers[1]}"
-        for i, (count, ids) in enumerate(zip(self.heads, self.head_ids, strict=True)):
-            broken = len(ids) != count or list(ids) != sorted(set(ids)) or any(not 0 <= h < H for h in ids)
-            yield broken, f"head_ids[{i}] must be {count} rising numbers below H = {H}, got {list(ids)}"
+        yield self.U and self.F % self.U, f"U must divide model.F = {self.F}, got {self.U}"
+        yield from self._parts("heads", "head_ids", f"H = {H}", H)
+        yield not self.U and (self.blocks or self.block_ids), f"blocks must be empty without model.U, got {self.blocks}"
+        if self.U:
+            yield from self._parts("blocks", "block_ids", f"F / U = {self.F // self.U}", self.F // self.U)
         for applies, name, needed, where in self._needed():
             given = getattr(self, name)
             yield applies and given != needed, f"{name} must be {json.dumps(needed)} {where}; got {json.dumps(given)}"
@@ -225,6 +233,16 @@ class ModelConfig(Config):
         broken = cutoffs and self.div_value ** len(cutoffs) > D  # widths are D, D / div_value, D / div_value² …
         yield broken, f"div_value = {self.div_value} leaves no width for cluster {len(cutoffs)} at D = {D}"
 
+    def _parts(self, name: str, ids_name: str, limit: str, total: int) -> Iterator[tuple[object, str]]:
+        """Yield the rules of the counts and original numbers, which lie below `total`, of heads or of blocks."""
+        counts, lists, L = getattr(self, name), getattr(self, ids_name), self.L
+        given = len(counts), len(lists)
+        message = f"{name} and model.{ids_name} must have L = {L} entries, got {given[0]} and {given[1]}"
+        yield given != (L, L), message
+        for i, (count, ids) in enumerate(zip(counts, lists, strict=True)):
+            broken = len(ids) != count or list(ids) != sorted(set(ids)) or any(not 0 <= part < total for part in ids)
+            yield broken, f"{ids_name}[{i}] must be {count} rising numbers below {limit}, got {list(ids)}"
+
     def _needed(self) -> Iterator[tuple[bool, str, Any, str]]:
         """Yield, for each option that allows one value only: whether this applies, its name, the value, and where."""
         kind, attention = self.kind, self.kind == "all-attention"
@@ -239,13 +257,15 @@ class ModelConfig(Config):
             yield bool(self.cutoffs), name, value, "with model.cutoffs"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; `heads` and `head_ids` only after a removal, for otherwise L and H determine them."""
+        """Return plain values; counts and numbers of heads and blocks only after a removal, as sizes determine them."""
         values = super().to_dict()
         for name, usual in USUAL[self.kind].items():
             if values[name] == usual:
                 del values[name]
         if self.head_ids == (tuple(range(self.H)),) * self.L:
             del values["heads"], values["head_ids"]
+        if self.block_ids == (tuple(range(self.F // max(self.U, 1))),) * self.L:
+            del values["blocks"], values["block_ids"]
         return values
 
     @property
@@ -284,6 +304,23 @@ class ModelConfig(Config):
     def rotary(self) -> float | None:
         """Return the base of the rotary positions, or None if positions are of another kind."""
         return self.rope_base if self.positions == "rotary" else None
+
+    def width(self, layer: int) -> int:
+        """Return the width of a layer's feed-forward block now."""
+        return self.blocks[layer] * self.U if self.U else self.F
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Return how many parts can be removed: the heads of each layer and then, where U is set, the blocks of each.
+
+        Gates, scores and masks of a model are lists in this order.
+        """
+        return self.heads + self.blocks
+
+    @property
+    def part_ids(self) -> tuple[tuple[int, ...], ...]:
+        """Return the original numbers of all parts, in the order of `parts`."""
+        return self.head_ids + self.block_ids
 
     @property
     def attended(self) -> int:
@@ -353,6 +390,15 @@ class GateConfig(Config):
     target_heads: int | None = option(
         None, "heads that a controller holds open, instead of lam; reached half-way", low=0
     )
+    target_share: float | None = newer(
+        None, "share of gate.price, of all that is no embedding, that a controller lets stay, instead", low=0, high=1
+    )
+    price: str = newer(
+        "gates",
+        "what a gate counts in L0 and in the target: 1, or what its removal saves",
+        choices=("gates", "parameters", "multiply-adds", "cache"),
+    )
+    units: int = newer(0, "blocks of so many units of the feed-forward block have gates, too; 0: only heads", low=0)
     controller_lr: float = option(0.004, "target: step size of the controller's two multipliers", low=0.0)
     layerwise_weight: float = option(1.0, "layerwise objective: weight of the layers' relative errors", low=0.0)
     distribution: str = option(
@@ -373,9 +419,16 @@ class GateConfig(Config):
         0, "frozen: tokens to whose outputs what stays is fitted by least squares at removal", low=0
     )
 
+    @property
+    def has_target(self) -> bool:
+        """Return whether a controller holds a target, in place of lam."""
+        return self.target_heads is not None or self.target_share is not None
+
     def _rules(self) -> Iterator[tuple[object, str]]:
         message = "repair_tokens must be 0 unless gate.frozen is true, for it fits what stays to the baseline's outputs"
         yield self.repair_tokens and not self.frozen, f"{message}; got {self.repair_tokens}"
+        given = self.target_heads, self.target_share
+        yield None not in given, f"target_share must not be given with gate.target_heads, got {given[1]} and {given[0]}"
         broken = self.distribution == "top-k" and self.target_heads is None
         yield broken, 'target_heads must be given for gate.distribution = "top-k": it is k'
 

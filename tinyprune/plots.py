@@ -123,7 +123,7 @@ def _losses(records: list[Record], split: str) -> tuple[NDArray, NDArray]:
 def plot_gates(records: Sequence[Record], gate: GateConfig, head_ids: Sequence[Sequence[int]] | None = None) -> Figure:
     """Plot each head's probability of being open over the gate stage, and the number of open heads.
 
-    `head_ids` are the original numbers of the heads with gates, a list for each layer; by default 0, 1, 2 …
+    `head_ids` are the original numbers of the parts with gates, `ModelConfig.part_ids`; by default 0, 1, 2 …
     Raises UsageError if no record has "log_alpha".
 
     Returns:
@@ -142,10 +142,12 @@ def plot_gates(records: Sequence[Record], gate: GateConfig, head_ids: Sequence[S
     grid = figure.add_gridspec(1 + rows, columns)
     _draw_open_heads(figure.add_subplot(grid[0, :]), steps, records, gate)
     openness, opened, boundary = _openness(records, gate)
+    L = layers // (1 + ("blocks_open" in records[0]))  # the blocks of units of all layers come after the heads
+    names = [f"layer {i % L}{', units' if i >= L else ''}" for i in range(layers)]
     for layer in range(layers):
         heads = range(openness[layer].shape[1]) if head_ids is None else head_ids[layer]
         axes = figure.add_subplot(grid[1 + layer // columns, layer % columns])
-        axes.set_title(f"layer {layer}" if heads else f"layer {layer}: no heads")
+        axes.set_title(f"{names[layer]}" if heads else f"{names[layer]}: none left")
         _draw_gates(axes, steps, openness[layer], opened[layer], boundary, heads)
         outer_left, outer_bottom = layer % columns == 0, layer + columns >= layers
         axes.tick_params(labelleft=outer_left, labelbottom=outer_bottom)
@@ -158,8 +160,10 @@ def plot_gates(records: Sequence[Record], gate: GateConfig, head_ids: Sequence[S
 def _draw_open_heads(axes: Axes, steps: NDArray, records: list[Record], gate: GateConfig) -> None:
     """Draw the number of open heads: in evaluation, expected (which is L0), and wanted."""
     total = sum(len(layer) for layer in records[0]["log_alpha"])
-    opened, expected = [r["heads_open"] for r in records], sum(layer.sum(1) for layer in _openness(records, gate)[0])
-    axes.set(title=f"open heads (of {total})", xlim=_limits(steps[-1]), ylim=(0, 1.04 * max(total, 1)))
+    opened = [r["heads_open"] + r.get("blocks_open", 0) for r in records]
+    expected = sum(layer.sum(1) for layer in _openness(records, gate)[0])
+    parts = "heads and blocks" if "blocks_open" in records[0] else "heads"
+    axes.set(title=f"open {parts} (of {total})", xlim=_limits(steps[-1]), ylim=(0, 1.04 * max(total, 1)))
     axes.plot(steps, opened, color="black", linewidth=1.8, drawstyle="steps-post", marker=_marker(steps))
     axes.plot(steps, expected, color=BLUE, linewidth=1.2, linestyle="--", marker=_marker(steps))
     ends = {f"{opened[-1]} in evaluation": (opened[-1], "black"), f"{expected[-1]:.1f} expected": (expected[-1], BLUE)}
@@ -225,25 +229,32 @@ def _number_heads(axes: Axes, heads: Sequence[int], ends: NDArray, opened: NDArr
 
 @matplotlib.style.context(STYLE)
 def plot_heads(config: ModelConfig) -> Figure:
-    """Plot which heads a model still has.
+    """Plot which heads, and which blocks of units, a model still has.
 
     Returns:
-        Figure with one Axes: a row for each layer, the first at the top, and a column for each original head. A filled
-        cell with a number is a head that was kept, an empty hatched cell a head that was removed.
+        Figure with one Axes, or two if there are blocks: a row for each layer, the first at the top, and a column for
+        each original head. A filled cell with a number is a head that was kept, an empty hatched cell one that was
+        removed.
     """
-    figure = Figure(figsize=(max(3.5, 1.1 + 0.34 * config.H), 0.85 + 0.34 * config.L), dpi=DPI, layout="compressed")
-    axes = figure.add_subplot(xlabel="head", ylabel="layer", aspect="equal")
-    axes.set(xlim=(-0.5, config.H - 0.5), ylim=(config.L - 0.5, -0.5), xticks=range(config.H), yticks=range(config.L))
-    axes.set_title(f"{sum(config.heads)} of {config.heads_total} heads kept")
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    for layer, kept in enumerate(config.head_ids):
-        for head in range(config.H):
-            look = KEPT if head in kept else REMOVED
-            axes.add_patch(Rectangle((head - 0.44, layer - 0.44), 0.88, 0.88, **look))
-        for head in kept:
-            axes.text(head, layer, str(head), color="white", fontweight="bold", ha="center", va="center")
-        _write(axes, f"{len(kept)}/{config.H}", (config.H - 0.5, layer), (6, 0), va="center")
+    panels = [("head", config.H, config.head_ids)]
+    if config.U:
+        panels.append(("block", config.F // config.U, config.block_ids))
+    cells = sum(count + 3 for _, count, _ in panels)
+    figure = Figure(figsize=(max(3.5, 0.1 + 0.34 * cells), 0.85 + 0.34 * config.L), dpi=DPI, layout="compressed")
+    grid = figure.add_gridspec(1, len(panels), width_ratios=[count for _, count, _ in panels])
+    for column, (name, count, ids) in enumerate(panels):
+        axes = figure.add_subplot(grid[column], xlabel=name, ylabel="layer", aspect="equal")
+        axes.set(xlim=(-0.5, count - 0.5), ylim=(config.L - 0.5, -0.5), xticks=range(count), yticks=range(config.L))
+        axes.set_title(f"{sum(map(len, ids))} of {config.L * count} {name}s kept")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        for layer, kept in enumerate(ids):
+            for head in range(count):
+                look = KEPT if head in kept else REMOVED
+                axes.add_patch(Rectangle((head - 0.44, layer - 0.44), 0.88, 0.88, **look))
+            for head in kept:
+                axes.text(head, layer, str(head), color="white", fontweight="bold", ha="center", va="center")
+            _write(axes, f"{len(kept)}/{count}", (count - 0.5, layer), (6, 0), va="center")
     return figure
 
 

@@ -35,12 +35,15 @@ WHAT_IT_IS = {
 
 
 def open_config(model: Transformer) -> ModelConfig:
-    """Return the configuration with only the heads that are open in evaluation, which is what the model computes."""
+    """Return the configuration with only what is open in evaluation, which is what the model computes."""
+    config = model.config
     ids = tuple(
-        tuple(int(i) for i, is_open in zip(ids, layer, strict=True) if is_open)
-        for ids, layer in zip(model.config.head_ids, open_heads(model), strict=True)
+        tuple(int(i) for i, is_open in zip(ids, part, strict=True) if is_open)
+        for ids, part in zip(config.part_ids, open_heads(model), strict=True)
     )
-    return dataclasses.replace(model.config, heads=tuple(map(len, ids)), head_ids=ids)
+    counts, L = tuple(map(len, ids)), config.L
+    own = {"heads": counts[:L], "head_ids": ids[:L], "blocks": counts[L:], "block_ids": ids[L:]}
+    return dataclasses.replace(config, **own)
 
 
 def stage_record(stage: str, model: Transformer, text: Text, ms_per_1k_tokens: float, split: str) -> Record:
@@ -51,6 +54,7 @@ def stage_record(stage: str, model: Transformer, text: Text, ms_per_1k_tokens: f
         "stage": stage,
         "heads_open": sum(opened.heads),
         "heads_total": model.config.heads_total,
+        **({"blocks_open": sum(opened.blocks)} if opened.U else {}),
         "parameters": count_parameters(model.config),
         "multiply_adds_per_token": count_multiply_adds(opened),
         "bits_per_character": result.bits_per_character,
@@ -85,6 +89,8 @@ def summarise(run: Run) -> list[Record]:
     """Return the table of the run's four stages, on the test split."""
     say(f"report: reading the test split ({len(run.text.test):,} tokens) with each of the four models")
     models = [run.load(stage).model for stage in STAGES]
+    if U := models[-1].config.U:  # the baseline's units came in blocks only when they got gates
+        models[0] = dataclasses.replace(models[0], config=dataclasses.replace(models[0].config, U=U))
     times = milliseconds_per_1k_tokens(models, run.text.valid)
     return [
         stage_record(stage, model, run.text, ms, "test") for stage, model, ms in zip(STAGES, models, times, strict=True)
@@ -101,7 +107,7 @@ def write_report(run: Run, records: list[Record]) -> None:
     final = run.load("finetune")
     figures = {
         "losses": plots.plot_losses(metrics),
-        "gates": plots.plot_gates(metrics, run.config.gate, run.load("gate").model.config.head_ids),
+        "gates": plots.plot_gates(metrics, run.config.gate, run.load("gate").model.config.part_ids),
         "heads": plots.plot_heads(final.model.config),
     }
     for name, figure in figures.items():
@@ -131,22 +137,25 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
     removed = first["heads_open"] - last["heads_open"]
     head = head_part(model.config)
     rows = [record | {"stage": f"{record['stage']}: {WHAT_IT_IS[record['stage']]}"} for record in records]
-    pressure = (
-        f"lam = {config.gate.lam}" if config.gate.target_heads is None else f"target {config.gate.target_heads} heads"
-    )
+    gate, blocks = config.gate, ""
+    pressure = f"lam = {gate.lam}" if gate.target_heads is None else f"target {gate.target_heads} heads"
+    if gate.target_share is not None:
+        pressure = f"target {gate.target_share} of the {gate.price}"
+    if (U := model.config.U) > 0:
+        blocks = f" and {', '.join(map(str, model.config.blocks))} of {model.config.F // U} blocks of {U} units"
     prompt, continuation = sample
     steps = " + ".join(str(stage.steps) for stage in (config.train, config.gate_train, config.finetune))
     paragraphs = [
         f"# {run.directory.path.name}",
         f"{removed} of {first['heads_total']} heads were removed and the rest fine-tuned. By layer "
-        f"{', '.join(map(str, model.config.heads))} heads stayed; the model has {last['parameters']:,} of "
+        f"{', '.join(map(str, model.config.heads))} heads{blocks} stayed; the model has {last['parameters']:,} of "
         f"{first['parameters']:,} parameters, and {change}."
         + ("" if removed else " To close more, raise --lam or give --target-heads."),
         f"Text: {text.name}, {len(text.train):,} tokens to train on, {len(text.valid):,} to validate, "
         f"{len(text.test):,} held out. The table is measured on the held-out test split, which nothing was chosen by.",
         markdown_table(rows),
         f"One head owns {head.parameters:,} parameters and {head.multiply_adds_per_token:,} multiply-adds a token, so "
-        f"{removed} heads removed make {removed * head.parameters:,} parameters. Gates: {config.gate.objective} "
+        f"{removed} heads removed make {removed * head.parameters:,} parameters. Gates: {gate.objective} "
         f"objective, {pressure}, L0 summed over all heads. Steps: {steps}; the last model has been trained longer than "
         "the baseline.",
         "## Losses",

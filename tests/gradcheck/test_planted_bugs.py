@@ -61,7 +61,12 @@ EQUIVALENT = {
     ("linear_forward", "argument for result"): (1, "NumPy multiplies any axes"),
     ("projections_backward", "results exchanged"): (8, "None for None"),
     ("projections_forward", "never"): (2, "arguments are right: the contract sees wrong ones"),
-    ("feedforward_backward", "results exchanged"): (4, "None for None"),
+    ("feedforward_backward", "results exchanged"): (5, "None for None"),
+    ("blocks_backward", "results exchanged"): (7, "None for None"),
+    ("blocks_forward", "never"): (1, "arguments are right: the contract sees wrong ones"),
+    ("blocks_forward", "2 * argument"): (1, "a truth value"),
+    ("blocks_forward", "-argument"): (1, "the same"),
+    ("blocks_forward", "always the second"): (1, "units are kept for nothing: the contract sees it"),
     ("sum_rows", "always"): (1, "no ids, no rows: the tests of the operation see it"),
     ("sum_rows", "length for size"): (1, "one axis"),
     ("softmax", "forgotten"): (1, "softmax does not see a number that is subtracted from all scores"),
@@ -266,8 +271,8 @@ def memory_without_keys(douts, kept):
 
 def before_relu(dout, kept):
     x, W1, b1, *_ = CASES["feedforward"].inputs.values()
-    dx, dW1, db1, _, db2 = ops.feedforward_backward(dout, kept)
-    return dx, dW1, db1, np.einsum("btf,btd->fd", x @ W1 + b1, dout), db2
+    dx, dW1, db1, _, db2, dgate = ops.feedforward_backward(dout, kept)
+    return dx, dW1, db1, np.einsum("btf,btd->fd", x @ W1 + b1, dout), db2, dgate
 
 
 def head_by_head(dout, kept):

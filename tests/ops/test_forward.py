@@ -122,8 +122,14 @@ def attention(q, k, v, r, u, w, pk, pv, gate, span=None, scale=1.0, dropout=0.0,
     return out
 
 
-def feedforward(x, W1, b1, W2, b2, frozen=False):
-    return linear(np.maximum(linear(x, W1, b1), 0), W2, b2)
+def blocks(h, W, b, gate, scale=1.0, frozen=False):
+    """Unit by unit: each lies in one block."""
+    factors = [1 if gate is None else scale * gate[unit * len(gate) // len(W)] for unit in range(len(W))]
+    return linear(h * factors, W, b)
+
+
+def feedforward(x, W1, b1, W2, b2, gate=None, scale=1.0, frozen=False):
+    return blocks(np.maximum(linear(x, W1, b1), 0), W2, b2, gate, scale)
 
 
 def gelu(a):
@@ -142,10 +148,10 @@ def sum_heads(x, index, K):
     return np.einsum("bshd,hk->bskd", x, np.arange(K) == np.array(index)[:, None])
 
 
-def units_gradient(products, r, weights, scale):
-    """The derivatives of Σ products_h · c g_h · max(a_h, 0) with respect to a and g."""
+def units_gradient(products, r, weights, scale, relu=True):
+    """The derivatives of Σ products_h · c g_h · r_h, r_h = max(a_h, 0) with a ReLU, with respect to a and g."""
     H = len(weights)
-    da = np.where(r > 0, products * np.repeat(weights, r.shape[-1] // H), 0)
+    da = np.where((r > 0) | (not relu), products * np.repeat(weights, r.shape[-1] // H), 0)
     return da, np.array([scale * x.sum() for x in np.split(r * products, H, -1)])
 
 
@@ -306,7 +312,7 @@ FORMULAS |= {
     "squared_norm": lambda x: math.fsum(value * value for value in x.flat),
     "squared_norms": lambda arrays: [math.fsum(value * value for value in x.flat) for x in arrays],
     "sigmoid": np.vectorize(logistic),
-    "l0": lambda log_alpha, **gate: p_open(log_alpha, **gate).sum(),
+    "l0": lambda log_alpha, weights=1, **gate: (weights * p_open(log_alpha, **gate)).sum(),
     "take_slices": lambda x, index, axis, width: np.concatenate(
         [x[:, :0], *(x[:, h * width : (h + 1) * width] for h in index)], axis
     ),

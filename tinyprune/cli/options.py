@@ -94,7 +94,14 @@ GATE = (
     (
         option("--lam", "weight of the L0 loss, a sum over all heads", type=float),
         option("--target-heads", "hold exactly this many heads open, instead of lam", type=int),
+        option(
+            "--target-parameters",
+            "hold this share of the parameters open, embedding apart",
+            type=float,
+            metavar="SHARE",
+        ),
     ),
+    option("--units", "gates for blocks of so many units of the feed-forward block, too", type=int),
     option("--objective", "what the gates minimise besides", choices=("task", "layerwise")),
 )
 BASELINE = option("--from", "start from this model, or from a run's baseline", dest="source", metavar="CHECKPOINT")

@@ -81,9 +81,14 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         "seed": arguments.seed,
         "gate.lam": getattr(arguments, "lam", None),
         "gate.target_heads": getattr(arguments, "target_heads", None),
+        "gate.units": getattr(arguments, "units", None),
         "gate.objective": getattr(arguments, "objective", None),
     }
     given = {name: value for name, value in named.items() if value is not None}
+    if (share := getattr(arguments, "target_parameters", None)) is not None:
+        given |= {"gate.target_share": share, "gate.price": "parameters", "gate.target_heads": None}
     if "gate.lam" in given:
-        given["gate.target_heads"] = None  # lam replaces a target that the run had
+        given |= {"gate.target_heads": None, "gate.target_share": None}  # lam replaces a target that the run had
+    if "gate.target_heads" in given and share is None:
+        given["gate.target_share"] = None
     return given | parse_options(arguments.options)

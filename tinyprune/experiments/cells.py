@@ -7,6 +7,9 @@ other methods choose at once. A model that starts from new weights has all three
 many multiply-adds in place of steps. Heads are chosen on the training and the validation split; the test split is only
 for the report.
 
+In a model whose feed-forward units come in blocks (`model.U`) heads and blocks are removed apart: a number of `heads`
+stands for as large a share of what all of them together have in parameters.
+
 A cell is plain data and its computation a pure function, so it can be sent to any process or machine, together with the
 baseline that it starts from, as the bytes of a safetensors file.
 """
@@ -24,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from numpy.typing import NDArray
 
 from tinyprune.config import DataConfig, RunConfig, TrainConfig
 from tinyprune.data import Text, load_text
@@ -31,13 +35,13 @@ from tinyprune.errors import NotFiniteError, TinypruneError
 from tinyprune.experiments.methods import BASELINE, CONTROLS, METHODS, Method
 from tinyprune.experiments.pipeline import healing_objective, repair_and_remove, training_steps
 from tinyprune.kernels.backend import get_backend
-from tinyprune.model.counting import count_multiply_adds, count_parameters
+from tinyprune.model.counting import count_multiply_adds, count_parameters, part_prices
 from tinyprune.model.gates import by_layer, gate_names, joined_log_alpha
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
-from tinyprune.pruning.importance import CRITERIA, Mask, keep_best
+from tinyprune.pruning.importance import CRITERIA, Mask, keep_best, keep_within
 from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.surgery import remove_closed_heads
@@ -206,22 +210,35 @@ class CellRun:
                 self.shuffle(gated)
             model = repair_and_remove(whole, open_heads(gated)) if recipe.rewound else remove_closed_heads(gated)
         else:
-            mask = self.choose(whole, self.cell.heads or 0)
+            mask = self.choose(whole)
             model = repair_and_remove(whole, mask, recipe.repair, self.fits if recipe.repair else ())
-        if sum(model.config.heads) != self.cell.heads:
+        if not whole.config.U and sum(model.config.heads) != self.cell.heads:
             raise TinypruneError(f"{self.cell.heads} heads were asked for, {sum(model.config.heads)} stay")
         return model
 
-    def choose(self, whole: Transformer, heads: int) -> Mask:
-        """Return which heads stay, by scores, by search, or the same share of each layer."""
+    @cached_property
+    def budget(self) -> tuple[NDArray | None, float]:
+        """Return what each part costs, and what may stay; without blocks of units None and the number of heads."""
+        config, heads = dataclasses.replace(self.cell.config.model, V=self.text.tokenizer.V), self.cell.heads or 0
+        if not config.U:
+            return None, heads
+        prices, _ = part_prices(config, "parameters")
+        return prices, float(prices.sum()) * heads / config.heads_total
+
+    def choose(self, whole: Transformer) -> Mask:
+        """Return which heads, and blocks, stay, by scores, by search, or the same share of each layer."""
+        heads, config, (prices, budget) = self.cell.heads or 0, whole.config, self.budget
         if self.recipe.choose == "layers":
-            return keep_best([np.zeros(H) for H in whole.config.heads], heads, "layer")
+            share = heads / config.heads_total
+            kinds = [config.heads, config.blocks] if config.U else [config.heads]
+            alike = [([np.zeros(n) for n in parts], round(share * sum(parts))) for parts in kinds]
+            return [mask for scores, count in alike for mask in keep_best(scores, count, "layer")]
         if self.recipe.choose == "search":
-            return search(self.fits, heads)
+            return search(self.fits, budget, prices=prices)
         criterion, rng = CRITERIA[self.recipe.criterion], self.generator("scores")
         scores = criterion(whole, self.text.valid[:SCORE_TOKENS], rng)
         self.record["scores"] = [[float(f"{x:.4g}") for x in layer] for layer in scores]
-        return keep_best(scores, heads, self.cell.scope)
+        return keep_best(scores, heads, self.cell.scope) if prices is None else keep_within(scores, prices, budget)
 
     def learn_gates(self) -> Transformer:
         """Return a model that was trained with gates, of which exactly the cell's number of heads are open."""
@@ -229,7 +246,13 @@ class CellRun:
         config, changes, stage = self.cell.config, self.recipe.gates, self.cell.stages[name]
         if self.new:  # a gate's learning rate is a multiple of its stage's: make it the same as in the gate stage
             changes = changes | {"lr_multiplier": config.gate.lr_multiplier * config.gate_train.lr / config.train.lr}
-        gate = dataclasses.replace(config.gate, target_heads=self.cell.heads, **changes)
+        if (prices := self.budget[0]) is None:
+            changes = changes | {"target_heads": self.cell.heads}
+        else:
+            _, whole = part_prices(dataclasses.replace(config.model, V=self.text.tokenizer.V), "parameters")
+            share = 1 - (float(prices.sum()) - self.budget[1]) / whole
+            changes = changes | {"target_share": share, "price": "parameters"}
+        gate = dataclasses.replace(config.gate, **changes)
         warmup = stage.steps // 2 if gate.lam_warmup is None else gate.lam_warmup
         gated, objective = with_new_gates(self.start(), gate, warmup)
         before = self.record["steps_total"]
@@ -271,7 +294,8 @@ class CellRun:
         values = joined_log_alpha(gated.params, gated.config.L, gated.ops)
         order = np.argsort(np.concatenate(CRITERIA["random"](gated, self.text.valid, self.generator("scores"))))
         values[order] = np.sort(values)
-        for name, own in zip(gate_names(gated.config.L), by_layer(values, gated.config.heads), strict=True):
+        names = gate_names(gated.config.L, gated.config.U)
+        for name, own in zip(names, by_layer(values, gated.config.parts), strict=True):
             gated.params[name] = gated.ops.to_device(own)
 
     def steps_saved(self, whole: Transformer, model: Transformer) -> int:
@@ -292,7 +316,7 @@ class CellRun:
     def log_alpha(self, model: Transformer, digits: int) -> list[list[float]]:
         """Return log_alpha of every gate, rounded, a list for each layer."""
         params = model.host_params()
-        layers = (params[name] for name in gate_names(model.config.L))
+        layers = (params[name] for name in gate_names(model.config.L, model.config.U))
         return [[round(float(x), digits) for x in layer] for layer in layers]
 
     def bits(self, model: Transformer, split: str) -> float | None:
@@ -307,6 +331,7 @@ class CellRun:
             "heads": list(model.config.heads),
             "head_ids": [list(layer) for layer in model.config.head_ids],
             "heads_total": model.config.heads_total,
+            **({"blocks": list(model.config.blocks)} if model.config.U else {}),
             "parameters": count_parameters(model.config),
             "multiply_adds_per_token": count_multiply_adds(model.config),
             "bits_per_character": quality,

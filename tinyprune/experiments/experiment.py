@@ -209,7 +209,8 @@ def page(about: dict[str, Any], tables: dict[str, list[Record]]) -> list[str]:
         markdown_table(tables["summary"]),
     ]
     if tables.get("comparison"):
-        references = " or ".join(f"*{name}*" for name in dict.fromkeys(r["reference"] for r in tables["comparison"]))
+        names = list(dict.fromkeys(r["reference"] for r in tables["comparison"]))
+        references = " or ".join(f"*{name}*" for name in names) if len(names) < 4 else "*the reference*"
         paragraphs += [
             f"How many more bits per character than {references}, with as many heads and the same seeds, on both "
             "splits and their mean, whose 95 % interval (low, high) is pooled over methods and seeds; p has Holm's "

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
+from tinyprune.experiments.intervals import LEVEL
 from tinyprune.experiments.methods import BASELINE, METHODS, UNPRUNED
 from tinyprune.experiments.results import both_splits, grouped, mean_of, spread_of
 from tinyprune.plots import DPI, GREY, HEAD_COLOURS, LINES, MARKERS, STYLE
@@ -143,6 +144,31 @@ def plot_tradeoff(rows: Sequence[Record], compared: Sequence[Record]) -> Figure:
     figure.suptitle(
         f"both splits; left: mean and standard deviation over {seeds} seeds; right: 95 % interval", fontsize=9
     )
+    return figure
+
+
+@matplotlib.style.context(STYLE)
+def plot_differences(compared: Sequence[Record]) -> Figure:
+    """Draw a row for each comparison: the mean difference with its interval, and a dot for each split.
+
+    Args:
+        compared: of comparison.csv.
+
+    Returns:
+        Figure with one Axes, x in bits per character. In the grey band two methods are level.
+    """
+    figure = Figure(figsize=(7.5, 1.1 + 0.3 * len(compared)), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot(xlabel="bits per character more than the reference (left of 0: better)")
+    axes.axvspan(-LEVEL, LEVEL, color=GREY, alpha=0.2, linewidth=0)
+    axes.axvline(0, color="black", linewidth=0.8)
+    for place, r in enumerate(compared):
+        axes.plot([r["low"], r["high"]], [place] * 2, color="black", linewidth=1.5)
+        for split, color, marker in (("valid", HEAD_COLOURS[1], "s"), ("test", HEAD_COLOURS[0], "o")):
+            label = split if not place else None
+            axes.plot(r[split], place, marker, color=color, markersize=5, label=label)
+    names = [f"{r['method']} − {r['reference']} ({r['heads_open']} heads)" for r in compared]
+    axes.set(yticks=range(len(compared)), yticklabels=names, ylim=(len(compared) - 0.5, -0.5))
+    axes.legend(loc="best", frameon=False, fontsize=8)
     return figure
 
 

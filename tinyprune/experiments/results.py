@@ -54,7 +54,8 @@ def result_rows(study: str, entries: Sequence[Entry], store: Store) -> list[Reco
             "method": entry.method,
             "start": entry.cell.recipe.start,
             "seed": entry.seed,
-            "heads_open": sum(record["heads"]),
+            # of heads and blocks that are removed apart, what was asked for
+            "heads_open": record["heads_total"] if entry.cell.heads is None else entry.cell.heads,
             "heads_total": record["heads_total"],
             "parameters": record["parameters"],
             "multiply_adds_per_token": record["multiply_adds_per_token"],

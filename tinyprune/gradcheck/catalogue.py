@@ -94,7 +94,7 @@ class Maker:
 
     def frozen(self, case: Case, variant: str = "frozen") -> Case:
         """Return the case with frozen parameters: they have no gradients, and so are constants."""
-        inputs = {name: x for name, x in case.inputs.items() if name in ("x", "n", "gate") and x is not None}
+        inputs = {name: x for name, x in case.inputs.items() if name in ("x", "n", "h", "gate") and x is not None}
         parameters = {name: x for name, x in case.inputs.items() if name not in inputs}
         return self.pair(case.operation.split(" (")[0], inputs, variant, **parameters, **case.constants, frozen=True)
 
@@ -171,9 +171,14 @@ def weight_cases(make: Maker) -> list[Case]:
         biases = {f"b{x}": normal(widths[x]) if x in biased else None for x in "qkv"}
         return make.pair("projections", inputs | weights | biases, variant, T=T)
 
-    def feedforward() -> Case:
+    def feedforward(variant: str = "", F: int = F, **options: Any) -> Case:
         inputs = {"x": normal(*lead, D), "W1": normal(D, F), "b1": normal(F), "W2": normal(F, D), "b2": normal(D)}
-        return make.pair("feedforward", inputs)
+        gate = {"gate": make.gate() if "scale" in options else None}
+        return make.pair("feedforward", inputs | gate, variant, **options)
+
+    def blocks(variant: str = "", biased: bool = True, gated: bool = True, **options: Any) -> Case:
+        inputs = {"h": normal(*lead, H * N), "W": normal(H * N, D), "b": normal(D) if biased else None}
+        return make.pair("blocks", inputs | {"gate": make.gate() if gated else None}, variant, **options)
 
     def networks(variant: str = "", gated: bool = True, **options: Any) -> Case:
         inputs = {"x": normal(*lead, D), "pk": normal(H, N, D), "pb": normal(H, N), "pv": normal(H, N, D)}
@@ -188,11 +193,17 @@ def weight_cases(make: Maker) -> list[Case]:
         projections("shared keys and values, biases", grouped, "qkv"),
         projections("no bias of keys, position keys", biased="qv", relative=True),
         feedforward(),
+        feedforward("gated units", H * N, scale=1.5),
+        blocks(scale=1.5),
+        blocks("no bias, no gates", biased=False, gated=False),
         networks(scale=1.5),
         networks("no gates", gated=False),
         make.frozen(linear()),
         make.frozen(projections(K=grouped, biased="qkv")),
         make.frozen(feedforward()),
+        make.frozen(feedforward(F=H * N, scale=1.5), "frozen, gated units"),
+        make.frozen(blocks(scale=1.5)),
+        make.frozen(blocks(gated=False), "frozen, no gates"),
         make.frozen(networks(scale=1.5)),
         make.frozen(networks(gated=False, scale=1.5), "frozen, no gates"),
     ]
@@ -286,6 +297,7 @@ def gate_cases(make: Maker) -> list[Case]:
     """Gates by both distributions, in training and evaluation, soft and straight-through; and their L0 loss."""
     inputs, noise = {"log_alpha": LOG_ALPHA}, {"noise": 2 * NOISE, "k": 3, "tau": 0.7}
     cases = [make.pair("l0", {"log_alpha": LOG_ALPHA.reshape(2, 3)}, **GATE)]
+    cases.append(make.pair("l0", inputs, "of different sizes", weights=np.linspace(0.5, 2, 6), **GATE))
     for kind, hard in (("soft", False), ("straight-through", True)):
         cases.append(make.pair("hard_concrete", inputs, f"{kind}, training", u=NOISE, **GATE, hard=hard))
         # without noise and temperature the clip begins only beyond ±2.4
@@ -320,6 +332,7 @@ def primitive_cases(make: Maker) -> list[Case]:
         single("take_slices", {"x": normal(B, H * Dh, D)}, index=heads, axis=1, width=Dh),
         single("put_slices", {"part": normal(B, len(heads) * Dh, D)}, index=heads, axis=1, n=H, width=Dh),
         single("units_gradient", units | {"weights": make.gate()}, scale=1.5),
+        single("units_gradient (no ReLU)", units | {"weights": make.gate()}, scale=1.5, relu=False),
         single("sum_heads", {"x": normal(B, T, H, Dh)}, index=np.resize([0, 0, 1, 3], H).tolist(), K=4),
         single("rotate", {"x": normal(B, T, H, 2 * Dh)}, base=10.0, back=True),
         single("add", {"a": normal(*lead, D), "b": normal(*lead, D)}),

@@ -25,7 +25,7 @@ def make_config(kind: str, adaptive: bool, **options: Any) -> ModelConfig:
     """Make the smallest configuration of a kind that has everything: dropout everywhere, memory where there can be."""
     recurrent, llama, networks = kind not in ("transformer", "gpt2"), kind == "llama", kind == "all-attention"
     sizes: dict[str, Any] = {"D": 16, "H": 4, "kv_heads": 2} if llama else {"D": 12, "H": 3}
-    sizes |= {"N": 5, "F": 0} if networks else {"N": 0, "F": 7}
+    sizes |= {"N": 5, "F": 0} if networks else {"N": 0, "F": sizes["H"] * options["U"] if "U" in options else 7}
     sizes |= {"M": 3, "mask": "same-length"} if recurrent else {"M": 0, "mask": "causal"}
     dropout: dict[str, Any] = {"dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.1}
     cutoffs = (4, 7) if adaptive else ()
@@ -37,7 +37,8 @@ def make_parameters(config: ModelConfig, rng: np.random.Generator) -> Parameters
     params = init_parameters(config, rng, np.float64)
     params = {name: 2 * x + 0.3 * rng.standard_normal(x.shape) for name, x in params.items()}
     values = LLAMAS_LOG_ALPHAS if config.kind == "llama" else LOG_ALPHAS
-    return params | {f"layers.{i}.log_alpha": log_alpha.copy() for i, log_alpha in enumerate(values)}
+    names = ["log_alpha", "ffn.log_alpha"] if config.U else ["log_alpha"]  # blocks of units have the heads' values
+    return params | {f"layers.{i}.{name}": own.copy() for name in names for i, own in enumerate(values)}
 
 
 def model_case(
@@ -85,7 +86,7 @@ def model_case(
         assert list(grads) == list(inputs)
         return tuple(grads.values())
 
-    changed = [f"{key} {value}" if isinstance(value, bool) else str(value) for key, value in options.items()]
+    changed = [str(value) if isinstance(value, str) else f"{key} {value}" for key, value in options.items()]
     parts = [kind, *["adaptive softmax"] * adaptive, *changed, *["frozen weights"] * frozen]
     name = ", ".join([*parts, f"{'straight-through' if hard else 'soft'} gates"])
     return Case(f"model ({name})", forward, backward, inputs)
@@ -102,6 +103,8 @@ def model_cases(ops: Engine) -> list[Case]:
         {"kind": "llama", "tied": False, "bias": "layers"},
         *({"kind": kind, "frozen": True} for kind in ("llama", "transformer")),
         {"frozen": True, "persistent": "stream"},
+        *({"kind": kind, "U": 2} for kind in ("transformer-xl", "gpt2", "llama")),
+        *({"kind": kind, "U": 2, "frozen": True} for kind in ("transformer-xl", "llama")),
     ]
     return [model_case(ops=ops), *(model_case(hard=False, ops=ops, **options) for options in soft)]
 

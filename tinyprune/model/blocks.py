@@ -30,9 +30,9 @@ class Layer(NamedTuple):
     """What a layer computes with in one pass.
 
     Attributes:
-        p: parameters by short name, without the heads that are left out; with "gate", (H,) in main memory, and "R",
-            (rows, D), a vector for each distance, where the model has them.
-        scale: output scaling c.
+        p: parameters by short name, without the heads that are left out; with "gate", (H,) in main memory, "ffn.gate",
+            the same of blocks of units, and "R", (rows, D), a vector for each distance, where the model has them.
+        scale, unit_scale: output scaling c of its heads, and of its blocks of units.
         groups: for each of the H heads the number of the key-value head, below K, that it reads; None: K = H.
         rng: for dropout; None for evaluation.
         frozen: whether matrices and their biases get no gradients.
@@ -41,6 +41,7 @@ class Layer(NamedTuple):
 
     p: Parameters
     scale: float = 1.0
+    unit_scale: float = 1.0
     groups: Sequence[int] | None = None
     rng: np.random.Generator | None = None
     frozen: bool = False
@@ -181,20 +182,33 @@ def networks_backward(dh: NDArray, cache: Any, ops: Engine) -> tuple[NDArray, Pa
 def relu_forward(n: NDArray, layer: Layer, ops: Engine) -> tuple[NDArray, Any]:
     """Compute max(n W1 + b1, 0) W2 + b2 (`ops.feedforward`)."""
     p = layer.p
-    return ops.feedforward_forward(n, p["ffn.W1"], p["ffn.b1"], p["ffn.W2"], p["ffn.b2"], frozen=layer.frozen)
+    weights = p["ffn.W1"], p["ffn.b1"], p["ffn.W2"], p["ffn.b2"], p.get("ffn.gate")
+    return ops.feedforward_forward(n, *weights, scale=layer.unit_scale, frozen=layer.frozen)
 
 
 def relu_backward(dh: NDArray, cache: Any, ops: Engine) -> tuple[NDArray, Parameters]:
     """Return the gradients of `relu_forward`: dn, and those of the parameters."""
     dn, *grads = ops.feedforward_backward(dh, cache)
-    return dn, dict(zip(("ffn.W1", "ffn.b1", "ffn.W2", "ffn.b2"), grads, strict=True))
+    return dn, dict(zip(("ffn.W1", "ffn.b1", "ffn.W2", "ffn.b2", "ffn.gate"), grads, strict=True))
+
+
+def output_forward(h: NDArray, layer: Layer, ops: Engine) -> tuple[NDArray, Any]:
+    """Compute h W2 + b2 from the units h (..., F), each block of them times its gate (`ops.blocks`)."""
+    weights = layer.p["ffn.W2"], layer.p.get("ffn.b2"), layer.p.get("ffn.gate")
+    return ops.blocks_forward(h, *weights, scale=layer.unit_scale, frozen=layer.frozen)
+
+
+def output_backward(dout: NDArray, cache: Any, ops: Engine) -> tuple[NDArray, Parameters]:
+    """Return the gradients of `output_forward`: dh, and those of the parameters."""
+    dh, *grads = ops.blocks_backward(dout, cache)
+    return dh, dict(zip(("ffn.W2", "ffn.b2", "ffn.gate"), grads, strict=True))
 
 
 def gelu_forward(n: NDArray, layer: Layer, ops: Engine) -> tuple[NDArray, Any]:
     """Compute gelu(n W1 + b1) W2 + b2 (GPT-2)."""
     a, inner = ops.linear_forward(n, layer.p["ffn.W1"], layer.p.get("ffn.b1"), frozen=layer.frozen)  # (..., F)
     h, activation = ops.gelu_forward(a)
-    out, outer = ops.linear_forward(h, layer.p["ffn.W2"], layer.p.get("ffn.b2"), frozen=layer.frozen)
+    out, outer = output_forward(h, layer, ops)
     return out, (inner, activation, outer)
 
 
@@ -202,12 +216,12 @@ def gelu_backward(dout: NDArray, cache: Any, ops: Engine) -> tuple[NDArray, Para
     """Return the gradients of `gelu_forward`: dn, and those of the parameters."""
     inner, activation, outer = cache
     # out = h W2 + b2
-    dh, dW2, db2 = ops.linear_backward(dout, outer)
+    dh, grads = output_backward(dout, outer, ops)
     # h = gelu(a)
     da = ops.gelu_backward(dh, activation)
     # a = n W1 + b1
     dn, dW1, db1 = ops.linear_backward(da, inner)
-    return dn, {"ffn.W1": dW1, "ffn.b1": db1, "ffn.W2": dW2, "ffn.b2": db2}
+    return dn, grads | {"ffn.W1": dW1, "ffn.b1": db1}
 
 
 def swiglu_forward(n: NDArray, layer: Layer, ops: Engine) -> tuple[NDArray, Any]:
@@ -216,7 +230,7 @@ def swiglu_forward(n: NDArray, layer: Layer, ops: Engine) -> tuple[NDArray, Any]
     a, inner = ops.linear_forward(n, p["ffn.W1"], p.get("ffn.b1"), frozen=layer.frozen)  # (..., F)
     g, gate = ops.linear_forward(n, p["ffn.Wg"], p.get("ffn.bg"), frozen=layer.frozen)
     h, activation = ops.swiglu_forward(g, a)
-    out, outer = ops.linear_forward(h, p["ffn.W2"], p.get("ffn.b2"), frozen=layer.frozen)
+    out, outer = output_forward(h, layer, ops)
     return out, (inner, gate, activation, outer)
 
 
@@ -224,13 +238,13 @@ def swiglu_backward(dout: NDArray, cache: Any, ops: Engine) -> tuple[NDArray, Pa
     """Return the gradients of `swiglu_forward`: dn, and those of the parameters."""
     inner, gate, activation, outer = cache
     # out = h W2 + b2
-    dh, dW2, db2 = ops.linear_backward(dout, outer)
+    dh, grads = output_backward(dout, outer, ops)
     # h = silu(g) a
     dg, da = ops.swiglu_backward(dh, activation)
     # g = n Wg + bg,  a = n W1 + b1
     dn_g, dWg, dbg = ops.linear_backward(dg, gate)
     dn, dW1, db1 = ops.linear_backward(da, inner)
-    grads = {"ffn.W1": dW1, "ffn.b1": db1, "ffn.Wg": dWg, "ffn.bg": dbg, "ffn.W2": dW2, "ffn.b2": db2}
+    grads |= {"ffn.W1": dW1, "ffn.b1": db1, "ffn.Wg": dWg, "ffn.bg": dbg}
     return ops.add(dn, dn_g), grads
 
 

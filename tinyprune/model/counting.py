@@ -8,6 +8,8 @@ Norms, softmax and other work that is not a product is left out; so is R·Wr, wh
     one head:  D·Dh for each of q, k, v and its rows of Wo;  K·Dh for content scores, position scores, values;
                N·Dh for persistent scores and again for persistent values, N·D in a network of the head's own
 
+    one block of U units:  D·U for each of W1, Wg and its rows of W2
+
 In grouped-query attention k and v belong to a key-value head, which goes with the last head that reads it.
 """
 
@@ -15,6 +17,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
 from tinyprune.model.parameters import HEAD_AXIS, norm_shapes, parameter_shapes
@@ -45,6 +50,35 @@ def head_part(config: ModelConfig) -> Part:
     return Part("one head", parameters, round(own * D * Dh + scores_and_values))
 
 
+def products_of(config: ModelConfig) -> int:
+    """Return the number of matrices in a feed-forward block."""
+    return 3 if config.feedforward == "swiglu" else 2
+
+
+def part_prices(config: ModelConfig, price: str) -> tuple[NDArray, float]:
+    """Return what the removal of each part saves, (all parts,), and what the whole model has without its embedding.
+
+    Args:
+        config: of the model.
+        price: "gates", of which each part has one; "parameters"; "multiply-adds"; "cache", of keys and values, in
+            numbers for each position. A head that shares its key-value head has an equal share of it.
+    """
+    head, D, Dh, shared = head_part(config), config.D, config.Dh, (config.kv_heads or config.H) / config.H
+    block, biases = products_of(config) * D * config.U, (products_of(config) - 1) * config.U * (config.bias != "none")
+    keys = 2 * Dh * shared if config.kv_heads else 0.0  # columns of Wk and Wv that a head has a share in
+    own = {
+        "gates": (1, 1),
+        "parameters": (head.parameters + keys * (D + (config.bias == "layers")), block + biases),
+        "multiply-adds": (head.multiply_adds_per_token + keys * D, block),
+        "cache": (2 * Dh * shared, 0),
+    }
+    prices = np.repeat(np.array(own[price], float), (sum(config.heads), sum(config.blocks)))
+    if price in ("gates", "cache"):
+        return prices, float(prices.sum())
+    field = price.replace("-", "_") + ("_per_token" if price == "multiply-adds" else "")
+    return prices, float(sum(getattr(part, field) for part in count_parts(config)[2:]))
+
+
 def count_parts(config: ModelConfig) -> list[Part]:
     """Return the parts of the model, the embedding separately; their sums are the whole model.
 
@@ -68,8 +102,9 @@ def count_parts(config: ModelConfig) -> list[Part]:
         parts.append(Part(f"layer {i}: shared (norm, bo)", sum(shared.values()), 0))
         if config.F:
             block = sum(s for n, s in layer.items() if n.startswith("ffn."))
-            products = 3 if config.feedforward == "swiglu" else 2
-            parts.append(Part(f"layer {i}: feed-forward", block, products * config.D * config.F))
+            units = f", {config.width(i)} units" if config.U else ""
+            products = products_of(config) * config.D * config.width(i)
+            parts.append(Part(f"layer {i}: feed-forward{units}", block, products))
     parts.append(Part("last norm", sum(sizes[name] for name in norm_shapes(config, "ln")), 0))
     return parts
 

@@ -1,6 +1,7 @@
 """The gates of all layers in one forward pass, and the backward pass to every `log_alpha`.
 
-The `log_alpha` of all layers are joined, (all heads,), go through one operation, and are split again:
+The `log_alpha` of all parts (`ModelConfig.parts`: the heads of each layer, then the blocks of units of each, where the
+model has them) are joined, go through one operation, and are split again:
 
     hard-concrete   each gate independently (`ops.hard_concrete_forward`)
     top-k           k of all heads together (`ops.top_k_forward`)
@@ -19,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune import ops as textbook
-from tinyprune.config import GateConfig
-from tinyprune.model.parameters import Parameters, put_heads, read_by, take_heads
+from tinyprune.config import GateConfig, ModelConfig
+from tinyprune.model.parameters import Parameters, put_blocks, put_heads, read_by, take_blocks, take_heads
 from tinyprune.ops.engine import Engine
 
 Groups = tuple[int, ...] | None  # for each head the number of its key-value head, see `ModelConfig.groups`
@@ -28,32 +29,37 @@ Groups = tuple[int, ...] | None  # for each head the number of its key-value hea
 
 @dataclass(frozen=True)
 class LayerGates:
-    """The gates of a layer in one forward pass."""
+    """The gates of a layer's heads, or of its blocks of units, in one forward pass."""
 
     values: NDArray  # (H,)
     scale: float  # output scaling c
     active: NDArray  # numbers of the heads that are computed
 
 
-def gate_names(layers: int) -> list[str]:
-    """Return the names of the layers' log_alpha among the parameters."""
-    return [f"layers.{i}.log_alpha" for i in range(layers)]
+def gate_names(layers: int, blocks: object = False) -> list[str]:
+    """Return the names of all log_alpha among the parameters, in the order of `ModelConfig.parts`.
+
+    `blocks`: whether blocks of units have gates, too.
+    """
+    names = ("log_alpha", "ffn.log_alpha") if blocks else ("log_alpha",)
+    return [f"layers.{i}.{name}" for name in names for i in range(layers)]
 
 
 def joined_log_alpha(params: Parameters, layers: int, ops: Engine) -> NDArray:
-    """Return the log_alpha of all layers, (all heads,), in main memory."""
-    return np.concatenate([ops.to_host(params[name]) for name in gate_names(layers)])
+    """Return the log_alpha of all parts, (all,), in main memory."""
+    names = gate_names(layers, "layers.0.ffn.log_alpha" in params)
+    return np.concatenate([ops.to_host(params[name]) for name in names])
 
 
-def by_layer(values: NDArray, heads: Sequence[int]) -> list[NDArray]:
-    """Split one number for each head, (all heads,), into a view (H,) for each layer."""
-    ends = itertools.accumulate(heads)
-    return [values[end - H : end] for H, end in zip(heads, ends, strict=True)]
+def by_layer(values: NDArray, parts: Sequence[int]) -> list[NDArray]:
+    """Split one number for each part, (all,), into a view for each entry of `ModelConfig.parts`."""
+    ends = itertools.accumulate(parts)
+    return [values[end - count : end] for count, end in zip(parts, ends, strict=True)]
 
 
 def gates_forward(
     params: Parameters,
-    heads: Sequence[int],
+    config: ModelConfig,
     gate: GateConfig | None,
     ops: Engine,
     rng: np.random.Generator | None,
@@ -62,25 +68,26 @@ def gates_forward(
     """Sample or evaluate the gates of every layer.
 
     Args:
-        params: the model's, with a `layers.i.log_alpha` (H,) for each layer.
-        heads: number of heads of each layer.
+        params: the model's, with those of `gate_names`.
+        config: of the model.
         gate: the kind of gates, or None for a model without.
         ops: the engine, in whose memory the parameters are.
         rng: noise; None for evaluation.
         all_heads: compute all heads. Otherwise a head whose gate is shut and (in training) cannot move is not active.
 
     Returns:
-        gates: of each layer; a list of None without gates.
+        gates: of the heads of each layer, then of the blocks of each; a list of None without gates.
         cache: what `gates_backward` needs.
     """
+    parts = config.parts
     if gate is None:
-        return [None] * len(heads), None
-    log_alpha = joined_log_alpha(params, len(heads), ops)
+        return [None] * len(parts), None
+    log_alpha = joined_log_alpha(params, config.L, ops)
     values, cache, moving = sample(log_alpha, gate, rng)
     opened = values.real != 0
     computed = opened | moving | all_heads
     layers: list[LayerGates | None] = []
-    for own, is_open, is_computed in zip(*(by_layer(x, heads) for x in (values, opened, computed)), strict=True):
+    for own, is_open, is_computed in zip(*(by_layer(x, parts) for x in (values, opened, computed)), strict=True):
         scale = output_scaling(own.size, int(is_open.sum())) if gate.output_scaling else 1.0
         layers.append(LayerGates(own, scale, np.flatnonzero(is_computed)))
     return layers, cache
@@ -106,12 +113,14 @@ def sample(log_alpha: NDArray, gate: GateConfig, rng: np.random.Generator | None
     return values, cache, textbook.hard_concrete_backward(np.ones(n, dtype), cache).real != 0
 
 
-def gates_backward(dgates: Sequence[NDArray], gate: GateConfig, ops: Engine, cache: tuple) -> Parameters:
-    """Return the gradient of every layer's `log_alpha` (H,), by name, from those of its gate values in main memory."""
+def gates_backward(
+    dgates: Sequence[NDArray], config: ModelConfig, gate: GateConfig, ops: Engine, cache: tuple
+) -> Parameters:
+    """Return the gradient of every `log_alpha`, by name, from those of the gates' values in main memory."""
     # values = hard_concrete(log_alpha) or top_k(log_alpha)
     backward = textbook.top_k_backward if gate.distribution == "top-k" else textbook.hard_concrete_backward
-    dlog_alpha = by_layer(backward(np.concatenate(dgates), cache), [layer.size for layer in dgates])
-    return {name: ops.to_device(g) for name, g in zip(gate_names(len(dgates)), dlog_alpha, strict=True)}
+    dlog_alpha = by_layer(backward(np.concatenate(dgates), cache), config.parts)
+    return {name: ops.to_device(g) for name, g in zip(gate_names(config.L, config.U), dlog_alpha, strict=True)}
 
 
 def take_active(
@@ -126,15 +135,13 @@ def take_active(
         Dh: head width.
         ops: the engine.
     """
-    p = {name: value for name, value in p.items() if name != "log_alpha"}
     if gates is None:
         return p, groups
-    if gates.active.size == gates.values.size:
-        return p | {"gate": gates.values}, groups
-    p = take_heads(p, gates.active, Dh, ops.take_slices, groups)
-    if groups is not None:
-        present = list(read_by(gates.active, groups))
-        groups = tuple(present.index(groups[h]) for h in gates.active)
+    if gates.active.size < gates.values.size:
+        p = take_heads(p, gates.active, Dh, ops.take_slices, groups)
+        if groups is not None:
+            present = list(read_by(gates.active, groups))
+            groups = tuple(present.index(groups[h]) for h in gates.active)
     return p | {"gate": gates.values[gates.active]}, groups
 
 
@@ -151,6 +158,27 @@ def put_active(grads: Parameters, gates: LayerGates | None, groups: Groups, Dh: 
         grads = put_heads(grads, gates.active, H, Dh, ops.put_slices, groups)
         dgate = textbook.put_slices(dgate, gates.active, 0, H)
     return grads | {"gate": dgate}
+
+
+def take_active_blocks(p: Parameters, gates: LayerGates | None, U: int, ops: Engine) -> Parameters:
+    """Return a layer's parameters, with the gates of its blocks as "ffn.gate", without the inactive blocks."""
+    if gates is None:
+        return p
+    if gates.active.size < gates.values.size:
+        p = take_blocks(p, gates.active, U, ops.take_slices)
+    return p | {"ffn.gate": gates.values[gates.active]}
+
+
+def put_active_blocks(grads: Parameters, gates: LayerGates | None, U: int, ops: Engine) -> Parameters:
+    """Reverse `take_active_blocks` for gradients, as `put_active` does."""
+    if gates is None:
+        return grads
+    grads, count = dict(grads), gates.values.size
+    dgate = ops.to_host(grads.pop("ffn.gate"))
+    if gates.active.size < count:
+        grads = put_blocks(grads, gates.active, count, U, ops.put_slices)
+        dgate = textbook.put_slices(dgate, gates.active, 0, count)
+    return grads | {"ffn.gate": dgate}
 
 
 def output_scaling(H: int, opened: int) -> float:

@@ -37,7 +37,8 @@ class CachedDecoder:
         config = model.config
         self.model = model
         context = config.M if config.mask == "same-length" else config.M + config.T - 1
-        self.layers = [model.layer(i, gates) for i, gates in enumerate(model.gates())]
+        gates = model.gates()
+        self.layers = [model.layer(i, gates) for i in range(config.L)]
         self.attention = []  # each layer's block, with room for all that the newest token sees
         # a compiled step normalises itself, see `ops.attention_step`
         self.normed_inside = config.norm == "layernorm" and config.norm_eps == 1e-5

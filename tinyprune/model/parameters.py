@@ -6,7 +6,8 @@ Those of layer i are called `layers.i.NAME`. In its layer, a head h owns
     rows h of u, w, pk, pv, net.pk, net.pb, net.pv and log_alpha
 
 and nothing else: heads are selected by slicing these, see `take_heads`. In grouped-query attention (Ainslie et al.
-2023) several heads share a key-value head, slices of Wk, Wv, bk and bv, which goes with the last of them.
+2023) several heads share a key-value head, slices of Wk, Wv, bk and bv, which goes with the last of them. A block of U
+units owns columns of ffn.W1, ffn.Wg, ffn.b1 and ffn.bg, rows of ffn.W2, and its entry of ffn.log_alpha.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ HEAD_AXIS = {"Wq": 1, "Wk": 1, "Wv": 1, "Wr": 1, "Wo": 0, "u": 0, "w": 0, "pk": 
 HEAD_AXIS |= {"net.pk": 0, "net.pb": 0, "net.pv": 0, "bq": 0, "bk": 0, "bv": 0}
 WIDE = ("Wq", "Wk", "Wv", "Wr", "Wo", "bq", "bk", "bv")
 SHARED = ("Wk", "Wv", "bk", "bv")  # by the heads of a group
-# The matrices that what a head has made is multiplied by, after its gate, and the biases that follow.
+# The same for blocks of units; all have U entries for each.
+UNIT_AXIS = {"ffn.W1": 1, "ffn.Wg": 1, "ffn.b1": 0, "ffn.bg": 0, "ffn.W2": 0}
+# The matrices that what a head or a block has made is multiplied by, after its gate, and the biases that follow.
 OUTPUTS = {"Wo": "bo", "net.pv": "net.bo"}
+UNIT_OUTPUTS = {"ffn.W2": "ffn.b2"}
 
 
 # The parameters of each norm, (D,), in the order of its operation's arguments.
@@ -61,7 +65,9 @@ def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tupl
             layer |= norm_shapes(config, "net.ln")
             layer |= {"net.pk": (H, N, D), "net.pb": (H, N), "net.pv": (H, N, D), "net.bo": (D,)}
         if F:
-            layer |= norm_shapes(config, "ffn.ln") | feedforward_shapes(config)
+            layer |= norm_shapes(config, "ffn.ln") | feedforward_shapes(config, i)
+            if gated and config.U:
+                layer["ffn.log_alpha"] = (config.blocks[i],)
         shapes |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
     return shapes | norm_shapes(config, "ln") | softmax_shapes(config)
 
@@ -71,9 +77,9 @@ def norm_shapes(config: ModelConfig, prefix: str) -> dict[str, tuple[int, ...]]:
     return {f"{prefix}.{name}": (config.D,) for name in NORMS[config.norm]}
 
 
-def feedforward_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of a feed-forward block's parameters, without its norm."""
-    D, F = config.D, config.F
+def feedforward_shapes(config: ModelConfig, i: int) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the parameters of layer i's feed-forward block, without its norm."""
+    D, F = config.D, config.width(i)
     inner = ("W1", "Wg") if config.feedforward == "swiglu" else ("W1",)
     shapes: dict[str, tuple[int, ...]] = {}
     for W, shape in [*((name, (D, F)) for name in inner), ("W2", (F, D))]:
@@ -188,3 +194,17 @@ def put_heads(
 def read_by(heads: Sequence[int] | NDArray, groups: Sequence[int] | None) -> Sequence[int] | NDArray:
     """Return the numbers of the key-value heads that the given heads read, rising; without groups their own."""
     return heads if groups is None else sorted({groups[h] for h in heads})
+
+
+def take_blocks(
+    layer: Parameters, blocks: Sequence[int] | NDArray, U: int, take: Callable[..., NDArray] = take_slices
+) -> Parameters:
+    """Return a layer with only the given blocks of U units, as `take_heads` does with heads."""
+    return layer | {name: take(layer[name], blocks, axis, U) for name, axis in UNIT_AXIS.items() if name in layer}
+
+
+def put_blocks(
+    grads: Parameters, blocks: Sequence[int] | NDArray, count: int, U: int, put: Callable[..., NDArray] = put_slices
+) -> Parameters:
+    """Reverse `take_blocks` for gradients of a layer with `count` blocks: those left out get zeros."""
+    return grads | {name: put(grads[name], blocks, axis, count, U) for name, axis in UNIT_AXIS.items() if name in grads}

@@ -31,7 +31,15 @@ from tinyprune.model.blocks import (
     second_block_backward,
     second_block_forward,
 )
-from tinyprune.model.gates import LayerGates, gates_backward, gates_forward, put_active, take_active
+from tinyprune.model.gates import (
+    LayerGates,
+    gates_backward,
+    gates_forward,
+    put_active,
+    put_active_blocks,
+    take_active,
+    take_active_blocks,
+)
 from tinyprune.model.parameters import Parameters, layer_parameters, parameter_shapes
 from tinyprune.ops.engine import Engine
 
@@ -48,13 +56,12 @@ class Cache:
 
     Attributes:
         frozen: whether only the gates get gradients.
-        gates: of each layer, or None.
+        gates: of the heads of each layer, then of the blocks of units of each, or None.
         gate: cache of the operation that makes the gates.
         embedding, positions, norm, softmax: caches of the operations before the first layer and after the last.
         attention_blocks: of each layer; `attention_blocks[i].attention.o` holds the head outputs before their gates,
             (B, T, H, Dh).
-        second_blocks: of each layer, or None; `second_blocks[i].inside.r` holds the units of its heads' networks,
-            (B, T, H·N).
+        second_blocks: of each layer, or None; see `gated_outputs`.
     """
 
     frozen: bool
@@ -70,7 +77,7 @@ class Cache:
 
 @dataclass
 class Transformer:
-    """A language model. If `gate` is set, every head has a gate (`log_alpha`).
+    """A language model. If `gate` is set, every head, and every block of units, has a gate (`log_alpha`).
 
     Attributes:
         config: sizes and kind.
@@ -117,8 +124,8 @@ class Transformer:
             memory: for each layer its inputs before the segment, (B, up to M, D); None at the start of a text. A list
                 that is `Released` is emptied.
             rng: noise of gates and dropout while training; None for evaluation.
-            all_heads: compute closed heads too. Otherwise a head whose gate is shut and (in training) cannot move is
-                left out and costs nothing.
+            all_heads: compute closed heads and blocks too. Otherwise one whose gate is shut and (in training) cannot
+                move is left out and costs nothing.
             frozen: whether `backward` is to return the gradients of the gates alone. What only the others need is then
                 neither kept nor computed, except for norms, persistent vectors and an adaptive vocabulary.
             keep: called with each layer's number and the keys and values that its heads read, (B, S, H, Dh). What the
@@ -136,10 +143,10 @@ class Transformer:
         check_segment(ids, memory, config)
         x, embedding = self.embed(ids, rng)
         x, positions = ops.positions_forward(x, p.get("positions"))
-        gates, gate = gates_forward(p, config.heads, self.gate, ops, rng, all_heads)
+        gates, gate = gates_forward(p, config, self.gate, ops, rng, all_heads)
         cache, new_memory = Cache(frozen, gates, gate, embedding, positions), []
-        for i, layer_gates in enumerate(gates):
-            layer = self.layer(i, layer_gates, rng, frozen, keep and partial(keep, i))
+        for i in range(config.L):
+            layer = self.layer(i, gates, rng, frozen, keep and partial(keep, i))
             y, context, attention_block = attention_block_forward(x, memory_of(memory, i), layer, config, ops)
             if config.M:
                 new_memory.append(remember(x, context, config.M))
@@ -184,13 +191,13 @@ class Transformer:
     def backward_with_gates(
         self, dloss: float, cache: Cache, *, once: bool = False
     ) -> tuple[Parameters, list[NDArray]]:
-        """Return the gradients of `backward`, and ∂loss/∂g_h of every gate's value, (H,) for each layer if gated.
+        """Return the gradients of `backward`, and ∂loss/∂g of every gate's value, by `ModelConfig.parts` if gated.
 
-        A head that was left out of the forward pass has 0 there.
+        A head or block that was left out of the forward pass has 0 there.
         """
         config, ops, p = self.config, self.ops, self.params
         grads: Parameters = {}
-        dgates: list[NDArray] = []
+        dgates: list[NDArray] = [np.empty(0)] * len(cache.gates) if self.gate else []
         # loss = cross_entropy(h Eᵀ + out_bias, targets)
         softmax, cache.softmax = cache.softmax, None if once else cache.softmax
         dh, dsoftmax = vocabulary.predict_backward(dloss, softmax, config, ops)
@@ -207,11 +214,13 @@ class Transformer:
             dx, dattention = attention_block_backward(dx, cache.attention_blocks[i], config, ops)
             accumulate(dlayer, dattention, ops)  # both blocks read the gates
             dlayer = put_active(dlayer, cache.gates[i], config.groups(i), config.Dh, ops)
-            if self.gate is not None:
-                dgates.insert(0, dlayer.pop("gate"))
+            dlayer = put_active_blocks(dlayer, self.of_blocks(cache.gates, i), config.U, ops)
+            for place, name in ((i, "gate"), (config.L + i, "ffn.gate")):
+                if dlayer.get(name) is not None:
+                    dgates[place] = dlayer.pop(name)
             accumulate(grads, whole_names(dlayer, i), ops)  # all layers read R
         if self.gate is not None:
-            dlog_alpha = gates_backward(dgates, self.gate, ops, cache.gate)
+            dlog_alpha = gates_backward(dgates, config, self.gate, ops, cache.gate)
             if cache.frozen:
                 return dlog_alpha, dgates
             accumulate(grads, dlog_alpha, ops)
@@ -225,17 +234,24 @@ class Transformer:
     def layer(
         self,
         i: int,
-        gates: LayerGates | None,
+        gates: list[LayerGates | None],
         rng: np.random.Generator | None = None,
         frozen: bool = False,
         keep: Callable[[NDArray, NDArray], None] | None = None,
     ) -> Layer:
-        """Return what layer i computes with in one pass, without the heads that its gates leave out."""
-        config = self.config
-        p, groups = take_active(layer_parameters(self.params, i), gates, config.groups(i), config.Dh, self.ops)
+        """Return what layer i computes with in one pass, without the heads and blocks that its gates leave out."""
+        config, heads, blocks = self.config, gates[i], self.of_blocks(gates, i)
+        p = {name: x for name, x in layer_parameters(self.params, i).items() if not name.endswith("log_alpha")}
+        p, groups = take_active(p, heads, config.groups(i), config.Dh, self.ops)
+        p = take_active_blocks(p, blocks, config.U, self.ops)
         if "R" in self.params:
             p["R"] = self.params["R"]
-        return Layer(p, 1.0 if gates is None else gates.scale, groups, rng, frozen, keep)
+        scale, unit_scale = (1.0 if part is None else part.scale for part in (heads, blocks))
+        return Layer(p, scale, unit_scale, groups, rng, frozen, keep)
+
+    def of_blocks(self, gates: list[LayerGates | None], i: int) -> LayerGates | None:
+        """Return the gates of layer i's blocks of units, or None if it has none."""
+        return gates[self.config.L + i] if self.config.U else None
 
     def embed(self, ids: NDArray, rng: np.random.Generator | None = None) -> tuple[NDArray, tuple]:
         """Embed tokens: return (*ids.shape, D) and the cache. `rng` is None in evaluation."""
@@ -250,31 +266,38 @@ class Transformer:
         return {name: self.ops.to_host(value) for name, value in self.params.items()}
 
     def gates(self, rng: np.random.Generator | None = None, all_heads: bool = False) -> list[LayerGates | None]:
-        """Return each layer's gates, sampled with `rng` or evaluated if it is None; a list of None without gates."""
-        return gates_forward(self.params, self.config.heads, self.gate, self.ops, rng, all_heads)[0]
+        """Return the gates of all parts, sampled with `rng` or evaluated if it is None; Nones without gates."""
+        return gates_forward(self.params, self.config, self.gate, self.ops, rng, all_heads)[0]
 
 
-def gated_outputs(model: Transformer, cache: Cache, i: int) -> list[tuple[NDArray, NDArray, NDArray]]:
-    """Return what the gates of layer i multiply in each of its blocks, and the matrix and bias that come after them.
+def gated_outputs(model: Transformer, cache: Cache, part: int) -> list[tuple[NDArray, NDArray, NDArray]]:
+    """Return what the gates of a part multiply, and the matrix and bias that come after them.
 
     Args:
         model: the model.
-        cache: of its forward pass, with all heads.
-        i: the layer.
+        cache: of its forward pass, with all heads and blocks, and weights that are not frozen.
+        part: the heads of layer `part`, or the blocks of units of layer `part` − L, as in `ModelConfig.parts`.
 
     Returns:
         the heads' outputs (B, T, H, Dh), Wo (H·Dh, D) and bo (D,), zeros if there is none; if heads have networks also
-        their units (B, T, H, N), values (H·N, D) and bias (D,).
+        their units (B, T, H, N), values (H·N, D) and bias (D,). Or the units of the blocks, W2 and b2.
     """
+    config, i = model.config, part % model.config.L
+    p, second = layer_parameters(model.params, i), cache.second_blocks[i]
+
+    def bias(name: str) -> NDArray:
+        return p[name] if name in p else model.ops.to_device(np.zeros(config.D, p["Wo"].dtype))
+
+    if part >= config.L:
+        assert second is not None  # of a model with blocks
+        h = second.inside[-1].h
+        return [(h.reshape(*h.shape[:2], config.blocks[i], config.U), p["ffn.W2"], bias("ffn.b2"))]
     o = cache.attention_blocks[i].attention.o
-    p = layer_parameters(model.params, i)
-    bo = p["bo"] if "bo" in p else model.ops.to_device(np.zeros(model.config.D, p["Wo"].dtype))
-    found = [(o, p["Wo"], bo)]
-    if model.config.networks:
+    found = [(o, p["Wo"], bias("bo"))]
+    if config.networks:
         H, N, D = p["net.pv"].shape
-        networks = cache.second_blocks[i]
-        assert networks is not None  # of a model whose heads have networks
-        units = networks.inside.r.reshape(*o.shape[:2], H, N)
+        assert second is not None  # of a model whose heads have networks
+        units = second.inside.r.reshape(*o.shape[:2], H, N)
         found.append((units, p["net.pv"].reshape(H * N, D), p["net.bo"]))
     return found
 

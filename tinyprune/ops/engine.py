@@ -26,6 +26,7 @@ from tinyprune.ops import (
     add,
     attention,
     attention_step,
+    blocks,
     clipping,
     context,
     cross_entropy,
@@ -176,6 +177,8 @@ class Engine(Machine):
     repeat_heads_forward = repeat_heads.repeat_heads_forward
     repeat_heads_backward = repeat_heads.repeat_heads_backward
     # The second block of a layer.
+    blocks_forward = blocks.blocks_forward
+    blocks_backward = blocks.blocks_backward
     feedforward_forward = feedforward.feedforward_forward
     feedforward_backward = feedforward.feedforward_backward
     head_networks_forward = head_networks.head_networks_forward

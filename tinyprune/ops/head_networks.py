@@ -115,7 +115,9 @@ def head_networks_backward(
     return ops.matmul(da, keys), dpk, dpb, dpv, dbo, dgate
 
 
-def units_gradient(products: NDArray, r: NDArray, weights: NDArray, scale: float) -> tuple[NDArray, NDArray]:
+def units_gradient(
+    products: NDArray, r: NDArray, weights: NDArray, scale: float, *, relu: bool = True
+) -> tuple[NDArray, NDArray]:
     """Return the gradients of the units before their ReLU, and of the gates, where parameters are frozen.
 
     Args:
@@ -123,9 +125,10 @@ def units_gradient(products: NDArray, r: NDArray, weights: NDArray, scale: float
         r: the units, (..., H·N).
         weights: c · g, (H,), in main memory.
         scale: output scaling c.
+        relu: whether a ReLU has made the units; without one their own gradients are returned.
 
     Returns:
-        da: c g_h · products where r > 0, otherwise 0; (..., H·N).
+        da: c g_h · products where r > 0 or without a ReLU, otherwise 0; (..., H·N).
         dgate: c · Σ over all rows and a head's units of r · products, (H,).
 
     Raises:
@@ -134,7 +137,9 @@ def units_gradient(products: NDArray, r: NDArray, weights: NDArray, scale: float
     check_units(products, r, weights)
     by_head = math.prod(r.shape[:-1]), len(weights), r.shape[-1] // max(len(weights), 1)
     products, units = products.reshape(by_head), r.reshape(by_head)
-    da = weights[:, None] * products * (units.real > 0)
+    da = weights[:, None] * products
+    if relu:
+        da *= units.real > 0
     return da.reshape(r.shape), scale * (units * products).sum((0, 2))
 
 

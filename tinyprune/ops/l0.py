@@ -1,7 +1,7 @@
 """L0: how many heads are expected to be open, a *sum* over all heads. (Louizos et al. 2018, eq. 12)
 
 p_open = P(g > 0) = sigmoid(log_alpha − beta · log(−gamma / zeta))
-L0     = Σ_h p_open_h
+L0     = Σ_h p_open_h            or Σ_h w_h · p_open_h, where gates close parts of different sizes w
 """
 
 import math
@@ -9,6 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.ops.add import check_same_shape
 from tinyprune.ops.hard_concrete import sigmoid
 
 
@@ -17,23 +18,31 @@ def p_open(log_alpha: NDArray, *, beta: float, gamma: float, zeta: float) -> NDA
     return sigmoid(log_alpha - beta * math.log(-gamma / zeta))
 
 
-def l0_forward(log_alpha: NDArray, *, beta: float, gamma: float, zeta: float) -> tuple[np.inexact, tuple]:
+def l0_forward(
+    log_alpha: NDArray, weights: NDArray | None = None, *, beta: float, gamma: float, zeta: float
+) -> tuple[np.inexact, tuple]:
     """Compute the expected number of open gates.
 
     Args:
         log_alpha: one number per gate, any shape, any float or complex dtype.
+        weights: how much each gate counts, shape of `log_alpha`, a constant; None for ones.
         beta, gamma, zeta: of the gates, as in `hard_concrete_forward`.
 
     Returns:
         L0: scalar, heads, dtype of `log_alpha`.
         cache: what `l0_backward` needs.
+
+    Raises:
+        ValueError: if there is not one weight for each gate.
     """
+    if weights is not None:
+        check_same_shape(log_alpha=log_alpha, weights=weights)
     p = p_open(log_alpha, beta=beta, gamma=gamma, zeta=zeta)
-    return p.sum(), (p,)
+    return (p if weights is None else weights * p).sum(), (p, weights)
 
 
 def l0_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
-    """Return the gradient of `l0_forward` with respect to `log_alpha`: dout · p_open (1 − p_open).
+    """Return the gradient of `l0_forward` with respect to `log_alpha`: dout · w p_open (1 − p_open).
 
     Args:
         dout: gradient with respect to `L0`, scalar.
@@ -41,7 +50,8 @@ def l0_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
     Returns:
         dlog_alpha: shape of `log_alpha`.
     """
-    (p,) = cache
+    p, weights = cache
     dout = p.dtype.type(dout)  # a float64 scalar would make float64 of float32
-    # L0 = Σ sigmoid(log_alpha - …)
-    return dout * p * (1 - p)
+    # L0 = Σ w · sigmoid(log_alpha - …)
+    dp = dout if weights is None else dout * weights.astype(p.real.dtype)
+    return dp * p * (1 - p)

@@ -6,9 +6,11 @@
                only the gates learn from it
     target     instead of lam · L0: a controller that holds the expected number of open heads at a target
     top-k      no L0 loss at all: gates that always leave exactly as many heads open    (Li, Cotterell & Sachan 2021)
+    share      a controller as for the target, but of what the parts cost, say in parameters, see `counting.part_prices`
 
 lam grows linearly from 0 (and t falls from all heads to the target), so that pruning begins from the trained model. L0
-is a sum over all heads of all layers.
+is a sum over all heads of all layers. Where blocks of feed-forward units have gates, too (`gate.units`), all of this is
+meant of heads and blocks alike.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import GateConfig
+from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.model.counting import part_prices
 from tinyprune.model.gates import by_layer, gate_names, gates_backward, joined_log_alpha
 from tinyprune.model.parameters import Parameters
 from tinyprune.model.transformer import Cache, Memory, Transformer, accumulate, gated_outputs
@@ -30,15 +33,17 @@ from tinyprune.training.schedules import linear_warmup
 from tinyprune.training.step import Gradients, Noise
 
 
-def add_gates(params: Parameters, heads: tuple[int, ...], gate: GateConfig) -> Parameters:
-    """Return the parameters with gates, every log_alpha at its initial value, for layers with `heads` heads.
+def add_gates(params: Parameters, parts: tuple[int, ...], gate: GateConfig) -> Parameters:
+    """Return the parameters with gates, every log_alpha at its initial value.
 
-    `params` is not modified, but its arrays are shared.
+    Args:
+        params: not modified, but its arrays are shared.
+        parts: how many gates the heads of each layer have, then the blocks of units of each, if there are any.
+        gate: of which kind.
     """
-    dtype = params["ln.scale"].dtype
-    return params | {
-        name: np.full(H, gate.log_alpha_init, dtype) for name, H in zip(gate_names(len(heads)), heads, strict=True)
-    }
+    dtype, layers = params["ln.scale"].dtype, sum(name.endswith(".Wo") for name in params)
+    names = gate_names(layers, len(parts) > layers)
+    return params | {name: np.full(n, gate.log_alpha_init, dtype) for name, n in zip(names, parts, strict=True)}
 
 
 def with_new_gates(model: Transformer, gate: GateConfig, warmup: int) -> tuple[Transformer, GateObjective]:
@@ -50,17 +55,39 @@ def with_new_gates(model: Transformer, gate: GateConfig, warmup: int) -> tuple[T
         warmup: steps over which lam, or the target, is reached.
 
     Raises:
-        UsageError: if more heads should stay open than there are.
+        UsageError: if more heads should stay open than there are, or less than what has no gates.
     """
-    heads = model.config.heads
-    gated = Transformer(model.config, add_gates(model.params, heads, gate), gate, model.ops)
-    return gated, GateObjective(gate, warmup, sum(heads))
+    config = dataclasses.replace(model.config, U=gate.units) if gate.units else model.config
+    gated = Transformer(config, add_gates(model.params, config.parts, gate), gate, model.ops)
+    return gated, GateObjective(gate, warmup, sum(config.parts), *budget(config, gate))
+
+
+def budget(config: ModelConfig, gate: GateConfig) -> tuple[NDArray | None, float | None]:
+    """Return what each part costs, in units of their mean, and how much may stay: a number of mean parts, or None.
+
+    The prices are None if all parts cost the same.
+
+    Raises:
+        UsageError: if nothing that has gates could stay.
+    """
+    prices, whole = part_prices(config, gate.price)
+    unit = prices.mean() if prices.any() else 1.0
+    weights = None if (prices == unit).all() else prices / unit
+    if gate.target_share is None:
+        return weights, gate.target_heads
+    fixed = whole - prices.sum()
+    if gate.target_share * whole < fixed:
+        raise UsageError(
+            f"gate.target_share must be at least {fixed / whole:.3f}, for so much of the {gate.price} has no gates; "
+            f"got {gate.target_share}"
+        )
+    return weights, (gate.target_share * whole - fixed) / unit
 
 
 def open_heads(model: Transformer) -> list[NDArray[np.bool_]]:
-    """Return which heads of each layer are open in evaluation; all of them in a model without gates."""
+    """Return which heads of each layer, and which blocks, are open in evaluation; all of them without gates."""
     gates = model.gates()
-    return [np.ones(H, bool) if g is None else g.values != 0 for H, g in zip(model.config.heads, gates, strict=True)]
+    return [np.ones(n, bool) if g is None else g.values != 0 for n, g in zip(model.config.parts, gates, strict=True)]
 
 
 class Controller:
@@ -74,14 +101,14 @@ class Controller:
     lam2 starts at a value that steers at once, and the steps are small.
 
     Args:
-        target: number of heads to hold open.
+        target: number of heads to hold open, or of mean parts, see `budget`.
         heads_total: how many have gates; distances are shares of these, so that one `lr` serves models of every size.
         lr: step size of the multipliers.
     """
 
     LAM2_START = 0.5
 
-    def __init__(self, target: int, heads_total: int, lr: float) -> None:
+    def __init__(self, target: float, heads_total: int, lr: float) -> None:
         self.target = target
         self.heads_total = heads_total
         self.lr = lr
@@ -103,13 +130,22 @@ class GateObjective:
     Args:
         gate: the configuration.
         warmup: steps over which lam, or the target, is reached.
-        heads_total: number of heads with gates.
+        heads_total: number of gates.
+        prices: what each of them counts, see `budget`; None for 1.
+        target: how much may stay; None for `gate.target_heads`.
 
     Raises:
         UsageError: if more heads should stay than there are.
     """
 
-    def __init__(self, gate: GateConfig, warmup: int, heads_total: int) -> None:
+    def __init__(
+        self,
+        gate: GateConfig,
+        warmup: int,
+        heads_total: int,
+        prices: NDArray | None = None,
+        target: float | None = None,
+    ) -> None:
         if gate.target_heads is not None and gate.target_heads > heads_total:
             raise UsageError(
                 f"gate.target_heads must be at most the model's {heads_total} heads, got {gate.target_heads}"
@@ -117,19 +153,21 @@ class GateObjective:
         self.gate = gate
         self.warmup = warmup
         self.heads_total = heads_total
+        self.prices = prices
+        target = gate.target_heads if target is None else target
         self.controller = None
-        if gate.target_heads is not None and gate.distribution != "top-k":
-            self.controller = Controller(gate.target_heads, heads_total, gate.controller_lr)
+        if target is not None and gate.distribution != "top-k":
+            self.controller = Controller(target, heads_total, gate.controller_lr)
 
     def __call__(
         self, model: Transformer, ids: NDArray, targets: NDArray, memory: Memory | None, rng: Noise, step: int
     ) -> Gradients:
         """See `tinyprune.training.step.Objective`."""
-        gate, ops = self.gate, model.ops
+        gate, ops, config = self.gate, model.ops, model.config
         layerwise = gate.objective == "layerwise"
         share = linear_warmup(step, self.warmup)
         lam = gate.lam * share
-        log_alpha = joined_log_alpha(model.params, model.config.L, ops)
+        log_alpha = joined_log_alpha(model.params, config.L, ops)
         if self.controller is not None:
             lam = self.pressure(self.controller, log_alpha, share)
         # The layer-wise error compares with the layer's full output, which needs every head.
@@ -139,10 +177,10 @@ class GateObjective:
         # With top-k exactly `target_heads` gates are open: no price.
         price: dict[str, Any] = {"l0": float(gate.target_heads or 0)}
         if gate.distribution != "top-k":
-            l0, l0_cache = l0_forward(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
-            dlog_alpha = by_layer(l0_backward(lam, l0_cache), model.config.heads)
-            more = {name: ops.to_device(g) for name, g in zip(gate_names(model.config.L), dlog_alpha, strict=True)}
-            accumulate(grads, more, ops)
+            l0, l0_cache = l0_forward(log_alpha, self.prices, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
+            dlog_alpha = by_layer(l0_backward(lam, l0_cache), config.parts)
+            names = gate_names(config.L, config.U)
+            accumulate(grads, {name: ops.to_device(g) for name, g in zip(names, dlog_alpha, strict=True)}, ops)
             price = {"l0": l0, "lam": lam}
         layers = {"layerwise_error": sum(map(float, errors))} if layerwise else {}
         return {"loss": loss} | layers | price, memory, grads
@@ -154,7 +192,8 @@ class GateObjective:
         evaluation. L0 = Σ P(g > 0) would also count gates that are mostly shut, and leave too few open.
         """
         opening = opening_log_alpha(self.gate)
-        h = float(sigmoid(log_alpha - opening).sum())
+        opened = sigmoid(log_alpha - opening)
+        h = float((opened if self.prices is None else self.prices * opened).sum())
         start = self.heads_total / (1 + math.exp(opening - self.gate.log_alpha_init))  # h before the first step
         return controller.pressure(h, start + share * (controller.target - start))
 
@@ -170,14 +209,16 @@ class GateObjective:
                 error, error_cache = ops.layerwise_error_forward(gates.values, outputs, matrix, bias, gates.scale)
                 dgates[i] = dgates[i] + ops.layerwise_error_backward(self.gate.layerwise_weight, error_cache)
                 errors.append(error)
-        accumulate(grads, gates_backward(dgates, self.gate, ops, cache.gate), ops)
+        accumulate(grads, gates_backward(dgates, model.config, self.gate, ops, cache.gate), ops)
         return errors
 
     def describe(self, model: Transformer) -> dict[str, Any]:
-        """Return for the log the number of heads open in evaluation, and every log_alpha, a list for each layer."""
-        opened = sum(int(layer.sum()) for layer in open_heads(model))
-        log_alpha = [model.ops.to_host(model.params[name]).tolist() for name in gate_names(model.config.L)]
-        return {"heads_open": opened, "log_alpha": log_alpha}
+        """Return for the log the heads, and blocks, that are open in evaluation, and every log_alpha, by part."""
+        L, names = model.config.L, gate_names(model.config.L, model.config.U)
+        opened = [int(part.sum()) for part in open_heads(model)]
+        blocks = {"blocks_open": sum(opened[L:])} if model.config.U else {}
+        log_alpha = [model.ops.to_host(model.params[name]).tolist() for name in names]
+        return {"heads_open": sum(opened[:L])} | blocks | {"log_alpha": log_alpha}
 
     def state(self) -> dict[str, NDArray]:
         """Return the controller's two multipliers, (2,)."""
@@ -192,34 +233,49 @@ class GateObjective:
 
 
 def hit_target(model: Transformer) -> int:
-    """End the gate stage with exactly `gate.target_heads` heads open, see `settle`; without a target return 0."""
-    target = None if model.gate is None else model.gate.target_heads
-    return 0 if target is None else settle(model, target)
+    """End the gate stage with exactly the heads open that the target allows, see `settle`; without one return 0."""
+    if model.gate is None:
+        return 0
+    prices, target = budget(model.config, model.gate)
+    return 0 if target is None else settle(model, target, prices)
 
 
-def settle(model: Transformer, target: int) -> int:
+def settle(model: Transformer, target: float, prices: NDArray | None = None) -> int:
     """Move log_alpha across the opening so that exactly `target` heads are open in evaluation.
 
     Returns how many heads it closed, or opened if negative.
 
     The controller holds the expected number at the target; single gates may still lie on the wrong side of it. The
     heads with the largest log_alpha stay; ties go to the earlier layer and the lower head. Only gates on the wrong side
-    are moved: soft gates that stay keep their values. A gate that must open is opened half-way.
+    are moved: soft gates that stay keep their values. A gate that must open is opened half-way. With `prices`, one for
+    each part, those stay that fit into `target` together.
     """
     gate, ops = model.gate, model.ops
-    surplus = sum(int(layer.sum()) for layer in open_heads(model)) - target
-    if gate is None or surplus == 0:
+    if gate is None:
         return 0
-    log_alpha = ops.to_host(joined_log_alpha(model.params, model.config.L, ops))
+    log_alpha = joined_log_alpha(model.params, model.config.L, ops)
+    prices = np.ones(len(log_alpha)) if prices is None else prices
+    stay = within(np.argsort(-log_alpha, kind="stable"), prices, target)
+    opened = np.concatenate(open_heads(model))
+    if (opened == stay).all():
+        return 0
     opening, margin = opening_log_alpha(gate), 1e-3
     least = opening + margin if gate.hard else opening_log_alpha(dataclasses.replace(gate, hard=True))
-    order = np.argsort(-log_alpha, kind="stable")
-    stay, go = order[:target], order[target:]
-    log_alpha[stay] = np.where(log_alpha[stay] > opening, log_alpha[stay], least)
-    log_alpha[go] = np.minimum(log_alpha[go], opening - margin)
-    for name, values in zip(gate_names(model.config.L), by_layer(log_alpha, model.config.heads), strict=True):
+    opens = np.where(log_alpha > opening, log_alpha, least)
+    log_alpha = np.where(stay, opens, np.minimum(log_alpha, opening - margin)).astype(log_alpha.dtype)
+    names = gate_names(model.config.L, model.config.U)
+    for name, values in zip(names, by_layer(log_alpha, model.config.parts), strict=True):
         model.params[name] = ops.to_device(values.copy())
-    return surplus
+    return int(opened.sum()) - int(stay.sum())
+
+
+def within(order: NDArray, prices: NDArray, budget: float) -> NDArray[np.bool_]:
+    """Return which parts fit into a budget when they are taken in this order, leaving out what is too dear."""
+    stay, spent = np.zeros(len(order), bool), 0.0
+    for part in order:
+        if spent + prices[part] <= budget + 1e-9 * len(order):
+            stay[part], spent = True, spent + prices[part]
+    return stay
 
 
 def opening_log_alpha(gate: GateConfig) -> float:

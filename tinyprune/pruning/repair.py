@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from numpy.typing import NDArray
 
 from tinyprune.errors import UsageError
-from tinyprune.model.parameters import OUTPUTS
+from tinyprune.model.parameters import OUTPUTS, UNIT_OUTPUTS
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.masks import Mask, with_heads
@@ -27,7 +27,7 @@ def repaired(model: Transformer, mask: Mask, tokens: NDArray, repair: str = "lea
 
     Args:
         model: with all its heads; it is not modified.
-        mask: which heads stay.
+        mask: which heads, and blocks, stay.
         tokens: the text that is read for it, (n,).
         repair: one of `REPAIRS`.
 
@@ -50,8 +50,9 @@ def repaired_from(
     """Do the same with the fits of each layer, see `read_fits`, for several masks after one reading."""
     gated = with_heads(model, mask)
     params = dict(gated.params)
-    for i, (fits, stay) in enumerate(zip(layers, mask, strict=True)):
-        for names, fit in zip(OUTPUTS.items(), fits, strict=False):
+    for part, (fits, stay) in enumerate(zip(layers, mask, strict=True)):
+        i, outputs = part % model.config.L, OUTPUTS if part < model.config.L else UNIT_OUTPUTS
+        for names, fit in zip(outputs.items(), fits, strict=False):
             W = fit.fitted(stay) if repair == "least-squares" else fit.with_means(stay)
             for name, value in zip(names, (W[:-1], W[-1]), strict=True):
                 old = params.get(f"layers.{i}.{name}")

@@ -133,7 +133,7 @@ def _attention_weights(
         _, memory, cache = model.forward(ids[None], memory if carry else None)
         weights = [block.attention.a[0] for block in cache.attention_blocks]
         layers = []
-        for numbers, gates, a in zip(model.config.head_ids, cache.gates, weights, strict=True):
+        for numbers, gates, a in zip(model.config.head_ids, cache.gates, weights, strict=False):
             layers.append((np.array(numbers, int)[slice(None) if gates is None else gates.active], a))
         yield ids, layers
         del cache, weights, layers, a  # before the next segment needs as much; so does `_measure`

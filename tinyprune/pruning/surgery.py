@@ -5,10 +5,10 @@ its rows of Wo, its u, w, persistent keys and values, or its network. Keys and v
 the last of these. The gates of open heads and the output scaling are
 folded into their rows of Wo, and into the values of their networks,
 
-    Wo_h ← gate_h · c · Wo_h          pv_h ← gate_h · c · pv_h
+    Wo_h ← gate_h · c · Wo_h          pv_h ← gate_h · c · pv_h          W2_b ← gate_b · c · W2_b
 
-and the gates can go as well. The smaller model computes the same logits up to rounding. A layer that loses all of its
-heads is left with x + bo.
+and the gates can go as well. The last line is for blocks of units, which are removed alike. The smaller model computes
+the same logits up to rounding. A layer that loses all of its heads is left with x + bo.
 """
 
 from __future__ import annotations
@@ -16,41 +16,64 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tinyprune.model.parameters import OUTPUTS, WIDE, layer_parameters, take_heads
+from tinyprune.model.gates import LayerGates
+from tinyprune.model.parameters import OUTPUTS, WIDE, layer_parameters, take_blocks, take_heads
 from tinyprune.model.transformer import Transformer
 
 
 def remove_closed_heads(model: Transformer) -> Transformer:
-    """Return the model without its closed heads and without gates.
+    """Return the model without its closed heads and blocks, and without gates.
 
     Args:
         model: with gates; it is not modified.
 
     Returns:
         a model with fewer heads, `config.heads`, whose original numbers are in `config.head_ids`; its arrays are new.
+        For its blocks these are `config.blocks` and `config.block_ids`.
 
     Raises:
         ValueError: if the model has no gates.
     """
     if model.gate is None:
         raise ValueError("model must have gates that say which heads to remove, got one without")
-    config = model.config
+    config, gates = model.config, model.gates()
     before = model.host_params()
     params = {name: value for name, value in before.items() if not name.startswith("layers.")}
-    head_ids = []
-    for i, gates in enumerate(model.gates()):
-        assert gates is not None
-        kept = np.flatnonzero(gates.values)
-        layer = take_heads(layer_parameters(before, i), kept, config.Dh, groups=config.groups(i))
-        del layer["log_alpha"]
-        factor = gates.values[kept] * gates.scale
+    head_ids, block_ids = [], []
+    for i in range(config.L):
+        layer = {name: x for name, x in layer_parameters(before, i).items() if not name.endswith("log_alpha")}
+        kept, factor = stays(gates[i])
+        layer = take_heads(layer, kept, config.Dh, groups=config.groups(i))
         for name in [name for name in OUTPUTS if name in layer]:
-            W = layer[name]
-            rows = np.repeat(factor, config.Dh if name in WIDE else 1).reshape(-1, *(1,) * (W.ndim - 1))
-            layer[name] = (W * rows).astype(W.dtype)
-        params |= {f"layers.{i}.{name}": value for name, value in layer.items()}
+            layer[name] = times(layer[name], factor, config.Dh if name in WIDE else 1)
         head_ids.append(tuple(config.head_ids[i][h] for h in kept))
-    smaller = dataclasses.replace(config, heads=tuple(map(len, head_ids)), head_ids=tuple(head_ids))
+        if config.U:
+            kept, factor = stays(gates[config.L + i])
+            layer = take_blocks(layer, kept, config.U)
+            layer["ffn.W2"] = times(layer["ffn.W2"], factor, config.U)
+            block_ids.append(tuple(config.block_ids[i][b] for b in kept))
+        params |= {f"layers.{i}.{name}": value for name, value in layer.items()}
+    smaller = dataclasses.replace(
+        config,
+        heads=tuple(map(len, head_ids)),
+        head_ids=tuple(head_ids),
+        blocks=tuple(map(len, block_ids)),
+        block_ids=tuple(block_ids),
+    )
     order = [name for name in model.params if not name.endswith("log_alpha")]
     return Transformer(smaller, {name: params[name].copy() for name in order}, ops=model.ops)
+
+
+def stays(gates: LayerGates | None) -> tuple[NDArray, NDArray]:
+    """Return the numbers of the open gates, and the factor that each stands for."""
+    assert gates is not None
+    kept = np.flatnonzero(gates.values)
+    return kept, gates.values[kept] * gates.scale
+
+
+def times(W: NDArray, factors: NDArray, width: int) -> NDArray:
+    """Multiply each `width` rows of a matrix in turn by the next factor."""
+    rows = np.repeat(factors, width).reshape(-1, *(1,) * (W.ndim - 1))
+    return (W * rows).astype(W.dtype)

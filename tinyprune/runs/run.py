@@ -30,7 +30,7 @@ from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.progress import duration, say
-from tinyprune.pruning.gates import GateObjective, hit_target, open_heads, settle, with_new_gates
+from tinyprune.pruning.gates import GateObjective, budget, hit_target, open_heads, settle, with_new_gates
 from tinyprune.pruning.repair import repaired
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.changes import SETTINGS, check_changes, is_finished
@@ -115,7 +115,9 @@ class Run:
             if stage != "prune":
                 self.segments(model, self.training(stage))
         if "gate" in stages:
-            GateObjective(self.config.gate, 0, sum(model.heads))
+            gate = self.config.gate
+            parted = dataclasses.replace(model, U=gate.units) if gate.units else model
+            GateObjective(gate, 0, sum(parted.parts), *budget(parted, gate))
         if overwrite:
             self.directory.remove(anew)
         if self.source is not None:
@@ -201,7 +203,7 @@ class Run:
         """Run stage 2: train gates on every head of the baseline together with the weights."""
         before = self.before("gate")
         gate, config = self.config.gate, before.model.config
-        if gate.target_heads is not None:
+        if gate.has_target:
             # A gate needs a few hundred steps to close; a target that falls faster is overshot.
             warmup = self.config.gate_train.steps // 2
         elif gate.lam_warmup is not None:
@@ -215,7 +217,7 @@ class Run:
         def at_end(model: Transformer) -> None:
             moved = hit_target(model)
             if moved:
-                say(f"gate: to hit the target, heads {'closed' if moved > 0 else 'opened'} at the end: {abs(moved)}")
+                say(f"gate: to hit the target, gates {'closed' if moved > 0 else 'opened'} at the end: {abs(moved)}")
 
         self.fit("gate", model, self.config.gate_train, objective, resume, at_end, before)
 
@@ -232,6 +234,9 @@ class Run:
         model = remove_closed_heads(model)
         heads, total = sum(model.config.heads), sum(gated.model.config.heads)
         say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
+        if model.config.U:
+            of = f"{sum(model.config.blocks)} of {sum(gated.model.config.blocks)} blocks of {model.config.U} units"
+            say(f"prune: {of} stay, by layer {list(model.config.blocks)}")
         self.save_finished("prune", model, gated, metrics_length=gated.metadata["metrics_length"])
 
     def finetune(self, resume: bool = False) -> None:
@@ -295,8 +300,10 @@ class Run:
         config, text, model, seconds = self.config, self.text, self.new_model(), 0.0
         gated, objective = with_new_gates(model, config.gate, 0)
         closed = dataclasses.replace(gated, params=dict(gated.params))
-        target = config.gate.target_heads
-        settle(closed, sum(model.config.heads) // 2 if target is None else target)
+        if config.gate.has_target:
+            hit_target(closed)
+        else:
+            settle(closed, sum(gated.config.parts) // 2)
         smaller = remove_closed_heads(closed)
         for stage, trained, minimised in (
             ("train", model, LanguageModelling()),

@@ -128,6 +128,7 @@ class Trainer(Training):
         )
         if "heads_open" in described:
             parts.append(f"{described['heads_open']} heads open")
+            parts += [f"{described['blocks_open']} blocks"] if "blocks_open" in described else []
         return parts
 
     def train_step(self) -> dict[str, float]:

@@ -102,7 +102,7 @@ class Training:
         """
         gate = model.gate
         multiplier = 1.0 if gate is None else gate.lr_multiplier
-        trained = gate_names(model.config.L) if gate is not None and gate.frozen else model.params
+        trained = gate_names(model.config.L, model.config.U) if gate is not None and gate.frozen else model.params
         optimizer = make_optimizer(config, parameter_groups(trained, config.weight_decay, multiplier), model.ops)
         return cls(
             model=model, segments=segments, config=config, objective=objective, optimizer=optimizer, rng=rng, **others

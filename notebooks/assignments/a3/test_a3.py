@@ -22,7 +22,7 @@ def formula_of_hard_gate(log_alpha, u, beta, gamma, zeta):
 
 
 def formula_of_l0(log_alpha, beta, gamma, zeta):
-    L0, (p,) = ops.l0_forward(log_alpha, beta=beta, gamma=gamma, zeta=zeta)
+    L0, (p, _) = ops.l0_forward(log_alpha, beta=beta, gamma=gamma, zeta=zeta)
     return L0, p
 
 

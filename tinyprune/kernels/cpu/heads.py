@@ -2,7 +2,7 @@
 and `tinyprune.ops.head_networks`.
 
     sum_heads        for b, s, h: out[b, s, index[h]] += x[b, s, h]
-    units_gradient   for r, h, i: da[r, h, i] = weights[h] · products[r, h, i] where r > 0
+    units_gradient   for r, h, i: da[r, h, i] = weights[h] · products[r, h, i], after a ReLU where r > 0
 
 In `sum_heads` a thread takes whole positions; sums run in the order of the heads.
 """
@@ -55,18 +55,20 @@ def sum_heads(x: NDArray, index: Sequence[int] | NDArray, K: int) -> NDArray:
 
 
 @parallel_kernel
-def frozen_gradient(products, units, weights, da, dots):
-    """Set da = weights_h · products where units > 0, and · 0 elsewhere, and dots = products · units; all (R, H, N)."""
+def frozen_gradient(products, units, weights, relu, da, dots):
+    """Set da = weights_h · products, after a ReLU · 0 where no unit > 0, and dots = products · units; all (R, H, N)."""
     R, H, N = units.shape
     zero, one = units.dtype.type(0), units.dtype.type(1)
     for r in prange(R):
         for h in range(H):
             for i in range(N):
-                da[r, h, i] = weights[h] * products[r, h, i] * (one if units[r, h, i] > zero else zero)
+                da[r, h, i] = weights[h] * products[r, h, i] * (zero if relu and not units[r, h, i] > zero else one)
                 dots[r, h, i] = products[r, h, i] * units[r, h, i]
 
 
-def units_gradient(products: NDArray, r: NDArray, weights: NDArray, scale: float) -> tuple[NDArray, NDArray]:
+def units_gradient(
+    products: NDArray, r: NDArray, weights: NDArray, scale: float, *, relu: bool = True
+) -> tuple[NDArray, NDArray]:
     """Return the gradients of units and gates where parameters are frozen, as `ops.units_gradient`."""
     check_units(products, r, weights)
     check_floats(products=products, r=r, weights=weights)
@@ -74,5 +76,5 @@ def units_gradient(products: NDArray, r: NDArray, weights: NDArray, scale: float
     by_head = math.prod(r.shape[:-1]), H, r.shape[-1] // max(H, 1)
     da, dots = workspace.empty(r.shape, r.dtype), workspace.empty(r.shape, r.dtype)
     given = flat(products).reshape(by_head), flat(r).reshape(by_head), np.ascontiguousarray(weights)
-    frozen_gradient(*given, da.reshape(by_head), dots.reshape(by_head))
+    frozen_gradient(*given, relu, da.reshape(by_head), dots.reshape(by_head))
     return da, scale * column_sums(dots).reshape(by_head[1:]).sum(1)

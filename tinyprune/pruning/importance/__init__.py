@@ -14,4 +14,5 @@ from tinyprune.pruning.importance.criteria import output_difference as output_di
 from tinyprune.pruning.importance.masks import Mask as Mask
 from tinyprune.pruning.importance.masks import Scores as Scores
 from tinyprune.pruning.importance.masks import keep_best as keep_best
+from tinyprune.pruning.importance.masks import keep_within as keep_within
 from tinyprune.pruning.importance.masks import with_heads as with_heads

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.errors import UsageError
 from tinyprune.model.transformer import Cache, Transformer, gated_outputs
 from tinyprune.ops import head_difference
 from tinyprune.ops.engine import Engine
@@ -26,7 +27,7 @@ TINY = np.finfo(float).tiny
 
 def random_scores(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
     """Random scores: the baseline that every other criterion has to beat."""
-    return [rng.random(H) for H in model.config.heads]
+    return [rng.random(count) for count in model.config.parts]
 
 
 def magnitude(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
@@ -34,6 +35,7 @@ def magnitude(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> 
 
         score_h = ‖Wv^h‖ · ‖Wo^h‖          Frobenius norms of the Dh columns of Wv that it reads and its Dh rows of Wo
                 + ‖pk^h‖ · ‖pv^h‖          if it has a network, of that network's keys and values
+        score_b = ‖W1^b‖ · ‖W2^b‖          of a block of units, its columns of W1 (and Wg) and its rows of W2
 
     The product bounds what the head can add for a context of a given size. It does not change when Wv^h is multiplied
     by a factor and Wo^h divided by it, which (if the head's persistent values are scaled with Wv^h) leaves the model
@@ -51,6 +53,10 @@ def magnitude(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> 
         if model.config.networks:
             pk, pv = (np.sqrt((params[f"layers.{i}.net.{name}"] ** 2).sum((1, 2))) for name in ("pk", "pv"))
             scores[-1] += pk * pv
+    for i, count in enumerate(model.config.blocks):
+        inner = [params[name].T for name in (f"layers.{i}.ffn.W1", f"layers.{i}.ffn.Wg") if name in params]
+        squares = ((W**2).reshape(count, -1).sum(1) for W in (np.concatenate(inner, 1), params[f"layers.{i}.ffn.W2"]))
+        scores.append(np.sqrt(np.prod(list(squares), 0)))
     return scores
 
 
@@ -62,6 +68,8 @@ def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) ->
     Compiled kernels never store the attention weights, so the textbook backend reads the text.
     (Voita et al. 2019, §3)
     """
+    if model.config.U:
+        raise UsageError("confidence is that of heads: blocks of units have none; choose another criterion")
     textbook = dataclasses.replace(model, params=model.host_params(), ops=Engine())
 
     def scores(cache: Cache) -> Iterable[NDArray]:
@@ -109,7 +117,7 @@ def leave_one_out(model: Transformer, tokens: NDArray, rng: np.random.Generator)
     """
     present = open_heads(model)
     whole = mean_loss(with_heads(model, present), tokens)
-    scores = [np.zeros(H) for H in model.config.heads]
+    scores = [np.zeros(count) for count in model.config.parts]
     for layer, mask in enumerate(present):
         for h in np.flatnonzero(mask):
             mask[h] = False
@@ -158,7 +166,7 @@ def _mean_over_segments(
     model: Transformer, tokens: NDArray, scores: Callable[[Cache], Iterable[NDArray]], **options: Any
 ) -> Scores:
     """Return the mean over the segments of a text of `scores`, which gives (H,) for each layer of a segment's cache."""
-    sums, segments = [np.zeros(H) for H in model.config.heads], 0
+    sums, segments = [np.zeros(count) for count in model.config.parts], 0
     for _, cache in read_segments(model, tokens, **options):
         segments += 1
         for total, score in zip(sums, scores(cache), strict=True):

@@ -33,7 +33,10 @@ RIDGE = 1e-4  # λ as a share of the mean of XᵀX's diagonal
 
 @dataclass(frozen=True)
 class BlockFit:
-    """The least-squares problem of a block with H heads. Heads with networks have two blocks in each layer."""
+    """The least-squares problem of a block with H heads, or a feed-forward block with H blocks of units.
+
+    Heads with networks have two in each layer.
+    """
 
     G: NDArray  # X̃ᵀX̃, (H·width + 1, H·width + 1) float64
     W: NDArray  # W̃, (H·width + 1, D) float64
@@ -99,7 +102,9 @@ class BlockFit:
 
 
 def read_fits(model: Transformer, tokens: NDArray) -> list[list[BlockFit]]:
-    """Read a text once with all heads; return the fits of each layer: its attention, then its networks if any.
+    """Read a text once with all heads; return the fits of each part of `ModelConfig.parts`.
+
+    The heads of a layer have that of its attention, and of their networks if any; its blocks of units have one.
 
     Args:
         model: without gates, or with gates that are all open.
@@ -115,7 +120,7 @@ def read_fits(model: Transformer, tokens: NDArray) -> list[list[BlockFit]]:
     layers: list[list[BlockFit]] = []
     for _, cache in read_segments(model, tokens):
         layers = []
-        for i, heads in enumerate(model.config.heads):
+        for i, heads in enumerate(model.config.parts):
             layers.append([])
             for j, (outputs, W, b) in enumerate(gated_outputs(model, cache, i)):
                 x = host(outputs).astype(float)

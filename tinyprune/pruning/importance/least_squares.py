@@ -14,29 +14,35 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyprune.errors import UsageError
+from tinyprune.model.gates import by_layer
 from tinyprune.pruning.importance.fits import BlockFit
 from tinyprune.pruning.importance.masks import Mask
 
 Stay = list[frozenset[int]]  # the heads that stay in each layer
 
 
-def search(layers: Sequence[Sequence[BlockFit]], heads: int, relative: bool = False) -> Mask:
+def search(
+    layers: Sequence[Sequence[BlockFit]], heads: float, relative: bool = False, prices: NDArray | None = None
+) -> Mask:
     """Return which heads stay so that no removal in the order of costs and no exchange of two heads is better.
 
     Args:
-        layers: the fits of each layer, see `read_fits`.
-        heads: how many stay in all layers together.
+        layers: the fits of each part, see `read_fits`.
+        heads: how many stay in all layers together; with `prices`, what those may cost that stay.
         relative: divide each layer's cost by that without any head, which is what its heads add. In a pretrained model
             layers differ a thousandfold in this, and the first one, on which all others build, adds least.
+        prices: what each part costs, (all parts,); None for 1.
 
     Raises:
         UsageError: if there are fewer heads.
     """
     sizes = [fits[0].heads for fits in layers]
-    if not 0 <= heads <= sum(sizes):
-        raise UsageError(f"heads must be between 0 and the {sum(sizes)} there are, got {heads}")
+    prices = np.ones(sum(sizes)) if prices is None else prices
+    if not 0 <= heads <= prices.sum():
+        raise UsageError(f"heads must be between 0 and the {prices.sum():g} there are, got {heads}")
 
     def error(i: int, own: frozenset[int]) -> float:
         stay = np.isin(np.arange(sizes[i]), list(own))
@@ -50,21 +56,33 @@ def search(layers: Sequence[Sequence[BlockFit]], heads: int, relative: bool = Fa
         return error(i, own) / scales[i]
 
     kept = [frozenset(range(H)) for H in sizes]
-    while sum(map(len, kept)) > heads:
-        _, i, h = min((cost(i, own - {h}) - cost(i, own), i, h) for i, own in enumerate(kept) for h in own)
+    price, room = by_layer(prices, sizes), heads - prices.sum()
+    while room < -1e-9:
+        options = ((i, h) for i, own in enumerate(kept) for h in own if price[i][h])
+        _, i, h = min(((cost(i, kept[i] - {h}) - cost(i, kept[i])) / price[i][h], i, h) for i, h in options)
         kept[i] -= {h}
+        room += price[i][h]
     better: Stay | None = kept
     while better is not None:
-        kept, better = better, best_exchange(better, sizes, cost)
+        kept, better = better, best_exchange(better, sizes, cost, price, room)
     return [np.isin(np.arange(H), list(own)) for H, own in zip(sizes, kept, strict=True)]
 
 
-def best_exchange(kept: Stay, sizes: Sequence[int], cost: Callable[[int, frozenset[int]], float]) -> Stay | None:
-    """Return the heads that stay after the exchange of two that lowers the cost most; None if none lowers it."""
+def best_exchange(
+    kept: Stay,
+    sizes: Sequence[int],
+    cost: Callable[[int, frozenset[int]], float],
+    price: Sequence[NDArray],
+    room: float,
+) -> Stay | None:
+    """Return the heads that stay after the exchange of two that lowers the cost most; None if none lowers it.
+
+    `price` (H,) of each layer: the one that comes back may cost as much more as there is `room`.
+    """
     found, least = None, -1e-9 * sum(cost(i, own) for i, own in enumerate(kept))
     pairs = ((i, h, j, g) for i, own in enumerate(kept) for h in own for j, H in enumerate(sizes) for g in range(H))
     for i, h, j, g in pairs:
-        if g in kept[j]:
+        if g in kept[j] or price[j][g] - price[i][h] > room + 1e-9:
             continue
         after = list(kept)
         after[i] -= {h}

@@ -12,12 +12,14 @@ from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
 from tinyprune.model.gates import by_layer, gate_names
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import add_gates
+from tinyprune.pruning.gates import add_gates, within
 
-Scores = list[NDArray]  # for each layer (H,): the larger, the more worth keeping
-Mask = list[NDArray[np.bool_]]  # for each layer (H,): which heads stay
+# For the heads of each layer (H,), then for the blocks of units of each, see `ModelConfig.parts`:
+Scores = list[NDArray]  # the larger, the more worth keeping
+Mask = list[NDArray[np.bool_]]  # which stay
 
 SCOPES = ("global", "layer")
+TINY = np.finfo(float).tiny
 OPEN, CLOSED = 20.0, -20.0  # log_alpha of gates that are exactly 1 and 0 in evaluation
 
 
@@ -32,17 +34,29 @@ def with_heads(model: Transformer, mask: Mask | None = None) -> Transformer:
         a model without output scaling: the heads that stay compute what they did before, as in conventional pruning.
 
     Raises:
-        ValueError: unless the mask has one entry for each head of each layer.
+        ValueError: unless the mask has one entry for each head of each layer, and for each block where there are some.
     """
-    heads = model.config.heads
-    mask = [np.ones(H, bool) for H in heads] if mask is None else mask
-    if [np.shape(layer) for layer in mask] != [(H,) for H in heads]:
-        raise ValueError(f"mask must have {heads} heads by layer, got {[np.shape(layer) for layer in mask]}")
+    config, parts = model.config, model.config.parts
+    mask = [np.ones(count, bool) for count in parts] if mask is None else mask
+    if [np.shape(layer) for layer in mask] != [(count,) for count in parts]:
+        raise ValueError(f"mask must have {parts} heads by layer, got {[np.shape(layer) for layer in mask]}")
     gate = GateConfig(output_scaling=False)
-    params = add_gates(model.params, heads, gate)
-    for name, layer in zip(gate_names(len(mask)), mask, strict=True):
+    params = add_gates(model.params, parts, gate)
+    for name, layer in zip(gate_names(config.L, config.U), mask, strict=True):
         params[name][:] = np.where(layer, OPEN, CLOSED)
     return dataclasses.replace(model, params=params, gate=gate)
+
+
+def keep_within(scores: Scores, prices: NDArray, budget: float) -> Mask:
+    """Return the mask of the parts with the largest scores for their price that fit into a budget together.
+
+    Args:
+        scores: of all parts.
+        prices: what each costs, (all parts,), see `counting.part_prices`.
+        budget: what may stay.
+    """
+    joined = np.concatenate(scores) / np.maximum(prices, TINY)
+    return by_layer(within(np.argsort(-joined, kind="stable"), prices, budget), [layer.size for layer in scores])
 
 
 def keep_best(scores: Scores, heads: int, scope: str = "global") -> Mask:

@@ -171,7 +171,7 @@ def row_dots(x: DeviceArray, y: DeviceArray, factor: float = 1.0) -> DeviceArray
 
 
 def units_gradient(
-    products: DeviceArray, r: DeviceArray, weights: NDArray | DeviceArray, scale: float
+    products: DeviceArray, r: DeviceArray, weights: NDArray | DeviceArray, scale: float, *, relu: bool = True
 ) -> tuple[DeviceArray, DeviceArray]:
     """Return the gradients of units and gates where parameters are frozen, as `ops.units_gradient`, for float32."""
     check_floats(products=products, r=r)
@@ -181,7 +181,7 @@ def units_gradient(
     by_head = math.prod(r.shape[:-1]), H, N
     products, r = contiguous(products), contiguous(r)
     dgate = sums.row_sums(sums.row_dots(r.reshape(by_head), products.reshape(by_head), np.float32(scale)))
-    return scaled(products, weights, N, r), dgate
+    return scaled(products, weights, N, r if relu else None), dgate
 
 
 def set_rows(x: DeviceArray, rows: DeviceArray) -> None:

@@ -1,0 +1,40 @@
+"""The architecture study: both models, equal in size, and their differences."""
+
+import dataclasses
+
+import pytest
+from toy import toy_plan, whole_study
+
+from tinyprune.errors import UsageError
+from tinyprune.experiments.results import read_csv
+from tinyprune.experiments.store import Store
+from tinyprune.experiments.studies.architecture import STUDY
+from tinyprune.model.counting import part_prices
+
+
+def test_untied_models_stay_within_the_tied_ones_parameters(tmp_path):
+    plan = toy_plan(tmp_path, methods=("gates", "michel", "least-squares"))
+    softmax = plan.config.with_options({"model.persistent": "softmax"})
+    with pytest.raises(UsageError, match=r'model\.persistent must be "stream"'):
+        STUDY.entries(dataclasses.replace(plan, config=softmax))
+    files, pictures = whole_study("architecture", plan, tmp_path)
+    assert pictures == {"differences"}
+    rows = {(r["method"], r["seed"]): r for r in read_csv(files["results.csv"])}
+    assert len(rows) == 2 * 2 * (2 + 3 + 1)  # architectures · seeds · (baseline, unpruned, methods, small)
+    store, whole = Store(tmp_path / "architecture"), None
+    for entry in STUDY.entries(plan):
+        untied = entry.method.endswith(", untied")
+        parameters, config = store.record(entry.cell)["parameters"], entry.cell.config.model
+        if entry.cell.heads is None:
+            whole = parameters if whole is None else whole
+            assert parameters == whole  # the same sizes
+        elif untied:
+            tied = rows[entry.method.removesuffix("untied") + "tied", entry.seed]["parameters"]
+            largest = part_prices(dataclasses.replace(config, V=60), "parameters")[0].max()
+            assert tied - largest < parameters <= tied
+            assert len(store.record(entry.cell)["blocks"]) == 2
+    comparison = read_csv(files["comparison.csv"])
+    pruned = [(f"{m}, untied", 2) for m in ("gates", "michel", "least-squares", "small-from-scratch")]
+    found = [(r["method"], r["heads_open"]) for r in comparison]
+    assert found == [("baseline, untied", 4), ("unpruned, untied", 4), *pruned]
+    assert all(r["reference"] == r["method"].replace("untied", "tied") for r in comparison)
