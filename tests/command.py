@@ -126,8 +126,9 @@ def do_stages(directory: Path, corpus: Path, options: list[str], gate_options: l
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """All files under a directory, by name."""
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+    """All files under a directory but locks, by name."""
+    files = (p for p in sorted(directory.rglob("*")) if p.is_file() and not p.name.startswith(".lock"))
+    return {str(p.relative_to(directory)): p.read_bytes() for p in files}
 
 
 def harmless(status: int, directory: Path, *arguments: str | Path) -> str:

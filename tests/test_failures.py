@@ -170,7 +170,7 @@ def test_a_prompt_or_an_option_that_cannot_be(options, said, finished):
     ("content", "options", "said"),
     [
         (b"too short for a batch. " * 35, ["--set=train.B=50"], "one step needs B \u00b7 T + 1 = 50 \u00b7 16 + 1"),
-        (b"caf\xe9 " * 500, [], 'not UTF-8 text: byte 0xe9 at offset 3; data.tokenizer = "byte" takes any file'),
+        (b"caf\xe9 " * 500, [], "not UTF-8 text: byte 0xe9 at offset 3; if it is text, convert it, say with: iconv"),
         (b"no test split. " * 500, ["--set=data.test_fraction=0"], "the test split of book has 0 tokens"),
     ],
 )
@@ -189,9 +189,10 @@ def test_a_text_that_changed(book, tmp_path):
         corpus.write_text(changed, encoding="utf-8")
         for arguments in (["train", run, "--resume"], ["gate", run], ["eval", run]):
             said = harmless(2, run, *arguments)
-            assert said.startswith("the text 'book.txt' is not the one that the model was trained on")
+            assert said.startswith("the text 'book.txt' with which the model was trained (sha256 ")
+            assert said.endswith("near its run; put that text back, say where it is with --corpus, or start a new run")
     corpus.unlink()
-    assert "there is no corpus and no file" in harmless(2, run, "gate", run)
+    assert f" is not at {corpus}, nor near its run; " in harmless(2, run, "gate", run)
 
 
 def test_a_disk_that_is_full_when_a_checkpoint_is_saved(run):
@@ -217,7 +218,12 @@ def test_a_disk_that_is_full_when_another_file_is_written(size, file, run, book,
         arguments = ["--resume"]
     else:
         run = tmp_path / "new"
-        arguments = ["--corpus", book, "--backend=numpy", *settings(steps=200, checkpoint_every=1000)]
+        arguments = [
+            "--corpus",
+            book,
+            "--backend=numpy",
+            *settings(steps=200, checkpoint_every=1000, evaluate_every=1000),
+        ]
     before = contents(run)
     with files_up_to(size):
         said = refused(1, "run", run, *arguments)
@@ -230,13 +236,13 @@ def test_directories_that_cannot_be_written(book, tmp_path):
     given = ["--corpus", book, *settings(MODEL)]
     assert refused(2, "run", book, *given) == f"{book} is a file; give the directory of a run"
     said = refused(1, "run", book / "run", *given)
-    assert said.startswith(f"cannot write {book / 'run' / 'config.toml'}: Not a directory")
+    assert said.startswith(f"cannot write run {book / 'run'}: Not a directory")
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
     if os.geteuid() == 0:
         locked = Path("/proc/self")  # where root may not write either
     said = refused(1, "run", locked / "run", *given)
-    assert said.startswith(f"cannot write {locked / 'run' / 'config.toml'}: ")
+    assert said.startswith(f"cannot write run {locked / 'run'}: ")
     assert "; make sure that its directory " in said
 
 

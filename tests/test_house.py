@@ -13,9 +13,9 @@ PACKAGE = ROOT / "tinyprune"
 # Lines of each room, docstrings and blank lines included.
 BUDGET = {
     "bench": 1730,
-    "cli": 890,
+    "cli": 900,
     "course": 1730,
-    "data": 900,
+    "data": 975,
     "experiments": 2330,
     "gradcheck": 880,
     "kernels": 10540,
@@ -25,11 +25,11 @@ BUDGET = {
     "presets": 1,
     "pretrained": 720,
     "pruning": 1140,
-    "runs": 645,
-    "training": 995,
-    ".": 1690,  # modules at the top
+    "runs": 730,
+    "training": 1065,
+    ".": 1715,  # modules at the top
 }
-IN_ALL, TESTS = 29_620, 17_500
+IN_ALL, TESTS = 29_900, 17_700
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10
 LINES_OF_KERNELS, PARAMETERS_OF_KERNELS = 100, 15

@@ -36,7 +36,7 @@ def test_every_platform_has_a_numpy_that_computes():
 
 
 def test_only_pyodide_goes_without_numba():
-    everywhere = {"numpy", "matplotlib", "tqdm", "safetensors"}
+    everywhere = {"numpy", "matplotlib", "tqdm", "safetensors", "filelock"}
     assert needed(PYODIDE).keys() == everywhere
     assert needed(LINUX).keys() == needed(APPLE).keys() == everywhere | {"numba"}
     assert "3.8.3" not in needed(LINUX)["matplotlib"].specifier

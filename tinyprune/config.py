@@ -374,6 +374,7 @@ class TrainConfig(Config):
         0.0, "finetune: share of the divergence from the unpruned model in the loss", low=0.0, high=1.0
     )
     evaluate_every: int = option(200, "steps between two evaluations on the validation split; 0: never", low=0)
+    evaluate_tokens: int = newer(1_000_000, "tokens that an evaluation or a report reads, the first; 0: all", low=0)
     checkpoint_every: int = option(100, "steps between two checkpoints; the last step always has one", low=1)
     log_every: int = option(10, "steps between two lines in metrics.jsonl", low=1)
 

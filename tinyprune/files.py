@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import platform
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tinyprune.errors import SaveError
+from tinyprune.errors import SaveError, UsageError
 
 
 def cache_directory() -> Path:
@@ -73,18 +75,32 @@ def replace_file(path: Path, content: bytes, kind: str = "") -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a lock on `path`, so that other processes cannot lock it; its directory must exist.
+    """Hold the lock `path`, so that other processes cannot have it; its directory must exist.
 
-    The lock is released when the process ends, however it ends. On systems without such locks nothing is locked.
+    The lock is released when the process ends, however it ends. Beside it, NAME.by says who holds it.
 
     Raises:
-        BlockingIOError: if another process holds the lock and `wait` is false.
+        UsageError: if another process holds the lock and `wait` is false; the message says which.
+        SaveError: if the directory cannot be written.
     """
+    from filelock import FileLock, Timeout
+
+    holder = path.with_name(path.name + ".by")
+    lock = FileLock(path, timeout=-1 if wait else 0)
     try:
-        import fcntl
-    except ImportError:
+        lock.acquire()
+    except Timeout as error:
+        who = ""
+        with contextlib.suppress(OSError):
+            who = f" ({holder.read_text(encoding='utf-8')})"
+        raise UsageError(
+            f"another process{who} is at work in {path.parent}; wait for it, or give another directory"
+        ) from error
+    except OSError as error:
+        raise save_error(f"lock {path}", error) from error
+    try:
+        replace_file(holder, f"{os.getpid()} on {platform.node()}, since {time.strftime('%F %T')}".encode())
         yield
-        return
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()

@@ -20,7 +20,8 @@ from tinyprune.pruning.gates import open_heads
 from tinyprune.runs.directory import STAGES
 from tinyprune.runs.run import Run
 from tinyprune.tables import Record, markdown_table
-from tinyprune.training.evaluation import evaluate
+from tinyprune.training.checkpoints import sha256_of
+from tinyprune.training.evaluation import evaluate_part
 from tinyprune.training.metrics import read_metrics
 
 TIMING_B = 16
@@ -46,9 +47,11 @@ def open_config(model: Transformer) -> ModelConfig:
     return dataclasses.replace(config, **own)
 
 
-def stage_record(stage: str, model: Transformer, text: Text, ms_per_1k_tokens: float, split: str) -> Record:
-    """Return a stage's row: size, computation, quality on the given split, speed."""
-    result = evaluate(model, getattr(text, split), text.characters[split])
+def stage_record(
+    stage: str, model: Transformer, text: Text, ms_per_1k_tokens: float, split: str, limit: int = 0
+) -> Record:
+    """Return a stage's row: size, computation, quality on the first `limit` tokens of a split (0: all), speed."""
+    result = evaluate_part(model, getattr(text, split), text.characters[split], limit)
     opened = open_config(model)
     return {
         "stage": stage,
@@ -87,13 +90,16 @@ def milliseconds_per_1k_tokens(
 
 def summarise(run: Run) -> list[Record]:
     """Return the table of the run's four stages, on the test split."""
-    say(f"report: reading the test split ({len(run.text.test):,} tokens) with each of the four models")
+    limit = run.config.finetune.evaluate_tokens
+    part = f"the first {limit:,} of " if 0 < limit < len(run.text.test) else ""
+    say(f"report: reading the test split ({part}{len(run.text.test):,} tokens) with each of the four models")
     models = [run.load(stage).model for stage in STAGES]
     if U := models[-1].config.U:  # the baseline's units came in blocks only when they got gates
         models[0] = dataclasses.replace(models[0], config=dataclasses.replace(models[0].config, U=U))
     times = milliseconds_per_1k_tokens(models, run.text.valid)
     return [
-        stage_record(stage, model, run.text, ms, "test") for stage, model, ms in zip(STAGES, models, times, strict=True)
+        stage_record(stage, model, run.text, ms, "test", limit)
+        for stage, model, ms in zip(STAGES, models, times, strict=True)
     ]
 
 
@@ -114,6 +120,14 @@ def write_report(run: Run, records: list[Record]) -> None:
         plots.save_figure(figure, directory.path / "plots" / f"{name}.png")
     directory.write("report.md", report_text(run, records, final.model, sample_text(run, final.model)))
     say(f"report: {directory.path / 'report.md'} and plots/ are written")
+
+
+def stages_line(run: Run) -> str:
+    """Return the sentence that says which checkpoints the report is of, and whether each began with the one before."""
+    known = run.directory.check_origins(STAGES[-1])
+    each = "each began with the one before" if known else "older ones, which do not say where they began"
+    names = ", ".join(f"{stage} {sha256_of(run.directory.checkpoint(stage))[:12]}" for stage in STAGES)
+    return f"Seed {run.config.seed}. The checkpoints by sha256 ({each}): {names}."
 
 
 def sample_text(run: Run, model: Transformer) -> tuple[str, str]:
@@ -151,6 +165,7 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
         f"{', '.join(map(str, model.config.heads))} heads{blocks} stayed; the model has {last['parameters']:,} of "
         f"{first['parameters']:,} parameters, and {change}."
         + ("" if removed else " To close more, raise --lam or give --target-heads."),
+        stages_line(run),
         f"Text: {text.name}, {len(text.train):,} tokens to train on, {len(text.valid):,} to validate, "
         f"{len(text.test):,} held out. The table is measured on the held-out test split, which nothing was chosen by.",
         markdown_table(rows),

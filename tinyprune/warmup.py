@@ -92,5 +92,5 @@ def rehearse(
         for _ in range(2):
             start = time.perf_counter()
             evaluate(replica, piece, 0)
-            look = (time.perf_counter() - start) * len(text.valid) / len(piece)
+            look = (time.perf_counter() - start) * len(text.valid[: config.evaluate_tokens or None]) / len(piece)
     return (config.steps - done) * step + validations(done, config) * look

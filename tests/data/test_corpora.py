@@ -1,13 +1,25 @@
 """Corpora: the embedded ones, local files and archives, and how they are cut."""
 
+import gzip
 import hashlib
+import io
+import sys
 import zipfile
 from codecs import BOM_UTF8
 
 import pytest
 
 from tinyprune.config import DataConfig
-from tinyprune.data.corpora import Entry, catalogue, interleaved, open_corpus, open_entry, plain_text, without_repeats
+from tinyprune.data.corpora import (
+    Entry,
+    absolute_corpus,
+    catalogue,
+    interleaved,
+    open_corpus,
+    open_entry,
+    plain_text,
+    without_repeats,
+)
 from tinyprune.errors import TinypruneError, UsageError
 
 
@@ -91,7 +103,6 @@ def test_no_character_is_cut(mine, size):
     ("name", "said"),
     [
         ("shakespear", "no corpus and no file 'shakespear'"),
-        (".", "cannot read '.': Is a directory"),
         ("empty.txt", "is empty"),
     ],
 )
@@ -101,6 +112,39 @@ def test_an_unknown_name_is_refused_with_a_list_of_the_corpora(tmp_path, monkeyp
     said = rf"data\.corpus: .*{said}.*pydoc, stdlib, tinyshakespeare.*path of a text file"
     with pytest.raises(UsageError, match=said):
         open_corpus(DataConfig(corpus=name))
+
+
+def test_a_folder_is_its_text_files_in_order(tmp_path):
+    """Hidden files, other encodings and files with zero bytes are left out; a packed one is unpacked."""
+    folder = tmp_path / "texts"
+    (folder / "b").mkdir(parents=True)
+    (folder / "b" / "first.txt").write_text("two\n", encoding="utf-8")
+    (folder / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\n")
+    (folder / "c.txt.gz").write_bytes(gzip.compress("drei ä\n".encode()))
+    for name, data in ((".hidden", b"no"), ("picture", b"P\0"), ("latin", b"\xe9"), ("empty", b"")):
+        (folder / name).write_bytes(data)
+    corpus = open_corpus(DataConfig(corpus=str(folder), valid_fraction=0, test_fraction=0))
+    assert (corpus.name, corpus.splits["train"].decode()) == ("texts", "one\n\ntwo\n\ndrei ä\n")
+    apart = open_corpus(DataConfig(corpus=str(folder), split="documents", valid_fraction=0.3, test_fraction=0.3))
+    assert sorted(apart.splits.values()) == sorted([b"one\n", b"two\n", "drei ä\n".encode()])
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UsageError, match=r"the folder .*none holds no file of UTF-8 text"):
+        open_corpus(DataConfig(corpus=str(tmp_path / "none")))
+
+
+def test_a_packed_file_and_standard_input(tmp_path, monkeypatch):
+    text = "a line of text\n" * 50
+    (tmp_path / "book.txt.gz").write_bytes(gzip.compress(text.encode()))
+    monkeypatch.setenv("TINYPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    for name in (str(tmp_path / "book.txt.gz"), absolute_corpus("-")):
+        assert b"".join(open_corpus(DataConfig(corpus=name)).splits.values()).decode() == text
+
+
+def test_a_python_without_its_documentation(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(UsageError, match="this Python comes without pydoc_data; use stdlib or a text file"):
+        open_corpus(DataConfig(corpus="pydoc"))
 
 
 @pytest.fixture

@@ -41,7 +41,8 @@ def test_characters_across_chunks_stay_whole(tiny_chunks):
 )
 def test_bytes_that_are_not_utf8_are_named_with_their_offset(tiny_chunks, data, byte, offset):
     for before in (b"", b"12345"):
-        said = rf"a text is not UTF-8 text: byte {byte} at offset {len(before) + offset};.*\"byte\""
+        advice = ".* iconv -f latin1 -t utf-8; --tokenizer byte"
+        said = rf"a text is not UTF-8 text: byte {byte} at offset {len(before) + offset};{advice}"
         with pytest.raises(UsageError, match=said):
             read("character", before, data, b"")
 

@@ -151,7 +151,7 @@ def test_any_file_can_be_read_as_bytes_and_only_text_as_characters(load, large):
     data = np.random.default_rng(0).bytes(5000).replace(b"\r", b"\n")
     assert np.concatenate(arrays(load(data, {"tokenizer": "byte"}, large=large))).tobytes() == data
     for kind in ("character", "word"):
-        with pytest.raises(UsageError, match=r"text is not UTF-8 text: byte 0x.. at offset \d+; data.tokenizer"):
+        with pytest.raises(UsageError, match=r"text holds zero bytes, .*iconv -f utf-16 -t utf-8; --tokenizer byte"):
             load(data, {"tokenizer": kind}, large=large)
 
 

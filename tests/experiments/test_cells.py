@@ -144,7 +144,7 @@ def test_rewound_gates_are_a_choice_alone_and_random_ones_the_training_alone(fol
 
 
 def test_a_cell_for_another_text_is_refused(folder):
-    with pytest.raises(UsageError, match=r"the text .* is not the one"):
+    with pytest.raises(UsageError, match=r"the text .*\(sha256 0{12}…\) is not at .*; put that text back"):
         compute(dataclasses.replace(toy_cell(folder), digest="0" * 64))
 
 

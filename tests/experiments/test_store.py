@@ -50,7 +50,7 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path):
 def test_two_processes_do_not_write_into_one_study(tmp_path):
     one, two = Store(tmp_path / "study"), Store(tmp_path / "study")
     with one.locked():
-        with pytest.raises(UsageError, match=r"another process is at work in .*another --directory"), two.locked():
+        with pytest.raises(UsageError, match=r"another process .* is at work in .*another directory"), two.locked():
             pass
         one.add(toy_cell(tmp_path, "random", 2), Outcome({"heads": [1, 1]}))
     with two.locked():

@@ -1,6 +1,7 @@
 """The training loop: it learns, loses nothing when it is stopped, and leaves the last good state when it fails."""
 
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_killed_in_any_step_and_resumed_it_ends_with_the_same_bits(variant, ever
         trainer = make(directory, variant, before=die, checkpoint_every=every)
         with pytest.raises(Killed), trainer.log:
             trainer.run()
-        saved = killed_in // every * every
+        saved = max(killed_in // every * every, killed_in // 2 * 2)  # before each validation, too
         assert trainer.path.exists() == (saved > 0)
         resumed = make(directory, variant, checkpoint_every=every)
         assert resumed.step == saved
@@ -102,7 +103,7 @@ def test_killed_in_any_step_and_resumed_it_ends_with_the_same_bits(variant, ever
 
 @pytest.mark.parametrize("where", ["last step", "last validation"])
 def test_a_signal_at_the_very_end_is_not_forgotten(where, tmp_path):
-    """The stage is finished first, but the next one does not begin."""
+    """All is saved, and neither the last validation nor the next stage begins."""
 
     def send(*_):
         os.kill(os.getpid(), signal.SIGINT)
@@ -111,9 +112,61 @@ def test_a_signal_at_the_very_end_is_not_forgotten(where, tmp_path):
     trainer = make(tmp_path, before=before)
     if where == "last validation":
         trainer.at_end = send
-    with pytest.raises(Interrupted, match=rf"^stopped after train; all is saved in {trainer.path}; go on with: "):
+    said = rf"^stopped after step {STEPS} of {STEPS} of train; all is saved in {trainer.path}; go on with: "
+    with pytest.raises(Interrupted, match=said):
         run(trainer)
-    assert load_checkpoint(trainer.path)[1]["finished"]
+    assert not load_checkpoint(trainer.path)[1]["finished"]
+    resumed = run(make(tmp_path))
+    assert load_checkpoint(trainer.path)[1]["finished"] and resumed.step == STEPS
+    whole = run(make(tmp_path / "whole"))
+    assert contents(tmp_path / "whole").items() <= contents(tmp_path).items() and whole.step == STEPS
+
+
+@pytest.mark.parametrize("step", [4, STEPS])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, None])
+def test_a_stop_within_a_validation_is_at_once_and_loses_nothing(number, step, tmp_path):
+    """A signal, or (None) a kill; the validation is made after the resume, and its line is in the log."""
+    whole = run(make(tmp_path / "whole", CONTROLLED))
+    trainer = make(tmp_path / "stopped", CONTROLLED)
+    validate, went_on = trainer.validate, []
+
+    def stopped(model):
+        if trainer.step == step:
+            if number is None:
+                raise Killed
+            os.kill(os.getpid(), number)
+            went_on.append(step)
+        return validate(model)
+
+    trainer.validate = stopped
+    with pytest.raises(
+        Interrupted if number else Killed, match=f"^stopped after step {step} of {STEPS}" if number else None
+    ):
+        run(trainer)
+    assert not went_on and load_checkpoint(trainer.path)[1]["step"] == step
+    run(make(tmp_path / "stopped", CONTROLLED))
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole") and whole.step == STEPS
+
+
+@pytest.mark.parametrize("hangup", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_hangup_that_is_ignored_stays_ignored(hangup, tmp_path):
+    """As nohup does."""
+    before, during = signal.signal(signal.SIGHUP, hangup), []
+    try:
+        run(make(tmp_path, before=lambda model, step: during.append(signal.getsignal(signal.SIGHUP))))
+        assert signal.getsignal(signal.SIGHUP) is hangup
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (during[0] is signal.SIG_IGN) == (hangup is signal.SIG_IGN)
+
+
+def test_never_means_never(tmp_path, capfd):
+    """No validation, not even the last one: a line without it, and none in the log."""
+    trainer = make(tmp_path, CONTROLLED, evaluate_every=0)
+    trainer.validate = None
+    run(trainer)
+    assert re.search(rf"train: step {STEPS} of {STEPS}, training loss \d\.\d+, 4 heads open\n", capfd.readouterr().err)
+    assert {record["split"] for record in read_metrics(trainer.log.path)} == {"train"}
 
 
 def test_afterwards_signals_do_what_they_did_before(tmp_path):

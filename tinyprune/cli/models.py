@@ -17,12 +17,12 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     """Run `tinyprune eval`."""
     import numpy as np
 
-    from tinyprune.data import load_text
     from tinyprune.report import milliseconds_per_1k_tokens, stage_record
+    from tinyprune.runs.directory import text_of
     from tinyprune.warmup import announced
 
     saved = load_saved(arguments)
-    text = load_text(saved.data, saved.tokenizer, digest=saved.digest)
+    text = text_of(saved, Path(arguments.model), arguments.corpus)
     # an overflow ends as NaN, which is reported
     with announced(saved.model.ops, "eval"), np.errstate(over="ignore", invalid="ignore"):
         (ms,) = milliseconds_per_1k_tokens([saved.model], text.valid)
@@ -32,14 +32,14 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
 
 def show_heads(arguments: argparse.Namespace) -> None:
     """Run `tinyprune heads`."""
-    from tinyprune.data import load_text
     from tinyprune.progress import say
     from tinyprune.pruning.roles import head_roles
+    from tinyprune.runs.directory import text_of
 
     if arguments.tokens < 3:
         raise UsageError(f"--tokens must be at least 3, got {arguments.tokens}")
     saved = load_saved(arguments)
-    text = load_text(saved.data, saved.tokenizer, digest=saved.digest)
+    text = text_of(saved, Path(arguments.model), arguments.corpus)
     tokens = getattr(text, arguments.split)[: arguments.tokens]
     roles = head_roles(saved.model, tokens)
     records = roles.records()

@@ -64,7 +64,8 @@ STAGES = ("train", "gate", "prune", "finetune")
 MODEL = option("model", "a run's directory (its latest stage) or a checkpoint")
 STAGE = option("--stage", "stage of the run (the latest)", choices=STAGES)
 SPLIT = option("--split", "which part of the text (%(default)s)", choices=("valid", "test"), default="valid")
-CORPUS = option("--corpus", "a corpus's name or a text file (pydoc)", names_or_files(corpora))
+CORPUS = option("--corpus", "a corpus's name, a text file, a folder of them, or - (pydoc)", names_or_files(corpora))
+OTHER = option("--corpus", "where the model's text lies now, or another text", names_or_files(corpora))
 BACKEND = backend("numba: compiled; numpy: the textbook; cuda, cuda-tf32: a GPU (numba)")
 JSON = switch("--json", "as JSON on standard output")
 SETTING = option(
@@ -129,7 +130,7 @@ OPTIONS = {
         SETTING,
     ],
     "export": [*LOADED, option("folder", "a new folder, as the Hugging Face Hub has it")],
-    "eval": [*LOADED, SPLIT, JSON],
+    "eval": [*LOADED, OTHER, SPLIT, JSON],
     "generate": [
         *LOADED,
         option("--prompt", "the text to continue", required=True),
@@ -141,6 +142,7 @@ OPTIONS = {
     "heads": [
         MODEL,
         STAGE,
+        OTHER,
         SPLIT,
         option("--tokens", "how many of its tokens to read (%(default)s)", default=2000),
         JSON,
@@ -183,6 +185,7 @@ OPTIONS = {
     "compare": [
         option("run_directory", "directory of the run, whose baseline is pruned", metavar="run"),
         option("--directory", "where results are kept and resumed (runs/compare-RUN)"),
+        OTHER,
         option("--shares", "of the heads, kept (%(default)s)", metavar="NUMBERS", default="0.9,0.8,0.7,0.6,0.5"),
         option("--methods", METHODS, metavar="NAMES"),
         option("--tokens", "of the test split, read for the numbers (%(default)s)", default=10_240),

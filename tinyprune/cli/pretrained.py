@@ -28,7 +28,8 @@ def import_pretrained(arguments: argparse.Namespace) -> None:
         check_new(RunDirectory(arguments.directory))  # before a large file is read
     pretrained = read_pretrained(arguments.path)
     directory = RunDirectory(arguments.directory or Path("runs", pretrained.name))
-    model = import_run(pretrained, directory, config, options).model
+    with directory.locked():
+        model = import_run(pretrained, directory, config, options).model
     run = shlex.quote(str(directory.path))
     say(
         f"import: {pretrained.name}, {model.L} layers of {model.H} heads, {count_parameters(model) / 1e6:.0f} million "

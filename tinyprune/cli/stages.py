@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +19,46 @@ def run_all(arguments: argparse.Namespace) -> None:
     from tinyprune.report import summarise, write_report
     from tinyprune.runs.directory import STAGES
 
-    run = open_run(arguments, STAGES)
-    if not arguments.resume:
-        run.announce()
-    for stage in STAGES:
-        getattr(run, stage)(arguments.resume)
-    records = summarise(run)
-    write_report(run, records)
+    with open_run(arguments, STAGES) as run:
+        if not arguments.resume:
+            run.announce()
+        for stage in STAGES:
+            getattr(run, stage)(arguments.resume)
+        records = summarise(run)
+        write_report(run, records)
     print_records(records, arguments.json)
 
 
 def run_stage(arguments: argparse.Namespace) -> None:
     """Run `tinyprune train`, `gate`, `prune` or `finetune`."""
-    run = open_run(arguments, (arguments.command,))
-    getattr(run, arguments.command)(arguments.resume)
+    with open_run(arguments, (arguments.command,)) as run:
+        getattr(run, arguments.command)(arguments.resume)
 
 
-def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
-    """Return the run that the arguments name, prepared for `stages`."""
+@contextmanager
+def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]) -> Iterator[Any]:
+    """Hold the run that the arguments name, against other processes, and prepare it for `stages`."""
+    from tinyprune.config import load_preset
+    from tinyprune.runs.directory import RunDirectory
+
+    preset, path = arguments.preset or "tiny", arguments.directory
+    if path is None:
+        corpus = load_preset(preset).with_options(overrides(arguments)).data.corpus
+        path = Path("runs", f"{Path(preset).stem}-{Path(corpus).stem}")
+    directory = RunDirectory(path)
+    with directory.locked():
+        yield prepared(arguments, stages, directory, preset)
+
+
+def prepared(arguments: argparse.Namespace, stages: tuple[str, ...], directory: Any, preset: str) -> Any:
+    """Return the run in `directory`, prepared for `stages`."""
     from tinyprune.config import load_preset
     from tinyprune.data.corpora import absolute_corpus
     from tinyprune.kernels.backend import default_backend, get_backend
     from tinyprune.runs.directory import STAGES, RunDirectory
     from tinyprune.runs.run import Run
 
-    preset, path = arguments.preset or "tiny", arguments.directory
-    if path is None:
-        corpus = load_preset(preset).with_options(overrides(arguments)).data.corpus
-        path = Path("runs", f"{Path(preset).stem}-{Path(corpus).stem}")
-    directory, ops = RunDirectory(path), get_backend(arguments.backend or default_backend())
+    ops = get_backend(arguments.backend or default_backend())
     source = getattr(arguments, "source", None)
     source = None if source is None else Path(source)
     if source is not None and source.is_dir():

@@ -44,8 +44,9 @@ def compare(arguments: argparse.Namespace) -> None:
     sizes = {name: getattr(arguments, name) for name in ("seeds", "tokens", "score_tokens", "repair_tokens", "sample")}
     sizes |= {"shares": listed(arguments, "shares", float), "methods": listed(arguments, "methods")}
     sizes |= {"heal": listed(arguments, "heal", int), "heal_methods": listed(arguments, "heal_methods")}
-    options, backend = parse_options(arguments.options), arguments.backend or default_backend()
-    comparison = open_comparison(arguments.run_directory, backend, options, **sizes)
+    backend = arguments.backend or default_backend()
+    options = parse_options(arguments.options)
+    comparison = open_comparison(arguments.run_directory, backend, options, arguments.corpus, **sizes)
     directory = arguments.directory or Path("runs", f"compare-{Path(arguments.run_directory).name}")
     rows = run_comparison(comparison, directory)
     print_records(rows if arguments.json else summarise(rows), arguments.json)

@@ -1,15 +1,19 @@
 """Find a corpus: from a name or a path to the bytes of three splits, train, valid and test.
 
-Two corpora come with every Python, five are downloaded (`corpora.toml`), and any file can be one.
+Two corpora come with every Python, five are downloaded (`corpora.toml`), and any file or folder can be one.
 """
 
 from __future__ import annotations
 
 import codecs
+import gzip
+import hashlib
+import sys
 import sysconfig
 import tomllib
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,7 +22,7 @@ from tinyprune.config import DataConfig
 from tinyprune.data.corpus import SPLITS, Corpus
 from tinyprune.data.download import fetch
 from tinyprune.errors import TinypruneError, UsageError, nearest
-from tinyprune.files import cache_directory
+from tinyprune.files import cache_directory, replace_file
 
 # Folders that some distributions of Python leave out, that were installed later, or that are another corpus.
 _NOT_IN_STDLIB = {
@@ -52,12 +56,17 @@ def catalogue() -> dict[str, Entry]:
 
 
 def absolute_corpus(name: str) -> str:
-    """Return the absolute path of the file `name`, so that it is found from any folder.
+    """Return the absolute path of the file or folder `name`, so that it is found from any folder.
 
-    The name of a corpus of the catalogue, and of what is no file, is returned as it is.
+    The name of a corpus of the catalogue, and of what does not exist, is returned as it is. For "-" standard input is
+    read, and kept in the cache folder under its sha256, for later stages.
     """
     path = Path(name).expanduser()
-    return str(path.absolute()) if name not in catalogue() and path.is_file() else name
+    if name == "-":
+        data = sys.stdin.buffer.read()
+        path = cache_directory() / "stdin" / f"{hashlib.sha256(data).hexdigest()[:16]}.txt"
+        replace_file(path, data, "standard input")
+    return str(path.absolute()) if name not in catalogue() and path.exists() else name
 
 
 def open_corpus(config: DataConfig) -> Corpus:
@@ -65,8 +74,8 @@ def open_corpus(config: DataConfig) -> Corpus:
 
     A corpus without splits is cut into train, then valid, then test, by the two fractions of `config`. Sizes
     are in bytes; a cut that would fall inside a character moves to its end. A cut may divide a word. With
-    `config.split` "documents" the splits of pydoc and stdlib are whole topics and files, see `interleaved`. A file is
-    read as `plain_text` says, and a corpus of the catalogue byte for byte.
+    `config.split` "documents" the splits of pydoc, stdlib and a folder are whole topics and files, see `interleaved`. A
+    file is read as `plain_text` says, and a corpus of the catalogue byte for byte.
 
     Raises:
         UsageError: if there is neither a corpus nor a readable file of that name, or if it is empty.
@@ -74,15 +83,19 @@ def open_corpus(config: DataConfig) -> Corpus:
     """
     entries = catalogue()
     entry = entries.get(config.corpus)
-    if entry is None:
+    path = Path(config.corpus).expanduser()
+    if entry is None and not path.is_dir():
         name, data = _local_file(config.corpus, list(entries))
         return _cut(name, plain_text(data), config)
-    if entry.url:
+    if entry is None:
+        name, documents = path.name, text_files(path)
+    elif entry.url:
         return open_entry(entry, config)
-    documents = {"pydoc": pydoc_topics, "stdlib": stdlib_files}[entry.name]()
+    else:
+        name, documents = entry.name, {"pydoc": pydoc_topics, "stdlib": stdlib_files}[entry.name]()
     if config.split == "documents":
-        return Corpus(entry.name, interleaved(without_repeats(documents), config.valid_fraction, config.test_fraction))
-    return _cut(entry.name, "\n".join(documents.values()).encode("utf-8"), config)
+        return Corpus(name, interleaved(without_repeats(documents), config.valid_fraction, config.test_fraction))
+    return _cut(name, "\n".join(documents.values()).encode("utf-8"), config)
 
 
 def open_entry(entry: Entry, config: DataConfig) -> Corpus:
@@ -102,9 +115,32 @@ def open_entry(entry: Entry, config: DataConfig) -> Corpus:
     return Corpus(entry.name, dict(zip(SPLITS, members, strict=True)))
 
 
+def text_files(folder: Path) -> dict[str, str]:
+    """Return the files of a folder that are UTF-8 text, by their paths, sorted; hidden ones are left out.
+
+    Raises UsageError if there is none.
+    """
+    texts = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not any(part.startswith(".") for part in name.split("/")):
+            with suppress(UnicodeDecodeError):
+                texts[name] = plain_text(_unpacked(path.read_bytes())).decode("utf-8")
+    texts = {name: text for name, text in texts.items() if text and "\0" not in text}
+    if not texts:
+        raise UsageError(f"data.corpus: the folder {folder} holds no file of UTF-8 text")
+    return texts
+
+
 def pydoc_topics() -> dict[str, str]:
-    """Return Python's language reference as `help()` shows it: each topic by its name, sorted."""
-    from pydoc_data.topics import topics
+    """Return Python's language reference as `help()` shows it: each topic by its name, sorted.
+
+    Raises UsageError if this Python comes without it.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise UsageError("corpus pydoc: this Python comes without pydoc_data; use stdlib or a text file") from error
 
     return {name: topics[name] for name in sorted(topics)}
 
@@ -174,15 +210,22 @@ def _local_file(name: str, known: list[str]) -> tuple[str, bytes]:
     """Return name and content of the file at `name`. Raises UsageError if it is missing, unreadable or empty."""
     path, hint, data = Path(name).expanduser(), "", b""
     try:
-        data = path.read_bytes()
+        data = _unpacked(path.read_bytes())
         problem = "" if data else f"{name!r} is empty"
     except FileNotFoundError:
         problem, hint = f"there is no corpus and no file {name!r}", nearest(name, known)
     except OSError as error:
         problem = f"cannot read {name!r}: {error.strerror}"
     if problem:
-        raise UsageError(f"data.corpus: {problem}; give one of {', '.join(known)}, or the path of a text file{hint}")
+        raise UsageError(
+            f"data.corpus: {problem}; give one of {', '.join(known)}, or the path of a text file or a folder{hint}"
+        )
     return path.name, data
+
+
+def _unpacked(data: bytes) -> bytes:
+    """Return what a .gz file holds; other data as they are."""
+    return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
 
 
 def _cut(name: str, data: bytes, config: DataConfig, split_bytes: Sequence[int] = ()) -> Corpus:

@@ -67,6 +67,11 @@ class Corpus:
 
     def _text(self, split: str, chunks: Iterable[bytes]) -> Iterator[str]:
         """Decode chunks of a split; a character may lie across two of them."""
+        if b"\0" in self.splits[split][:CHUNK]:
+            raise UsageError(
+                f"{self.name} holds zero bytes, which text does not; if it is UTF-16, convert it, say with: "
+                f"iconv -f {guessed(self.splits['train'])} -t utf-8; --tokenizer byte takes any file"
+            )
         try:
             yield from codecs.iterdecode(chunks, "utf-8")
         except UnicodeDecodeError:
@@ -76,8 +81,15 @@ class Corpus:
             except UnicodeDecodeError as error:  # which knows the place in the whole
                 raise UsageError(
                     f"{self.name} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset "
-                    f'{before + error.start:,}; data.tokenizer = "byte" takes any file'
+                    f"{before + error.start:,}; if it is text, convert it, say with: "
+                    f"iconv -f {guessed(self.splits['train'])} -t utf-8; --tokenizer byte takes any file"
                 ) from error
+
+
+def guessed(data: bytes) -> str:
+    """Return what `iconv` calls the encoding that text which is not UTF-8 probably has."""
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if marked or b"\0" in data[:CHUNK] else "latin1"
 
 
 def whole_words(chunks: Iterable[str]) -> Iterator[str]:

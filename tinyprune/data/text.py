@@ -8,8 +8,10 @@ cached                  where the ids of a large corpus are stored
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +51,7 @@ def load_text(
     tokenizer: Tokenizer | None = None,
     *,
     digest: str | None = None,
+    near: Path | None = None,
     in_memory_bytes: int = IN_MEMORY_BYTES,
 ) -> Text:
     """Find, download if need be, split and tokenise the corpus of `config`.
@@ -57,6 +60,8 @@ def load_text(
         config: corpus, tokenizer and splits. The fractions are of bytes; a corpus with its own splits ignores them.
         tokenizer: from a checkpoint: encode with it instead of building the one that `config` asks for.
         digest: from a checkpoint: refuse a text with another sha256.
+        near: a run's directory: if the file is not the one of `digest`, look for one of its name there, in the folders
+            above, and in the current one.
         in_memory_bytes: the tokens of a larger corpus are cached in `files.cache_directory`.
 
     Raises:
@@ -65,14 +70,8 @@ def load_text(
         TinypruneError: if a download fails or cached tokens are damaged.
         SaveError: if a file cannot be written.
     """
-    corpus = open_corpus(config)
+    corpus, found = found_corpus(config, digest, near, in_memory_bytes)
     large = corpus.size > in_memory_bytes
-    found = corpus.digest("reading" if large else "")
-    if digest not in (None, found):
-        raise UsageError(
-            f"the text {corpus.name!r} is not the one that the model was trained on (its sha256 is another); put that "
-            "text back, or start a new run"
-        )
     if tokenizer is None:
         tokenizer = build_tokenizer(corpus, config, "vocabulary of" if large else "")
     encode = functools.partial(encode_corpus, corpus, tokenizer, "tokenising" if large else "")
@@ -87,6 +86,30 @@ def load_text(
                 f"at least 2 tokens and has {len(tokens[split])}; give a longer text, or {remedy}"
             )
     return Text(tokenizer, **tokens, characters=characters, digest=found, name=corpus.name)
+
+
+def found_corpus(config: DataConfig, digest: str | None, near: Path | None, in_memory_bytes: int) -> tuple[Corpus, str]:
+    """Return the corpus and its sha256; the arguments are those of `load_text`."""
+    path = Path(config.corpus)
+    folders = [near.absolute(), *near.absolute().parents[:2], Path.cwd()] if near and path.name != config.corpus else []
+    places = dict.fromkeys(str(folder / path.name) for folder in folders if (folder / path.name).exists())
+    missing: UsageError | None = None
+    for place in (config.corpus, *places):
+        try:
+            corpus = open_corpus(dataclasses.replace(config, corpus=place))
+        except UsageError as error:
+            missing = missing or error
+            continue
+        found = corpus.digest("reading" if corpus.size > in_memory_bytes else "")
+        if digest in (None, found):
+            return corpus, found
+    if digest is None and missing is not None:
+        raise missing
+    raise UsageError(
+        f"the text {path.name!r} with which the model was trained (sha256 {digest[:12]}…) is not at {path}"
+        + (", nor near its run" if folders else "")
+        + "; put that text back, say where it is with --corpus, or start a new run"
+    )
 
 
 def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, doing: str = "") -> Tokens:

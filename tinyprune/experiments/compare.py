@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig, RunConfig, TrainConfig
-from tinyprune.data import Text, load_text
+from tinyprune.data import Text
 from tinyprune.errors import UsageError
 from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of
 from tinyprune.experiments.experiment import check_choices
@@ -50,7 +50,7 @@ from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.roles import head_roles
 from tinyprune.report import milliseconds_per_1k_tokens
-from tinyprune.runs.directory import RunDirectory, load_model
+from tinyprune.runs.directory import RunDirectory, load_model, text_of
 from tinyprune.tables import Record, markdown_table
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.step import Objective
@@ -330,12 +330,15 @@ def settings(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in config.to_dict().items() if name not in NOT_IN_KEYS}
 
 
-def open_comparison(run: str | Path, backend: str, options: dict[str, Any], **sizes: Any) -> Comparison:
+def open_comparison(
+    run: str | Path, backend: str, options: dict[str, Any], corpus: str | None = None, **sizes: Any
+) -> Comparison:
     """Read the baseline and the text of the run in a directory, with some of its settings changed.
 
-    `sizes` are the other fields of `Comparison`; where `methods`, `heal_methods` or `heal` are None, they are all that
-    the model allows, all methods, and the steps of the run's table finetune. Raises UsageError if there is no such
-    run, its baseline is unfinished, or a value is not allowed; CheckpointError if the baseline cannot be read.
+    `corpus`: where the text lies now, or another text. `sizes` are the other fields of `Comparison`; where `methods`,
+    `heal_methods` or `heal` are None, they are all that the model allows, all methods, and the steps of the run's table
+    finetune. Raises UsageError if there is no such run, its baseline is unfinished, or a value is not allowed;
+    CheckpointError if the baseline cannot be read.
     """
     for name in options:
         if name.partition(".")[0] not in ("gate", "gate_train", "finetune", "seed"):
@@ -355,7 +358,7 @@ def open_comparison(run: str | Path, backend: str, options: dict[str, Any], **si
             say("compare: flap is left out: its means go into biases, and this model has none")
     sizes["heal"] = [steps for steps in sizes["heal"] or [config.finetune.steps] if steps]
     sizes["heal_methods"] = sizes["heal_methods"] or sizes["methods"]
-    text = load_text(saved.data, saved.tokenizer, digest=saved.digest)
+    text = text_of(saved, directory.path, corpus)
     name = saved.metadata.get("source", directory.path.name)
     return Comparison(name, saved.model, digest, text, config, backend, **sizes)
 

@@ -63,13 +63,9 @@ class Store:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the directory against other processes, see `files.locked`. Raises UsageError if one holds the lock."""
-        try:
-            with locked(self.directory / ".lock", wait=False):
-                self.load()
-                yield
-        except BlockingIOError as error:
-            said = f"another process is at work in {self.directory}; wait for it, or give another --directory"
-            raise UsageError(said) from error
+        with locked(self.directory / ".lock", wait=False):
+            self.load()
+            yield
 
     def record(self, cell: Cell) -> dict[str, Any] | None:
         """Return the record of a cell; None if it is not done."""

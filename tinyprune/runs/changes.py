@@ -21,7 +21,7 @@ from tinyprune.training.checkpoints import load_checkpoint
 
 # The tables of the configuration that a stage depends on; the last one says how it trains.
 SETTINGS = {"train": ("model", "data", "train"), "gate": ("gate", "gate_train"), "prune": (), "finetune": ("finetune",)}
-WHILE_UNFINISHED = ("steps", "evaluate_every", "checkpoint_every", "log_every")
+WHILE_UNFINISHED = ("steps", "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_every")
 ALLOWED = (
     f"{', '.join(WHILE_UNFINISHED)} of an unfinished stage, more steps of a finished one from which no later stage has "
     "started, and all settings of a stage that has not begun"
@@ -69,8 +69,13 @@ def check_changes(directory: RunDirectory, written: RunConfig, config: RunConfig
 
 
 def _differences(table: str, written: RunConfig, config: RunConfig) -> list[str]:
-    before, after = getattr(written, table), getattr(config, table)
-    return [f"{table}.{key}" for key in vars(after) if getattr(before, key) != getattr(after, key)]
+    before, after = without_place(written, table), without_place(config, table)
+    return [f"{table}.{key}" for key in after if before[key] != after[key]]
+
+
+def without_place(config: RunConfig, table: str) -> dict[str, Any]:
+    """Return the settings of a table, but not where the text lies: it may move, and is known by its sha256."""
+    return {key: value for key, value in vars(getattr(config, table)).items() if (table, key) != ("data", "corpus")}
 
 
 def _reason_to_stay(

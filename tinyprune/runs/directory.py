@@ -8,18 +8,23 @@ plots/*.png, report.md the results
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tinyprune.config import DataConfig, GateConfig, ModelConfig, RunConfig, read_config
-from tinyprune.data import Tokenizer, tokenizer_from_dict
+from tinyprune.data import Text, Tokenizer, load_text, tokenizer_from_dict
+from tinyprune.data.corpora import absolute_corpus
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.files import replace_file
+from tinyprune.files import locked, replace_file, save_error
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.training.checkpoints import load_checkpoint
+from tinyprune.progress import say
+from tinyprune.training.checkpoints import load_checkpoint, sha256_of
 
 STAGES = ("train", "gate", "prune", "finetune")
 
@@ -62,6 +67,24 @@ def load_model(path: Path, ops: Engine) -> SavedModel:
         raise CheckpointError(f"{path} is no checkpoint of a model of this version ({error}); train again") from error
 
 
+def text_of(saved: SavedModel, path: Path, corpus: str | None = None) -> Text:
+    """Return the text that a model was trained on, wherever it lies now, or the one that `corpus` names.
+
+    Args:
+        saved: the model, whose tokenizer is used.
+        path: of the run or the checkpoint, near which the text may lie.
+        corpus: a name, a file or a folder; the user is told if it is another text.
+
+    Raises what `load_text` raises.
+    """
+    if corpus is None:
+        return load_text(saved.data, saved.tokenizer, digest=saved.digest, near=path if path.is_dir() else path.parent)
+    text = load_text(dataclasses.replace(saved.data, corpus=absolute_corpus(corpus)), saved.tokenizer)
+    if text.digest != saved.digest:
+        say(f"{text.name} is another text than the model was trained on")
+    return text
+
+
 class RunDirectory:
     """The directory where a run keeps its files; it need not exist yet."""
 
@@ -69,6 +92,28 @@ class RunDirectory:
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; give the directory of a run")
+
+    @contextmanager
+    def locked(self, wait: bool = False) -> Iterator[None]:
+        """Hold the run, so that no other process writes it; the directory is made if need be, and kept if it is used.
+
+        Raises:
+            UsageError: if another process holds it and `wait` is false; the message says which.
+            SaveError: if the directory cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise save_error(f"run {self.path}", error) from error
+        lock = self.path / ".lock"
+        try:
+            with locked(lock, wait=wait):
+                yield
+        finally:
+            with suppress(OSError):  # it is not empty
+                if {path.name for path in self.path.iterdir()} == {lock.name}:
+                    lock.unlink()
+                    self.path.rmdir()
 
     def checkpoint(self, stage: str) -> Path:
         """Return the path of the stage's checkpoint, whether it exists or not."""
@@ -90,6 +135,37 @@ class RunDirectory:
         if not done:
             raise UsageError(f"{self.path} holds no checkpoint; start with: tinyprune train {self.path}")
         return done[-1]
+
+    def origin(self, stage: str) -> dict[str, str]:
+        """Return the metadata that says which checkpoint a stage begins with: its sha256."""
+        return {} if stage == STAGES[0] else {"from": sha256_of(self.checkpoint(STAGES[STAGES.index(stage) - 1]))}
+
+    def check_origins(self, last: str) -> bool:
+        """Raise UsageError if a stage, up to the `last`, did not begin with the stage before it that is here.
+
+        They must have the same seed and text, and the later one knows the sha256 of the earlier one's checkpoint.
+        Returns whether all do; checkpoints of older versions do not.
+        """
+        known = True
+        for stage, later in itertools.pairwise(STAGES[: STAGES.index(last) + 1]):
+            path, after = self.checkpoint(stage), self.checkpoint(later)
+            if not (path.exists() and after.exists()):
+                continue
+            one, other = load_checkpoint(path)[1], load_checkpoint(after)[1]
+            found = {
+                "seed": [x.get("seed") for x in (one, other)],
+                "text": [x.get("digest") for x in (one, other)],
+                "checkpoint": [sha256_of(path), other.get("from")],
+            }
+            known &= "from" in other
+            # a pretrained baseline has no seed
+            wrong = [what for what, (a, b) in found.items() if None not in (a, b) and a != b]
+            if wrong:
+                raise UsageError(
+                    f"stage {later} of {self.path} does not follow from its stage {stage}: it began with another "
+                    f"{wrong[0]}; do stage {later} anew with --overwrite, or put {stage}.safetensors back"
+                )
+        return known
 
     def read_config(self) -> RunConfig:
         """Read the run's configuration. Raises UsageError if it is missing or not valid."""

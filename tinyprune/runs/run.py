@@ -24,7 +24,6 @@ import numpy as np
 from tinyprune.config import ModelConfig, RunConfig, TrainConfig, to_toml
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.files import locked
 from tinyprune.model.generation import generate
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
@@ -33,11 +32,11 @@ from tinyprune.progress import duration, say
 from tinyprune.pruning.gates import GateObjective, budget, hit_target, open_heads, settle, with_new_gates
 from tinyprune.pruning.repair import repaired
 from tinyprune.pruning.surgery import remove_closed_heads
-from tinyprune.runs.changes import SETTINGS, check_changes, is_finished
+from tinyprune.runs.changes import SETTINGS, check_changes, is_finished, without_place
 from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, load_model, model_metadata
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.distillation import Distillation
-from tinyprune.training.evaluation import evaluate
+from tinyprune.training.evaluation import evaluate_part
 from tinyprune.training.loop import Trainer
 from tinyprune.training.metrics import MetricsLog
 from tinyprune.training.step import LanguageModelling, Objective
@@ -63,7 +62,7 @@ class Run:
         """
         before = self.earlier_model()
         trained = {} if before is None else {"tokenizer": before.tokenizer, "digest": before.digest}
-        text = load_text(self.config.data, **trained)
+        text = load_text(self.config.data, **trained, near=self.directory.path)
         for split in ("valid", "test"):
             if len(getattr(text, split)) < 2:
                 raise UsageError(
@@ -102,6 +101,7 @@ class Run:
                         f"{self.directory.path} has stage {later}, but its stage {stage} is missing or unfinished; put "
                         f"{stage}.safetensors back, or do stage {stage} anew with --overwrite"
                     )
+            self.directory.check_origins(stages[-1])
         self.anew = anew if overwrite else ()
         if written is not None and self.source is None:
             self.check_settings(written, [stage for stage in STAGES if stage not in anew])
@@ -109,6 +109,8 @@ class Run:
             raise UsageError(
                 'model.M = 0 with the same-length mask shows every token only itself; add --set model.mask="causal"'
             )
+        if written is not None and self.config.data.corpus != written.data.corpus:
+            assert self.text  # which is refused if it is another
         before = self.before(stages[0]) if self.source is None else self.earlier_model()
         model = self.model_config if before is None else before.model.config
         for stage in stages:
@@ -133,7 +135,8 @@ class Run:
         path = self.directory.path / "config.toml"
         for stage in before:
             for table in SETTINGS[stage]:
-                if self.directory.checkpoint(stage).exists() and getattr(self.config, table) != getattr(written, table):
+                same = without_place(self.config, table) == without_place(written, table)
+                if self.directory.checkpoint(stage).exists() and not same:
                     raise UsageError(
                         f"stage {stage} was done with other settings [{table}], see {path}; leave those out, or do "
                         f"stage {stage} anew, in another directory or with --overwrite"
@@ -237,7 +240,8 @@ class Run:
         if model.config.U:
             of = f"{sum(model.config.blocks)} of {sum(gated.model.config.blocks)} blocks of {model.config.U} units"
             say(f"prune: {of} stay, by layer {list(model.config.blocks)}")
-        self.save_finished("prune", model, gated, metrics_length=gated.metadata["metrics_length"])
+        own = {"metrics_length": gated.metadata["metrics_length"], "seed": self.config.seed}
+        self.save_finished("prune", model, gated, **own, **self.directory.origin("prune"))
 
     def finetune(self, resume: bool = False) -> None:
         """Run stage 4: train the smaller model a little more."""
@@ -259,7 +263,9 @@ class Run:
         if resume and self.finished(stage):
             say(f"{stage}: already finished")
             return
-        text = self.text
+        text, limit = self.text, config.evaluate_tokens
+        if config.evaluate_every and 0 < limit < len(text.valid):
+            say(f"{stage}: validations read the first {limit:,} of {len(text.valid):,} tokens; see evaluate_tokens")
         B, steps = (before and before.metadata.get("read")) or (config.B, 0)
         read = steps * B // config.B  # another B cuts the text elsewhere, so that the place is not quite the same
         with MetricsLog(self.directory.metrics) as log:
@@ -272,9 +278,10 @@ class Run:
                 stage=stage,
                 path=self.directory.checkpoint(stage),
                 metadata=model_metadata(model, text.tokenizer, self.config.data, text.digest)
-                | {"seed": self.config.seed, "read": (config.B, read + config.steps)},
+                | {"seed": self.config.seed, "read": (config.B, read + config.steps)}
+                | self.directory.origin(stage),
                 log=log,
-                validate=lambda model: evaluate(model, text.valid, text.characters["valid"]),
+                validate=lambda model: evaluate_part(model, text.valid, text.characters["valid"], limit),
                 go_on=self.resume_command,
                 at_end=at_end,
             )
@@ -358,8 +365,7 @@ def trained_once(path: Path, config: RunConfig, ops: Engine, resume_command: str
     """
     directory = RunDirectory(path)
     run = Run(directory, config, ops, resume_command)
-    path.mkdir(parents=True, exist_ok=True)
-    with locked(path / ".lock", wait=True):
+    with directory.locked(wait=True):
         outdated = directory.started and directory.read_config() != config
         run.prepare(["train"], resume=not outdated, overwrite=outdated)
         if not run.finished("train"):

@@ -56,6 +56,15 @@ def save_checkpoint(path: str | Path, tensors: dict[str, NDArray], metadata: dic
     replace_file(path, safetensors.numpy.save(tensors, entry), "checkpoint")
 
 
+def sha256_of(path: str | Path) -> str:
+    """Return the sha256 that a checkpoint's entry has, of all that it holds; "" if there is no such checkpoint."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return json.loads((file.metadata() or {})[ENTRY])["sha256"]
+    except (OSError, KeyError, ValueError, safetensors.SafetensorError):
+        return ""
+
+
 def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
     """Read what `save_checkpoint` wrote.
 

@@ -44,7 +44,13 @@ class Evaluation:
         return self.nats_per_token / math.log(2) * self.tokens / self.characters
 
 
-def evaluate(model: Transformer, tokens: NDArray, characters: int) -> Evaluation:
+def evaluate_part(model: Transformer, tokens: NDArray, characters: int, limit: int) -> Evaluation:
+    """Evaluate on the first `limit` tokens of a text, or on all of it if that is 0; see `evaluate`."""
+    part = tokens[: limit or None]
+    return evaluate(model, part, characters * len(part) / len(tokens))
+
+
+def evaluate(model: Transformer, tokens: NDArray, characters: float) -> Evaluation:
     """Read a whole text once, from its first to its last token, with the memory carried along.
 
     Args:

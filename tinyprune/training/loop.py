@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,10 @@ class Trainer(Training):
         path: the stage's checkpoint.
         metadata: saved in each checkpoint in addition to the trainer's own.
         log: metrics.jsonl.
-        validate: called every `config.evaluate_every` steps, and after the last.
+        validate: called every `config.evaluate_every` steps, and after the last; never if that is 0.
         go_on: the command that resumes, for the message after Ctrl-C.
-        at_end: called once after the last step, before the last validation.
+        at_end: called after the last step, before the last validation; again if that was interrupted.
+        looked: whether the step that it starts from was validated, where that is due.
     """
 
     rng: np.random.Generator
@@ -50,6 +51,7 @@ class Trainer(Training):
     validate: Callable[[Transformer], Evaluation]
     go_on: str
     at_end: Callable[[Transformer], None] = lambda model: None
+    looked: bool = True
 
     def run(self) -> None:
         """Train until the last step; the stage's checkpoint then says that it is finished.
@@ -57,47 +59,67 @@ class Trainer(Training):
         Raises:
             NotFiniteError: if the loss or the gradient is NaN or infinite; the checkpoint is the last good one.
             SaveError: if a checkpoint cannot be written; the one before is untouched.
-            Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is saved.
+            Interrupted: after Ctrl-C, SIGTERM or SIGHUP, once a checkpoint is saved.
         """
+        every = self.config.evaluate_every
         bar = progress_bar(total=self.config.steps, initial=self.step, desc=self.stage, unit="step")
         losses: dict[str, float] = {}
         since = self.step, time.perf_counter()
-        with interruptible() as interrupted, bar:
+        with interruptible() as signals, bar:
+            if not self.looked and self.step < self.config.steps:
+                since = self.log_validation(losses, since, signals)
             while self.step < self.config.steps:
                 losses = self.train_step()
                 bar.update()
                 bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in losses.items()), refresh=False)
                 if self.step == self.config.steps:
                     break
-                if self.config.evaluate_every and self.step % self.config.evaluate_every == 0:
-                    since = self.log_validation(losses, since)
-                stop = interrupted()
-                if self.step % self.config.checkpoint_every == 0 or stop:
+                look = bool(every) and self.step % every == 0
+                # before a validation, which may take long, and which can then be stopped at once
+                if self.step % self.config.checkpoint_every == 0 or look or signals.asked:
                     self.save()
-                if stop:
-                    raise Interrupted(
-                        f"stopped after step {self.step} of {self.config.steps} of {self.stage}; all is saved in "
-                        f"{self.path}; go on with: {self.go_on}"
-                    )
+                if signals.asked:
+                    raise self.interrupted()
+                if look:
+                    since = self.log_validation(losses, since, signals)
             self.at_end(self.model)
-            self.log_validation(losses, since)
+            if every:
+                self.save()
+                if signals.asked:
+                    raise self.interrupted()
+                self.log_validation(losses, since, signals)
+            else:
+                self.tell(self.progress_line(losses, self.objective.describe(self.model)))
             self.save(finished=True)
-            if interrupted():
+            if signals.asked:
                 raise Interrupted(f"stopped after {self.stage}; all is saved in {self.path}; go on with: {self.go_on}")
 
-    def log_validation(self, losses: dict[str, float], since: tuple[int, float]) -> tuple[int, float]:
+    def interrupted(self) -> Interrupted:
+        """Build the error for a stop that the user has asked for, once all is saved."""
+        return Interrupted(
+            f"stopped after step {self.step} of {self.config.steps} of {self.stage}; all is saved in "
+            f"{self.path}; go on with: {self.go_on}"
+        )
+
+    def log_validation(
+        self, losses: dict[str, float], since: tuple[int, float], signals: "Signals"
+    ) -> tuple[int, float]:
         """Evaluate on the validation split, log the result and tell the user.
 
         Args:
             losses: of the last step; empty if there was none.
             since: the step and the time (`time.perf_counter`) from which the speed is measured.
+            signals: one that comes now ends the validation, which is made again after a resume.
 
         Returns:
             this step and the time, for the next line.
         """
         start = time.perf_counter()
         try:
-            result = self.validate(self.model)
+            with signals.at_once():
+                result = self.validate(self.model)
+        except Stopped:
+            raise self.interrupted() from None
         except NotFiniteError as error:
             raise self.not_finite(f"{error} after step {self.step}") from error
         record = {"stage": self.stage, "step": self.step, "split": "valid", "loss": result.nats_per_token}
@@ -105,27 +127,34 @@ class Trainer(Training):
         described = self.objective.describe(self.model)
         self.log.write(record | described)
         end = time.perf_counter()
-        if not in_notebook():  # its bars stay in the cell, and lines would bury them
-            done, left = self.step - since[0], self.config.steps - self.step
-            parts = self.validation_line(result, losses, described)
-            if done:
-                step = (start - since[1]) / done
-                parts.append(f"{self.config.B * self.model.config.T / step:,.0f} tokens a second")
-                seconds = left * step + validations(self.step, self.config) * (end - start)
-                parts += [f"{duration(seconds)} left"] if left else []
-            say(f"{self.stage}: {', '.join(parts)}")
+        done, left = self.step - since[0], self.config.steps - self.step
+        parts = self.progress_line(losses, described, result)
+        if done:
+            step = (start - since[1]) / done
+            parts.append(f"{self.config.B * self.model.config.T / step:,.0f} tokens a second")
+            seconds = left * step + validations(self.step, self.config) * (end - start)
+            parts += [f"{duration(seconds)} left"] if left else []
+        self.tell(parts)
         return self.step, end
 
-    def validation_line(self, valid: Evaluation, losses: dict[str, float], described: dict[str, Any]) -> list[str]:
-        """Return what the user is told of a validation, in parts."""
-        bits = valid.bits_per_character
+    def tell(self, parts: list[str]) -> None:
+        """Write a line; in a notebook its bars stay in the cell, and lines would bury them."""
+        if not in_notebook():
+            say(f"{self.stage}: {', '.join(parts)}")
+
+    def progress_line(
+        self, losses: dict[str, float], described: dict[str, Any], valid: Evaluation | None = None
+    ) -> list[str]:
+        """Return what the user is told of a step, and of its validation, in parts."""
         parts = [f"step {self.step} of {self.config.steps}"]
         if losses:
             parts.append(f"training loss {losses['loss']:.3f}")
-        parts.append(f"validation loss {valid.nats_per_token:.3f}")
-        parts.append(
-            f"perplexity {valid.perplexity:.4g} per word" if bits is None else f"{bits:.3f} bits per character"
-        )
+        if valid is not None:
+            bits = valid.bits_per_character
+            parts.append(f"validation loss {valid.nats_per_token:.3f}")
+            parts.append(
+                f"perplexity {valid.perplexity:.4g} per word" if bits is None else f"{bits:.3f} bits per character"
+            )
         if "heads_open" in described:
             parts.append(f"{described['heads_open']} heads open")
             parts += [f"{described['blocks_open']} blocks"] if "blocks_open" in described else []
@@ -203,35 +232,62 @@ class Trainer(Training):
         memory = groups["memory"]
         self.memory = [to_device(memory[str(i)]) for i in range(len(memory))] or None
         self.step = metadata["step"]
+        every = self.config.evaluate_every
+        self.looked = metadata["finished"] or not every or self.step % every > 0
         self.rng = np.random.default_rng()
         self.rng.bit_generator.state = metadata["generator"]
         self.log.truncate(metadata["metrics_length"])
 
 
 def validations(step: int, config: TrainConfig) -> int:
-    """Return how often the validation split will be evaluated after `step`, once at least."""
+    """Return how often the validation split will be evaluated after `step`."""
     every = config.evaluate_every
-    return 1 + (max((config.steps - 1) // every - step // every, 0) if every else 0)
+    return 1 + max((config.steps - 1) // every - step // every, 0) if every else 0
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that came while the work could be stopped at once."""
+
+
+class Signals:
+    """Whether the user has asked for a stop, by Ctrl-C, SIGTERM or SIGHUP."""
+
+    def __init__(self) -> None:
+        self.asked = self.now = False
+
+    def handler(self, number: int, _frame: Any) -> None:
+        """Remember the signal; raise where it may stop the work at once, or if it is the second one."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        if self.now:
+            raise Stopped
+        # os.write, not print: a handler may run in the middle of another write, and the terminal may be closed.
+        with suppress(OSError):
+            os.write(2, b"\ntinyprune: stopping after this step; once more stops at once\n")
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """In this context a signal raises Stopped."""
+        self.now = True
+        try:
+            yield
+        finally:
+            self.now = False
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Defer Ctrl-C and SIGTERM until the loop asks for them between steps; a second one stops at once."""
-    asked = False
-
-    def handler(number: int, _frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        # os.write, not print: a handler may run in the middle of another write.
-        os.write(2, b"\ntinyprune: stopping after this step; once more stops at once\n")
-
-    # Signals reach the main thread only.
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, handler) for number in numbers}
+def interruptible() -> Iterator[Signals]:
+    """Defer signals until the loop asks for them between steps; a second one stops at once."""
+    signals = Signals()
+    # Signals reach the main thread only; Windows has no SIGHUP.
+    names = ("SIGINT", "SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names if hasattr(signal, name)}
+    for number, previous in before.items():
+        if previous is not signal.SIG_IGN or number == signal.SIGINT:  # as nohup has asked for
+            signal.signal(number, signals.handler)
     try:
-        yield lambda: asked
+        yield signals
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
