@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tinyprune.gradcheck import assert_gradients, check_gradients
+from tinyprune.gradcheck import assert_gradients, check_gradients, checker
 from tinyprune.ops import embedding_backward, embedding_forward, linear_backward, linear_forward
 
 each_mode = pytest.mark.parametrize("mode", ["complex", "central"])
@@ -69,8 +69,8 @@ def test_a_forward_that_casts_to_float(rng):
     [
         (square_forward, lambda dout, x: np.multiply(dout, 2 * x, out=dout), [np.ones(3)], "backward", "dout"),
         (square_forward, lambda dout, x: np.multiply(x, 2, out=x) * dout, [np.ones(3)], "backward", "its cache"),
-        (lambda x: (np.multiply(x, 2, out=x), 0), lambda dout, _: 2 * dout, [np.ones(3)], "forward", "x0"),
-        (lambda ids, x: (x[np.add(ids, 1, out=ids)], 0), None, [np.array([0, 1]), np.ones(3)], "forward", "x0"),
+        (lambda x: (np.multiply(x, 2, out=x), 0), lambda dout, _: 2 * dout, [np.ones(3)], "forward", "x"),
+        (lambda ids, x: (x[np.add(ids, 1, out=ids)], 0), None, [np.array([0, 1]), np.ones(3)], "forward", "ids"),
     ],
 )
 def test_what_is_given_may_not_be_modified(forward, backward, inputs, who, what):
@@ -81,9 +81,9 @@ def test_what_is_given_may_not_be_modified(forward, backward, inputs, who, what)
 @pytest.mark.parametrize(
     ("keep", "complaint"),
     [
-        (lambda dx, dW, db: (dx, dW), "backward must return 3 gradients, got 2"),
-        (lambda dx, dW, db: dx, "backward must return 3 gradients, got 1"),
-        (lambda dx, dW, db: (dx, dW, db, db), "backward must return 3 gradients, got 4"),
+        (lambda dx, dW, db: (dx, dW), r"backward must return 3 gradients, one for .*, got 2"),
+        (lambda dx, dW, db: dx, r"backward must return 3 gradients, one for .*, got 1"),
+        (lambda dx, dW, db: (dx, dW, db, db), r"backward must return 3 gradients, one for .*, got 4"),
         (lambda dx, dW, db: (dx, dW.T, db), r"gradient of W must have shape \(3, 2\), got \(2, 3\)"),
         (lambda dx, dW, db: (dx, dW, db[None]), r"gradient of b must have shape \(2,\), got \(1, 2\)"),
         (lambda dx, dW, db: (dx, dW, None), "1 gradients expected for b, got 0"),
@@ -124,7 +124,7 @@ def test_none_is_passed_on_and_its_gradient_must_be_none(rng):
     inputs = rng.standard_normal((4, 3)), rng.standard_normal((3, 2)), None
     records = check_gradients(linear_forward, linear_backward, *inputs, argument_names=[*LINEAR])
     assert [(record.argument, record.passed) for record in records] == [("x", True), ("W", True)]
-    with pytest.raises(AssertionError, match="the gradient of x1, which is None, must be None"):
+    with pytest.raises(AssertionError, match="the gradient of b, which is None, must be None"):
         check_gradients(lambda x, b: (2 * x, None), lambda dout, _: (2 * dout, dout), np.ones(3), None)
 
 
@@ -158,7 +158,7 @@ def test_several_outputs_have_a_dout_each(rng):
         return np.concatenate([dout[0], 2 * x[2:] * dout[1]])
 
     assert_gradients(split_forward, split_backward, rng.standard_normal(5))
-    with pytest.raises(AssertionError, match="wrong gradient with respect to x0"):
+    with pytest.raises(AssertionError, match="wrong gradient with respect to x\n"):
         assert_gradients(split_forward, lambda dout, x: np.concatenate(dout), rng.standard_normal(5))
 
 
@@ -167,7 +167,11 @@ def test_integers_and_options_are_passed_on_without_a_gradient(rng):
         assert ids.dtype == np.int64 and name == "rows"
         return embedding_forward(ids, E)
 
-    assert_gradients(pick_forward, embedding_backward, rng.standard_normal((4, 3)), np.array([2, 0, 2]), "rows")
+    inputs = rng.standard_normal((4, 3)), np.array([2, 0, 2]), "rows"
+    assert_gradients(pick_forward, embedding_backward, *inputs)
+    assert_gradients(pick_forward, lambda *given: (embedding_backward(*given), None, None), *inputs)  # as in PyTorch
+    with pytest.raises(AssertionError, match="backward must return 1 gradient, one for each input of floats"):
+        assert_gradients(pick_forward, lambda *given: (embedding_backward(*given), np.ones(3), None), *inputs)
 
 
 def test_float32_is_checked_in_float64_and_inputs_stay_as_they_are(rng):
@@ -183,9 +187,32 @@ def test_float32_is_checked_in_float64_and_inputs_stay_as_they_are(rng):
     assert x.dtype == np.float32 and np.array_equal(x, before)
 
 
-def test_an_empty_array_passes():
-    (record,) = check_gradients(square_forward, square_backward, np.zeros((0, 3)))
-    assert record.passed and record.relative_error == 0
+def test_what_other_people_write(rng, capfd, monkeypatch):
+    """Forwards without a cache, at random, with a kink, slow ones; options of the function; numbers in a list."""
+    x = rng.standard_normal(5)
+
+    def powers(x, n):
+        return x**n, (x, n)
+
+    with pytest.raises(TypeError, match=r"n is no option of this check; .*: lambda \*inputs: powers\(\*inputs, n=3\)"):
+        assert_gradients(powers, square_backward, x, n=3)
+    for forward, said in ((lambda x: x * x, "got one ndarray"), (lambda x: (x, x, None), "got 3 values")):
+        with pytest.raises(AssertionError, match=rf"forward must return \(out, cache\), .* {said}"):
+            assert_gradients(forward, square_backward, x)
+    with pytest.raises(AssertionError, match=r"two calls of forward .* differ, .*default_rng\(0\)"):
+        assert_gradients(lambda x: (x * rng.random(), x), square_backward, x)
+    at_kink = np.array([1.0, 0.0, -1.0])
+    with pytest.raises(
+        AssertionError, match=r"worst at x\[1\].*\n.* but a kink: from the left [+-]0, from the right [+-]"
+    ):
+        assert_gradients(lambda x: (x * (x.real > 0), x), lambda dout, x: dout * (x >= 0), at_kink)
+    with pytest.raises(ValueError, match=r"x must be an array, got a list; give np\.array\(x\)"):
+        assert_gradients(square_forward, square_backward, [[1.0, 2.0]])
+    with pytest.raises(ValueError, match=r"x must not be empty"):
+        assert_gradients(square_forward, square_backward, np.zeros((0, 3)))
+    monkeypatch.setattr(checker, "SLOW", 0.0)
+    assert_gradients(square_forward, square_backward, x)
+    assert "square_forward: checking every entry takes about 1 s; directions=4" in capfd.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_numbers(rng):
@@ -205,7 +232,7 @@ def test_a_direction_sees_all_entries_at_once(mode, rng):
 
     records = check_gradients(forward, square_backward, x, mode=mode, directions=3)
     assert len(records) == 3 and all(record.passed and record.index == () for record in records)
-    assert len(calls) == 1 + 3 * (1 if mode == "complex" else 2)
+    assert len(calls) == 2 + 3 * (1 if mode == "complex" else 2)
     wrong = square_backward_off_by(0.1, (17, 5))
     records = check_gradients(forward, wrong, x, mode=mode, directions=3, argument_names=["x"])
     assert not any(record.passed for record in records)

@@ -20,6 +20,8 @@ measured as rounding noise, so that their relative errors say nothing.
 """
 
 import copy
+import inspect
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,9 +30,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.progress import duration, say
+
 # mode: (tolerance, floor). Central: ‖g − n‖ ≤ 1e-7 (‖g‖ + ‖n‖) + 1e-8.
 CRITERIA = {"complex": (1e-12, 1e-2), "central": (1e-7, 1e-1)}
 COMPLEX_H = 1e-20
+SLOW = 10.0  # seconds of a check of every entry, above which `directions` is suggested
 CENTRAL_H = 3e-6  # near the cube root of float64's rounding, where the errors of truncation and of rounding are alike
 
 
@@ -50,6 +55,7 @@ class GradientRecord:
     index: tuple[int, ...]
     expected: float
     got: float
+    kink: str = ""  # where the forward has no derivative, the two that it has from the left and from the right
 
     def message(self) -> str:
         """Return what a failing test prints."""
@@ -57,7 +63,7 @@ class GradientRecord:
         return (
             f"{self.operation}: wrong gradient with respect to {self.argument}\n"
             f"    relative error {self.relative_error:.2e} (allowed {CRITERIA[self.mode][0]:.0e}, {self.mode} mode)\n"
-            f"    worst at {place}: expected {self.expected:+.12e}, got {self.got:+.12e}"
+            f"    worst at {place}: expected {self.expected:+.12e}, got {self.got:+.12e}{self.kink}"
         )
 
 
@@ -70,44 +76,63 @@ def check_gradients(
     argument_names: Sequence[str] | None = None,
     rng: np.random.Generator | None = None,
     directions: int | None = None,
+    **unknown: Any,
 ) -> list[GradientRecord]:
     """Compare every gradient of `backward` with the measured derivative of `forward`.
 
     Args:
         forward: `forward(*inputs) -> (out, cache)`; must give the same output for the same input: with a fixed seed.
         backward: `backward(dout, cache) -> gradient or tuple of gradients`, in the order of `inputs`, with None for an
-            input that is None and none for an input that has no gradient (integers and the like).
+            input that is None, and None or nothing for one that has no gradient (integers and the like).
         inputs: arrays of floats, lists of such arrays, None, or anything else, which is passed on as it is.
         mode: "complex" (the forward must pass complex numbers through) or "central".
         name: of the operation; by default the name of `forward`.
-        argument_names: of the inputs; by default x0, x1, …
+        argument_names: of the inputs; by default those of the signature of `forward`.
         rng: draws `dout` and the directions; by default a fixed seed.
         directions: None measures every entry. A number measures that many random directions of each tensor instead, one
             forward each, which sees all entries of a large tensor at once.
+        unknown: refused; arguments of `forward` that are no inputs are passed by a lambda, as the message shows.
 
     Returns:
         a record for each gradient.
 
     Raises:
         AssertionError: if `backward` gives a wrong number of gradients, a wrong shape, or modifies `dout` or its cache,
-            or if `forward` modifies its inputs.
-        ValueError: if `mode` is not known, `argument_names` are not one for each input, or an input is not finite.
+            or if `forward` modifies its inputs, gives other numbers when it is called again, or does not return two
+            values.
+        ValueError: if `mode` is not known, `argument_names` are not one for each input, or an input is not finite,
+            empty, or a list of numbers.
+        TypeError: for an `unknown` option.
     """
+    for option, value in unknown.items():
+        raise TypeError(
+            f"{option} is no option of this check; an argument of the function is passed by a lambda: "
+            f"lambda *inputs: {getattr(forward, '__name__', 'forward')}(*inputs, {option}={value!r})"
+        )
     if mode not in CRITERIA:
         raise ValueError(f"mode must be one of {', '.join(CRITERIA)}, got {mode!r}")
     name = str(name or getattr(forward, "__name__", "operation"))
     rng = rng or np.random.default_rng(0)
-    labels = list(argument_names) if argument_names else [f"x{i}" for i in range(len(inputs))]
+    labels = list(argument_names) if argument_names else _names(forward, len(inputs))
     slots = _with_gradients(name, labels, inputs)
     inputs = tuple(_convert(value, np.float64) for value in inputs)
 
-    untouched = copy.deepcopy(inputs)
-    out, cache = forward(*inputs)
+    untouched, start = copy.deepcopy(inputs), time.perf_counter()
+    out, cache = _two(name, forward(*inputs))
+    seconds = time.perf_counter() - start
     for label, before, after in zip(labels, untouched, inputs, strict=True):
         if isinstance(before, np.ndarray | list) and not _equal(before, after):
             raise AssertionError(f"{name}: forward must not modify {label}")
+    if not _equal(out, _two(name, forward(*copy.deepcopy(inputs)))[0]):
+        raise AssertionError(
+            f"{name}: two calls of forward with the same inputs differ, so that nothing can be measured; fix its "
+            "random numbers, as by np.random.default_rng(0) within it"
+        )
     dout = tuple(_draw(rng, part) for part in out) if isinstance(out, tuple) else _draw(rng, out)
-    gradients = _run_backward(name, backward, dout, cache, len(slots))
+    gradients = _run_backward(name, backward, dout, cache, [_has_gradient(value) for value in inputs])
+    about = (3 if mode == "complex" else 2) * seconds * sum(x.size for _, value in slots for x in leaves(value))
+    if directions is None and about > SLOW:
+        say(f"{name}: checking every entry takes about {duration(about)}; directions=4 sees as much in far less")
 
     records = []
     for (label, value), gradient in zip(slots, gradients, strict=True):
@@ -121,7 +146,7 @@ def check_gradients(
                     values[position][number] = x
                 else:
                     values[position] = x
-                outputs = leaves(forward(*values)[0])
+                outputs = leaves(_two(name, forward(*values))[0])
                 return sum((d * out).sum() for d, out in zip(leaves(dout), outputs, strict=True))
 
             for drawing in [None] if directions is None else [rng] * directions:
@@ -141,12 +166,38 @@ def assert_gradients(
         raise AssertionError("\n".join(failures))
 
 
+def _names(forward: Callable, count: int) -> list[str]:
+    """Return the names of the first `count` positional arguments, or x0, x1, … where the signature has fewer."""
+    try:
+        found = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):
+        found = {}.values()
+    named = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:count]
+    return named if len(named) == count else [f"x{i}" for i in range(count)]
+
+
+def _two(name: str, result: Any) -> tuple[Any, Any]:
+    """Return output and cache; AssertionError if forward has returned anything else."""
+    if isinstance(result, tuple) and len(result) == 2:
+        return result
+    what = f"{len(result)} values" if isinstance(result, tuple) else f"one {type(result).__name__}"
+    raise AssertionError(
+        f"{name}: forward must return (out, cache), where out may be a tuple of several outputs and cache anything "
+        f"that backward needs, or None; got {what}"
+    )
+
+
 def _with_gradients(name: str, labels: list[str], inputs: Sequence[Any]) -> list[tuple[str, Any]]:
     """Return label and value of the inputs that have a gradient; see `check_gradients` for what is refused."""
     if len(labels) != len(inputs):
         raise ValueError(f"argument_names must be {len(inputs)}, one for each input, got {len(labels)}")
+    for label, value in zip(labels, inputs, strict=True):
+        if isinstance(value, list | tuple) and any(isinstance(part, int | float | list) for part in value):
+            raise ValueError(f"{name}: {label} must be an array, got a {type(value).__name__}; give np.array({label})")
     slots = [(label, value) for label, value in zip(labels, inputs, strict=True) if _has_gradient(value)]
     for label, value in slots:
+        if any(not np.size(leaf) for leaf in leaves(value)):
+            raise ValueError(f"{name}: {label} must not be empty: there would be nothing to check")
         if not all(np.isfinite(leaf).all() for leaf in leaves(value)):
             raise ValueError(f"{name}: {label} must be finite to be checked")
     return slots
@@ -201,22 +252,33 @@ def _convert(value: Any, dtype: Any) -> Any:
     return np.array(value, dtype)
 
 
-def _run_backward(name: str, backward: Callable, dout: Any, cache: Any, expected: int) -> tuple:
-    """Return the gradients. `backward` is called twice: the results differ if the first call modified the cache."""
+def _run_backward(name: str, backward: Callable, dout: Any, cache: Any, wanted: Sequence[bool]) -> tuple:
+    """Return the gradients of the inputs that are `wanted`; the others may have None, or nothing at all.
+
+    `backward` is called twice: the results differ if the first call modified the cache.
+    """
     given, untouched = copy.deepcopy(dout), copy.deepcopy(dout)
     gradients = backward(given, cache)
     if not _equal(given, untouched):
         raise AssertionError(f"{name}: backward must not modify dout")
-    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-    if len(gradients) != expected:
+    gradients, expected = gradients if isinstance(gradients, tuple) else (gradients,), sum(wanted)
+    others = len(gradients) == len(wanted) and all(
+        g is None for g, own in zip(gradients, wanted, strict=True) if not own
+    )
+    if len(gradients) != expected and not others:
         plural = "s" * (expected != 1)
-        raise AssertionError(f"{name}: backward must return {expected} gradient{plural}, got {len(gradients)}")
+        raise AssertionError(
+            f"{name}: backward must return {expected} gradient{plural}, one for each input of floats (and None for "
+            f"others, if it has them), got {len(gradients)}"
+        )
     first = copy.deepcopy(gradients)
     second = backward(given, cache)
     second = second if isinstance(second, tuple) else (second,)
     for a, b in zip(first, second, strict=True):
         if not _equal(a, b):
             raise AssertionError(f"{name}: backward must not modify its cache: called again it gave another result")
+    if len(gradients) > expected:
+        return tuple(g for g, own in zip(gradients, wanted, strict=True) if own)
     return gradients
 
 
@@ -264,4 +326,27 @@ def _compare(
         # The rounding of a sum of many products is relative to their size, not to what is left of them.
         size = float(np.linalg.norm(g) * np.linalg.norm(direction))
         error = abs(got - expected) / (abs(expected) + abs(got) + size + floor)
-    return GradientRecord(name, argument, mode, error, bool(error <= tolerance), index, expected, got)
+    passed, kink = bool(error <= tolerance), ""
+    if not passed and index:
+        kink = _kink(f, x, index)
+    return GradientRecord(name, argument, mode, error, passed, index, expected, got, kink)
+
+
+def _kink(f: Callable[[NDArray], complex], x: NDArray, index: tuple[int, ...]) -> str:
+    """Return the words that f has no derivative at an entry of x; "" if it has.
+
+    Of a smooth function the slopes to the left and to the right come closer to each other as the step shrinks.
+    """
+    gaps, slopes = [], (0.0, 0.0)
+    for step in (1e-4, 1e-5):
+        direction = np.zeros_like(x)
+        direction[index] = step
+        left, here, right = (float(np.real(f(x + side * direction))) for side in (-1, 0, 1))
+        slopes = (here - left) / step, (right - here) / step
+        gaps.append(abs(slopes[0] - slopes[1]))
+    if gaps[1] < max(0.5 * gaps[0], 1e-6):
+        return ""
+    return (
+        f"\n    forward has no derivative there, but a kink: from the left {slopes[0]:+.6g}, from the right "
+        f"{slopes[1]:+.6g}; choose other inputs"
+    )
