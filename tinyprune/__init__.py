@@ -1,14 +1,14 @@
 """tinyprune: attention-head pruning from scratch, every gradient by hand.
 
-    import numpy as np
     import tinyprune as tp
 
-    config = tp.ModelConfig(V=50, L=2, D=32, H=4, N=8, T=16, M=16)
-    model = tp.Transformer(config, tp.init_parameters(config, np.random.default_rng(0)))
-    ids = np.random.default_rng(1).integers(0, 50, (2, 17))
-    loss, memory, cache = model.loss(ids[:, :-1], ids[:, 1:])
+    text = tp.load_text("pydoc")                                # or a file, or a folder
+    model = tp.train(tp.Transformer.new(text), text, steps=900)
+    small = tp.prune(tp.gate(model, text, target_heads=16))
+    tp.save(tp.finetune(small, text, steps=200), "runs/mine")   # tinyprune generate runs/mine --prompt "The"
+    loss, memory, cache = model.loss(ids, targets)              # token numbers, (B, T) each
     grads = model.backward(1.0, cache)                          # by hand, for every parameter
-    tp.assert_gradients(tp.ops.linear_forward, tp.ops.linear_backward, np.eye(3), np.ones((3, 2)), None)
+    tp.assert_gradients(my_forward, my_backward, x, W)          # for layers of your own
 
 Public names are loaded when they are first used, so that `import tinyprune` is instant and needs neither numba nor
 matplotlib.
@@ -28,6 +28,14 @@ if TYPE_CHECKING:  # for editors and type checkers; Python finds the same names 
     from tinyprune import pruning as pruning
     from tinyprune import testing as testing
     from tinyprune import training as training
+    from tinyprune.api import evaluate as evaluate
+    from tinyprune.api import finetune as finetune
+    from tinyprune.api import gate as gate
+    from tinyprune.api import generate as generate
+    from tinyprune.api import load as load
+    from tinyprune.api import prune as prune
+    from tinyprune.api import save as save
+    from tinyprune.api import train as train
     from tinyprune.config import DataConfig as DataConfig
     from tinyprune.config import GateConfig as GateConfig
     from tinyprune.config import ModelConfig as ModelConfig
@@ -42,7 +50,6 @@ if TYPE_CHECKING:  # for editors and type checkers; Python finds the same names 
     from tinyprune.kernels.backend import Engine as Engine
     from tinyprune.kernels.backend import get_backend as get_backend
     from tinyprune.model.counting import count_parts as count_parts
-    from tinyprune.model.generation import generate as generate
     from tinyprune.model.parameters import init_parameters as init_parameters
     from tinyprune.model.transformer import Transformer as Transformer
     from tinyprune.pruning.gates import add_gates as add_gates
@@ -52,13 +59,13 @@ __version__ = "0.1.0"
 
 _ROOMS = ("data", "gradcheck", "model", "ops", "plots", "pruning", "testing", "training")
 _NAMES = {
+    "api": ("evaluate", "finetune", "gate", "generate", "load", "prune", "save", "train"),
     "config": ("DataConfig", "GateConfig", "ModelConfig", "RunConfig", "TrainConfig", "load_preset", "preset_names"),
     "data": ("load_text",),
     "errors": ("TinypruneError",),
     "gradcheck": ("assert_gradients", "check_gradients"),
     "kernels.backend": ("Engine", "get_backend"),
     "model.counting": ("count_parts",),
-    "model.generation": ("generate",),
     "model.parameters": ("init_parameters",),
     "model.transformer": ("Transformer",),
     "pruning.gates": ("add_gates",),
@@ -69,13 +76,15 @@ _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names
 __all__ = sorted((*_ROOMS, *_MODULE_OF))
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"tinyprune.{name}")
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'tinyprune' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"tinyprune.{_MODULE_OF[name]}"), name)
+if not TYPE_CHECKING:  # which would believe that every name is there
+
+    def __getattr__(name: str) -> Any:
+        if name in _ROOMS:
+            return importlib.import_module(f"tinyprune.{name}")
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'tinyprune' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"tinyprune.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__doc__", "__version__"]

@@ -78,6 +78,8 @@ def _check_type(key: str, value: Any, hint: Any) -> Any:
         return tuple(_check_type(f"{key}[{i}]", item, arguments[0]) for i, item in enumerate(value))
     if hint is float and type(value) is int:
         return float(value)
+    if hint is str and isinstance(value, Path):
+        return str(value)
     if type(value) is not hint:
         raise UsageError(f"{key} must be of type {hint.__name__}, got {value!r}")
     return value

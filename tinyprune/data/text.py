@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import DataConfig
 from tinyprune.data.cached import Tokens, cached_tokens
-from tinyprune.data.corpora import open_corpus
+from tinyprune.data.corpora import absolute_corpus, open_corpus
 from tinyprune.data.corpus import SPLITS, Corpus
 from tinyprune.data.tokenizers import UNKNOWN, Tokenizer, WordTokenizer, build_tokenizer
 from tinyprune.errors import UsageError
@@ -42,12 +42,17 @@ class Text:
     # The number of characters (byte tokenizer: bytes) in the raw text of each split, for bits per character; 0 if some
     # of its words became `<unk>`, because the tokens then no longer stand for the text.
     characters: dict[str, int]
+    data: DataConfig  # where it lies, and how it is split
     digest: str  # sha256 of the whole corpus; a resumed run uses it to notice that the text has changed
     name: str  # of the corpus or of the file
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{split} {len(getattr(self, split)):,}" for split in SPLITS)
+        return f"Text({self.name}: {sizes} tokens, of {self.tokenizer.V} {self.tokenizer.kind}s)"
+
 
 def load_text(
-    config: DataConfig,
+    config: DataConfig | str | Path,
     tokenizer: Tokenizer | None = None,
     *,
     digest: str | None = None,
@@ -57,7 +62,8 @@ def load_text(
     """Find, download if need be, split and tokenise the corpus of `config`.
 
     Args:
-        config: corpus, tokenizer and splits. The fractions are of bytes; a corpus with its own splits ignores them.
+        config: corpus, tokenizer and splits, or only the corpus's name or path. The fractions are of bytes; a corpus
+            with its own splits ignores them.
         tokenizer: from a checkpoint: encode with it instead of building the one that `config` asks for.
         digest: from a checkpoint: refuse a text with another sha256.
         near: a run's directory: if the file is not the one of `digest`, look for one of its name there, in the folders
@@ -70,6 +76,8 @@ def load_text(
         TinypruneError: if a download fails or cached tokens are damaged.
         SaveError: if a file cannot be written.
     """
+    if not isinstance(config, DataConfig):
+        config = DataConfig(corpus=absolute_corpus(str(config)))
     corpus, found = found_corpus(config, digest, near, in_memory_bytes)
     large = corpus.size > in_memory_bytes
     if tokenizer is None:
@@ -85,7 +93,7 @@ def load_text(
                 f"data.corpus: {corpus.name} is too short, {corpus.size:,} bytes in all: its {split} split needs "
                 f"at least 2 tokens and has {len(tokens[split])}; give a longer text, or {remedy}"
             )
-    return Text(tokenizer, **tokens, characters=characters, digest=found, name=corpus.name)
+    return Text(tokenizer, **tokens, characters=characters, data=config, digest=found, name=corpus.name)
 
 
 def found_corpus(config: DataConfig, digest: str | None, near: Path | None, in_memory_bytes: int) -> tuple[Corpus, str]:

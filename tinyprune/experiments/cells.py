@@ -30,10 +30,10 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from tinyprune.config import DataConfig, RunConfig, TrainConfig
-from tinyprune.data import Text, load_text
+from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import NotFiniteError, TinypruneError
 from tinyprune.experiments.methods import BASELINE, CONTROLS, METHODS, Method
-from tinyprune.experiments.pipeline import healing_objective, repair_and_remove, training_steps
+from tinyprune.experiments.pipeline import healing_objective, repair_and_remove
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters, part_prices
 from tinyprune.model.gates import by_layer, gate_names, joined_log_alpha
@@ -46,7 +46,7 @@ from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.step import Objective
+from tinyprune.training.step import Objective, training_steps
 
 SCORE_TOKENS = 24_000  # how much of the validation split criteria read
 REPAIR_TOKENS = 60_000  # how much of the training split repairs read
@@ -276,7 +276,8 @@ class CellRun:
         path: list[dict[str, Any]] = []
         step, before = 0, self.record["steps_total"]
         try:
-            for step in training_steps(model, self.text.train, config, objective, self.generator(stage), before):
+            segments = Segments(self.text.train, config.B, model.config.T, before)
+            for step in training_steps(model, segments, config, objective, self.generator(stage)):
                 if step and (step % PATH_EVERY == 0 or step == config.steps):
                     path.append({"step": step, **objective.describe(model)})
         except NotFiniteError as error:

@@ -30,14 +30,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig, RunConfig, TrainConfig
-from tinyprune.data import Text
+from tinyprune.data import Segments, Text
 from tinyprune.errors import UsageError
 from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of
 from tinyprune.experiments.experiment import check_choices
 from tinyprune.experiments.grid import run_cells, this_process
 from tinyprune.experiments.methods import METHODS
 from tinyprune.experiments.pictures import plot_perplexity, plot_removed_roles
-from tinyprune.experiments.pipeline import healing_objective, repair_and_remove, training_steps
+from tinyprune.experiments.pipeline import healing_objective, repair_and_remove
 from tinyprune.experiments.results import grouped, machine_of, mean_of, spread_of, write_files
 from tinyprune.experiments.store import Store
 from tinyprune.kernels.backend import get_backend
@@ -53,7 +53,7 @@ from tinyprune.report import milliseconds_per_1k_tokens
 from tinyprune.runs.directory import RunDirectory, load_model, text_of
 from tinyprune.tables import Record, markdown_table
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.step import Objective
+from tinyprune.training.step import Objective, training_steps
 from tinyprune.warmup import announced
 
 SCORED = ("michel", "output-difference", "magnitude", "random", "leave-one-out", "flap")
@@ -237,7 +237,8 @@ class Comparison:
 
     def train(self, model: Transformer, config: TrainConfig, objective: Objective, seed: list[int]) -> None:
         """Train a model in place, from the beginning of the text."""
-        for _ in training_steps(model, self.text.train, config, objective, np.random.default_rng(seed)):
+        segments = Segments(self.text.train, config.B, model.config.T)
+        for _ in training_steps(model, segments, config, objective, np.random.default_rng(seed)):
             pass
 
     def measure(self, model: Transformer) -> dict[str, Any]:

@@ -10,6 +10,7 @@ The segment's layer inputs, joined to the memory before them, become the next se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import GateConfig, ModelConfig
+from tinyprune.config import DataConfig, GateConfig, ModelConfig, load_preset
+from tinyprune.kernels.backend import default_backend, get_backend
 from tinyprune.model import vocabulary
 from tinyprune.model.blocks import (
     AttentionBlockCache,
@@ -40,7 +42,7 @@ from tinyprune.model.gates import (
     take_active,
     take_active_blocks,
 )
-from tinyprune.model.parameters import Parameters, layer_parameters, parameter_shapes
+from tinyprune.model.parameters import Parameters, init_parameters, layer_parameters, parameter_shapes
 from tinyprune.ops.engine import Engine
 
 Memory = list[NDArray]  # for each layer its inputs before the segment, (B, up to M, D)  (Dai et al. 2019)
@@ -75,7 +77,17 @@ class Cache:
     softmax: Any = None
 
 
-@dataclass
+@dataclass(frozen=True)
+class Origin:
+    """The text that a model was made for, by which it can be saved, and write."""
+
+    tokenizer: Any  # see `tinyprune.data.Tokenizer`
+    data: DataConfig
+    digest: str  # sha256 of the text
+    read: tuple[int, int] | None = None  # B, and after how many steps of B segments the last stage has stopped
+
+
+@dataclass(repr=False)
 class Transformer:
     """A language model. If `gate` is set, every head, and every block of units, has a gate (`log_alpha`).
 
@@ -84,6 +96,7 @@ class Transformer:
         params: by name, in the engine's memory.
         gate: kind of gates, or None.
         ops: the engine.
+        origin: the text that it was made for, if it is known.
 
     Raises:
         ValueError: if the parameters do not fit the configuration.
@@ -93,8 +106,39 @@ class Transformer:
     params: Parameters
     gate: GateConfig | None = None
     ops: Engine = field(default_factory=Engine)
+    origin: Origin | None = None
+
+    @classmethod
+    def new(cls, text: Any, seed: int = 0, backend: str | None = None, **sizes: Any) -> Transformer:
+        """Return a model with new weights for a text.
+
+        Args:
+            text: see `load_text`.
+            seed: of the weights.
+            backend: name of the engine, see `get_backend`; None for the compiled one where Numba is installed.
+            sizes: others of `ModelConfig` than the preset `tiny` has, such as L=6, D=192.
+
+        Raises:
+            UsageError: for a setting that is unknown or out of range, or another backend.
+        """
+        config = ModelConfig.from_dict(load_preset("tiny").model.to_dict() | {"V": text.tokenizer.V} | sizes)
+        params, ops = (
+            init_parameters(config, np.random.default_rng([seed, 0])),
+            get_backend(backend or default_backend()),
+        )
+        return cls(config, params, None, ops, Origin(text.tokenizer, text.data, text.digest))
+
+    def __repr__(self) -> str:
+        config = self.config
+        parts = [f"{config.kind}, {config.L} layers, {sum(config.heads)} of {config.heads_total} heads"]
+        if config.U:
+            parts.append(f"{sum(config.blocks)} of {config.L * config.F // config.U} blocks of {config.U} units")
+        size = sum(math.prod(x.shape) for x in self.params.values())
+        return f"Transformer({', '.join(parts)}, {size:,} parameters{', gates' * bool(self.gate)}; {self.ops.name})"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.ops, Engine):
+            raise ValueError(f"ops must be an engine, as from get_backend, got {self.ops!r}")
         shapes = parameter_shapes(self.config, gated=self.gate is not None)
         for name in (*shapes, *self.params):
             if name not in shapes:
@@ -261,6 +305,13 @@ class Transformer:
         """Return log p of every next token, (…, V), from hidden states (…, D)."""
         return vocabulary.log_probabilities(h, self.params, self.config, self.ops)
 
+    def log_p(self, ids: NDArray, memory: Memory | None = None) -> NDArray:
+        """Return log p of every next token, (B, T, V) in main memory: logits that are normalised already.
+
+        `ids` (B, T) and `memory` are as in `forward`; nothing is drawn.
+        """
+        return self.ops.to_host(self.log_probabilities(self.forward(ids, memory)[0]))
+
     def host_params(self) -> Parameters:
         """Return the parameters in main memory: copies from a GPU, otherwise the model's own arrays."""
         return {name: self.ops.to_host(value) for name, value in self.params.items()}
@@ -316,6 +367,9 @@ def whole_names(dlayer: Parameters, i: int) -> Parameters:
 
 def check_segment(ids: NDArray, memory: Memory | None, config: ModelConfig) -> None:
     """Raise ValueError unless `ids` is (B, up to T), and `memory` None, empty or one (B, up to M, D) for each layer."""
+    if not hasattr(ids, "shape") or len(ids.shape) != 2 or 0 in ids.shape:
+        got = getattr(ids, "shape", type(ids).__name__)
+        raise ValueError(f"ids must be an array of token numbers (B, T), both at least 1, got {got}")
     B, T = ids.shape
     if T > config.T:
         raise ValueError(f"ids must have at most T = {config.T} positions, got {ids.shape}")

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import GateConfig, ModelConfig
+from tinyprune.config import GateConfig, ModelConfig, TrainConfig
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.model.counting import part_prices
 from tinyprune.model.gates import by_layer, gate_names, gates_backward, joined_log_alpha
@@ -58,8 +58,20 @@ def with_new_gates(model: Transformer, gate: GateConfig, warmup: int) -> tuple[T
         UsageError: if more heads should stay open than there are, or less than what has no gates.
     """
     config = dataclasses.replace(model.config, U=gate.units) if gate.units else model.config
-    gated = Transformer(config, add_gates(model.params, config.parts, gate), gate, model.ops)
+    params = add_gates(model.params, config.parts, gate)
+    gated = dataclasses.replace(model, config=config, params=params, gate=gate)
     return gated, GateObjective(gate, warmup, sum(config.parts), *budget(config, gate))
+
+
+def gate_warmup(gate: GateConfig, training: TrainConfig, per_epoch: int) -> int:
+    """Return the steps over which lam, or the target, is reached.
+
+    A gate needs a few hundred steps to close, and a target that falls faster is overshot: half of the stage. lam rises
+    over one epoch, as in the paper, unless that is set.
+    """
+    if gate.has_target:
+        return training.steps // 2
+    return per_epoch if gate.lam_warmup is None else gate.lam_warmup
 
 
 def budget(config: ModelConfig, gate: GateConfig) -> tuple[NDArray | None, float | None]:

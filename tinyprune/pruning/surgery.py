@@ -63,7 +63,7 @@ def remove_closed_heads(model: Transformer) -> Transformer:
         block_ids=tuple(block_ids),
     )
     order = [name for name in model.params if not name.endswith("log_alpha")]
-    return Transformer(smaller, {name: params[name].copy() for name in order}, ops=model.ops)
+    return dataclasses.replace(model, config=smaller, params={name: params[name].copy() for name in order}, gate=None)
 
 
 def stays(gates: LayerGates | None) -> tuple[NDArray, NDArray]:

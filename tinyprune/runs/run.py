@@ -29,7 +29,7 @@ from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.progress import duration, say
-from tinyprune.pruning.gates import GateObjective, budget, hit_target, open_heads, settle, with_new_gates
+from tinyprune.pruning.gates import GateObjective, budget, gate_warmup, hit_target, open_heads, settle, with_new_gates
 from tinyprune.pruning.repair import repaired
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.changes import SETTINGS, check_changes, is_finished, without_place
@@ -206,13 +206,8 @@ class Run:
         """Run stage 2: train gates on every head of the baseline together with the weights."""
         before = self.before("gate")
         gate, config = self.config.gate, before.model.config
-        if gate.has_target:
-            # A gate needs a few hundred steps to close; a target that falls faster is overshot.
-            warmup = self.config.gate_train.steps // 2
-        elif gate.lam_warmup is not None:
-            warmup = gate.lam_warmup
-        else:
-            warmup = self.segments(config, self.config.gate_train).per_epoch
+        per_epoch = self.segments(config, self.config.gate_train).per_epoch
+        warmup = gate_warmup(gate, self.config.gate_train, per_epoch)
         model, objective = with_new_gates(before.model, gate, warmup)
         if warmup > self.config.gate_train.steps and not (resume and self.finished("gate")):
             say(f"gate: lam rises over {warmup} steps, more than gate_train.steps: it will not reach {gate.lam}")

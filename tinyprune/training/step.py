@@ -4,6 +4,7 @@ This is all of training; `tinyprune.training.loop` adds checkpoints, signals, th
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -150,3 +151,17 @@ def train_step(training: Training) -> StepResult:
                 raise NotFiniteError(f"{error} in step {step + 1}") from error
     training.step += 1
     return StepResult(losses, norm, lr)
+
+
+def training_steps(
+    model: Transformer, segments: Batches, config: TrainConfig, objective: Objective, rng: Noise
+) -> Iterator[int]:
+    """Train a model in place, without a checkpoint or a log; yield the number of steps made so far, 0 … `config.steps`.
+
+    Raises NotFiniteError if a step gives numbers that are not finite.
+    """
+    training = Training.start(model, segments, config, objective, rng)
+    yield 0
+    while training.step < config.steps:
+        train_step(training)
+        yield training.step

@@ -1,0 +1,123 @@
+"""The method as functions: the bits of the command line, models that go from one to the other, and what they print."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import DROPOUT, MODEL, TRAINING, refused, succeed
+
+import tinyprune as tp
+from tinyprune.errors import UsageError
+from tinyprune.runs.directory import RunDirectory
+from tinyprune.training.checkpoints import load_checkpoint
+
+OPTIONS = TRAINING | {"seed": 0}
+
+
+@pytest.fixture(scope="module")
+def stages(book) -> dict[str, tp.Transformer]:
+    """The models of the run `finished`, made in Python."""
+    text = tp.load_text(book)
+    model = tp.train(tp.Transformer.new(text, **MODEL | DROPOUT), text, **OPTIONS)
+    gated = tp.gate(model, text, target_heads=3, **OPTIONS)
+    small = tp.prune(gated)
+    pruned = {name: x.copy() for name, x in small.params.items()}
+    tp.finetune(small, text, **OPTIONS)
+    return {"train": model.params, "gate": gated.params, "prune": pruned, "finetune": small.params, "text": text} | {
+        "models": {"train": model, "gate": gated, "finetune": small}
+    }
+
+
+def test_python_and_the_command_line_train_the_same_bits(stages, finished):
+    for stage in ("train", "gate", "prune", "finetune"):
+        tensors, _ = load_checkpoint(finished / f"{stage}.safetensors")
+        found = {name: x for name, x in tensors.items() if name.startswith("params.")}
+        assert found.keys() == {f"params.{name}" for name in stages[stage]}
+        assert all(np.array_equal(stages[stage][name.removeprefix("params.")], x) for name, x in found.items()), stage
+
+
+@pytest.mark.parametrize(("stage", "saved", "commands"), [
+    ("train", "train", [["gate", "--target-heads=3"], ["prune"], ["finetune"]]),
+    ("gate", "gate", [["prune"], ["finetune"]]),
+    ("finetune", "prune", [["finetune"]]),
+])  # fmt: skip
+def test_a_model_goes_on_in_the_command_line_and_back(stage, saved, commands, stages, tmp_path):
+    model, run = stages["models"][stage], tmp_path / "mine"
+    assert tp.save(model, run) == run / f"{saved}.safetensors"
+    again = tp.load(run)
+    assert all(np.array_equal(again.params[name], x) for name, x in model.params.items())
+    assert tp.evaluate(again, stages["text"]) == tp.evaluate(model, stages["text"])
+    for command, *options in commands:
+        succeed(command, run, *options, f"--set={'gate_train' if command == 'gate' else 'finetune'}.steps=3")
+    last = tp.load(run)
+    assert sum(last.config.heads) == 3 and RunDirectory(run).latest_stage() == "finetune"
+    tp.finetune(last, stages["text"], steps=2, teacher=stages["models"]["train"])
+    file = tp.save(last, tmp_path / "last.safetensors")
+    assert succeed("generate", file, "--prompt=1 heads", "--tokens=5").stdout.startswith("1 heads")
+    text = tp.generate(last, "1 heads", tokens=5)
+    assert text.startswith("1 heads") and len(text) == len("1 heads") + 5
+
+
+def test_gates_for_units_and_a_share_of_the_parameters(book):
+    text = tp.load_text(str(book))
+    sizes = MODEL | {"kind": "transformer-xl", "persistent": "softmax", "N": 0, "F": 16}
+    model = tp.Transformer.new(text, **sizes)
+    before = {name: x.copy() for name, x in model.params.items()}
+    small = tp.prune(tp.gate(model, text, target_parameters=0.7, units=4, steps=3, B=2))
+    assert all(np.array_equal(model.params[name], x) for name, x in before.items())
+    sizes = [sum(p.parameters for p in tp.count_parts(m.config)[2:]) for m in (small, model)]
+    assert 0.5 < sizes[0] / sizes[1] <= 0.7 and small.config.U == 4
+
+
+def test_numbers_and_words(stages):
+    model, text = stages["models"]["train"], stages["text"]
+    log_p = model.log_p(text.test[None, :9])
+    assert log_p.shape == (1, 9, 26) and np.allclose(np.exp(log_p).sum(-1), 1, atol=1e-5)
+    assert re.fullmatch(r"Transformer\(all-attention, 2 layers, 4 of 4 heads, [\d,]+ parameters; \w+\)", repr(model))
+    assert ", gates; " in repr(stages["models"]["gate"]) and ", 3 of 4 heads, " in repr(stages["models"]["finetune"])
+    assert re.fullmatch(r"Text\(book.txt: train [\d,]+, valid \d+, test \d+ tokens, of 26 characters\)", repr(text))
+    units = tp.Transformer.new(
+        text, kind="gpt2", persistent="softmax", N=0, F=8, U=2, M=0, mask="causal", init_gain=1.0
+    )
+    assert "16 of 16 blocks of 2 units" in repr(units)
+    assert tp.load_text(tp.DataConfig(corpus=text.data.corpus, tokenizer="byte")).tokenizer.kind == "byte"
+    assert not {"Any", "annotations", "importlib"} & set(dir(tp)) and {"train", "gate", "ops"} <= set(dir(tp))
+
+
+def test_what_is_refused_and_how(stages, tmp_path):
+    model, text = stages["models"]["train"], stages["text"]
+    ids = text.test[:8]
+    for wrong in (ids, [[1, 2]], ids[None, :0], "text"):
+        with pytest.raises(ValueError, match=r"ids must be an array of token numbers \(B, T\), both at least 1, got"):
+            model.forward(wrong)
+    with pytest.raises(ValueError, match="ops must be an engine, as from get_backend, got 'numba'"):
+        tp.Transformer(model.config, model.params, ops="numba")
+    with pytest.raises(UsageError, match="the model does not know its tokenizer; make it"):
+        tp.save(tp.Transformer(model.config, model.params), tmp_path / "run")
+    other = tmp_path / "other.txt"
+    other.write_text("abc" * 200, encoding="utf-8")
+    with pytest.raises(UsageError, match="text has a vocabulary of 3 tokens, the model one of 26"):
+        tp.train(model, tp.load_text(other), steps=1)
+    with pytest.raises(UsageError, match=r"unknown key train\.stps"):
+        tp.train(model, text, stps=3)
+    with pytest.raises(AttributeError, match="has no attribute 'nope'"):
+        _ = tp.nope
+    assert "holds no checkpoint" in refused(2, "eval", tmp_path)
+
+
+def test_the_lines_of_the_readme_run(book, tmp_path, monkeypatch, capsys):
+    """With fewer steps."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(import tinyprune as tp\n.*?)```", readme, re.DOTALL)
+    short = block.replace("steps=900", "steps=2").replace("target_heads=16", "target_heads=16, steps=2")
+    short = short.replace("tp.prune(gated), text", "tp.prune(gated), text, steps=2").replace('"Once"', '"1 heads"')
+    assert short.count("steps=2") == 3
+    shutil.copy(book, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(short, "README.md", "exec"), names)
+    assert capsys.readouterr().out.startswith("1 heads") and names["log_p"].shape == (1, 64, 26)
+    assert sum(tp.load("runs/python").config.heads) == 16
+    assert len(block.strip().splitlines()) == 9

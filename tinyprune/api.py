@@ -1,0 +1,222 @@
+"""The whole method as functions, for notebooks and scripts: the same stages, settings and bits as the command line.
+
+    import tinyprune as tp
+
+    text = tp.load_text("pydoc")                              # or a file, or a folder
+    model = tp.Transformer.new(text, L=4, H=8)
+    tp.train(model, text, steps=900)
+    gated = tp.gate(model, text, target_heads=16)
+    small = tp.prune(gated)
+    tp.finetune(small, text, steps=200)
+    tp.save(small, "runs/mine")                               # tinyprune eval runs/mine
+    print(tp.generate(tp.load("runs/mine"), "The import statement", tokens=200))
+    log_p = small.log_p(text.test[None, :64])                 # NumPy, (1, 64, V)
+
+Settings that are not given are those of the preset `tiny`; `tinyprune list settings` explains all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyprune.config import GateConfig, TrainConfig, load_preset, to_toml
+from tinyprune.data import Segments, Text
+from tinyprune.errors import UsageError
+from tinyprune.kernels.backend import default_backend, get_backend
+from tinyprune.model.generation import generate as generated
+from tinyprune.model.transformer import Origin, Transformer
+from tinyprune.progress import progress_bar
+from tinyprune.pruning.gates import gate_warmup, hit_target, with_new_gates
+from tinyprune.pruning.surgery import remove_closed_heads as prune  # the third stage, under its own name
+from tinyprune.runs.directory import STAGES, RunDirectory, load_model, model_metadata
+from tinyprune.training.checkpoints import save_checkpoint
+from tinyprune.training.distillation import Distillation
+from tinyprune.training.evaluation import evaluate as evaluated
+from tinyprune.training.step import LanguageModelling, Objective, training_steps
+from tinyprune.warmup import announced
+
+__all__ = ["evaluate", "finetune", "gate", "generate", "load", "prune", "save", "train"]
+
+
+def train(model: Transformer, text: Text, steps: int | None = None, *, seed: int = 0, **settings: Any) -> Transformer:
+    """Train a model in place; a progress bar shows how far it is.
+
+    Args:
+        model: see `Transformer.new`.
+        text: see `load_text`; its tokenizer must be the model's.
+        steps: updates; None for those of the preset `tiny`.
+        seed: of dropout's noise.
+        settings: others of `TrainConfig`, such as lr=2e-3, B=16.
+
+    Returns:
+        the model itself.
+
+    Raises:
+        UsageError: for a setting that is unknown or out of range, a text that is too short, or another vocabulary.
+        NotFiniteError: if a step gives numbers that are not finite.
+    """
+    return _fit(model, text, "train", LanguageModelling(), _settings("train", steps, settings), seed)
+
+
+def gate(
+    model: Transformer,
+    text: Text,
+    *,
+    target_heads: int | None = None,
+    target_parameters: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Transformer:
+    """Train a copy of a model with a gate on every head.
+
+    Args:
+        model: without gates; it is not modified.
+        text: see `train`.
+        target_heads: how many heads stay open, exactly. Without a target the L0 loss has the weight `lam`.
+        target_parameters: or the share of the parameters, embedding apart, that stays open.
+        steps, seed: see `train`.
+        settings: others of `GateConfig` and `TrainConfig`, such as units=32 for gates on blocks of feed-forward units.
+
+    Returns:
+        the gated model, see `Transformer.gates`.
+
+    Raises:
+        UsageError: as `train`, or if no model of that size is left.
+        NotFiniteError: if a step gives numbers that are not finite.
+    """
+    own = {field.name for field in dataclasses.fields(GateConfig)}
+    options = load_preset("tiny").gate.to_dict() | {k: v for k, v in settings.items() if k in own}
+    if target_parameters is not None:
+        options |= {"target_share": target_parameters, "price": "parameters"}
+    config = GateConfig.from_dict(options | {"target_heads": target_heads})
+    training = _settings("gate_train", steps, {k: v for k, v in settings.items() if k not in own})
+    per_epoch = Segments(text.train, training.B, model.config.T).per_epoch
+    host, to_device = model.host_params(), model.ops.to_device
+    copy = dataclasses.replace(model, params={name: to_device(x.copy()) for name, x in host.items()})
+    gated, objective = with_new_gates(copy, config, gate_warmup(config, training, per_epoch))
+    _fit(gated, text, "gate", objective, training, seed)
+    hit_target(gated)
+    return gated
+
+
+def finetune(
+    model: Transformer,
+    text: Text,
+    steps: int | None = None,
+    *,
+    teacher: Transformer | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Transformer:
+    """Train a pruned model on, in place; see `train`. With a `teacher`, half of the loss is the divergence from it."""
+    share = settings.pop("distill", 0.5 if teacher else 0.0)
+    objective = Distillation(teacher, share) if teacher else LanguageModelling()
+    return _fit(model, text, "finetune", objective, _settings("finetune", steps, settings), seed)
+
+
+def evaluate(model: Transformer, text: Text, split: str = "test") -> float | None:
+    """Return bits per character on a split of a text; None if its words became `<unk>`."""
+    return evaluated(model, getattr(text, split), text.characters[split]).bits_per_character
+
+
+def generate(
+    model: Transformer,
+    prompt: str,
+    tokens: int = 200,
+    *,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> str:
+    """Return the prompt and its continuation by a model that knows its tokenizer, see `model.generation.generate`."""
+    tokenizer = _origin(model).tokenizer
+    ids, rng = tokenizer.encode(prompt), np.random.default_rng(seed)
+    return tokenizer.decode([*ids, *generated(model, ids, tokens, rng, temperature=temperature, top_k=top_k)])
+
+
+def save(model: Transformer, path: str | Path) -> Path:
+    """Write a model to a .safetensors file, or as a stage of a run to a directory, where the command line goes on.
+
+    Args:
+        model: with the text that it was made for, as from `Transformer.new` or `load`.
+        path: it is the stage gate if it has gates, prune if it has lost heads or blocks, and train otherwise.
+
+    Returns:
+        the path of the checkpoint.
+
+    Raises:
+        UsageError: if the model does not know its text, or if the directory has a run of other settings.
+        SaveError: if the file cannot be written.
+    """
+    origin, config, path = _origin(model), model.config, Path(path)
+    ids = (
+        tuple(tuple(range(config.H)) for _ in config.heads),
+        tuple(tuple(range(config.F // max(config.U, 1))) for _ in config.blocks),
+    )
+    smaller = (config.head_ids, config.block_ids) != ids
+    stage = "gate" if model.gate else "prune" if smaller else "train"
+    metadata = model_metadata(model, origin.tokenizer, origin.data, origin.digest)
+    metadata |= {"stage": stage, "step": 0, "finished": True, "metrics_length": 0, "read": origin.read}
+    file = path
+    if path.suffix != ".safetensors":
+        directory = RunDirectory(path)
+        with directory.locked():
+            if not directory.started:
+                whole = dataclasses.replace(config, heads=(), head_ids=(), blocks=(), block_ids=())
+                settings = dataclasses.replace(load_preset("tiny"), model=whole, data=origin.data)
+                directory.write("config.toml", to_toml(settings.to_dict()))
+            file = directory.checkpoint(stage)
+    save_checkpoint(file, {f"params.{name}": x for name, x in model.host_params().items()}, metadata)
+    return file
+
+
+def load(path: str | Path, stage: str | None = None, backend: str | None = None) -> Transformer:
+    """Read a model from a checkpoint, or from a run's directory: of its latest stage, or the one that is named.
+
+    Raises:
+        UsageError: if there is none.
+        CheckpointError: if it cannot be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        directory = RunDirectory(path)
+        path = directory.checkpoint(stage or directory.latest_stage())
+    saved = load_model(path, get_backend(backend or default_backend()))
+    saved.model.origin = Origin(saved.tokenizer, saved.data, saved.digest, saved.metadata.get("read"))
+    return saved.model
+
+
+def _settings(table: str, steps: int | None, settings: dict[str, Any]) -> TrainConfig:
+    """Return the settings of a stage: the preset's, and those that are given."""
+    known = getattr(load_preset("tiny"), table).to_dict()
+    return TrainConfig.from_dict(known | settings | ({} if steps is None else {"steps": steps}))
+
+
+def _fit(
+    model: Transformer, text: Text, stage: str, objective: Objective, config: TrainConfig, seed: int
+) -> Transformer:
+    """Train a model in place as one stage, which reads on where the stage before has stopped."""
+    if text.tokenizer.V != model.config.V:
+        raise UsageError(f"text has a vocabulary of {text.tokenizer.V} tokens, the model one of {model.config.V}")
+    B, read = (model.origin and model.origin.read) or (config.B, 0)
+    already = read * B // config.B
+    rng = np.random.default_rng([seed, ("init", *STAGES).index(stage)])
+    with announced(model.ops, stage), progress_bar(total=config.steps, desc=stage, unit="step") as bar:
+        for step in training_steps(
+            model, Segments(text.train, config.B, model.config.T, already), config, objective, rng
+        ):
+            bar.update(step - bar.n)
+    model.origin = Origin(text.tokenizer, text.data, text.digest, (config.B, already + config.steps))
+    return model
+
+
+def _origin(model: Transformer) -> Origin:
+    """Return the text that a model was made for. Raises UsageError if it does not know."""
+    if model.origin is None:
+        raise UsageError("the model does not know its tokenizer; make it with Transformer.new(text), or load it")
+    return model.origin
