@@ -8,8 +8,7 @@ import pytest
 from command import refused, succeed
 from toy_workloads import write_model
 
-from tinyprune.bench.benchmarks import speed
-from tinyprune.bench.command import Options, make_options
+from tinyprune.bench.command import make_options
 from tinyprune.errors import UsageError, install_command
 from tinyprune.kernels import gpu
 
@@ -57,24 +56,6 @@ def test_step_has_half_of_the_heads_a_yardstick_and_memory(tmp_path):
     assert 0 < sgemm["sgemm_share"] <= 1 and sgemm["ratio_to_subject"] is None and sgemm["peak_mib"] is None
     assert ours["sgemm_share"] == pytest.approx(ours["gflops"] / (2 * 1.024**3 / sgemm["median_ms"] * 1e3))
     assert ours["peak_mib"] >= 0 and ours["memory_ratio"] in (1, None)
-
-
-def test_generate_counts_tokens(tmp_path):
-    (ours,) = measure("generate", "--preset", write_model(tmp_path))
-    assert ours["tokens_per_second"] == pytest.approx(1e3 / ours["median_ms"])
-
-
-@pytest.mark.slow
-def test_memory_sweeps(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "LENGTHS", (512, 1024))
-    name = write_model(tmp_path, "transformer")
-    records = speed.run_memory(Options("numpy", shapes=(name,), rounds=1, threads=2))
-    places = {sweep: [r["value"] for r in records if r["sweep"] == sweep] for sweep in ("T", "heads", "threads")}
-    assert places == {"T": [512, 1024], "heads": [1, 2, 3], "threads": [1, 2]}
-    # Attention in NumPy keeps T × T weights: twice the length, four times the memory.
-    short, long, *steps = (r["peak_mib"] for r in records)
-    assert long > 3 * short and all(peak is not None for peak in steps)
-    assert [r["memory_ratio"] for r in records[:2]] == [1, 1]
 
 
 REFUSED = {

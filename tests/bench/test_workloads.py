@@ -1,7 +1,5 @@
 """What is timed is the real thing: our side in NumPy, and PyTorch's side against it."""
 
-import math
-
 import numpy as np
 import pytest
 from toy_workloads import SIZES, write_model
@@ -10,7 +8,6 @@ from tinyprune.bench import backend_workloads as ours
 from tinyprune.bench.benchmarks.speed import BF16_TOLERANCE
 from tinyprune.bench.race import disagreement
 from tinyprune.bench.shapes import matrices, model_shape
-from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import get_backend
 
 PLAIN = {"name": "plain-d128", "T": 8, "B": 2}  # absolute positions and persistent vectors
@@ -87,20 +84,3 @@ def test_torch_trains_with_fewer_heads(tmp_path):
     shape = {"name": write_model(tmp_path), "heads": 2}
     peer = torch_module("model").training_step("sdpa", **shape)
     assert_same(ours.training_step("numpy", **shape), peer, 1e-6)
-
-
-@pytest.mark.parametrize("kind", ["all-attention", "head networks", "transformer-xl"])
-def test_torch_reads_token_by_token_as_we_do(kind, tmp_path):
-    """From an empty context on until it has been full for a while."""
-    peer, name = torch_module("model"), write_model(tmp_path, kind)
-    we, they = ours.decoder("numpy", 9, name=name), peer.decoder(9, 1, name=name)
-    a, b = we.results()["log_p"], they.results()["log_p"]
-    assert len(a) > 9 + 6 and abs(np.exp(a).sum(1) - 1).max() < 1e-5
-    assert abs(a - b).max() < 1e-4 * math.log(17)
-    assert we.units == they.units == 9
-    they.run()
-
-
-def test_torch_reads_only_with_relative_positions(tmp_path):
-    with pytest.raises(UsageError, match="relative positions, got learned ones"):
-        torch_module("model").decoder(9, 1, name=write_model(tmp_path, "transformer"))

@@ -3,8 +3,6 @@
     matmul      every product of the model's steps, forward and backward      against NumPy's BLAS
     attention   forward + backward                                            against PyTorch, plain and SDPA
     step        a whole training step                   against PyTorch, also compiled, also under bf16 autocast
-    generate    one token at a time, keys and values cached                   against PyTorch eager
-    memory      peak memory and time against T, open heads and threads        against PyTorch, plain and SDPA
     roofline    each kernel of a training step on a GPU that is not here      against the fewest requests of memory
 
 All also run on a GPU (`--backend cuda`). PyTorch then computes there, too: a run ends when the GPU has
@@ -24,7 +22,7 @@ What makes the ratios fair:
 - NumPy as a peer runs without OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE, should they be set: they can slow OpenBLAS down
   (on one machine to half of its speed), and we compare with BLAS at its best.
 - All have the same number of threads. What a PyTorch user would choose among is shown: plain and SDPA, eager and
-  compiled, float32 and bf16, one thread and all for single tokens. Its AdamW is the fused one.
+  compiled, float32 and bf16. Its AdamW is the fused one.
 
 GFLOP are nominal, see `shapes.py`: they count what the formula says, whatever the implementation leaves out or repeats.
 """
@@ -40,7 +38,7 @@ if TYPE_CHECKING:  # the command asks for names of benchmarks, and should answer
 
 # name -> module of `tinyprune.bench.benchmarks` that has `run_NAME(options)`, which returns records. It is imported
 # only when that benchmark is asked for.
-BENCHMARKS = dict.fromkeys(("matmul", "attention", "step", "generate", "memory"), "speed") | {"roofline": "roofline"}
+BENCHMARKS = dict.fromkeys(("matmul", "attention", "step"), "speed") | {"roofline": "roofline"}
 PEERS = ("torch",)
 # A roofline's GPUs: multiprocessors, cycles and bytes a nanosecond (NVIDIA's data sheets).
 GPUS = {"a100": (108, 1.41, 1555), "h100": (132, 1.98, 3350), "rtx3060": (28, 1.78, 360), "rtx4090": (128, 2.52, 1008)}

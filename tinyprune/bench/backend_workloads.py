@@ -12,7 +12,6 @@ from tinyprune.bench import IN_A_ROW, Gauge, Workload, shapes
 from tinyprune.bench.shapes import TRAIN, ModelShape, attention_arguments, matrices, model_shape, parameters, transposed
 from tinyprune.config import GateConfig
 from tinyprune.kernels.backend import get_backend
-from tinyprune.model.generation import CachedDecoder
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.pruning.gates import GateObjective, add_gates
@@ -112,10 +111,3 @@ def training_step(backend: str, half: str | None = None, **shape: Any) -> Worklo
         ops.synchronize()  # the loss is there before backward and optimizer have finished
 
     return Workload(run, losses, gauge=gauge(ops))
-
-
-def decoder(backend: str, n: int, **shape: Any) -> Workload:
-    """Read `n` tokens one by one; see `shapes.reading`."""
-    measured = model_shape(**shape)
-    model = Transformer(measured.config, parameters(measured), ops=get_backend(backend))
-    return shapes.reading(CachedDecoder(model), measured, n)

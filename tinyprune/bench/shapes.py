@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.bench import Workload
 from tinyprune.config import ModelConfig, TrainConfig, load_preset
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import BACKENDS
@@ -163,25 +162,3 @@ def batch(shape: ModelShape) -> tuple[NDArray, NDArray, Memory | None]:
     ids, targets = rng.integers(0, c.V, (2, B, c.T))
     memory = [rng.standard_normal((B, c.M, c.D), np.float32) for _ in range(c.L)] if c.M else None
     return ids, targets, memory
-
-
-def reading(decoder: Any, shape: ModelShape, n: int) -> Workload:
-    """Read `n` tokens one by one, each with log p of what comes next, once the context is full.
-
-    `decoder.step(token)` returns log p, (V,), in main memory, where the next token would be drawn; `decoder.clear()`
-    forgets everything read.
-    """
-    c = shape.config
-    text = np.random.default_rng(1).integers(0, c.V, c.M + c.T + n).tolist()
-
-    def log_probabilities() -> dict[str, NDArray]:
-        """Compute them from the first token on, with an empty context."""
-        decoder.clear()
-        return {"log_p": np.array([decoder.step(token) for token in text])}
-
-    def run(tokens: list[int] = text[-n:]) -> None:
-        for token in tokens:
-            decoder.step(token)
-
-    run(text[:-n])
-    return Workload(run, log_probabilities, units=n)

@@ -1,4 +1,4 @@
-"""Matmul, attention, step, generate and memory: how fast our side is, how fast its peers, and what they occupy.
+"""Matmul, attention and step: how fast our side is, how fast its peers, and what a step occupies.
 
 `matmul` takes all products of the model's linear layers, forward and backward, against NumPy's BLAS. On a GPU the peer
 is NVIDIA's cuBLAS as PyTorch calls it, in float32 or, with the backend cuda-tf32, like ours in tf32.
@@ -13,11 +13,6 @@ operations over that of NumPy's BLAS at 1024×1024×1024, which takes its turns 
 the environment's own settings if these slow BLAS down). On a GPU the yardstick is cuBLAS at 4096×4096×4096, if PyTorch
 is a peer: smaller products do not fill a GPU. A step's memory is measured afterwards, see `race.with_memory`; that of
 compiled code is not, since it would include the compiler's.
-
-`generate` reads a text one token at a time with cached keys and values, against PyTorch eager with one thread and all.
-
-`memory` sweeps: attention as T grows, a training step with fewer heads, removed for good on both sides, and with 1, 2,
-4 … threads, which do not matter on a GPU.
 """
 
 from __future__ import annotations
@@ -32,7 +27,6 @@ from tinyprune.bench.processes import OURS, Contender
 from tinyprune.bench.race import Case, race, with_memory
 from tinyprune.bench.shapes import (
     ATTENTION_SHAPES,
-    PRESETS,
     STEP_SHAPES,
     ModelShape,
     attention_gflop,
@@ -42,21 +36,16 @@ from tinyprune.bench.shapes import (
 )
 from tinyprune.kernels.backend import BACKENDS
 from tinyprune.machine import HOLD_BLAS_BACK, has_bf16
-from tinyprune.model.counting import count_multiply_adds
 from tinyprune.progress import say
 from tinyprune.tables import Record
 
-MATMUL_ROUNDS, ATTENTION_ROUNDS, STEP_ROUNDS, GENERATE_ROUNDS = 15, 11, 9, 15
+MATMUL_ROUNDS, ATTENTION_ROUNDS, STEP_ROUNDS = 15, 11, 9
 LAYOUTS = ("A·B", "A·Bᵀ", "Aᵀ·B")
 RAGGED = ((37, 53, 91), (1000, 333, 77))
 LARGE, LARGE_FOR_CUDA = (1024, 1024, 1024), (4096, 4096, 4096)
 BLAS, SGEMM, CUBLAS = "NumPy's BLAS", "NumPy's sgemm", "cuBLAS"
 BF16_TOLERANCE = 2e-3  # of losses under bf16 autocast
 TF32_TOLERANCE = 5e-3  # of products whose factors are rounded to 10 bits after the point, by each side in its own way
-TOKENS = 32  # in a turn
-MEMORY_ROUNDS = 5
-LENGTHS = (64, 128, 256, 512, 1024, 2048)
-MEMORY_B = 2  # of the attention: at T 2048, each matrix of scores of the plain way takes 160 MB
 
 Product = tuple[int, int, int, str]
 
@@ -222,61 +211,4 @@ def run_step(options: Options) -> list[Record]:
         rows = race("step", [case], rounds=options.rounds or STEP_ROUNDS, threads=options.threads)
         rows = with_memory(rows, [c for c in steps if not c.optional], {"B": 1}, options.threads)
         records += with_share(rows)
-    return records
-
-
-def torch_decoder(threads: int, gflop: float, name: str, device: str = "cpu") -> Contender:
-    """Return eager PyTorch with so many threads."""
-    subject = f"torch eager, {threads} thread{'s' * (threads > 1)}" if device == "cpu" else "torch eager"
-    arguments = {"n": TOKENS, "threads": threads, "device": device, "name": name}
-    return Contender(subject, "torch", "tinyprune.bench.torch_model:decoder", arguments, gflop)
-
-
-def generate_case(options: Options, name: str) -> Case:
-    """Return us, and PyTorch with one thread and with all; on a GPU its threads do not matter."""
-    gflop = 2 * count_multiply_adds(model_shape(name).config) / 1e9
-    counts = [1] if options.on_device else sorted({1, options.threads})
-    peers = (torch_decoder(n, gflop, name, options.device) for n in counts if "torch" in options.peers)
-    ours = our_contender(options, "decoder", gflop, n=TOKENS, name=name)
-    return Case(name, (ours, *peers), tolerance(options, 1e-4))
-
-
-def run_generate(options: Options) -> list[Record]:
-    """`tinyprune bench generate`; `median_ms` is for one token."""
-    records = []
-    for name in options.shapes or default_shapes(options.backend, PRESETS):
-        case = generate_case(options, name)
-        records += race("generate", [case], rounds=options.rounds or GENERATE_ROUNDS, threads=options.threads)
-    return [r | {"tokens_per_second": 1e3 / r["median_ms"]} for r in records]
-
-
-def measure(
-    sweep: str, value: int, shape: str, contenders: tuple[Contender, ...], rehearsal: dict[str, Any], options: Options
-) -> list[Record]:
-    """Measure one point of a sweep: `value` is its place on the axis called `sweep`."""
-    rows = race("memory", [Case(shape, contenders)], rounds=options.rounds or MEMORY_ROUNDS, threads=options.threads)
-    rows = with_memory(rows, contenders, rehearsal, options.threads)
-    return [row | {"sweep": sweep, "value": value} for row in rows]
-
-
-def step_contenders(options: Options, **shape: Any) -> tuple[Contender, ...]:
-    """Training steps, ours and PyTorch's eager ones."""
-    return our_step(options, **shape), *(torch_step(mode, device=options.device, **shape) for mode in options.modes)
-
-
-def run_memory(options: Options) -> list[Record]:
-    """`tinyprune bench memory`."""
-    records = []
-    for name in options.shapes or ("relative-d128",):
-        for T in LENGTHS:
-            contenders = attention_contenders(options, name=name, T=T, B=MEMORY_B)
-            shape, small = f"attention of {name}, B {MEMORY_B}, T {T}", {"T": 32, "B": 1}
-            records += measure("T", T, shape, contenders, small, options)
-        H = model_shape(name).config.H
-        for heads in sorted({1, *range(2, H + 1, 2), H}):
-            contenders = step_contenders(options, name=name, heads=heads)
-            records += measure("heads", heads, f"step of {name}, {heads} of {H} heads", contenders, {"B": 1}, options)
-        for threads in () if options.on_device else (2**i for i in range(options.threads.bit_length())):
-            some, shape = replace(options, threads=threads), f"step of {name}, {threads} thread{'s' * (threads > 1)}"
-            records += measure("threads", threads, shape, step_contenders(some, name=name), {"B": 1}, some)
     return records
