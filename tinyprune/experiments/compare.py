@@ -49,7 +49,6 @@ from tinyprune.pruning.importance import CRITERIA, Mask, keep_best, michel_globa
 from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.roles import head_roles
-from tinyprune.report import milliseconds_per_1k_tokens
 from tinyprune.runs.directory import RunDirectory, load_model, text_of
 from tinyprune.tables import Record, markdown_table
 from tinyprune.training.evaluation import evaluate
@@ -293,19 +292,6 @@ class Comparison:
             rows.append({"method": method, "heads_removed": number} | shares)
         return rows
 
-    def inference(self, store: Store) -> list[Record]:
-        """Time the reading of one text, at every call: a record for each number of heads, with the first method's."""
-        first: dict[int, tuple[str, list[NDArray[np.bool_]]]] = {}
-        for cell, record in self.pruned(store):
-            first.setdefault(record["heads_removed"], (cell.method, self.mask(record)))
-        records = []
-        for removed, (method, mask) in first.items():
-            pruned = repair_and_remove(self.model, mask)
-            whole_ms, pruned_ms = milliseconds_per_1k_tokens([self.model, pruned], self.text.valid, 0.0, streams=1)
-            record = {"method": method, "heads_removed": removed, "whole_ms_per_1k_tokens": whole_ms}
-            records.append(record | {"ms_per_1k_tokens": pruned_ms, "share_of_whole": pruned_ms / whole_ms})
-        return records
-
     def pruned(self, store: Store) -> list[tuple[CheckpointCell, dict[str, Any]]]:
         """Return the pruned models with their records."""
         return [(cell, store.records[cell.key]) for cell in self.cells if cell.what == "pruned"]
@@ -383,7 +369,6 @@ def write_results(comparison: Comparison, store: Store) -> list[Record]:
     """Write tables, pictures and README.md; returns the rows of results.csv."""
     rows = comparison.rows(store)
     tables = {"results": rows, "summary": summarise(rows), "kinds": comparison.removed_roles(store)}
-    tables["inference"] = comparison.inference(store)
     config, text = comparison.config.to_dict(), comparison.text
     about: dict[str, Any] = {
         "study": "compare",
@@ -418,6 +403,4 @@ def page(about: dict[str, Any], tables: dict[str, list[Record]]) -> list[str]:
         f"gates on frozen weights had {gates['steps']} steps of {gates['B']} × {T}. Written by "
         "`tinyprune compare`; settings are in `study.json`, a row for each model in `results.csv`.",
         markdown_table(tables["summary"]),
-        "Reading one text, in turns with the whole model:",
-        markdown_table(tables["inference"]),
     ]

@@ -12,7 +12,7 @@ In training the noise is drawn from `rng`; in evaluation there is none.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tinyprune import ops as textbook
 from tinyprune.config import GateConfig, ModelConfig
-from tinyprune.model.parameters import Parameters, put_blocks, put_heads, read_by, take_blocks, take_heads
+from tinyprune.model.parameters import Parameters, read_by, take_blocks, take_heads
 from tinyprune.ops.engine import Engine
 
 Groups = tuple[int, ...] | None  # for each head the number of its key-value head, see `ModelConfig.groups`
@@ -145,21 +145,6 @@ def take_active(
     return p | {"gate": gates.values[gates.active]}, groups
 
 
-def put_active(grads: Parameters, gates: LayerGates | None, groups: Groups, Dh: int, ops: Engine) -> Parameters:
-    """Reverse `take_active` for gradients: a head that was left out does not affect the loss and gets zeros.
-
-    The gradient of "gate" comes from the engine's memory and is returned in main memory.
-    """
-    if gates is None:
-        return grads
-    grads, H = dict(grads), gates.values.size
-    dgate = ops.to_host(grads.pop("gate"))
-    if gates.active.size < H:
-        grads = put_heads(grads, gates.active, H, Dh, ops.put_slices, groups)
-        dgate = textbook.put_slices(dgate, gates.active, 0, H)
-    return grads | {"gate": dgate}
-
-
 def take_active_blocks(p: Parameters, gates: LayerGates | None, U: int, ops: Engine) -> Parameters:
     """Return a layer's parameters, with the gates of its blocks as "ffn.gate", without the inactive blocks."""
     if gates is None:
@@ -169,16 +154,22 @@ def take_active_blocks(p: Parameters, gates: LayerGates | None, U: int, ops: Eng
     return p | {"ffn.gate": gates.values[gates.active]}
 
 
-def put_active_blocks(grads: Parameters, gates: LayerGates | None, U: int, ops: Engine) -> Parameters:
-    """Reverse `take_active_blocks` for gradients, as `put_active` does."""
+def put_active(
+    grads: Parameters, gates: LayerGates | None, name: str, put: Callable[..., Parameters], ops: Engine
+) -> Parameters:
+    """Reverse `take_active`, or `take_active_blocks`, for gradients: what was left out of the loss gets zeros.
+
+    `put` is `put_heads` or `put_blocks` of the layer. The gradient of the gates, called `name`, comes from the engine's
+    memory and is returned in main memory.
+    """
     if gates is None:
         return grads
     grads, count = dict(grads), gates.values.size
-    dgate = ops.to_host(grads.pop("ffn.gate"))
+    dgate = ops.to_host(grads.pop(name))
     if gates.active.size < count:
-        grads = put_blocks(grads, gates.active, count, U, ops.put_slices)
+        grads = put(grads, gates.active, count)
         dgate = textbook.put_slices(dgate, gates.active, 0, count)
-    return grads | {"ffn.gate": dgate}
+    return grads | {name: dgate}
 
 
 def output_scaling(H: int, opened: int) -> float:

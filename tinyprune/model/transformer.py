@@ -38,11 +38,17 @@ from tinyprune.model.gates import (
     gates_backward,
     gates_forward,
     put_active,
-    put_active_blocks,
     take_active,
     take_active_blocks,
 )
-from tinyprune.model.parameters import Parameters, init_parameters, layer_parameters, parameter_shapes
+from tinyprune.model.parameters import (
+    Parameters,
+    init_parameters,
+    layer_parameters,
+    parameter_shapes,
+    put_blocks,
+    put_heads,
+)
 from tinyprune.ops.engine import Engine
 
 Memory = list[NDArray]  # for each layer its inputs before the segment, (B, up to M, D)  (Dai et al. 2019)
@@ -241,7 +247,7 @@ class Transformer:
         """
         config, ops, p = self.config, self.ops, self.params
         grads: Parameters = {}
-        dgates: list[NDArray] = [np.empty(0)] * len(cache.gates) if self.gate else []
+        found: dict[int, NDArray] = {}
         # loss = cross_entropy(h Eᵀ + out_bias, targets)
         softmax, cache.softmax = cache.softmax, None if once else cache.softmax
         dh, dsoftmax = vocabulary.predict_backward(dloss, softmax, config, ops)
@@ -257,12 +263,14 @@ class Transformer:
             accumulate(dlayer, dsecond, ops)
             dx, dattention = attention_block_backward(dx, cache.attention_blocks[i], config, ops)
             accumulate(dlayer, dattention, ops)  # both blocks read the gates
-            dlayer = put_active(dlayer, cache.gates[i], config.groups(i), config.Dh, ops)
-            dlayer = put_active_blocks(dlayer, self.of_blocks(cache.gates, i), config.U, ops)
-            for place, name in ((i, "gate"), (config.L + i, "ffn.gate")):
-                if dlayer.get(name) is not None:
-                    dgates[place] = dlayer.pop(name)
+            heads = partial(put_heads, Dh=config.Dh, put=ops.put_slices, groups=config.groups(i))
+            units = partial(put_blocks, U=config.U, put=ops.put_slices)
+            dlayer = put_active(dlayer, cache.gates[i], "gate", heads, ops)
+            dlayer = put_active(dlayer, self.of_blocks(cache.gates, i), "ffn.gate", units, ops)
+            places = {"gate": i, "ffn.gate": config.L + i}
+            found |= {place: dlayer.pop(name) for name, place in places.items() if name in dlayer}
             accumulate(grads, whole_names(dlayer, i), ops)  # all layers read R
+        dgates = [found[place] for place in sorted(found)]
         if self.gate is not None:
             dlog_alpha = gates_backward(dgates, config, self.gate, ops, cache.gate)
             if cache.frozen:
