@@ -56,7 +56,7 @@ from matplotlib.ticker import EngFormatter
 
 from tinyprune import plots
 from tinyprune.data import Segments
-from tinyprune.experiments.results import read_csv, with_head_counts
+from tinyprune.experiments.results import read_csv
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters, count_parts, head_part
 from tinyprune.model.generation import CachedDecoder, generate
@@ -512,7 +512,7 @@ for name, value in zip(("all heads", "closed by gates", "removed"), ms):
 # %% jupyter={"source_hidden": true}
 # Time the model with 8, 7, … 0 heads in every layer.
 rng = np.random.default_rng(0)
-sizes = [with_head_counts(config, [h] * L) for h in range(H, -1, -1)]
+sizes = [replace(config, heads=(h,) * L, head_ids=()) for h in range(H, -1, -1)]
 models = [Transformer(size, init_parameters(size, rng), ops=run.ops) for size in sizes]
 measured = np.array(milliseconds_per_1k_tokens(models, text.valid, at_least=0.25))  # (9,)
 shares = np.array([sum(size.heads) for size in sizes]) / (L * H)

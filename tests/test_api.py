@@ -98,6 +98,14 @@ def test_what_is_refused_and_how(stages, tmp_path):
         tp.save(tp.Transformer(model.config, model.params), tmp_path / "run")
     other = tmp_path / "other.txt"
     other.write_text("abc" * 200, encoding="utf-8")
+    tp.save(tp.prune(stages["models"]["gate"]), tmp_path / "run")
+    with pytest.raises(UsageError, match="run has stage prune already; give another directory"):
+        tp.save(model, tmp_path / "run")
+    with pytest.raises(UsageError, match="run has a run of a model of other sizes; give another directory"):
+        tp.save(
+            tp.prune(tp.gate(tp.Transformer.new(text, **MODEL | {"L": 1}), text, target_heads=1, steps=1)),
+            tmp_path / "run",
+        )
     with pytest.raises(UsageError, match="text has a vocabulary of 3 tokens, the model one of 26"):
         tp.train(model, tp.load_text(other), steps=1)
     with pytest.raises(UsageError, match=r"unknown key train\.stps"):

@@ -12,24 +12,24 @@ PACKAGE = ROOT / "tinyprune"
 
 # Lines of each room, docstrings and blank lines included.
 BUDGET = {
-    "bench": 1730,
+    "bench": 1480,
     "cli": 900,
-    "course": 1730,
-    "data": 975,
-    "experiments": 2330,
-    "gradcheck": 880,
-    "kernels": 10540,
-    "model": 1530,
+    "course": 1725,
+    "data": 985,
+    "experiments": 2275,
+    "gradcheck": 960,
+    "kernels": 10535,
+    "model": 1580,
     "notebook": 470,
-    "ops": 3500,
-    "presets": 1,
+    "ops": 3495,
+    "presets": 5,
     "pretrained": 720,
-    "pruning": 1140,
-    "runs": 730,
-    "training": 1065,
-    ".": 1715,  # modules at the top
+    "pruning": 1150,
+    "runs": 725,
+    "training": 1075,
+    ".": 1950,  # modules at the top
 }
-IN_ALL, TESTS = 29_900, 17_700
+IN_ALL, TESTS = 30_000, 17_800
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10
 LINES_OF_KERNELS, PARAMETERS_OF_KERNELS = 100, 15

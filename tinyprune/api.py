@@ -150,29 +150,29 @@ def save(model: Transformer, path: str | Path) -> Path:
         the path of the checkpoint.
 
     Raises:
-        UsageError: if the model does not know its text, or if the directory has a run of other settings.
+        UsageError: if the model does not know its text, or the directory has a later stage or a model of other sizes.
         SaveError: if the file cannot be written.
     """
     origin, config, path = _origin(model), model.config, Path(path)
-    ids = (
-        tuple(tuple(range(config.H)) for _ in config.heads),
-        tuple(tuple(range(config.F // max(config.U, 1))) for _ in config.blocks),
-    )
-    smaller = (config.head_ids, config.block_ids) != ids
-    stage = "gate" if model.gate else "prune" if smaller else "train"
+    stage = "gate" if model.gate else "prune" if {"heads", "blocks"} & config.to_dict().keys() else "train"
     metadata = model_metadata(model, origin.tokenizer, origin.data, origin.digest)
     metadata |= {"stage": stage, "step": 0, "finished": True, "metrics_length": 0, "read": origin.read}
-    file = path
-    if path.suffix != ".safetensors":
-        directory = RunDirectory(path)
-        with directory.locked():
-            if not directory.started:
-                whole = dataclasses.replace(config, heads=(), head_ids=(), blocks=(), block_ids=())
-                settings = dataclasses.replace(load_preset("tiny"), model=whole, data=origin.data)
-                directory.write("config.toml", to_toml(settings.to_dict()))
-            file = directory.checkpoint(stage)
-    save_checkpoint(file, {f"params.{name}": x for name, x in model.host_params().items()}, metadata)
-    return file
+    tensors = {f"params.{name}": x for name, x in model.host_params().items()}
+    if path.suffix == ".safetensors":
+        save_checkpoint(path, tensors, metadata)
+        return path
+    directory = RunDirectory(path)
+    with directory.locked():
+        whole = dataclasses.replace(config, heads=(), head_ids=(), blocks=(), block_ids=())
+        if not directory.started:
+            run = dataclasses.replace(load_preset("tiny"), model=whole, data=origin.data)
+            directory.write("config.toml", to_toml(run.to_dict()))
+        later = [name for name in STAGES[STAGES.index(stage) + 1 :] if directory.checkpoint(name).exists()]
+        if later or dataclasses.replace(directory.read_config().model, V=config.V) != whole:
+            what = f"stage {later[0]} already" if later else "a run of a model of other sizes"
+            raise UsageError(f"path {path} has {what}; give another directory")
+        save_checkpoint(directory.checkpoint(stage), tensors, metadata)
+    return directory.checkpoint(stage)
 
 
 def load(path: str | Path, stage: str | None = None, backend: str | None = None) -> Transformer:

@@ -21,7 +21,7 @@ from tinyprune.runs.directory import STAGES
 from tinyprune.runs.run import Run
 from tinyprune.tables import Record, markdown_table
 from tinyprune.training.checkpoints import sha256_of
-from tinyprune.training.evaluation import evaluate_part
+from tinyprune.training.evaluation import evaluate
 from tinyprune.training.metrics import read_metrics
 
 TIMING_B = 16
@@ -51,7 +51,7 @@ def stage_record(
     stage: str, model: Transformer, text: Text, ms_per_1k_tokens: float, split: str, limit: int = 0
 ) -> Record:
     """Return a stage's row: size, computation, quality on the first `limit` tokens of a split (0: all), speed."""
-    result = evaluate_part(model, getattr(text, split), text.characters[split], limit)
+    result = evaluate(model, getattr(text, split), text.characters[split], limit)
     opened = open_config(model)
     return {
         "stage": stage,

@@ -11,10 +11,9 @@ from toy import STEPS, toy_cell, toy_config
 
 from tinyprune.data import Segments
 from tinyprune.errors import UsageError
-from tinyprune.experiments import cells, pipeline
+from tinyprune.experiments import cells
 from tinyprune.experiments.cells import Cell, CellRun, Outcome, compute, text_of
 from tinyprune.experiments.methods import FROM_SCRATCH, METHODS, SMALL, SMALL_LONGER
-from tinyprune.experiments.results import with_head_counts
 from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.importance import CRITERIA, with_heads
@@ -67,7 +66,7 @@ def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method
     steps = sum(STEPS.values())
     if method == SMALL_LONGER:  # as many multiply-adds: the whole model's until heads are removed, and its own after it
         whole, own = (
-            count_multiply_adds(dataclasses.replace(with_head_counts(cell.config.model, h), V=26))
+            count_multiply_adds(dataclasses.replace(cell.config.model, V=26, heads=tuple(h), head_ids=()))
             for h in ([2, 2], record["heads"])
         )
         steps = STEPS["finetune"] + round((STEPS["train"] + STEPS["gate_train"]) * whole / own)
@@ -121,7 +120,7 @@ def test_every_stage_reads_on_after_the_one_before(folder, baseline, monkeypatch
         reads.append(read)
         return Segments(tokens, B, T, read)
 
-    monkeypatch.setattr(pipeline, "Segments", segments)
+    monkeypatch.setattr(cells, "Segments", segments)
     for method, heads in (("unpruned", None), ("gates", 2), (FROM_SCRATCH, 2)):
         compute(toy_cell(folder, method, heads), baseline.checkpoint)
     assert reads == [12, 20, 12, 20, 0, 12, 20]

@@ -10,7 +10,6 @@ plots/*.png, README.md    the same as pictures and as text
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import math
@@ -21,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from tinyprune.config import ModelConfig
 from tinyprune.errors import TinypruneError
 from tinyprune.experiments.store import Store
 from tinyprune.files import replace_file
@@ -81,11 +79,6 @@ def check_baselines(done: Iterable[tuple[Entry, dict[str, Any]]]) -> None:
                 f"models of seed {entry.seed} began with different weights, perhaps of different machines; delete that "
                 "seed's lines in cells.jsonl, and they are computed again"
             )
-
-
-def with_head_counts(config: ModelConfig, heads: Sequence[int]) -> ModelConfig:
-    """Return the configuration with `heads[i]` heads in layer i."""
-    return dataclasses.replace(config, heads=tuple(heads), head_ids=tuple(tuple(range(h)) for h in heads))
 
 
 def grouped(rows: Iterable[Record], *names: str) -> dict[tuple[Any, ...], list[Record]]:

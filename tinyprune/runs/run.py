@@ -36,7 +36,7 @@ from tinyprune.runs.changes import SETTINGS, check_changes, is_finished, without
 from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, load_model, model_metadata
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.distillation import Distillation
-from tinyprune.training.evaluation import evaluate_part
+from tinyprune.training.evaluation import evaluate
 from tinyprune.training.loop import Trainer
 from tinyprune.training.metrics import MetricsLog
 from tinyprune.training.step import LanguageModelling, Objective
@@ -276,7 +276,7 @@ class Run:
                 | {"seed": self.config.seed, "read": (config.B, read + config.steps)}
                 | self.directory.origin(stage),
                 log=log,
-                validate=lambda model: evaluate_part(model, text.valid, text.characters["valid"], limit),
+                validate=lambda model: evaluate(model, text.valid, text.characters["valid"], limit),
                 go_on=self.resume_command,
                 at_end=at_end,
             )

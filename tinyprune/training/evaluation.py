@@ -44,24 +44,18 @@ class Evaluation:
         return self.nats_per_token / math.log(2) * self.tokens / self.characters
 
 
-def evaluate_part(model: Transformer, tokens: NDArray, characters: int, limit: int) -> Evaluation:
-    """Evaluate on the first `limit` tokens of a text, or on all of it if that is 0; see `evaluate`."""
-    part = tokens[: limit or None]
-    return evaluate(model, part, characters * len(part) / len(tokens))
-
-
-def evaluate(model: Transformer, tokens: NDArray, characters: float) -> Evaluation:
-    """Read a whole text once, from its first to its last token, with the memory carried along.
+def evaluate(model: Transformer, tokens: NDArray, characters: int, limit: int = 0) -> Evaluation:
+    """Read a text, or its first `limit` tokens if that is not 0, once, with the memory carried along.
 
     Args:
         model: evaluated without noise: no dropout, gates at their evaluation value.
         tokens: (n,), n ≥ 2.
         characters: number of characters of the text, for bits per character.
     """
-    losses, sizes = [], []
+    part, losses, sizes = tokens[: limit or None], [], []
     memory: Memory | None = None
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # checked below
-        for ids, targets in evaluation_segments(tokens, model.config.T):
+        for ids, targets in evaluation_segments(part, model.config.T):
             loss, memory, _ = model.loss(ids, targets, memory)
             losses.append(loss)
             sizes.append(targets.size)
