@@ -228,7 +228,7 @@ def test_completion(tmp_path):
     assert sorted(completions("tinyprune run --corpus t", tmp_path)) == ["text8", "tinyshakespeare"]
     assert completions("tinyprune run --corpus mine.tx", tmp_path) == ["mine.txt"]
     assert completions("tinyprune run --set gate.lam_", tmp_path) == ["gate.lam_warmup="]
-    assert completions("tinyprune bench me", tmp_path) == ["memory"]
+    assert completions("tinyprune bench ro", tmp_path) == ["roofline"]
 
 
 def test_a_corpus_is_found_from_any_folder(book, tmp_path, monkeypatch):

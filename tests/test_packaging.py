@@ -11,6 +11,8 @@ import pytest
 from hatchling import build
 from packaging.requirements import Requirement
 
+import tinyprune
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -63,18 +65,27 @@ def sdist(tmp_path_factory) -> tarfile.TarFile:
         yield archive
 
 
-def test_the_sdist_is_whole(sdist):
-    """It has all that the tests need: it is the repository."""
+def test_the_sdist_is_whole_and_small(sdist):
+    """It has the package and its tests, but not executed chapters, pictures and cells, nor what is tested on these."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("this is not a git repository")
     tracked = {name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()}
-    assert "tests/command.py" in tracked
-    assert tracked - {member.name.partition("/")[2] for member in sdist.getmembers()} == set()
+    missing = tracked - {member.name.partition("/")[2] for member in sdist.getmembers()}
+    left_out = r".*\.ipynb|data/results/.*(\.png|cells\.jsonl)|tests/notebooks/.*|tests/test_claims\.py"
+    assert all(re.fullmatch(left_out, name) for name in missing) and len(missing) > 50
+    assert Path(sdist.name).stat().st_size < 3e6
+
+
+def test_the_release_names_one_version():
+    """The package, the citation and the changelog."""
+    changes = (ROOT / ".github" / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## ([\d.]+) ", changes, re.MULTILINE)[1] == tinyprune.__version__
+    assert f"\nversion: {tinyprune.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_the_readme_on_an_index_has_no_relative_links(sdist):
-    (info,) = (member for member in sdist.getmembers() if member.name.endswith("/PKG-INFO"))
+    *_, info = (member for member in sdist.getmembers() if member.name.endswith("/PKG-INFO"))
     shown = message_from_string(sdist.extractfile(info).read().decode("utf-8"))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     here, there = (re.findall(r"\]\(([^)\s]+)\)", readme) for readme in (text, shown.get_payload()))

@@ -55,7 +55,7 @@ if TYPE_CHECKING:  # for editors and type checkers; Python finds the same names 
     from tinyprune.pruning.gates import add_gates as add_gates
     from tinyprune.pruning.surgery import remove_closed_heads as remove_closed_heads
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _ROOMS = ("data", "gradcheck", "model", "ops", "plots", "pruning", "testing", "training")
 _NAMES = {

@@ -81,9 +81,9 @@ def test_what_is_given_may_not_be_modified(forward, backward, inputs, who, what)
 @pytest.mark.parametrize(
     ("keep", "complaint"),
     [
-        (lambda dx, dW, db: (dx, dW), r"backward must return 3 gradients, one for .*, got 2"),
-        (lambda dx, dW, db: dx, r"backward must return 3 gradients, one for .*, got 1"),
-        (lambda dx, dW, db: (dx, dW, db, db), r"backward must return 3 gradients, one for .*, got 4"),
+        (lambda dx, dW, db: (dx, dW), "backward must return 3 gradients, got 2"),
+        (lambda dx, dW, db: dx, "backward must return 3 gradients, got 1"),
+        (lambda dx, dW, db: (dx, dW, db, db), "backward must return 3 gradients, got 4"),
         (lambda dx, dW, db: (dx, dW.T, db), r"gradient of W must have shape \(3, 2\), got \(2, 3\)"),
         (lambda dx, dW, db: (dx, dW, db[None]), r"gradient of b must have shape \(2,\), got \(1, 2\)"),
         (lambda dx, dW, db: (dx, dW, None), "1 gradients expected for b, got 0"),
@@ -170,7 +170,7 @@ def test_integers_and_options_are_passed_on_without_a_gradient(rng):
     inputs = rng.standard_normal((4, 3)), np.array([2, 0, 2]), "rows"
     assert_gradients(pick_forward, embedding_backward, *inputs)
     assert_gradients(pick_forward, lambda *given: (embedding_backward(*given), None, None), *inputs)  # as in PyTorch
-    with pytest.raises(AssertionError, match="backward must return 1 gradient, one for each input of floats"):
+    with pytest.raises(AssertionError, match="backward must return 1 gradient, got 3"):
         assert_gradients(pick_forward, lambda *given: (embedding_backward(*given), np.ones(3), None), *inputs)
 
 

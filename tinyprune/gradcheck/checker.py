@@ -268,8 +268,8 @@ def _run_backward(name: str, backward: Callable, dout: Any, cache: Any, wanted: 
     if len(gradients) != expected and not others:
         plural = "s" * (expected != 1)
         raise AssertionError(
-            f"{name}: backward must return {expected} gradient{plural}, one for each input of floats (and None for "
-            f"others, if it has them), got {len(gradients)}"
+            f"{name}: backward must return {expected} gradient{plural}, got {len(gradients)} (one for each input of "
+            "floats; others may have None)"
         )
     first = copy.deepcopy(gradients)
     second = backward(given, cache)
