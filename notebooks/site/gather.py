@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import html
 import importlib.util
+import inspect
 import posixpath
 import re
 import textwrap
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import griffe
 import nbformat
+import tinyprune
 from math_core import LatexToMathML
 from nbconvert import MarkdownExporter
 from nbformat import NotebookNode
@@ -48,6 +50,7 @@ PLACES = {
     "tinyprune/**/*.py": "API/tinyprune",
 }
 INDEX = {"README": "index", "__init__": "index"}
+NAMES = "public-names.md"
 spec = importlib.util.spec_from_file_location("", REPOSITORY / "notebooks/assignments/build.py")
 build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
@@ -74,7 +77,8 @@ def places() -> dict[str, str]:
 
 def on_config(config: ProperDocsConfig) -> None:
     """Set the navigation."""
-    config.nav = nest_paths([place for place in places().values() if place.endswith(".md")])
+    pages = [place for place in places().values() if place.endswith(".md")]
+    config.nav = nest_paths([*pages, NAMES])
 
 
 @event_priority(100)  # before plugins look at the files
@@ -98,8 +102,33 @@ def on_files(files: Files, config: ProperDocsConfig) -> Files:
                 }
             text += "".join(commands()) if place == "commands.md" else ""
             content[place] = with_links(text, path, where)
+    content[NAMES] = "".join(public_names())
     kept = [file for file in files if not file.src_uri.endswith(".md")]
-    return Files(kept + [File.generated(config, p, content=c) for p, c in content.items()])
+    made = [File.generated(config, place, content=text) for place, text in content.items()]
+    sources = {
+        place: path.removesuffix(".ipynb") + ".py" * path.endswith(".ipynb")
+        for path, place in where.items()
+    }
+    for file in made:
+        file.edit_uri = sources.get(file.src_uri)
+    return Files(kept + made)
+
+
+def public_names() -> Iterator[str]:
+    """Yield the page of all names of `tinyprune`, with signatures and what each is."""
+    yield "# Public names\n\nWhat `import tinyprune as tp` offers, beside rooms such as `tp.ops`.\n"
+    for names in tinyprune._NAMES.values():
+        for name in names:
+            thing = getattr(tinyprune, name)
+            about = (inspect.getdoc(thing) or "").split("\n\n")[0]
+            home = thing.__module__.replace(".", "/")
+            more = f"[more](API/{home}.md#{thing.__module__}.{thing.__name__})"
+            is_error = isinstance(thing, type) and issubclass(thing, Exception)
+            signature = "" if is_error else str(inspect.signature(thing))
+            # annotations are texts: 'str' = 'test' → str = 'test'
+            signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", signature)
+            lines = textwrap.fill(f"{name}{signature}", 78, subsequent_indent="    ")
+            yield f"\n## tp.{name}\n\n```python\n{lines}\n```\n\n{about} {more}\n"
 
 
 def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
@@ -109,12 +138,32 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     whole.metadata.language_info = {"name": "python"}  # for colours
     whole.cells = [part for cell in whole.cells for part in folded(cell)]
     text, resources = MarkdownExporter().from_notebook_node(whole, {"unique_key": path.stem})
+    about = dict(enumerate(captions(whole.cells)))
+    text = re.sub(
+        r"!\[png\](\([^)]*_(\d+)_\d+\.png\))", lambda m: f"![{about[int(m[2])]}]{m[1]}", text
+    )
     text = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)  # what Jupyter needs
     # a badge would come from another server
     text = re.sub(r"\[!\[([^]]+)\]\(https://colab[^)]+\)\]", r"[\1]", text)
     # in a list a formula must be a paragraph of its own
     text = re.sub(r"^ +(\$\$.*\$\$)$", r"\n    \1\n", text, flags=re.MULTILINE)
     return text.replace("<details>", "<details markdown>"), resources["outputs"]
+
+
+def captions(cells: list[NotebookNode]) -> Iterator[str]:
+    """Yield for each cell what its pictures show: its comment, or the heading of its section."""
+    section = said = ""
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            section = next(reversed(re.findall(r"^#+ (.*)", cell.source, re.MULTILINE)), section)
+            said = next(reversed(re.findall(r"<summary>Code: (.*?)</summary>", cell.source)), "")
+            yield ""
+        else:
+            comment = re.search(r"^# (.+)", cell.source, re.MULTILINE)
+            given = [o.get("metadata", {}).get("image/png", {}).get("alt") for o in cell.outputs]
+            about = next(filter(None, given), said or (comment[1] if comment else section))
+            yield re.sub(r"[\[\]]", "", about)
+            said = ""
 
 
 def folded(cell: NotebookNode) -> Iterator[NotebookNode]:
