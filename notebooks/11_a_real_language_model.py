@@ -70,7 +70,7 @@ from IPython.display import display
 from tinyprune import ops
 from tinyprune.config import DataConfig, load_preset
 from tinyprune.data import Segments, load_text
-from tinyprune.experiments.pictures import plot_perplexity, plot_removed_roles
+from tinyprune.experiments.pictures import draw_table, panels, plot_perplexity
 from tinyprune.experiments.results import read_csv
 from tinyprune.kernels.backend import default_backend, get_backend
 from tinyprune.model.counting import count_parameters
@@ -454,11 +454,36 @@ print(go_on(healed, sentence))
 # **Before you look:** which is worth more with half of the heads gone, thirty steps of training or one solution of a linear
 # system for each layer? And which methods choose worse than chance?
 
+
 # %% jupyter={"source_hidden": true}
 # Draw the study's results.
+def draw_removed(records):
+    """Draw the share of removed heads of each role: an Axes for each number of heads, a row for each method."""
+    whole, *rows = records
+    names = [name for name in whole if name not in ("method", "heads_removed")]
+    numbers = sorted({row["heads_removed"] for row in rows})
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    width = 1.6 + len(numbers) * (0.2 + 0.3 * len(names))
+    figure, by_number = panels(len(numbers), width, 1.8 + 0.26 * len(methods))
+    for axes, number in zip(by_number, numbers, strict=True):
+        found = {
+            row["method"]: [row[name] for name in names]
+            for row in rows
+            if row["heads_removed"] == number
+        }
+        shares = np.array([found.get(method, [np.nan] * len(names)) for method in methods])
+        draw_table(axes, shares, methods, {}, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_title(f"{number} removed")
+        axes.set_xticks(
+            range(len(names)), [f"{name} ({whole[name]})" for name in names], rotation=90
+        )
+    figure.colorbar(by_number[0].images[0], ax=by_number, label="share removed", shrink=0.8)
+    return figure
+
+
 display(plot_perplexity(read_csv(results("smollm2", "summary.csv").read_text())))
 kinds = read_csv(results("smollm2", "kinds.csv").read_text())
-display(plot_removed_roles(kinds))
+display(draw_removed(kinds))
 
 # %% [markdown]
 # **Pruned, and nothing else.** Gates leave the best model from 54 heads on: 34.7 with 135 heads gone, where leave-one-out

@@ -20,7 +20,6 @@ from tinyprune.pruning.importance import keep_best, michel_global, with_heads
 from tinyprune.pruning.importance.fits import read_fits
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.repair import repaired
-from tinyprune.pruning.roles import head_roles
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.directory import RunDirectory, load_model
 from tinyprune.training.distillation import Distillation
@@ -52,7 +51,7 @@ def rows_of(directory: Path) -> dict[tuple, dict]:
 def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     done = succeed("compare", run, "--directory", whole, *OPTIONS, "--seeds=2", "--json")
-    assert "flap is left out" in done.stderr and "68 cells to be computed, 0 are in" in done.stderr
+    assert "flap is left out" in done.stderr and "67 cells to be computed, 0 are in" in done.stderr
     rows = rows_of(whole)
     assert len(json.loads(done.stdout)) == len(rows) == 60
     methods = [name for name in COMPARED if name != "flap"]
@@ -69,20 +68,10 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     reads = data | {"magnitude": 0, "random": 0, "leave-one-out": 40}
     assert {cell["method"]: cell["depends"]["reads"] for cell in scores} == reads and len(scores) == 7
 
-    heads, *shares = read_csv((whole / "kinds.csv").read_text())
-    kinds = [name for name in heads if name not in ("method", "heads_removed")]
-    assert sum(heads[kind] for kind in kinds) == 12 and len(shares) == 2 * len(methods)
-    for row in shares:
-        assert sum(row[kind] * heads[kind] for kind in kinds) == pytest.approx(row["heads_removed"])
-
     # By hand: the best 6 heads of one criterion, before and after four steps, on 100 tokens of the test split.
     saved = load_model(run / "train.safetensors", get_backend("numpy"))
     text = load_text(saved.data, saved.tokenizer)
     mask = keep_best(michel_global(saved.model, text.valid[:60], np.random.default_rng(0)), 6)
-    names = head_roles(saved.model, text.valid[:60]).names()
-    found = next(row for row in shares if (row["method"], row["heads_removed"]) == ("michel-global", 6))
-    gone = [1 - np.array(mask)[names == kind].mean() for kind in kinds]
-    assert [found[kind] for kind in kinds] == pytest.approx(gone)
     smaller = remove_closed_heads(with_heads(saved.model, mask))
 
     def check(smaller: Transformer, row: dict) -> None:
@@ -125,7 +114,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
         ended = run_here("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2")
     assert ended.returncode == 130 and "the same command goes on" in ended.stderr
     again = succeed("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2")
-    assert "42 cells to be computed, 26 are in" in again.stderr
+    assert "41 cells to be computed, 26 are in" in again.stderr
     assert rows_of(stopped) == rows
     kept = (stopped / "cells.jsonl").read_bytes()
     options = [*OPTIONS, "--methods=random,gates", "--heal=0", "--set=finetune.distill=0"]

@@ -38,11 +38,3 @@ def test_the_tradeoff_shows_means_and_spreads_of_every_method():
     pictures.plot_tradeoff(
         [r for r in rows() if r["seed"] == 0 and r["method"] == "gates"], []
     ).draw_without_rendering()
-
-
-def test_shares_of_removed_roles_are_a_row_for_each_method():
-    whole = {"method": "whole", "heads_removed": 0, "first": 3, "broad": 1}
-    others = [{"method": m, "heads_removed": 2, "first": a, "broad": b} for m, a, b in (("x", 0.5, 0), ("y", 0, 1))]
-    axes, _ = pictures.plot_removed_roles([whole, *others]).axes
-    np.testing.assert_array_equal(axes.images[0].get_array(), [[0.5, 0], [0, 1]])
-    assert [t.get_text() for t in axes.get_xticklabels()] == ["first (3)", "broad (1)"]

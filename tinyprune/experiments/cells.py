@@ -52,7 +52,12 @@ SCORE_TOKENS = 24_000  # how much of the validation split criteria read
 REPAIR_TOKENS = 60_000  # how much of the training split repairs read
 REVISION = 1  # of the methods: with another number all cells are computed again
 PATH_EVERY = 10  # steps between two records of log_alpha while gates are trained
-NOT_IN_KEYS = ("evaluate_every", "checkpoint_every", "log_every")  # settings of a stage that change no result
+NOT_IN_KEYS = (
+    "evaluate_every",
+    "evaluate_tokens",
+    "checkpoint_every",
+    "log_every",
+)  # settings of a stage that change no result
 
 # Numba's simplest threading layer ends the process when two threads call it at the same time.
 ONE_AT_A_TIME = threading.Lock()
@@ -99,7 +104,7 @@ class Cell:
         config = self.config.to_dict()
         for stage in ("train", "gate_train", "finetune"):
             for name in NOT_IN_KEYS:
-                config[stage].pop(name)
+                config[stage].pop(name, None)
         gates = self.recipe.gates
         if gates:
             for name in ("target_heads", "lam", *gates):  # `heads` and the method replace these settings

@@ -3,7 +3,6 @@
 The work is a list of cells, each of which is one of these, and may read the records of cells before it:
 
     whole     the baseline as it is, measured
-    roles     what each head of the baseline mostly attends to
     scores    what a criterion says of all heads, once for all numbers of heads
     pruned    heads chosen and removed, what stays repaired if that is part of the method
     repaired  the heads of a pruned cell, and what stays fitted by least squares, see `pruning.repair`
@@ -19,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +34,7 @@ from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of
 from tinyprune.experiments.experiment import check_choices
 from tinyprune.experiments.grid import run_cells, this_process
 from tinyprune.experiments.methods import METHODS
-from tinyprune.experiments.pictures import plot_perplexity, plot_removed_roles
+from tinyprune.experiments.pictures import plot_perplexity
 from tinyprune.experiments.pipeline import healing_objective, repair_and_remove
 from tinyprune.experiments.results import grouped, machine_of, mean_of, spread_of, write_files
 from tinyprune.experiments.store import Store
@@ -48,7 +46,6 @@ from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
 from tinyprune.pruning.importance import CRITERIA, Mask, keep_best, michel_global
 from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.least_squares import search
-from tinyprune.pruning.roles import head_roles
 from tinyprune.runs.directory import RunDirectory, load_model, text_of
 from tinyprune.tables import Record, markdown_table
 from tinyprune.training.evaluation import evaluate
@@ -59,7 +56,6 @@ SCORED = ("michel", "output-difference", "magnitude", "random", "leave-one-out",
 SCORES = {"michel-global": michel_global} | {name: CRITERIA[METHODS[name].criterion] for name in SCORED}
 COMPARED = ("gates", *SCORES, "least-squares")  # methods, in the order in which they are computed
 SEEDED = ("gates", "random")  # the others have one result
-ROLE_TOKENS = 2048  # of the validation split, at most
 REVISION = 1  # with another number everything is computed again
 
 
@@ -72,8 +68,8 @@ def repair_of(method: str) -> str:
 class CheckpointCell:
     """One cell, see above. `grid` and `store` use its key, to_dict, baseline and name."""
 
-    what: str  # "whole", "roles", "scores", "pruned", "repaired" or "healed"
-    method: str  # one of `COMPARED`, or "whole" or "roles"
+    what: str  # "whole", "scores", "pruned", "repaired" or "healed"
+    method: str  # one of `COMPARED`, or "whole"
     seed: int
     depends: dict[str, Any]  # what else the result depends on, plain values: see `Comparison.depends`
     heads: int | None = None  # how many stay in all layers together; None for all of them
@@ -136,11 +132,10 @@ class Comparison:
 
     @cached_property
     def cells(self) -> list[CheckpointCell]:
-        """All cells: the baseline, its heads' roles, the pruned models after their scores, the healed ones."""
+        """All cells: the baseline, the pruned models after their scores, the healed ones."""
         numbers = sorted((round(share * self.total) for share in self.shares), reverse=True)
         first = self.config.seed
         cells = [CheckpointCell("whole", "whole", first, self.depends("whole", self.tokens))]
-        cells.append(CheckpointCell("roles", "roles", first, self.depends("roles", 0)))
         for method in sorted(self.methods, key=COMPARED.index):
             seeds = range(first, first + (self.seeds if method in SEEDED else 1))
             if method in SCORES:
@@ -176,7 +171,6 @@ class Comparison:
         if method == "least-squares":
             about |= {"costs": "relative"}
         reads = {"leave-one-out": self.sample, "magnitude": 0, "random": 0, "whole": 0, "least-squares": 0}
-        reads["roles"] = min(self.score_tokens, ROLE_TOKENS)
         return about | {"reads": reads.get(method, self.score_tokens)}  # how many tokens of the validation split
 
     def gate(self, heads: int | None) -> GateConfig:
@@ -189,13 +183,11 @@ class Comparison:
         return read_fits(self.model, self.text.train[: self.repair_tokens])
 
     def compute(self, cell: CheckpointCell, store: Store) -> dict[str, Any]:
-        """Return a cell's record: scores, names of roles, or a model's measurements and which heads were kept."""
+        """Return a cell's record: scores, or a model's measurements and which heads were kept."""
         valid = self.text.valid[: cell.depends.get("reads")]
         if cell.what == "scores":
             scores = SCORES[cell.method](self.model, valid, np.random.default_rng([cell.seed, 0]))
             return {"scores": [[float(f"{x:.6g}") for x in layer] for layer in scores]}
-        if cell.what == "roles":
-            return {"names": head_roles(self.model, valid).names().tolist()}
         if cell.what == "whole":
             return self.measure(self.model) | {"heads_shifted": None}
         mask, shifted = self.choose(cell, store)
@@ -269,32 +261,8 @@ class Comparison:
             | {"repair": "least-squares" if cell.what == "repaired" else repair_of(cell.method) or "none"}
             | {name: value for name, value in store.records[cell.key].items() if name != "kept"}
             for cell in self.cells
-            if cell.what not in ("roles", "scores")
+            if cell.what != "scores"
         ]
-
-    def removed_roles(self, store: Store) -> list[Record]:
-        """Return which share of the heads of each role is removed, by method and number of heads, means over seeds.
-
-        The first row, of method "whole", says how many heads of each role there are; see `roles.HeadRoles.names`.
-        """
-        (found,) = (cell for cell in self.cells if cell.what == "roles")
-        names = np.array(store.records[found.key]["names"])
-        roles = [role for role, _ in Counter(names.ravel().tolist()).most_common()]
-        rows: list[Record] = [
-            {"method": "whole", "heads_removed": 0} | {role: int((names == role).sum()) for role in roles}
-        ]
-        removed: dict[tuple[str, int], list[NDArray[np.bool_]]] = {}
-        for cell, record in self.pruned(store):
-            gone = ~np.array(self.mask(record))
-            removed.setdefault((cell.method, record["heads_removed"]), []).append(gone)
-        for (method, number), masks in removed.items():
-            shares = {role: float(np.mean(masks, 0)[names == role].mean()) for role in roles}
-            rows.append({"method": method, "heads_removed": number} | shares)
-        return rows
-
-    def pruned(self, store: Store) -> list[tuple[CheckpointCell, dict[str, Any]]]:
-        """Return the pruned models with their records."""
-        return [(cell, store.records[cell.key]) for cell in self.cells if cell.what == "pruned"]
 
 
 def summarise(rows: Sequence[Record]) -> list[Record]:
@@ -368,7 +336,7 @@ def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record
 def write_results(comparison: Comparison, store: Store) -> list[Record]:
     """Write tables, pictures and README.md; returns the rows of results.csv."""
     rows = comparison.rows(store)
-    tables = {"results": rows, "summary": summarise(rows), "kinds": comparison.removed_roles(store)}
+    tables = {"results": rows, "summary": summarise(rows)}
     config, text = comparison.config.to_dict(), comparison.text
     about: dict[str, Any] = {
         "study": "compare",
@@ -382,7 +350,6 @@ def write_results(comparison: Comparison, store: Store) -> list[Record]:
     }
     caption = "Perplexity against heads removed: pruned, repaired, healed"
     drawn = [("compare", caption, plot_perplexity(tables["summary"]))]
-    drawn.append(("kinds", "Which kinds of heads each method removes", plot_removed_roles(tables["kinds"])))
     write_files(store.directory, about, tables, drawn, page(about, tables))
     return rows
 

@@ -278,26 +278,3 @@ def plot_perplexity(summary: Sequence[Record]) -> Figure:
     below = {"loc": "outside lower center", "ncols": min(5, len(methods)), "frameon": False, "fontsize": 8}
     figure.legend([lines[method] for method in methods], methods, **below)
     return figure
-
-
-@matplotlib.style.context(STYLE)
-def plot_removed_roles(records: Sequence[Record]) -> Figure:
-    """Draw the share of removed heads of each role, an Axes for each number of heads, a row for each method.
-
-    Args:
-        records: rows of kinds.csv, see `compare.removed_roles`.
-    """
-    whole, *rows = records
-    names = [name for name in whole if name not in ("method", "heads_removed")]
-    numbers = sorted({row["heads_removed"] for row in rows})
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    width = 1.6 + len(numbers) * (0.2 + 0.3 * len(names))
-    figure, by_number = panels(len(numbers), width, 1.8 + 0.26 * len(methods))
-    for axes, number in zip(by_number, numbers, strict=True):
-        found = {row["method"]: [row[name] for name in names] for row in rows if row["heads_removed"] == number}
-        shares = np.array([found.get(method, [np.nan] * len(names)) for method in methods])
-        draw_table(axes, shares, methods, {}, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axes.set_title(f"{number} removed")
-        axes.set_xticks(range(len(names)), [f"{name} ({whole[name]})" for name in names], rotation=90)
-    figure.colorbar(by_number[0].images[0], ax=by_number, label="share removed", shrink=0.8)
-    return figure
