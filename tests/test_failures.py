@@ -1,6 +1,7 @@
 """A failure is reported in one line, with exit status 2 for bad use and 1 otherwise, and harms no file."""
 
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -314,9 +315,26 @@ def test_a_name_that_is_not_text(book, tmp_path):
 
 
 def test_a_model_that_is_too_large(book, tmp_path):
-    limit = 4 << 30
-    given = ["--corpus", book, "--backend=numpy", *settings(MODEL | {"D": 1_000_000, "T": 1, "M": 1})]
+    """For this process, whose limit the machine's memory does not tell."""
+    limit = 3 << 29
+    given = ["--corpus", book, "--backend=numpy", *settings(MODEL | {"D": 8000, "T": 1, "M": 1})]
     options = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))}
     said = refused(1, "train", tmp_path / "run", *given, **options)
-    assert said.startswith("out of memory: Unable to allocate 7.28 TiB")
+    assert said.startswith("out of memory: Unable to allocate ")
     assert said.endswith("make B, T, M, D, L or the vocabulary smaller")
+
+
+@pytest.mark.parametrize("option", ["model.D=16000", "model.M=1000000"])
+def test_a_size_that_does_not_fit_is_refused_at_once(option, book, tmp_path, monkeypatch):
+    monkeypatch.setattr("tinyprune.runs.run.memory_bytes", lambda: 8e9)
+    said = harmless(2, tmp_path, "train", tmp_path / "run", "--corpus", book, "--set", option)
+    assert re.fullmatch(r"stage train takes about [\d,]+ GB of memory for [\d,]+ parameters and B = \d+, .*", said)
+    assert said.endswith("and there are 8; make the model or its batch smaller")
+
+
+def test_small_surprises(book, finished, tmp_path):
+    said = succeed("train", tmp_path / "run", "--corpus", book, *settings(MODEL, steps=2, warmup=5)).stderr
+    assert "train: the learning rate rises over 5 steps, more than there are" in said
+    assert re.search(r"train: 2 steps of .*, about 1 s; [\d,]+ parameters, about \d+ MB\n", said)
+    said = harmless(2, tmp_path, "heads", finished, "--tokens=50", "--plot", tmp_path / "x.jpgg")
+    assert said == f"a picture is a .png file, got {str(tmp_path / 'x.jpgg')!r}"

@@ -151,7 +151,7 @@ class ModelConfig(Config):
 
     kind: str = option("all-attention", "which architecture", choices=KINDS)
     V: int = option(0, "vocabulary size; 0: taken from the tokenizer", low=0, high=LARGEST)
-    L: int = option(4, "layers", low=1, high=LARGEST)
+    L: int = option(4, "layers", low=1, high=1000)
     D: int = option(128, "model width", low=1, high=LARGEST)
     H: int = option(8, "heads in each layer before any removal", low=1, high=LARGEST)
     kv_heads: int = newer(0, "key-value heads, each of which H / kv_heads queries share; 0: all H", low=0)

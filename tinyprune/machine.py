@@ -19,6 +19,14 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory_bytes() -> float:
+    """Return how much main memory there is; infinity where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):  # Windows
+        return float("inf")
+
+
 def cpuinfo() -> str:
     """Return what Linux tells of the processors; other systems tell nothing here."""
     try:

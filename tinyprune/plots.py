@@ -305,7 +305,12 @@ def plot_roles(roles: HeadRoles) -> Figure:
 
 @matplotlib.style.context(STYLE)
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG; equal figures make equal files. `replace_file` says what happens if that fails."""
+    """Write a figure as PNG; equal figures make equal files. `replace_file` says what happens if that fails.
+
+    Raises UsageError if the name does not end in .png.
+    """
+    if Path(path).suffix != ".png":
+        raise UsageError(f"a picture is a .png file, got {str(path)!r}")
     image = io.BytesIO()
     figure.savefig(image, format="png", metadata={"Software": "tinyprune"})
     replace_file(Path(path), image.getvalue())

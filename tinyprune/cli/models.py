@@ -35,13 +35,15 @@ def show_heads(arguments: argparse.Namespace) -> None:
     from tinyprune.progress import say
     from tinyprune.pruning.roles import head_roles
     from tinyprune.runs.directory import text_of
+    from tinyprune.warmup import announced
 
     if arguments.tokens < 3:
         raise UsageError(f"--tokens must be at least 3, got {arguments.tokens}")
     saved = load_saved(arguments)
     text = text_of(saved, Path(arguments.model), arguments.corpus)
     tokens = getattr(text, arguments.split)[: arguments.tokens]
-    roles = head_roles(saved.model, tokens)
+    with announced(saved.model.ops, "heads"):
+        roles = head_roles(saved.model, tokens)
     records = roles.records()
     if not records:
         raise UsageError(f"the model of stage {saved.metadata['stage']} has no open heads to look at")

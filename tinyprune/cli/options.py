@@ -140,8 +140,7 @@ OPTIONS = {
         option("--seed", "random seed of the draws (%(default)s)", default=0),
     ],
     "heads": [
-        MODEL,
-        STAGE,
+        *LOADED,
         OTHER,
         SPLIT,
         option("--tokens", "how many of its tokens to read (%(default)s)", default=2000),

@@ -47,6 +47,7 @@ class Parser(argparse.ArgumentParser):
             table = {"gate": "gate_train"}.get(arguments.command, arguments.command)
             keys = names_by_key(first=table) if "--set" in known else {}
             settings = {f"--{key}": f"--set {name}=…" for key, name in keys.items() if f"--{key}" not in known}
+            unknown.sort(key=lambda given: not given.startswith("-"))  # the option before what was given for it
             name = unknown[0].partition("=")[0]
             hint = f"; {name} comes after {arguments.command}" if name in known else nearest(name, known, settings)
             parser.error(f"unrecognized arguments: {' '.join(unknown)}", hint)

@@ -40,6 +40,12 @@ def gpu_name() -> str:
     return name.value.decode() if ask_driver("cuDeviceGetName", name, len(name), 0) else ""
 
 
+def gpu_memory() -> float:
+    """Return how many bytes of memory the first GPU has; infinity without one."""
+    size = ctypes.c_size_t(0)
+    return float(size.value) if ask_driver("cuDeviceTotalMem_v2", ctypes.byref(size), 0) else float("inf")
+
+
 def driver_version() -> tuple[int, int] | None:
     """Return the newest CUDA that the driver supports, such as (13, 0), or None without a driver or a GPU."""
     version = ctypes.c_int(0)

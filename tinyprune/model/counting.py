@@ -50,6 +50,19 @@ def head_part(config: ModelConfig) -> Part:
     return Part("one head", parameters, round(own * D * Dh + scores_and_values))
 
 
+def training_bytes(config: ModelConfig, B: int) -> int:
+    """Return about how much memory training takes: parameters, gradients, averages, and what backward needs.
+
+    `config` has V set. The textbook also stores scores, B · H · T · (S + N) numbers for each layer, which are not
+    counted: compiled kernels do not.
+    """
+    D, T, S, numbers = config.D, config.T, config.M + config.T, 4 * count_parameters(config)
+    for i, H in enumerate(config.heads):
+        width, units = H * config.Dh, H * config.N if config.networks else 2 * config.width(i)
+        numbers += B * (S * (2 * D + 2 * width) + T * (4 * D + 4 * width + 2 * units))
+    return 4 * (numbers + 2 * B * T * config.V)
+
+
 def products_of(config: ModelConfig) -> int:
     """Return the number of matrices in a feed-forward block."""
     return 3 if config.feedforward == "swiglu" else 2
@@ -90,6 +103,11 @@ def count_parts(config: ModelConfig) -> list[Part]:
     sizes = {name: math.prod(shape) for name, shape in parameter_shapes(config).items()}
     head = head_part(config)
     parts = [Part("embedding and softmax", *embedding_counts(config, sizes))]
+    own: dict[int, dict[str, int]] = {}  # sizes of each layer's parameters, by short name
+    for name in sizes:
+        if name.startswith("layers."):
+            _, number, short = name.split(".", 2)
+            own.setdefault(int(number), {})[short] = sizes[name]
     parts.append(Part("positions", sizes.get("R", 0) + sizes.get("positions", 0), 0))
     shared_biases = 2 * config.Dh if config.bias == "layers" else 0
     for i, H in enumerate(config.heads):
@@ -97,7 +115,7 @@ def count_parts(config: ModelConfig) -> list[Part]:
         if config.kv_heads:
             K, products = len(config.kv_ids(i)), 2 * config.D * config.Dh
             parts.append(Part(f"layer {i}: {K} key-value heads", K * (products + shared_biases), K * products))
-        layer = {n.removeprefix(f"layers.{i}."): s for n, s in sizes.items() if n.startswith(f"layers.{i}.")}
+        layer = own[i]
         shared = {n: s for n, s in layer.items() if n not in HEAD_AXIS and not n.startswith("ffn.")}
         parts.append(Part(f"layer {i}: shared (norm, bo)", sum(shared.values()), 0))
         if config.F:

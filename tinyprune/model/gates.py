@@ -126,15 +126,7 @@ def gates_backward(
 def take_active(
     p: Parameters, gates: LayerGates | None, groups: Groups, Dh: int, ops: Engine
 ) -> tuple[Parameters, Groups]:
-    """Return a layer's parameters, with its gates as "gate", and its groups, without the inactive heads.
-
-    Args:
-        p: its parameters, by short name.
-        gates: None for a model without gates.
-        groups: `ModelConfig.groups` of the layer.
-        Dh: head width.
-        ops: the engine.
-    """
+    """Return a layer's parameters `p`, with its gates as "gate", and its `groups`, without the inactive heads."""
     if gates is None:
         return p, groups
     if gates.active.size < gates.values.size:

@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from tinyprune.config import ModelConfig
 from tinyprune.errors import NotFiniteError, UsageError
 from tinyprune.model.transformer import Memory, Transformer
-from tinyprune.ops.attention import visible_keys
+from tinyprune.ops.attention import attention_backward, attention_forward, visible_keys
 from tinyprune.ops.engine import Engine
+from tinyprune.progress import progress_bar
 
 # A head is named after the largest share if that is half of its attention or more, as Clark et al. name BERT's heads;
 # otherwise it is broad if its effective keys are at least half of the keys that it sees.
@@ -85,8 +86,8 @@ class HeadRoles(NamedTuple):
 def head_roles(model: Transformer, tokens: NDArray) -> HeadRoles:
     """Measure what the heads of a model attend to.
 
-    The textbook backend reads the text once, segment after segment with memory, since compiled kernels never store the
-    attention weights; only one segment's, L·H·T·(S + N) numbers, are in memory at a time.
+    The text is read once, segment after segment with memory, by the textbook's attention, since compiled kernels never
+    store the attention weights; only one segment's, L·H·T·(S + N) numbers, are in memory at a time.
 
     Args:
         model: of any kind, evaluated without noise; closed heads are left out.
@@ -97,7 +98,7 @@ def head_roles(model: Transformer, tokens: NDArray) -> HeadRoles:
         NotFiniteError: if attention weights are not finite.
     """
     config, tokens = model.config, np.asarray(tokens, np.int64)
-    textbook = dataclasses.replace(model, params=model.host_params(), ops=Engine())
+    textbook = storing_weights(model)
     segments = [tokens[start : start + config.T] for start in range(0, len(tokens), config.T)]
     with np.errstate(over="ignore", invalid="ignore"):  # `_measure` checks what comes out
         measured, keys = _measure(config, _attention_weights(textbook, segments, carry=True))
@@ -106,6 +107,14 @@ def head_roles(model: Transformer, tokens: NDArray) -> HeadRoles:
     if not config.attended:
         measured["persistent"][...] = np.nan
     return HeadRoles(**measured, keys=keys)
+
+
+def storing_weights(model: Transformer) -> Transformer:
+    """Return a model whose cache has the attention weights: with the textbook's attention, and its own products."""
+    if model.ops.on_device:
+        return dataclasses.replace(model, params=model.host_params(), ops=Engine())
+    own = {"attention_forward": staticmethod(attention_forward), "attention_backward": staticmethod(attention_backward)}
+    return dataclasses.replace(model, ops=type("StoringWeights", (type(model.ops),), own)())
 
 
 def repeated_tokens(tokens: NDArray, config: ModelConfig) -> list[NDArray]:
@@ -129,7 +138,7 @@ def _attention_weights(
         layers: for each the original numbers of the heads that it computes, (h,), and their weights (h, t, S + N).
     """
     memory: Memory | None = None
-    for ids in segments:
+    for ids in progress_bar(segments, desc="heads", unit="segment", leave=False):
         _, memory, cache = model.forward(ids[None], memory if carry else None)
         weights = [block.attention.a[0] for block in cache.attention_blocks]
         layers = []

@@ -24,6 +24,9 @@ import numpy as np
 from tinyprune.config import ModelConfig, RunConfig, TrainConfig, to_toml
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.kernels.gpu import gpu_memory
+from tinyprune.machine import memory_bytes
+from tinyprune.model.counting import count_parameters, training_bytes
 from tinyprune.model.generation import generate
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
@@ -116,6 +119,7 @@ class Run:
         for stage in stages:
             if stage != "prune":
                 self.segments(model, self.training(stage))
+                self.check_size(stage, model)
         if "gate" in stages:
             gate = self.config.gate
             parted = dataclasses.replace(model, U=gate.units) if gate.units else model
@@ -129,6 +133,15 @@ class Run:
             self.directory.write("config.toml", to_toml(self.config.to_dict()))
         for line in news:
             say(line)
+
+    def check_size(self, stage: str, model: ModelConfig) -> None:
+        """Raise UsageError if a stage needs more memory than there is."""
+        B, there = self.training(stage).B, gpu_memory() if self.ops.on_device else memory_bytes()
+        if (needed := training_bytes(model, B)) > there:
+            of = f"{needed / 1e9:,.0f} GB of memory for {count_parameters(model):,} parameters and B = {B}"
+            raise UsageError(
+                f"stage {stage} takes about {of}, and there are {there / 1e9:,.0f}; make the model or its batch smaller"
+            )
 
     def check_settings(self, written: RunConfig, before: Sequence[str]) -> None:
         """Raise UsageError if the configuration contradicts the one that was `written` for existing checkpoints."""
@@ -286,12 +299,16 @@ class Run:
             else:
                 log.truncate(self.metrics_length_before(stage))
             left = config.steps - trainer.step
+            if config.warmup > config.steps:
+                say(f"{stage}: the learning rate rises over {config.warmup} steps, more than there are")
             with announced(self.ops, stage, run=stage == "train") as compiled:
                 seconds = rehearse(model, objective, trainer.segments, text, config, trainer.step)
                 if compiled and stage == "train" and not self.ops.on_device:
                     self.rehearse()  # later stages and commands then find all kernels; a GPU compiles all at once
             tokens = f"{config.B} × {model.config.T} tokens on {text.name}"
-            say(f"{stage}: {left} steps of {tokens}, about {duration(seconds)}")
+            size = f"{count_parameters(model.config):,} parameters"
+            memory = f"about {training_bytes(model.config, config.B) / 1e6:,.0f} MB"
+            say(f"{stage}: {left} steps of {tokens}, about {duration(seconds)}; {size}, {memory}")
             trainer.run()
 
     def rehearse(self) -> float:

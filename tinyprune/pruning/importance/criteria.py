@@ -6,7 +6,6 @@ use. They return an array (H,) for each layer. The first sentence of each is wha
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 from tinyprune.errors import UsageError
 from tinyprune.model.transformer import Cache, Transformer, gated_outputs
 from tinyprune.ops import head_difference
-from tinyprune.ops.engine import Engine
 from tinyprune.pruning.gates import open_heads
 from tinyprune.pruning.importance.fits import read_fits
 from tinyprune.pruning.importance.masks import Scores, with_heads
+from tinyprune.pruning.roles import storing_weights
 from tinyprune.training.evaluation import mean_loss, read_segments
 
 TINY = np.finfo(float).tiny
@@ -65,12 +64,12 @@ def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) ->
 
         score_h = mean over queries of max_j a_ij          j over context keys and persistent vectors alike
 
-    Compiled kernels never store the attention weights, so the textbook backend reads the text.
+    Compiled kernels never store the attention weights, so the textbook's attention reads the text.
     (Voita et al. 2019, §3)
     """
     if model.config.U:
         raise UsageError("confidence is that of heads: blocks of units have none; choose another criterion")
-    textbook = dataclasses.replace(model, params=model.host_params(), ops=Engine())
+    textbook = storing_weights(model)
 
     def scores(cache: Cache) -> Iterable[NDArray]:
         return (block.attention.a.max(-1).mean((0, 2)) for block in cache.attention_blocks)  # a (B, H, T, S + N)

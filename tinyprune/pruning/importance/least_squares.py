@@ -69,11 +69,7 @@ def search(
 
 
 def best_exchange(
-    kept: Stay,
-    sizes: Sequence[int],
-    cost: Callable[[int, frozenset[int]], float],
-    price: Sequence[NDArray],
-    room: float,
+    kept: Stay, sizes: Sequence[int], cost: Callable[[int, frozenset[int]], float], price: list[NDArray], room: float
 ) -> Stay | None:
     """Return the heads that stay after the exchange of two that lowers the cost most; None if none lowers it.
 

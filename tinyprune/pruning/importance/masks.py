@@ -48,13 +48,7 @@ def with_heads(model: Transformer, mask: Mask | None = None) -> Transformer:
 
 
 def keep_within(scores: Scores, prices: NDArray, budget: float) -> Mask:
-    """Return the mask of the parts with the largest scores for their price that fit into a budget together.
-
-    Args:
-        scores: of all parts.
-        prices: what each costs, (all parts,), see `counting.part_prices`.
-        budget: what may stay.
-    """
+    """Return the mask of the parts with the largest scores for their `prices`, (all parts,), within a budget."""
     joined = np.concatenate(scores) / np.maximum(prices, TINY)
     return by_layer(within(np.argsort(-joined, kind="stable"), prices, budget), [layer.size for layer in scores])
 
