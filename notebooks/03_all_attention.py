@@ -721,7 +721,7 @@ assert counted["Transformer-XL"]["feed-forward"] > 0.6 * sum(counted["Transforme
 
 # %% jupyter={"source_hidden": true}
 # Draws the study's results, and prints the differences at equal size.
-study = read_csv(results("architecture-pydoc", "results.csv").read_text())
+study = read_csv(results("architecture-pydoc", "results.csv").read_text("utf-8"))
 kinds = list(dict.fromkeys(row["method"] for row in study))
 figure, by_measure = panels(len(MEASURES), 9, 3.6)
 for axes, (measure, label) in zip(by_measure, MEASURES.items(), strict=True):
@@ -739,7 +739,7 @@ figure.set_dpi(100)
 display(figure)
 
 differences = {"all-attention": [], "head-networks": []}
-for row in read_csv(results("architecture-pydoc", "comparison.csv").read_text()):
+for row in read_csv(results("architecture-pydoc", "comparison.csv").read_text("utf-8")):
     differences[row["reference"]].append(row)
     print(
         f"at {row['parameters']:,} parameters, bits of Transformer-XL minus {row['reference']}: "
@@ -791,7 +791,7 @@ show_lines(ops.head_networks_forward, "r = ops.matmul", "out = ops.matmul")
 
 # %% jupyter={"source_hidden": true}
 # Prints the differences of the parity study.
-for row in read_csv(results("parity-pydoc", "comparison.csv").read_text()):
+for row in read_csv(results("parity-pydoc", "comparison.csv").read_text("utf-8")):
     kind, _, steps = row["method"].rpartition(": ")
     if steps == "1500 steps" and "gain" not in kind:
         print(
@@ -848,7 +848,7 @@ assert as_it_is < whole and silenced > cost["silenced"]
 # Prints the paper's pair, from the results of the architecture study.
 of_study = [
     row
-    for row in read_csv(results("architecture-pydoc", "results.csv").read_text())
+    for row in read_csv(results("architecture-pydoc", "results.csv").read_text("utf-8"))
     if row["split"] == "test"
 ]
 

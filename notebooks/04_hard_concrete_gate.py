@@ -719,7 +719,7 @@ for name, (beta, forward) in USERS.items():
 # %% jupyter={"source_hidden": true}
 # Read what the study says of soft gates.
 overlap = []
-for record in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text()):
+for record in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text("utf-8")):
     if record["method"] == "voita" and record["reference"] == "gates":
         overlap.append(abs(record["difference"]) < record["spread"])
         print(

@@ -839,14 +839,14 @@ assert hold_task[0].sum() / hold_task.sum() > hold_layer[0].sum() / hold_layer.s
 # Show the table of both studies
 compared = {}
 for study in ("tradeoff-pydoc", "tradeoff-stdlib"):
-    summary = read_csv(results(study, "summary.csv").read_text())
+    summary = read_csv(results(study, "summary.csv").read_text("utf-8"))
     bits = {
         (r["method"], r["heads_open"]): f"{r['bits_per_character']:.3f} ± {r['spread']:.3f}"
         for r in summary
     }
     compared[study] = [
         r
-        for r in read_csv(results(study, "comparison.csv").read_text())
+        for r in read_csv(results(study, "comparison.csv").read_text("utf-8"))
         if r["method"] == "gates-layerwise" and r["reference"] == "gates"
     ]
     rows = [
@@ -857,8 +857,8 @@ for study in ("tradeoff-pydoc", "tradeoff-stdlib"):
 
 # %% jupyter={"source_hidden": true}
 # Draw the study: bits against heads, and how many heads each layer keeps
-summary = read_csv(results("tradeoff-pydoc", "summary.csv").read_text())
-kept, first_layer = read_csv(results("tradeoff-pydoc", "results.csv").read_text()), {}
+summary = read_csv(results("tradeoff-pydoc", "summary.csv").read_text("utf-8"))
+kept, first_layer = read_csv(results("tradeoff-pydoc", "results.csv").read_text("utf-8")), {}
 figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.9))
 for method, name, colour, line, marker, offset in (
     ("gates", "task", BLUE, "-", "o", -0.2),

@@ -817,7 +817,7 @@ assert table[1]["first 10"] - table[0]["first 10"] > 0.5
 
 # %% jupyter={"source_hidden": true}
 # Show the table of the study
-about = json.loads(results("ablation-pydoc", "study.json").read_text())
+about = json.loads(results("ablation-pydoc", "study.json").read_text("utf-8"))
 seeds = about["seeds"]
 print(f"gates learn {about['config']['gate']['lr_multiplier']:g} times as fast as weights")
 tested = {name: name for name in variants}
@@ -830,7 +830,7 @@ rows = [
         "spread": row["spread"],
         "95 %, ±": 2.484 * row["spread"],  # t = 4.303 with 2 degrees of freedom, / √3
     }
-    for row in read_csv(results("ablation-pydoc", "comparison.csv").read_text())
+    for row in read_csv(results("ablation-pydoc", "comparison.csv").read_text("utf-8"))
     if row["method"] in variants
 ]
 print(text_table(rows))
@@ -841,7 +841,7 @@ assert all(row["heads"] == 16 and row["bits more than all three"] < 0 for row in
 
 # %% jupyter={"source_hidden": true}
 # Draw the study: each seed of each variant
-study = read_csv(results("ablation-pydoc", "results.csv").read_text())
+study = read_csv(results("ablation-pydoc", "results.csv").read_text("utf-8"))
 figure = plot_ablation(
     [row | {"method": tested[row["method"]]} for row in study if row["method"] in variants]
 )
@@ -850,7 +850,7 @@ display(figure)
 
 # %% jupyter={"source_hidden": true}
 # The same study right after its gate stage, before any fine-tuning (validation split)
-lines = results("ablation-pydoc", "cells.jsonl").read_text().splitlines()
+lines = results("ablation-pydoc", "cells.jsonl").read_text("utf-8").splitlines()
 cells = [json.loads(line) for line in lines]
 print("16 heads, right after the gate stage:")
 for name, start, scaled, warmup in (
@@ -899,7 +899,7 @@ assert mean < -2.484 * spread  # see the text below
 
 # %% jupyter={"source_hidden": true}
 # Draw the study, and hold each model against its own seed's curve of all three
-curves = read_csv(results("stabilisers-pydoc", "curves.csv").read_text())
+curves = read_csv(results("stabilisers-pydoc", "curves.csv").read_text("utf-8"))
 figure, ax = plt.subplots(figsize=(7, 3.8))
 for variant, style in zip(dict.fromkeys(r["variant"] for r in curves), ("o-", "s--", "^-.", "D:")):
     own = sorted((r for r in curves if r["variant"] == variant), key=lambda r: r["heads"])

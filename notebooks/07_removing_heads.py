@@ -516,7 +516,7 @@ sizes = [replace(config, heads=(h,) * L, head_ids=()) for h in range(H, -1, -1)]
 models = [Transformer(size, init_parameters(size, rng), ops=run.ops) for size in sizes]
 measured = np.array(milliseconds_per_1k_tokens(models, text.valid, at_least=0.25))  # (9,)
 shares = np.array([sum(size.heads) for size in sizes]) / (L * H)
-study = read_csv(results("architecture-pydoc", "inference.csv").read_text())
+study = read_csv(results("architecture-pydoc", "inference.csv").read_text("utf-8"))
 
 # %% jupyter={"source_hidden": true}
 # Draw parameters and time against heads: this notebook's model, and those of the study.

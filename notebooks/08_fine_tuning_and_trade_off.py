@@ -387,7 +387,7 @@ plt.show()
 
 # %% jupyter={"source_hidden": true}
 # Read what 1,000 more steps bring the whole model.
-rows = read_csv(results("tradeoff-pydoc", "results.csv").read_text())  # of the full study
+rows = read_csv(results("tradeoff-pydoc", "results.csv").read_text("utf-8"))  # of the full study
 for whole, longer in zip(rows_of(rows, "baseline", "test"), rows_of(rows, "unpruned", "test")):
     first, then = whole["bits_per_character"], longer["bits_per_character"]
     print(
@@ -589,7 +589,7 @@ show(plot_agreement(records), 80)
 
 # %% jupyter={"source_hidden": true}
 # Read the agreement with gates in the study.
-study_agreement = read_csv(results("tradeoff-pydoc", "agreement.csv").read_text())
+study_agreement = read_csv(results("tradeoff-pydoc", "agreement.csv").read_text("utf-8"))
 with_gates = {r["other"]: r["rank_correlation"] for r in study_agreement if r["method"] == "gates"}
 for name in CRITERIA:
     here = rank_correlation(np.concatenate(all_scores["gates"]), np.concatenate(all_scores[name]))
@@ -734,7 +734,7 @@ show_source(paired_differences, docstring=False)
 # %% jupyter={"source_hidden": true}
 # Compare with the committed table.
 paired = {(r["method"], r["heads_open"]): r for r in paired_differences(rows, "gates")}
-for r in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text()):
+for r in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text("utf-8")):
     if r["reference"] == "gates":  # the table also compares with Michel
         mine = paired[r["method"], r["heads_open"]]
         for key in ("difference", "spread"):
@@ -1016,7 +1016,7 @@ print(f"rank correlation of the two orders, random left out: {agreement:+.2f}")
 
 # %% jupyter={"source_hidden": true}
 # Read the study of the second text.
-second = read_csv(results("tradeoff-stdlib", "comparison.csv").read_text())
+second = read_csv(results("tradeoff-stdlib", "comparison.csv").read_text("utf-8"))
 second = {(r["method"], r["heads_open"]): r for r in second if r["reference"] == "gates"}
 for name in ("least-squares-distilled", "michel", "leave-one-out", "random", "magnitude"):
     for heads in (16, 10):
@@ -1052,7 +1052,7 @@ for name in ("least-squares-distilled", "michel", "leave-one-out", "random", "ma
 # Read the study of gates from scratch.
 summary = {
     (r["method"], r["heads_open"]): r
-    for r in read_csv(results("ablation-pydoc", "summary.csv").read_text())
+    for r in read_csv(results("ablation-pydoc", "summary.csv").read_text("utf-8"))
 }
 for method in ("all three", "gates from scratch", "small from scratch"):
     for heads in (16, 10):
@@ -1060,8 +1060,8 @@ for method in ("all three", "gates from scratch", "small from scratch"):
         print(f"{method:18} {heads} heads: {r['bits_per_character']:.3f} ± {r['spread']:.3f} bits")
         whole = summary["all three", heads]["bits_per_character"]
         assert method == "all three" or r["bits_per_character"] < whole - 0.05
-scratch = read_csv(results("ablation-pydoc", "results.csv").read_text())
-best = read_csv(results("tradeoff-pydoc", "results.csv").read_text())
+scratch = read_csv(results("ablation-pydoc", "results.csv").read_text("utf-8"))
+best = read_csv(results("tradeoff-pydoc", "results.csv").read_text("utf-8"))
 print(
     "the best pruned model, heads by least squares with distillation, needs more than the small one:"
 )
@@ -1076,7 +1076,7 @@ for heads in (16, 10):
     more = pruned - small  # seed by seed
     print(f"    {heads} heads: {more.mean():+.3f} ± {more.std(ddof=1):.3f} bits")
     assert more.mean() > more.std(ddof=1)
-show(plot_ablation(read_csv(results("ablation-pydoc", "results.csv").read_text())))
+show(plot_ablation(read_csv(results("ablation-pydoc", "results.csv").read_text("utf-8"))))
 
 # %% [markdown]
 # Both need clearly *fewer* bits than gates on a trained model (*all three*), and the plain small one is about as good as

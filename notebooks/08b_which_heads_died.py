@@ -288,14 +288,14 @@ assert statistics.fmean(quiet) > 0.5
 # Read the differences from the studies' tables.
 def difference(study, **wanted):
     """Return a mean difference and its spread from the comparison table of a study."""
-    table = read_csv(results(study, "comparison.csv").read_text())
+    table = read_csv(results(study, "comparison.csv").read_text("utf-8"))
     (r,) = [r for r in table if wanted.items() <= r.items()]
     return f"{r['difference']:+.3f} ± {r['spread']:.3f}"
 
 
 def between(kind, heads, other, others):
     """Return the difference of two kinds of model with these numbers of heads, and its spread."""
-    rows = read_csv(results("architecture-pydoc", "results.csv").read_text())
+    rows = read_csv(results("architecture-pydoc", "results.csv").read_text("utf-8"))
     bits = {
         (r["method"], r["heads_open"], r["seed"]): r["bits_per_character"]
         for r in rows
@@ -330,7 +330,7 @@ compared(
     reference="gates",
 )
 print("(c) more than with all three stabilisers: fixed lam 0.08, equal heads; controller, 16 heads")
-curves = read_csv(results("stabilisers-pydoc", "curves.csv").read_text())
+curves = read_csv(results("stabilisers-pydoc", "curves.csv").read_text("utf-8"))
 for name in ("warm-up", "initialisation", "output scaling"):
     (r,) = [r for r in curves if (r["variant"], r["lam"]) == (f"without {name}", 0.08)]
     fixed = f"{r['difference']:+.3f} ± {r['difference_spread']:.3f}"

@@ -792,7 +792,7 @@ print(f"kernel: {faster:.1f} times as fast as the textbook")
 # committed in [`data/results/speed/`](../data/results/speed). Attention, forward and backward, all shapes:
 
 # %%
-records = json.loads(results("speed", "attention.json").read_text())
+records = json.loads(results("speed", "attention.json").read_text("utf-8"))
 machine = records[0]["machine"].split(" (as a peer")[0]
 print(textwrap.fill(f"measured on {machine}", 78, break_on_hyphens=False))
 figure = plot_benchmark(records)
@@ -806,7 +806,9 @@ display(figure)
 
 # %% jupyter={"source_hidden": true}
 # Draws the committed times and memory against T.
-sweep = [r for r in json.loads(results("speed", "memory.json").read_text()) if r["sweep"] == "T"]
+sweep = [
+    r for r in json.loads(results("speed", "memory.json").read_text("utf-8")) if r["sweep"] == "T"
+]
 figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.6))
 looks = zip(("tinyprune (numba)", "torch plain", "torch sdpa"), HEAD_COLOURS, ("o-", "s--", "^:"))
 for subject, colour, style in looks:
@@ -827,7 +829,7 @@ plt.show()
 # memory, and calls from Python:
 
 # %%
-for r in json.loads(results("speed", "step.json").read_text()):
+for r in json.loads(results("speed", "step.json").read_text("utf-8")):
     if r["subject"] == "tinyprune (numba)":
         print(f"{r['shape']:15} {r['sgemm_share']:.0%}")
 

@@ -481,8 +481,8 @@ def draw_removed(records):
     return figure
 
 
-display(plot_perplexity(read_csv(results("smollm2", "summary.csv").read_text())))
-kinds = read_csv(results("smollm2", "kinds.csv").read_text())
+display(plot_perplexity(read_csv(results("smollm2", "summary.csv").read_text("utf-8"))))
+kinds = read_csv(results("smollm2", "kinds.csv").read_text("utf-8"))
 display(draw_removed(kinds))
 
 # %% [markdown]
