@@ -15,7 +15,7 @@ from unittest.mock import Mock
 
 import command as commands
 import pytest
-from command import LASTING, STAGES, die_in_write, harmless, run_here, settings, start, succeed, wait_until
+from command import LASTING, STAGES, TRAINING, die_in_write, harmless, run_here, settings, start, succeed, wait_until
 
 from tinyprune.cli import parser
 from tinyprune.runs import run as stages
@@ -55,6 +55,12 @@ def being_written(directory: Path) -> set[tuple[str, int]]:
     return found
 
 
+def about_to_validate(directory: Path) -> bool:
+    """Return whether the log ends with a step that is validated, but not with its validation."""
+    last = (records(directory) or [{"step": 1, "split": ""}])[-1]
+    return last["step"] % TRAINING["evaluate_every"] == 0 and last["split"] == "train"
+
+
 def assert_same(directory: Path, reference: Path, *names: str) -> None:
     """Check that these files, by default all that last, equal the reference's, and that no temporary file is left."""
     for name in names or LASTING:
@@ -63,14 +69,14 @@ def assert_same(directory: Path, reference: Path, *names: str) -> None:
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_no_bit(book, tmp_path):
-    """Every process but the last of each run is killed: while it starts, within a step, or while it writes a file."""
+def test_forty_kills_at_random_moments_change_no_bit(book, tmp_path):
+    """Every process but the last of each run is killed: as it starts, within a step, a validation or a write."""
     given = ["--corpus", book, *OPTIONS, *GATE_OPTIONS]
     quick = "--backend=numpy"  # which starts in half of the time
     reference = tmp_path / "reference"
     succeed("run", reference, quick, *given)
     rng = random.Random(2110)
-    kills, writes, landed = 0, 0, set()
+    kills, writes, validations, landed = 0, 0, 0, set()
     for number in itertools.count():
         directory = tmp_path / f"run{number}"
         killed = True
@@ -78,8 +84,8 @@ def test_twenty_kills_at_random_moments_change_no_bit(book, tmp_path):
             begun = (directory / "config.toml").exists()
             options = ["--resume"] if begun else given
             before, process = being_written(directory), start("run", directory, quick, *options)
-            # soon after the start, after some steps, or when the write after them has begun
-            moment = rng.choice(["starting", "stepping", "writing", "writing"])
+            # soon after the start, after some steps, when the write after them has begun, or before a validation's line
+            moment = rng.choice(["starting", "stepping", "validating", "writing", "writing"])
             if moment == "starting":
                 time.sleep(rng.uniform(0, 0.25))
             else:
@@ -87,6 +93,8 @@ def test_twenty_kills_at_random_moments_change_no_bit(book, tmp_path):
                 wait_until(lambda path=directory, goal=goal: len(records(path)) >= goal, process)
             if moment == "stepping":
                 time.sleep(rng.uniform(0, 0.005))
+            if moment == "validating":
+                wait_until(lambda path=directory: about_to_validate(path), process)
             if moment == "writing":
                 wait_until(lambda path=directory, before=before: being_written(path) - before, process)
             process.kill()
@@ -95,13 +103,16 @@ def test_twenty_kills_at_random_moments_change_no_bit(book, tmp_path):
             killed = process.returncode != 0
             kills += killed
             writes += bool(killed and being_written(directory) - before)
+            validations += bool(killed and about_to_validate(directory))
             landed |= {record["stage"] for record in records(directory)[-1:] if killed}
         assert_same(directory, reference)
         assert (directory / "report.md").exists()
-        if kills >= 20 and landed.issuperset({"train", "gate", "finetune"}):
+        if kills >= 40 and landed.issuperset({"train", "gate", "finetune"}):
             break
-    print(f"{kills} kills in {number + 1} runs, {writes} of them within a write")
-    assert writes >= 3
+    print(
+        f"{kills} kills in {number + 1} runs, {writes} of them within a write, {validations} before a validation's end"
+    )
+    assert writes >= 3 and validations >= 3
 
 
 def forget_from(directory: Path, stage: str) -> None:
