@@ -13,23 +13,23 @@ PACKAGE = ROOT / "tinyprune"
 # Lines of each room, docstrings and blank lines included.
 BUDGET = {
     "bench": 1480,
-    "cli": 900,
+    "cli": 910,
     "course": 1725,
     "data": 985,
-    "experiments": 2275,
+    "experiments": 2220,
     "gradcheck": 960,
-    "kernels": 10535,
-    "model": 1580,
+    "kernels": 10540,
+    "model": 1590,
     "notebook": 470,
     "ops": 3495,
     "presets": 5,
     "pretrained": 720,
     "pruning": 1150,
-    "runs": 725,
+    "runs": 745,
     "training": 1075,
-    ".": 1950,  # modules at the top
+    ".": 1960,  # modules at the top
 }
-IN_ALL, TESTS = 30_000, 17_800
+IN_ALL, TESTS = 30_000, 17_850
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10
 LINES_OF_KERNELS, PARAMETERS_OF_KERNELS = 100, 15

@@ -56,7 +56,7 @@ def listed(arguments: argparse.Namespace, name: str, kind: Callable[[str], Any] 
     """Return the values of an option that takes several with commas between them; None if it is not given."""
     given = getattr(arguments, name)
     try:
-        return None if given is None else [kind(value) for value in given.split(",")]
+        return None if given is None else [kind(value) for value in given.split(",") if value]
     except ValueError as error:
         said = f"--{name.replace('_', '-')} takes numbers with commas between them, got {given!r}"
         raise UsageError(said) from error

@@ -3,6 +3,9 @@
 *tied* are head networks: a head owns N hidden units, and they go together. *untied* is the Transformer-XL with the same
 sizes, F = H · N, whose heads and whose blocks of N units are removed each for itself, until as many parameters are
 left. What tied gates can choose, untied ones can choose, too.
+
+With `model.persistent = "softmax"` *tied* is All-attention as published, and F = N. With no `--methods` both are trained
+and not pruned: are they equally good?
 """
 
 from __future__ import annotations
@@ -10,9 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tinyprune.errors import UsageError
 from tinyprune.experiments.experiment import Entry, Finished, Picture, Plan, Study
-from tinyprune.experiments.intervals import difference, judged
+from tinyprune.experiments.intervals import common_seeds, difference, judged
 from tinyprune.experiments.methods import BASELINE, SMALL, UNPRUNED
 from tinyprune.experiments.pictures import plot_differences
 from tinyprune.experiments.results import grouped
@@ -20,21 +22,16 @@ from tinyprune.tables import Record
 
 
 def entries(plan: Plan) -> list[Entry]:
-    """Return both architectures, whole and with every method at every share of their parts' parameters.
-
-    Raises UsageError if the plan's model has no head networks.
-    """
+    """Return both architectures, whole and with every method at every share of their parts' parameters."""
     model, made = plan.config.model, []
-    if not model.networks:
-        raise UsageError(
-            f'model.persistent must be "stream" and model.N at least 1: got {model.persistent} and {model.N}'
-        )
-    untied = {"kind": "transformer-xl", "N": 0, "persistent": "softmax", "F": model.H * model.N, "U": model.N}
+    F = model.H * model.N if model.networks else model.N
+    untied = {"kind": "transformer-xl", "N": 0, "persistent": "softmax", "F": F, "U": F // model.H}
     changes: dict[str, dict[str, Any]] = {"tied": {}, "untied": untied}
     for name, options in changes.items():
         for config in plan.configs(plan.config.with_options({f"model.{k}": v for k, v in options.items()})):
-            made += [plan.entry(f"{method}, {name}", config, method) for method in (BASELINE, UNPRUNED)]
-            for method in (*plan.methods, SMALL):
+            whole, pruned = ((BASELINE, UNPRUNED), (*plan.methods, SMALL)) if plan.methods else ((BASELINE,), ())
+            made += [plan.entry(f"{method}, {name}", config, method) for method in whole]
+            for method in pruned:
                 made += [plan.entry(f"{method}, {name}", config, method, share) for share in plan.shares]
     return made
 
@@ -44,17 +41,17 @@ def tables(done: Finished) -> dict[str, list[Record]]:
     records = []
     # two architectures have no baseline in common: each difference has a variance of its own
     for rows in grouped([row | {"start": row["kind"]} for row in done.tables["results"]], "heads_open").values():
-        methods = dict.fromkeys(
-            row["method"].removesuffix(", tied") for row in rows if row["method"].endswith(", tied")
-        )
-        records += [difference(rows, f"{method}, untied", f"{method}, tied") for method in methods]
+        methods = dict.fromkeys(row["method"].rpartition(", ")[0] for row in rows)
+        pairs = [(f"{method}, untied", f"{method}, tied") for method in methods]
+        records += [difference(rows, *pair) for pair in pairs if len(common_seeds(rows, *pair)) > 1]
     return {"comparison": judged(records)}
 
 
 def pictures(done: Finished) -> Iterator[Picture]:
     """Draw the only picture."""
     caption = "How many more bits per character the untied model needs, for each method, with intervals"
-    yield "differences", caption, plot_differences(done.tables["comparison"])
+    if done.tables["comparison"]:
+        yield "differences", caption, plot_differences(done.tables["comparison"])
 
 
 STUDY = Study(entries, tables, pictures)
