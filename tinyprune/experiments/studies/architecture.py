@@ -4,8 +4,8 @@
 sizes, F = H · N, whose heads and whose blocks of N units are removed each for itself, until as many parameters are
 left. What tied gates can choose, untied ones can choose, too.
 
-With `model.persistent = "softmax"` *tied* is All-attention as published, and F = N. With no `--methods` both are trained
-and not pruned: are they equally good?
+With `model.persistent = "softmax"` *tied* is All-attention as published, and F = N. With no `--methods` both are only
+trained: are they equally good?
 """
 
 from __future__ import annotations
