@@ -474,7 +474,7 @@ def gate_stage(steps, warmup, seed, **changes):
     """Train the baseline with gates; return the model, its metrics, and how many heads `settle` has moved."""
     gate = replace(run.config.gate, lr_multiplier=80.0, **changes)
     training = replace(
-        run.config.gate_train, steps=steps, evaluate_every=0, log_every=1, checkpoint_every=1000
+        run.config.gate_train, steps=steps, evaluate_every=1000, log_every=1, checkpoint_every=1000
     )
     model = with_gates(gate)
     groups = parameter_groups(model.params, training.weight_decay, gate.lr_multiplier)
