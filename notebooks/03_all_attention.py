@@ -59,8 +59,8 @@ from tinyprune import (
 )
 from tinyprune.config import of_kind
 from tinyprune.data import Segments
-from tinyprune.experiments.pictures import MEASURES, look, means, panels
-from tinyprune.experiments.results import read_csv, rows_of
+from tinyprune.experiments.pictures import look, means, panels
+from tinyprune.experiments.results import read_csv
 from tinyprune.model.counting import count_parameters, head_part
 from tinyprune.model.blocks import Layer, attention_block_forward
 from tinyprune.model.parameters import (
@@ -723,10 +723,16 @@ assert counted["Transformer-XL"]["feed-forward"] > 0.6 * sum(counted["Transforme
 # Draws the study's results, and prints the differences at equal size.
 study = read_csv(results("architecture-pydoc", "results.csv").read_text("utf-8"))
 kinds = list(dict.fromkeys(row["method"] for row in study))
-figure, by_measure = panels(len(MEASURES), 9, 3.6)
-for axes, (measure, label) in zip(by_measure, MEASURES.items(), strict=True):
+measures = {
+    "parameters": "parameters",
+    "multiply_adds_per_token": "multiply-adds a token",
+    "ms_per_1k_tokens": "ms per 1,000 tokens",
+}
+figure, by_measure = panels(len(measures), 9, 3.6)
+for axes, (measure, label) in zip(by_measure, measures.items(), strict=True):
     for kind in kinds:
-        x, y, error = means(rows_of(study, kind, "test"), measure)
+        own = [row for row in study if (row["method"], row["split"]) == (kind, "test")]
+        x, y, error = means(own, measure)
         axes.errorbar(x, y, error, label=kind, capsize=2, elinewidth=0.8, **look(kinds, kind))
     axes.set(xlabel=label, xlim=(0, None))
     axes.xaxis.set(major_locator=MaxNLocator(4), major_formatter=EngFormatter(sep=""))

@@ -58,7 +58,7 @@ from matplotlib.ticker import MaxNLocator
 from tinyprune import Transformer, add_gates, load_preset, remove_closed_heads
 from tinyprune.data import Segments
 from tinyprune.experiments.pictures import plot_ablation, plot_agreement, plot_layers
-from tinyprune.experiments.results import paired_differences, read_csv, rows_of, spread
+from tinyprune.experiments.results import read_csv, spread
 from tinyprune.experiments.studies.tradeoff import rank_correlation
 from tinyprune.ops import head_difference
 from tinyprune.notebook import (
@@ -388,7 +388,14 @@ plt.show()
 # %% jupyter={"source_hidden": true}
 # Read what 1,000 more steps bring the whole model.
 rows = read_csv(results("tradeoff-pydoc", "results.csv").read_text("utf-8"))  # of the full study
-for whole, longer in zip(rows_of(rows, "baseline", "test"), rows_of(rows, "unpruned", "test")):
+
+
+def rows_of(method):
+    """Return the rows of a method on the test split."""
+    return [r for r in rows if (r["method"], r["split"]) == (method, "test")]
+
+
+for whole, longer in zip(rows_of("baseline"), rows_of("unpruned")):
     first, then = whole["bits_per_character"], longer["bits_per_character"]
     print(
         f"study, seed {whole['seed']}: baseline {first:.3f}, trained on with all heads {then:.3f}"
@@ -686,23 +693,25 @@ coloured = {
     "random": ("black", "x:"),
 }
 methods = dict.fromkeys(r["method"] for r in rows if r["method"] not in ("baseline", "unpruned"))
+
+
+def mean_of(name, heads):
+    """Return the mean bits per character of a method at each number of heads."""
+    own = rows_of(name)
+    return [np.mean([r["bits_per_character"] for r in own if r["heads_open"] == k]) for k in heads]
+
+
 for name in sorted(methods, key=lambda name: name in coloured):
-    own = rows_of(rows, name, "test")
-    heads = sorted({r["heads_open"] for r in own})
-    mean = [np.mean([r["bits_per_character"] for r in own if r["heads_open"] == k]) for k in heads]
+    heads = sorted({r["heads_open"] for r in rows_of(name)})
+    mean = mean_of(name, heads)
     colour, style = coloured.get(name, ("#BBBBBB", "-"))
     label = name if name in coloured else "_"
     width = 1.6 if name in coloured else 0.8
     level.plot(heads, mean, style, color=colour, markersize=4, label=label, linewidth=width)
-    from_random = {
-        r["heads_open"]: r["difference"]
-        for r in paired_differences(rows, "random")
-        if r["method"] == name
-    }
     if name != "random":
-        differences = [from_random[k] for k in heads]
+        differences = np.subtract(mean, mean_of("random", heads))
         paired_to.plot(heads, differences, style, color=colour, markersize=4, linewidth=width)
-unpruned_mean = np.mean([r["bits_per_character"] for r in rows_of(rows, "unpruned", "test")])
+unpruned_mean = np.mean([r["bits_per_character"] for r in rows_of("unpruned")])
 level.axhline(unpruned_mean, color=GREY, linestyle=":")
 level.annotate("all heads, trained as long", (3, unpruned_mean), (0, 3), textcoords="offset points")
 level.set(xlabel="heads that stay, of 32", ylabel="bits per character (test)", ylim=(1.43, None))
@@ -726,14 +735,25 @@ plt.show()
 #
 # $$ \operatorname{Var}(x_m - x_{m'}) = \operatorname{Var}x_m + \operatorname{Var}x_{m'} - 2\operatorname{Cov}(x_m,x_{m'}) $$
 #
-# So take the difference **seed by seed**, then its mean and standard deviation, as `paired_differences` does:
+# So take the difference **seed by seed**, then its mean and standard deviation:
+
 
 # %%
-show_source(paired_differences, docstring=False)
+def paired_differences(reference):
+    """Return mean and standard deviation of the difference from a method, by method and number of heads."""
+    bits = {(r["heads_open"], r["seed"]): r["bits_per_character"] for r in rows_of(reference)}
+    paired = {}
+    for method in methods:
+        for k in {r["heads_open"] for r in rows_of(method)}:
+            own = [r for r in rows_of(method) if r["heads_open"] == k and (k, r["seed"]) in bits]
+            more = [r["bits_per_character"] - bits[k, r["seed"]] for r in own]
+            paired[method, k] = {"difference": statistics.fmean(more), "spread": spread(more)}
+    return paired
+
 
 # %% jupyter={"source_hidden": true}
 # Compare with the committed table.
-paired = {(r["method"], r["heads_open"]): r for r in paired_differences(rows, "gates")}
+paired = paired_differences("gates")
 for r in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text("utf-8")):
     if r["reference"] == "gates":  # the table also compares with Michel
         mine = paired[r["method"], r["heads_open"]]
@@ -745,17 +765,13 @@ for r in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text("utf-8")
 # Collect a table of all methods at one number of heads, and draw it.
 def of_seeds(method, heads):
     """Return bits per character of a method by seed."""
-    return {
-        r["seed"]: r["bits_per_character"]
-        for r in rows_of(rows, method, "test")
-        if r["heads_open"] == heads
-    }
+    return {r["seed"]: r["bits_per_character"] for r in rows_of(method) if r["heads_open"] == heads}
 
 
 def study_table(heads):
     """Return a record for each method, the best first."""
     gates, table = of_seeds("gates", heads), []
-    for method in dict.fromkeys(method for method, _ in paired):
+    for method in dict.fromkeys(method for method, _ in paired if method != "gates"):
         own, r = of_seeds(method, heads), paired[method, heads]
         sds = spread([*own.values()]), spread([*gates.values()])
         table.append(
@@ -856,11 +872,8 @@ assert {"random", "confidence", "voita"} <= {*verdicts["undecided"]}
 # Print the most telling of the paired differences.
 def more(method, reference, heads):
     """Return the mean paired difference of two methods and its spread."""
-    return next(
-        (r["difference"], r["spread"])
-        for r in paired_differences(rows, reference)
-        if (r["method"], r["heads_open"]) == (method, heads)
-    )
+    r = paired_differences(reference)[method, heads]
+    return r["difference"], r["spread"]
 
 
 for method, reference in (

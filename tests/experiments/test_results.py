@@ -8,7 +8,6 @@ from toy import Here, row, toy_plan
 from tinyprune.errors import TinypruneError
 from tinyprune.experiments.grid import run_cells
 from tinyprune.experiments.results import (
-    paired_differences,
     read_csv,
     result_rows,
     summarise,
@@ -63,14 +62,6 @@ def test_mean_and_spread_by_hand():
     assert gates["test"] == pytest.approx(2.2)
     assert gates["spread"] == pytest.approx(statistics.stdev([1.9, 3.0]))
     assert (single["heads_open"], single["spread"], single["seeds"]) == (1, None, 1)
-
-
-def test_differences_are_taken_seed_by_seed():
-    (record,) = paired_differences(ROWS, "gates")
-    assert (record["method"], record["reference"], record["heads_open"], record["seeds"]) == ("random", "gates", 2, 2)
-    assert record["difference"] == pytest.approx(((2.0 - 1.9) + (3.0 - 2.5)) / 2)
-    assert record["spread"] == pytest.approx(statistics.stdev([0.1, 0.5]))
-    assert paired_differences(ROWS, "michel") == []
 
 
 def test_csv_and_back(study):

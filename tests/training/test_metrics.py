@@ -5,9 +5,10 @@ import sys
 import numpy as np
 import pytest
 from command import files_up_to
+from tensorboardX.proto.event_pb2 import Event
 
 from tinyprune.errors import CheckpointError, NotFiniteError, SaveError, UsageError
-from tinyprune.training.metrics import MetricsLog, read_metrics
+from tinyprune.training.metrics import EventLog, MetricsLog, read_metrics
 
 
 def test_round_trip(tmp_path):
@@ -35,6 +36,30 @@ def test_resume_drops_what_came_after_the_checkpoint(tmp_path, torn):
         log.truncate(length)
         log.write({"step": 2, "again": True})
     assert read_metrics(path) == [{"step": 0}, {"step": 1}, {"step": 2, "again": True}]
+
+
+def scalars(folder):
+    """Return what the event files in a folder hold: framed messages, a length of 8 bytes and its check before each."""
+    content, found = b"".join(file.read_bytes() for file in folder.iterdir()), []
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        event, content = Event.FromString(content[12 : 12 + length]), content[16 + length :]
+        found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+    return found
+
+
+def test_event_files_follow_the_log_through_a_resume(tmp_path):
+    entry = {"stage": "gate", "split": "train"}
+    with EventLog(tmp_path / "m") as log:
+        log.truncate(0)
+        log.write(entry | {"step": 1, "loss": 2.5, "log_alpha": [[0.5]], "best": None})
+        length = log.sync()
+        log.write(entry | {"step": 2, "loss": 9.0})
+    with EventLog(tmp_path / "m") as log:
+        log.truncate(length)
+        log.write(entry | {"step": 2, "loss": 1.5, "heads_open": 3})
+    names = [("gate/train/loss", 1, 2.5), ("gate/train/loss", 2, 1.5), ("gate/train/heads_open", 2, 3.0)]
+    assert scalars(tmp_path / "events") == names
 
 
 @pytest.mark.parametrize("length", [13, 5, 11, 1000])

@@ -86,6 +86,7 @@ RUN = (
     option("--seed", "random seed of initialisation, dropout and gates (0)", type=int),
     SETTING,
     BACKEND,
+    switch("--tensorboard", "also write the log as TensorBoard's event files, into the run's folder events"),
     (
         switch("--resume", RESUME),
         switch("--overwrite", "start anew, deleting the results of this stage and later ones"),

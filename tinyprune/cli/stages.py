@@ -75,7 +75,8 @@ def prepared(arguments: argparse.Namespace, stages: tuple[str, ...], directory: 
     config = directory.read_config() if own else load_preset(preset)
     again = ["tinyprune", arguments.command, str(directory.path), "--resume"]
     again += ["--backend", arguments.backend] if arguments.backend else []
-    run = Run(directory, config, ops, shlex.join(again))
+    again += ["--tensorboard"] * arguments.tensorboard
+    run = Run(directory, config, ops, shlex.join(again), events=arguments.tensorboard)
     if source is not None and not arguments.resume:
         run.adopt(source)
     run.config = run.config.with_options(overrides(arguments))

@@ -52,12 +52,7 @@ SCORE_TOKENS = 24_000  # how much of the validation split criteria read
 REPAIR_TOKENS = 60_000  # how much of the training split repairs read
 REVISION = 1  # of the methods: with another number all cells are computed again
 PATH_EVERY = 10  # steps between two records of log_alpha while gates are trained
-NOT_IN_KEYS = (
-    "evaluate_every",
-    "evaluate_tokens",
-    "checkpoint_every",
-    "log_every",
-)  # settings of a stage that change no result
+NOT_IN_KEYS = "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_every"  # settings that change no result
 
 # Numba's simplest threading layer ends the process when two threads call it at the same time.
 ONE_AT_A_TIME = threading.Lock()

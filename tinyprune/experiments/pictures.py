@@ -23,11 +23,6 @@ from tinyprune.plots import DPI, GREY, HEAD_COLOURS, LINES, MARKERS, STYLE
 from tinyprune.tables import Record
 
 ORDER = ("gates", *(method for method in METHODS if method != "gates"), "michel-global")
-MEASURES = {
-    "parameters": "parameters",
-    "multiply_adds_per_token": "multiply-adds a token",
-    "ms_per_1k_tokens": "ms per 1,000 tokens",
-}
 
 
 def look(names: Sequence[str], name: str) -> dict[str, Any]:

@@ -119,33 +119,6 @@ def summarise(rows: Sequence[Record]) -> list[Record]:
     ]
 
 
-def paired_differences(rows: Sequence[Record], reference: str, split: str = "test") -> list[Record]:
-    """Compute how many more bits each method needs than the reference, with as many heads and the same seed.
-
-    Rows without a partner of the reference are left out.
-
-    Returns:
-        A record for each other method and number of heads: mean of the differences and their standard deviation
-        (spread) over seeds. Above 0 the reference is better.
-    """
-    bits = {(r["heads_open"], r["seed"]): r["bits_per_character"] for r in rows_of(rows, reference, split)}
-    found = [
-        row | {"difference": row["bits_per_character"] - bits[row["heads_open"], row["seed"]]}
-        for row in rows
-        if row["split"] == split and row["method"] != reference and (row["heads_open"], row["seed"]) in bits
-    ]
-    return [
-        {"method": method, "reference": reference, "heads_open": heads}
-        | {"difference": mean_of(group, "difference"), "spread": spread_of(group, "difference"), "seeds": len(group)}
-        for (method, heads), group in grouped(found, "method", "heads_open").items()
-    ]
-
-
-def rows_of(rows: Sequence[Record], method: str, split: str) -> list[Record]:
-    """Return the rows of one method and split."""
-    return [row for row in rows if row["method"] == method and row["split"] == split]
-
-
 def spread(values: Sequence[float]) -> float | None:
     """Return the standard deviation over seeds (n − 1); None for a single one."""
     return statistics.stdev(values) if len(values) > 1 else None

@@ -41,7 +41,7 @@ from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.distillation import Distillation
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.loop import Trainer
-from tinyprune.training.metrics import MetricsLog
+from tinyprune.training.metrics import EventLog, MetricsLog
 from tinyprune.training.step import LanguageModelling, Objective
 from tinyprune.warmup import announced, rehearse
 
@@ -56,6 +56,7 @@ class Run:
     resume_command: str  # the command that resumes after a stop, for messages
     anew: Sequence[str] = ()  # stages whose checkpoints no longer count, see `prepare`
     source: Path | None = None  # another run's checkpoint, which `prepare` makes the baseline of this one, see `adopt`
+    events: bool = False  # whether TensorBoard's event files are written
 
     @cached_property
     def text(self) -> Text:
@@ -276,7 +277,7 @@ class Run:
             say(f"{stage}: validations read the first {limit:,} of {len(text.valid):,} tokens; see evaluate_tokens")
         B, steps = (before and before.metadata.get("read")) or (config.B, 0)
         read = steps * B // config.B  # another B cuts the text elsewhere, so that the place is not quite the same
-        with MetricsLog(self.directory.metrics) as log:
+        with (EventLog if self.events else MetricsLog)(self.directory.metrics) as log:
             trainer = Trainer.start(
                 model,
                 self.segments(model.config, config, read),

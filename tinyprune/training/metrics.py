@@ -7,11 +7,12 @@ steps are not logged twice.
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
+from tinyprune.errors import CheckpointError, MissingExtraError, NotFiniteError, UsageError, install_command
 from tinyprune.files import save_error
 
 
@@ -92,6 +93,44 @@ class MetricsLog:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class EventLog(MetricsLog):
+    """A log that TensorBoard shows, too: numbers become scalars STAGE/SPLIT/NAME in event files in `events` beside it.
+
+    `truncate`, which comes before the first `write`, makes the event files anew from the log.
+    Raises MissingExtraError if tensorboardX is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError(f"--tensorboard needs tensorboardX: {install_command('tensorboard')}") from error
+        super().__init__(path)
+        self._new, self._events = SummaryWriter, cast(Any, None)
+
+    def truncate(self, length: int) -> None:
+        super().truncate(length)
+        with self._saving():
+            shutil.rmtree(self.path.parent / "events", ignore_errors=True)
+            self._events = self._new(str(self.path.parent / "events"), flush_secs=5)
+        for record in read_metrics(self.path):
+            self._show(record)
+
+    def write(self, record: dict[str, Any]) -> None:
+        super().write(record)
+        self._show(record)
+
+    def _show(self, record: dict[str, Any]) -> None:
+        for name, value in record.items():
+            if name != "step" and isinstance(value, int | float):
+                self._events.add_scalar(f"{record['stage']}/{record['split']}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        super().close()
+        if self._events is not None:
+            self._events.close()
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
