@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from command import MODEL, contents, files_up_to, harmless, refused, settings, succeed, tinyprune
 
+from tinyprune.ops.engine import Engine
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 
 
@@ -324,10 +325,14 @@ def test_a_model_that_is_too_large(book, tmp_path):
     assert said.endswith("make B, T, M, D, L or the vocabulary smaller")
 
 
+@pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize("option", ["model.D=16000", "model.M=1000000"])
-def test_a_size_that_does_not_fit_is_refused_at_once(option, book, tmp_path, monkeypatch):
-    monkeypatch.setattr("tinyprune.runs.run.memory_bytes", lambda: 8e9)
-    said = harmless(2, tmp_path, "train", tmp_path / "run", "--corpus", book, "--set", option)
+def test_a_size_that_does_not_fit_is_refused_at_once(option, on_device, book, tmp_path, monkeypatch):
+    small, large = ("gpu_memory", "memory_bytes") if on_device else ("memory_bytes", "gpu_memory")
+    monkeypatch.setattr(f"tinyprune.runs.run.{small}", lambda: 8e9)
+    monkeypatch.setattr(f"tinyprune.runs.run.{large}", lambda: 1e15)
+    monkeypatch.setattr(Engine, "on_device", on_device)
+    said = harmless(2, tmp_path, "train", tmp_path / "run", "--corpus", book, "--backend=numpy", "--set", option)
     assert re.fullmatch(r"stage train takes about [\d,]+ GB of memory for [\d,]+ parameters and B = \d+, .*", said)
     assert said.endswith("and there are 8; make the model or its batch smaller")
 

@@ -347,7 +347,7 @@ class DataConfig(Config):
     TABLE: typing.ClassVar[str] = "data"
 
     corpus: str = option("pydoc", "name of a corpus, or the path of a text file")
-    tokenizer: str = option("character", "what one token is", choices=("character", "byte", "word", "bpe"))
+    tokenizer: str = option("character", "a token (bpe: imported models)", choices=("character", "byte", "word", "bpe"))
     vocabulary: int = option(0, "word tokenizer: keep this many of the most frequent words; 0: all", low=0)
     valid_fraction: float = option(0.05, "share for validation, if the corpus has no split", low=0.0, high=0.5)
     test_fraction: float = option(0.05, "share held out for testing, if the corpus has no split", low=0.0, high=0.5)

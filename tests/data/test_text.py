@@ -61,7 +61,7 @@ def test_the_splits_together_are_the_text(load, kind):
         assert text.characters["train"] > 0 == text.characters["valid"] == text.characters["test"]
     else:
         assert decoded == LINES
-        assert sum(text.characters.values()) == len(LINES.encode() if kind == "byte" else LINES)
+        assert sum(text.characters.values()) == len(LINES)
     assert text.train.max() < text.tokenizer.V
     everything = load(LINES, {"tokenizer": kind, "valid_fraction": 0.0, "test_fraction": 0.0})
     np.testing.assert_array_equal(everything.train, everything.tokenizer.encode(LINES))

@@ -19,7 +19,7 @@ from tinyprune.errors import TinypruneError
 from tinyprune.files import replace_file
 
 # Part of the names of cached files: raise it when the same text and settings no longer give the same tokens.
-FORMAT = 2
+FORMAT = 3
 Tokens = tuple[dict[str, NDArray], dict[str, int]]  # the ids of each split, (n,), and `Text.characters`
 
 

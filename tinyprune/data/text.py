@@ -39,8 +39,8 @@ class Text:
     train: NDArray
     valid: NDArray
     test: NDArray
-    # The number of characters (byte tokenizer: bytes) in the raw text of each split, for bits per character; 0 if some
-    # of its words became `<unk>`, because the tokens then no longer stand for the text.
+    # The number of characters in the raw text of each split, for bits per character (byte tokenizer: the bytes that
+    # begin one in UTF-8); 0 if some of its words became `<unk>`: the tokens then no longer stand for the text.
     characters: dict[str, int]
     data: DataConfig  # where it lies, and how it is split
     digest: str  # sha256 of the whole corpus; a resumed run uses it to notice that the text has changed
@@ -133,6 +133,6 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, doing: str = "") -> Toke
         if isinstance(tokenizer, WordTokenizer) and (encoded == tokenizer.unknown).sum() > chunk.count(UNKNOWN):
             lossy.add(split)
         ids[split].append(encoded.astype(dtype))
-        characters[split] += len(chunk)
+        characters[split] += len(chunk) if isinstance(chunk, str) else int((encoded & 0xC0 != 0x80).sum())
     counts = {split: 0 if split in lossy else count for split, count in characters.items()}
     return {split: np.concatenate(chunks) for split, chunks in ids.items()}, counts
