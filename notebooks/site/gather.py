@@ -30,7 +30,7 @@ from properdocs.plugins import event_priority
 from properdocs.structure.files import File, Files
 from properdocs.structure.nav import Navigation, Section
 from properdocs.utils import nest_paths
-from tinyprune.cli import build_parser
+from tinyprune.cli.parser import build_parser
 
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]

@@ -7,7 +7,7 @@ import shlex
 import pytest
 from folder import FOLDER, NAMES
 
-from tinyprune.cli import build_parser
+from tinyprune.cli.parser import build_parser
 
 REPOSITORY = FOLDER.parent
 PAGES = [

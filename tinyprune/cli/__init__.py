@@ -8,21 +8,24 @@ import sys
 from contextlib import ExitStack, redirect_stderr
 from pathlib import Path
 
-from tinyprune.cli.parser import build_parser
 from tinyprune.errors import TinypruneError
-from tinyprune.machine import processors
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 for a failure, 2 for bad usage, 130 after Ctrl-C."""
-    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.7 * processors():
-        # the threads of NumPy's products spin while they wait, and on a busy machine many times as long as they compute
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if hasattr(sys.stdout, "reconfigure"):  # show "?" for what the terminal's encoding lacks, rather than fail
         sys.stdout.reconfigure(errors="replace")
     arguments = argparse.Namespace()
     try:
         try:
+            # imported here, so that Ctrl-C is understood meanwhile
+            from tinyprune.machine import processors
+
+            if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.7 * processors():
+                # threads of NumPy's products spin while they wait, on a busy machine many times as long as they compute
+                os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+            from tinyprune.cli.parser import build_parser
+
             parser = build_parser()
             if "_ARGCOMPLETE" in os.environ:  # the shell asks what could be typed next
                 import argcomplete

@@ -96,12 +96,7 @@ GATE = (
     (
         option("--lam", "weight of the L0 loss, a sum over all heads", type=float),
         option("--target-heads", "hold exactly this many heads open, instead of lam", type=int),
-        option(
-            "--target-parameters",
-            "hold this share of the parameters open, embedding apart",
-            type=float,
-            metavar="SHARE",
-        ),
+        option("--target-parameters", "hold this share of all but the embedding open", type=float, metavar="SHARE"),
     ),
     option("--units", "gates for blocks of so many units of the feed-forward block, too", type=int),
     option("--objective", "what the gates minimise besides", choices=("task", "layerwise")),
@@ -157,9 +152,7 @@ OPTIONS = {
     ],
     "gradcheck": [
         option("--op", "only operations whose name begins with NAME", metavar="NAME"),
-        option(
-            "--mode", "how to measure (complex if the backend allows it, else central)", choices=("complex", "central")
-        ),
+        option("--mode", "how to measure (complex where it can, else central)", choices=("complex", "central")),
         backend("the backend to check: numba or numpy (%(default)s)", default="numpy"),
         JSON,
     ],
