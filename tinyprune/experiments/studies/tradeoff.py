@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from tinyprune.experiments.experiment import Entry, Finished, Picture, Plan, Study
 from tinyprune.experiments.intervals import compared
 from tinyprune.experiments.methods import BASELINE, SMALL, SMALL_LONGER, UNPRUNED
-from tinyprune.experiments.pictures import plot_agreement, plot_layers, plot_tradeoff
+from tinyprune.experiments.pictures import plot_agreement, plot_differences, plot_layers, plot_tradeoff
 from tinyprune.tables import Record
 
 
@@ -64,9 +64,13 @@ def tables(done: Finished) -> dict[str, list[Record]]:
 
 def pictures(done: Finished) -> Iterator[Picture]:
     """Draw the pictures."""
-    rows = done.tables["results"]
-    caption = "Bits per character against heads that stay, for each method, with error bars"
-    yield "tradeoff", caption, plot_tradeoff(rows, done.tables["comparison"])
+    rows, found = done.tables["results"], done.tables["comparison"]
+    caption, figure = "Bits per character against heads that stay, with error bars", plot_tradeoff(rows, found)
+    if len({r["heads_open"] for r in found}) == 1:
+        of = found[0]["reference"]
+        caption = f"How many more bits per character than {of} each method needs, with intervals"
+        figure = plot_differences([r for r in found if r["reference"] == of])
+    yield "tradeoff", caption, figure
     yield "kept", "Heads that stay in each layer, for each method", plot_layers(rows)
     if agreed := done.tables["agreement"]:
         yield "agreement", "Rank correlation between the methods' scores of the heads", plot_agreement(agreed)
