@@ -114,7 +114,7 @@ class Run:
                 'model.M = 0 with the same-length mask shows every token only itself; add --set model.mask="causal"'
             )
         if written is not None and self.config.data.corpus != written.data.corpus:
-            assert self.text  # which is refused if it is another
+            _ = self.text  # refused if it is another; no assert, which python -O would leave out
         before = self.before(stages[0]) if self.source is None else self.earlier_model()
         model = self.model_config if before is None else before.model.config
         for stage in stages:
