@@ -54,8 +54,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from tinyprune import Transformer, count_parts, generate
+from tinyprune import Transformer, count_parts
 from tinyprune.ops.engine import Engine
+from tinyprune.model.generation import generate
 from tinyprune.notebook import baseline_run, sliders, use_style, you_are_here
 from tinyprune.plots import (
     BLUE,

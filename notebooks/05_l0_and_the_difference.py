@@ -180,7 +180,7 @@ up = {
     "parabola": push_up(lambda g: -2 * (1 - g)),  # d/dg of (1 − g)²
 }  # of a head worth 1 nat
 p = ops.p_open(log_alpha, **PAPER)
-down = ops.l0_backward(1.0, (p,))  # of lam = 1
+down = ops.l0_backward(1.0, ops.l0_forward(log_alpha, **PAPER)[1])  # of lam = 1
 np.testing.assert_allclose(down, p * (1 - p), rtol=1e-14)
 
 # %% [markdown]
