@@ -50,11 +50,11 @@ import dataclasses
 
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy.stats import spearmanr
 
 from tinyprune import GateConfig, Transformer, add_gates, assert_gradients, get_backend, ops
 from tinyprune.data import Segments
 from tinyprune.experiments.results import read_csv
-from tinyprune.experiments.studies.tradeoff import rank_correlation
 from tinyprune.model.blocks import (
     Layer,
     attention_block_backward,
@@ -603,7 +603,7 @@ for ax, (title, values, label) in zip(axes, panels):
         style = {"color": HEAD_COLOURS[i], "markersize": 5, "markerfacecolor": "none"}
         ax.plot(removal[i], values[i], marker, label=f"layer {i}", **style)
     ax.set(xscale="log", xlabel="true difference in loss, nats", ylabel=label)
-    correlation = rank_correlation(values.ravel(), removal.ravel())
+    correlation = spearmanr(values.ravel(), removal.ravel()).statistic
     ax.set_title(f"{title}\nrank correlation {correlation:.2f}", fontsize=9)
     if values is not lengths:
         ax.plot(diagonal, diagonal, color=GREY, linewidth=0.8, linestyle="--")
@@ -614,10 +614,10 @@ plt.show()
 means = removal.mean(), np.abs(slope_open).mean(), trapezoid.mean()
 for name, value in zip(("removal costs", "|slope at 1|", "trapezoid"), means):
     print(f"mean over heads: {name:13} {value:.3f} nats")
-within = [rank_correlation(lengths[i], removal[i]) for i in range(L)]
+within = [spearmanr(lengths[i], removal[i]).statistic for i in range(L)]
 print(f"‖Δ‖: rank correlation within each layer {', '.join(f'{value:+.2f}' for value in within)}")
 assert np.abs(slope_open).mean() < removal.mean() / 2
-assert rank_correlation(trapezoid.ravel(), removal.ravel()) > 0.8
+assert spearmanr(trapezoid.ravel(), removal.ravel()).statistic > 0.8
 
 # %% [markdown]
 # The rank correlation is 1 where an estimate puts the heads into the true order, and 0 where it says nothing about it.
@@ -809,9 +809,9 @@ figure.suptitle("In which order heads would close: 1 first; framed, the first ei
 plt.show()
 
 for name, values, *_ in bars[1:]:
-    correlation = rank_correlation(values.ravel(), removal.ravel())
+    correlation = spearmanr(values.ravel(), removal.ravel()).statistic
     print(f"{name:10} rank correlation with the true difference {correlation:.2f}")
-within = [rank_correlation(hold_layer[i], removal[i]) for i in range(L)]
+within = [spearmanr(hold_layer[i], removal[i]).statistic for i in range(L)]
 print(f"layer-wise, within each layer: {', '.join(f'{value:+.2f}' for value in within)}")
 clear = (hold_task > 2 * samples.std(0) / np.sqrt(len(samples))).sum()
 print(f"of the task's 32 forces, {clear} exceed twice their standard error")

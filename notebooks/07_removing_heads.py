@@ -671,9 +671,9 @@ print("after a second removal, by layer:", *[list(kept) for kept in smaller.conf
 # %% [markdown]
 # ## 9 · The same text
 #
-# Generation goes token by token through `CachedDecoder`, which keeps the keys and values of earlier tokens and has its
-# own attention. So it needs its own check: with the same random numbers, the gated and the small model must write the
-# same text, letter by letter. The check runs in float64, so that rounding cannot decide a close draw.
+# Generation goes token by token through `CachedDecoder`, which keeps the keys and values of earlier tokens and computes
+# the layers for the newest one alone. So it needs a check: with the same random numbers, the gated and the small model
+# must write the same text, letter by letter. It runs in float64, so that rounding cannot decide a close draw.
 
 # %% jupyter={"source_hidden": true}
 # Write a text with both models, and compare all probabilities.

@@ -54,12 +54,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 from matplotlib.ticker import MaxNLocator
+from scipy.stats import spearmanr
 
 from tinyprune import Transformer, add_gates, load_preset, remove_closed_heads
 from tinyprune.data import Segments
-from tinyprune.experiments.pictures import plot_ablation, plot_agreement, plot_layers
+from tinyprune.experiments.pictures import plot_ablation, plot_layers
 from tinyprune.experiments.results import read_csv, spread
-from tinyprune.experiments.studies.tradeoff import rank_correlation
 from tinyprune.ops import head_difference
 from tinyprune.notebook import (
     baseline_run,
@@ -567,25 +567,30 @@ plt.show()
 # compute the ordinary correlation of the ranks. It is 1 for the same order, 0 for no relation, −1 for the reverse
 # order.
 
+
 # %%
-show_source(rank_correlation, docstring=False)
+def rank_correlation(a, b):
+    """Return Spearman's rank correlation of (n,) and (n,)."""
+    return float(spearmanr(a, b).statistic)
+
+
+by_hand = 0.8  # 1 − 6·Σd²/(n³ − n), with Σd² = 2
+assert round(rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]), 12) == by_hand
 
 # %% jupyter={"source_hidden": true}
 # Compare the rankings of all criteria.
-records = [
-    {
-        "method": a,
-        "other": b,
-        "rank_correlation": rank_correlation(
-            np.concatenate(all_scores[a]), np.concatenate(all_scores[b])
-        ),
-    }
-    for a in all_scores
-    for b in all_scores
-]
-by_hand = 0.8  # 1 − 6·Σd²/(n³ − n), with Σd² = 2
-assert round(rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]), 12) == by_hand
-show(plot_agreement(records), 80)
+table = spearmanr(np.array([np.concatenate(scores) for scores in all_scores.values()]).T).statistic
+fig, ax = plt.subplots(figsize=(5.6, 5))
+ax.imshow(table, cmap="RdBu", vmin=-1, vmax=1)
+for (i, j), value in np.ndenumerate(table):
+    colour = "white" if abs(value) > 0.6 else "black"
+    ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+names = list(all_scores)
+ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+ax.set_yticks(range(len(names)), names)
+ax.set_title("rank correlation of the criteria's scores")
+ax.spines[:].set_visible(False)
+plt.show()
 
 # %% [markdown]
 # With 32 heads, chance alone gives a rank correlation of about $\pm1/\sqrt{31} = \pm 0.18$, and occasionally twice

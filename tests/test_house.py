@@ -16,12 +16,12 @@ BUDGET = {
     "cli": 910,
     "course": 1725,
     "data": 985,
-    "experiments": 2185,
-    "gradcheck": 960,
-    "kernels": 10540,
-    "model": 1590,
+    "experiments": 2135,
+    "gradcheck": 920,
+    "kernels": 10090,
+    "model": 1630,
     "notebook": 470,
-    "ops": 3495,
+    "ops": 3290,
     "presets": 5,
     "pretrained": 720,
     "pruning": 1150,
@@ -29,7 +29,7 @@ BUDGET = {
     "training": 1110,
     ".": 1960,  # modules at the top
 }
-IN_ALL, TESTS = 30_000, 17_850
+IN_ALL, TESTS = 29_300, 17_600
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10
 LINES_OF_KERNELS, PARAMETERS_OF_KERNELS = 100, 15

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from tinyprune.kernels.gpu import what_is_missing, why_unusable
-from tinyprune.ops.attention_step import BlockWeights
 
 # Where CUDA's kernels run: on the GPU that is here, or else on the emulator, which takes long; None if neither can be.
 GPU = "cuda" if why_unusable() is None else "cuda-emulated" if what_is_missing() is None else None
@@ -38,23 +37,6 @@ def attention_results(module, x, dout, **options):
     return dict(zip(names, (out, *module.attention_backward(dout, cache)), strict=True)) | {"o": cache.o}
 
 
-def step_example(dtype, D=13, H=3, Dh=5, N=7, C=4, relative=True, gated=True, biased=False, rope_base=None):
-    """What `make_step` takes: weights of a size at which the softmax is neither flat nor a single one."""
-    rng = np.random.default_rng(3)
-    W = H * Dh
-    shapes = {"ln_scale": (D,), "ln_bias": (D,), "Wq": (D, W), "Wk": (D, W), "Wv": (D, W), "Wo": (W, D), "bo": (D,)}
-    shapes |= {"r": (C + 2, H, Dh), "u": (H, Dh), "w": (H, Dh)} if relative else {}
-    shapes |= {"pk": (H, N, Dh), "pv": (H, N, Dh)} if N else {}
-    shapes |= {"gate": (H,)} if gated else {}
-    shapes |= {"bq": (W,), "bk": (W,), "bv": (W,)} if biased else {}
-    small = {"Wq": D, "Wk": D, "Wv": D, "Wo": W, "pk": Dh, "pv": N, "r": Dh}
-    arrays = {
-        name: (rng.standard_normal(shape) / np.sqrt(small.get(name, 1) or 1)).astype(dtype)
-        for name, shape in shapes.items()
-    }
-    return {"C": C, "Dh": Dh, "r": None, "scale": 1.5, "rope_base": rope_base} | arrays
-
-
 def assert_errors_like(got, rounded, exact):
     """Where rounding the scores themselves costs digits, the textbook's own errors are the measure.
 
@@ -63,10 +45,6 @@ def assert_errors_like(got, rounded, exact):
     for name, reference in exact.items():
         errors = [np.linalg.norm((y[name] - reference).ravel()) for y in (got, rounded)]
         assert errors[0] <= 20 * errors[1], (name, errors)
-
-
-def make_step(kind, C, Dh, r, **weights):
-    return kind(C, Dh, r, BlockWeights(**weights))
 
 
 def adamw_update(ops, *arrays, lr, decay, constants):

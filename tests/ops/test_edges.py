@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.gradcheck.catalogue import operation_cases, other_cases
 from tinyprune.kernels.backend import get_backend
 from tinyprune.ops.adamw import AdamConstants
-from tinyprune.ops.attention_step import BlockWeights
-
-CASES = {case.operation: case for case in [*operation_cases(), *other_cases()]}
-
 
 # What is new, what is a view, what is drawn.
 
@@ -45,30 +40,6 @@ def test_dropout_draws_two_keys_and_nothing_in_evaluation(operation, rng):
     ops.dropout.draw_keys(two)
     assert one.bit_generator.state == two.bit_generator.state
     np.testing.assert_array_equal(run(0.5, None)[0], run(0.0, one)[0])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"values": np.ones((5, 3, 5))},
-            r"values must have shape \(4, 3, 5\) to match keys \(4, 3, 5\), got \(5, 3, 5\)",
-        ),
-        ({"read": -1}, "read must be at least 0, got -1"),
-        ({"ln_bias": np.ones(7)}, r"bias must have shape \(6,\)"),
-        ({"pv": None}, "pk and pv must be given together"),
-        ({"gate": np.ones(4)}, "gate must have shape"),
-        ({"bv": np.ones((1, 15))}, r"bv must have shape \(15,\) .*, got \(1, 15\)"),
-        ({"rope_base": 100.0}, "Dh must be even for rotary positions, got 5"),
-    ],
-)
-def test_after_an_error_attention_step_has_written_nothing(change, message):
-    keys, values = np.full((2, 4, 3, 5), np.nan)
-    weights = CASES["attention_step"].inputs | {"keys": keys, "values": values, "read": 0} | change
-    arguments = [weights.pop(name) for name in ("x", "keys", "values", "r", "read")]
-    with pytest.raises(ValueError, match=message):
-        ops.attention_step(*arguments, BlockWeights(**weights))
-    assert np.isnan(keys).all() and np.isnan(values).all()
 
 
 def test_lists_of_arrays_have_to_be_of_one_length():

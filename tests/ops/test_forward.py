@@ -254,37 +254,6 @@ def lamb_update(param, grad, m, v, lr, decay, constants):
     return param - lr * np.linalg.norm(param) / np.linalg.norm(d) * d, m, v
 
 
-def project_tokens(
-    x, first, Dh, Wq, Wk, Wv, n=None, ln_scale=None, ln_bias=None, bq=0, bk=0, bv=0, rope_base=None, **others
-):
-    """q, k and v (T, H, Dh) of tokens x (T, D) at the positions from `first` on, and the block's other weights."""
-    n = layernorm(x, ln_scale, ln_bias, 1e-5) if n is None else n
-    q, k, v = ((n @ W + b).reshape(len(x), -1, Dh) for W, b in ((Wq, bq), (Wk, bk), (Wv, bv)))
-    if rope_base is not None:
-        q, k = (rotary(rows[None], rope_base, first)[0] for rows in (q, k))
-    return q, k, v, others
-
-
-def one_query(x, q, keys, values, Wo, bo=0, r=None, u=None, w=None, pk=None, pv=None, gate=None, scale=1.0):
-    """The block's output for a token x (D,) of query q (H, Dh), which sees keys and values (n, H, Dh)."""
-    r = None if r is None else r[: len(keys)]
-    o = attention(q[None, None], keys[None], values[None], r, u, w, pk, pv, gate, scale=scale)
-    return x + o.reshape(-1) @ Wo + bo
-
-
-def attention_step(x, keys, values, read, **weights):
-    keys, values, place = keys.copy(), values.copy(), read % len(keys)
-    (q,), keys[place], values[place], others = project_tokens(x[None], read, keys.shape[2], **weights)
-    order = np.arange(read + 1, read + 1 + len(keys)) % len(keys)  # all places are taken
-    return one_query(x, q, keys[order], values[order], **others), keys, values
-
-
-def attention_reader(x, C, Dh, **weights):
-    q, keys, values, others = project_tokens(x, 0, Dh, **weights)
-    windows = [slice(max(0, i + 1 - C), i + 1) for i in range(len(x))]
-    return tuple(one_query(*token, keys[s], values[s], **others) for *token, s in zip(x, q, windows, strict=True))
-
-
 def put_slices(part, index, axis, n, width):
     x = np.zeros((part.shape[0], n * width, part.shape[2]))
     for i, h in enumerate(index):
@@ -295,7 +264,6 @@ def put_slices(part, index, axis, n, width):
 
 FORMULAS = {name: f for name, f in globals().items() if getattr(f, "__module__", "") == __name__}
 FORMULAS |= {
-    "AttentionStep": attention_reader,
     "rotate": rotary,
     "weight_gradient": lambda x, dout: np.tensordot(x, dout, (range(x.ndim - 1),) * 2),
     "column_sums": lambda x: np.array([math.fsum(column.flat) for column in np.moveaxis(x, -1, 0)]),

@@ -198,21 +198,6 @@ def plot_layers(rows: Sequence[Record]) -> Figure:
 
 
 @matplotlib.style.context(STYLE)
-def plot_agreement(records: Sequence[Record]) -> Figure:
-    """Draw the rank correlation of every two methods' scores: a square table, with the numbers written in it."""
-    methods = list(dict.fromkeys(r["method"] for r in records))
-    found = {(r["method"], r["other"]): r["rank_correlation"] for r in records}
-    table = np.array([[found[a, b] for b in methods] for a in methods])
-    size = 2.2 + 0.42 * len(methods)
-    figure, (axes,) = panels(1, size + 0.6, size)
-    axes.set_title("rank correlation of the methods' scores of the heads")
-    texts = {value: f"{value:.2f}".replace("0.", ".").replace("1.00", "1") for value in table.flat}
-    draw_table(axes, table, methods, texts, cmap="RdBu", vmin=-1, vmax=1)
-    axes.set_xticks(range(len(methods)), methods, rotation=45, ha="right", rotation_mode="anchor")
-    return figure
-
-
-@matplotlib.style.context(STYLE)
 def plot_ablation(rows: Sequence[Record]) -> Figure:
     """Draw bits per character: an Axes for each number of heads, a row for each variant, dots for seeds, their mean."""
     own = both_splits(rows)

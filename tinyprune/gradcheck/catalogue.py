@@ -14,7 +14,6 @@ import numpy as np
 from tinyprune import ops as textbook
 from tinyprune.gradcheck.checker import leaves
 from tinyprune.ops.adamw import AdamConstants
-from tinyprune.ops.attention_step import BlockWeights
 from tinyprune.ops.cross_entropy import log_softmax
 from tinyprune.ops.engine import Engine
 
@@ -104,8 +103,7 @@ class Maker:
         Inputs that it writes to (`written`) are copied first, and the copies are part of the output.
         """
         name = operation.split(" (")[0]
-        adapters: dict[str, Any] = {"attention_step": self.step, "AttentionStep": self.steps, "clipping": self.clip}
-        run = adapters.get(name) or function(self.ops, name)
+        run = self.clip if name == "clipping" else function(self.ops, name)
 
         def run_on_copies(**arguments: Any) -> tuple[Any, None]:
             copies = {name: copied(self.ops, arguments[name]) for name in written}
@@ -125,15 +123,6 @@ class Maker:
         """Call `projections_backward` with the gradients as a list."""
         *douts, cache = douts_and_cache
         return self.ops.projections_backward(douts, cache)
-
-    def step(self, x: Any, keys: Any, values: Any, read: int, r: Any = None, n: Any = None, **weights: Any) -> Any:
-        """Call `attention_step` with the weights as one argument."""
-        return self.ops.attention_step(x, keys, values, r, read, BlockWeights(**weights), n)
-
-    def steps(self, x: Any, C: int, Dh: int, r: Any = None, n: Any = None, **weights: Any) -> tuple:
-        """Read a text, row by row, with an `AttentionStep`."""
-        read_one = self.ops.AttentionStep(C, Dh, r, BlockWeights(**weights))
-        return tuple(read_one(*rows) for rows in zip(x, [None] * len(x) if n is None else n, strict=True))
 
     def clip(self, **arguments: Any) -> list[float]:
         """Call `clipping`, whose numbers a GPU returns as arrays."""
@@ -362,40 +351,8 @@ def update_cases(make: Maker) -> list[Case]:
     ]
 
 
-def generation_cases(make: Maker) -> list[Case]:
-    """One token after the other: a block with relative positions, and one as Llama's."""
-    _, _, M, H, Dh, N, D, *_ = make.sizes
-    normal, C = make.normal, M + 1
-
-    def weights(W: int, *biases: str) -> dict[str, Any]:
-        # scores and outputs of about 1: large scores would amplify the rounding of float32
-        products = {name: normal(D, W, size=D**-0.5) for name in ("Wq", "Wk", "Wv")}
-        return products | {"Wo": normal(W, D, size=max(W, 1) ** -0.5)} | {name: normal(W) for name in biases}
-
-    block = {"r": normal(C + 2, H, Dh), "ln_scale": normal(D), "ln_bias": normal(D)} | weights(H * Dh)
-    block |= {"bo": normal(D), "u": normal(H, Dh), "w": normal(H, Dh)}
-    block |= {"pk": normal(H, N, Dh, size=0.5), "pv": normal(H, N, Dh, size=0.5)} if N else {}
-    block |= {"gate": make.gate()}
-    rotated = weights(2 * H * Dh, "bq", "bk", "bv")  # heads are twice as wide: only an even width can be rotated
-
-    def kept(width: int) -> dict[str, Any]:
-        return {"keys": normal(C, H, width), "values": normal(C, H, width)}
-
-    def text(*names: str) -> dict[str, Any]:
-        return {name: normal(2 * C + 1, D) for name in names}
-
-    token, rotated_token = {"x": normal(D)} | kept(Dh), {"x": normal(D), "n": normal(D)} | kept(2 * Dh)
-    single, memory = make.single, ("keys", "values")
-    return [
-        single("attention_step", token | block, memory, read=C + 1, scale=1.5),
-        single("attention_step (rotary)", rotated_token | rotated, memory, read=C + 1, rope_base=100.0),
-        single("AttentionStep", text("x") | block, C=C, Dh=Dh, scale=1.5),
-        single("AttentionStep (rotary)", text("x", "n") | rotated, C=C, Dh=2 * Dh, rope_base=100.0),
-    ]
-
-
 WITH_GRADIENT = weight_cases, attention_cases, row_cases, vocabulary_cases, gate_cases
-WITHOUT_GRADIENT = primitive_cases, update_cases, generation_cases
+WITHOUT_GRADIENT = primitive_cases, update_cases
 
 
 def operation_cases(ops: Engine | None = None, sizes: Dimensions = SIZES) -> list[Case]:

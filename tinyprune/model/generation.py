@@ -11,23 +11,55 @@ position 0.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.config import ModelConfig
 from tinyprune.errors import NotFiniteError
-from tinyprune.model.blocks import Layer, by_head, norm_forward, second_block_forward
-from tinyprune.model.parameters import HEAD_AXIS, SHARED
+from tinyprune.model.blocks import Layer, by_head, heads_forward, merged, norm_forward, second_block_forward
 from tinyprune.model.transformer import Transformer
-from tinyprune.ops.attention_step import BlockWeights
+from tinyprune.ops.engine import Engine
 
-# The parameters of a layer that its attention block reads, except the position projection.
-ATTENTION = ("ln.scale", "ln.bias", "Wq", "Wk", "Wv", "bq", "bk", "bv", "Wo", "bo", "u", "w", "pk", "pv", "gate")
+
+class Context:
+    """Keys and values of one layer for the tokens that the newest sees, in the order of the text.
+
+    They are moved only when the buffer is full, after every `places` tokens, so that what is seen is always a view.
+
+    Args:
+        places: how many tokens are seen, the newest included, at least 1.
+    """
+
+    def __init__(self, places: int, ops: Engine) -> None:
+        self.places, self.ops = places, ops
+        self.buffers: list[NDArray] = []  # keys and values, (2 · places, H, Dh) each, made for the first token
+        self.end = 0
+
+    def add(self, *new: NDArray) -> list[NDArray]:
+        """Add keys and values (1, n, H, Dh); return those that the last token sees, (1, seen, H, Dh)."""
+        new = tuple(x[0, -self.places :] for x in new)
+        n, C, set_rows = len(new[0]), self.places, self.ops.set_rows
+        if not self.buffers:
+            empty = np.zeros((2 * C, *new[0].shape[1:]), new[0].dtype)
+            self.buffers = [self.ops.to_device(x) for x in (empty, empty.copy())]
+        if self.end + n > 2 * C:
+            for buffer in self.buffers:
+                set_rows(buffer[: C - 1], buffer[self.end - C + 1 : self.end])
+            self.end = C - 1
+        for buffer, x in zip(self.buffers, new, strict=True):
+            set_rows(buffer[self.end : self.end + n], x)
+        self.end += n
+        return [buffer[None, max(0, self.end - C) : self.end] for buffer in self.buffers]
 
 
 class CachedDecoder:
     """A decoder that reads tokens one by one and predicts the next one.
+
+    A token alone is memory-bound: all weights are read for a product with one row. NumPy does that as fast as compiled
+    kernels, with less time between operations, so it takes their place here. A GPU keeps its own.
 
     Args:
         model: used in evaluation; heads whose gates are closed are left out, others scaled by their gate.
@@ -35,30 +67,18 @@ class CachedDecoder:
 
     def __init__(self, model: Transformer) -> None:
         config = model.config
-        self.model = model
-        context = config.M if config.mask == "same-length" else config.M + config.T - 1
-        gates = model.gates()
-        self.layers = [model.layer(i, gates) for i in range(config.L)]
-        self.attention = []  # each layer's block, with room for all that the newest token sees
-        # a compiled step normalises itself, see `ops.attention_step`
-        self.normed_inside = config.norm == "layernorm" and config.norm_eps == 1e-5
-        for layer in self.layers:
-            weights = {name.replace(".", "_"): layer.p[name] for name in ATTENTION if name in layer.p}
-            if not self.normed_inside:
-                weights = {name: value for name, value in weights.items() if not name.startswith("ln_")}
-            if layer.groups is not None:  # keys and values for each head, as if none were shared
-                for name in weights.keys() & set(SHARED):
-                    weights[name] = model.ops.take_slices(weights[name], layer.groups, HEAD_AXIS[name], config.Dh)
-            block = BlockWeights(**weights, scale=layer.scale, rope_base=config.rotary)
-            r = position_keys(model, layer) if config.relative else None
-            self.attention.append(model.ops.AttentionStep(context + 1, config.Dh, r, block))
+        self.reader = model  # of a prompt
+        self.model = model if model.ops.on_device else dataclasses.replace(model, ops=Engine())
+        self.places = 1 + (config.M if config.mask == "same-length" else config.M + config.T - 1)
+        gates = self.model.gates()
+        self.layers = [self.model.layer(i, gates) for i in range(config.L)]
+        self.r = [position_keys(layer, config, self.model.ops) for layer in self.layers]
         self.clear()
 
     def clear(self) -> None:
         """Forget all tokens read so far."""
         self.read = 0
-        for step in self.attention:
-            step.clear()
+        self.contexts = [Context(self.places, self.model.ops) for _ in self.layers]
         self.latest: list[int] = []  # tokens to read again, for the plain Transformer
 
     def step(self, token: int) -> NDArray:
@@ -81,7 +101,7 @@ class CachedDecoder:
         T = self.model.config.T
         together, others = (tokens[:T], tokens[T:]) if self.read == 0 else (tokens[:0], tokens)
         if len(together):
-            h, _, _ = self.model.forward(together[None], frozen=True, keep=self.keep)
+            h, _, _ = self.reader.forward(together[None], frozen=True, keep=self.keep)
             h = h[0, len(together) - 1]
             self.read = len(together)
             self.latest = together.tolist() if self.model.config.positions == "learned" else []
@@ -91,7 +111,7 @@ class CachedDecoder:
 
     def keep(self, i: int, keys: NDArray, values: NDArray) -> None:
         """Take over layer i's keys and values of a text, (1, n, H, Dh)."""
-        self.attention[i].fill(keys[0], values[0])
+        self.contexts[i].add(keys, values)
 
     def read_token(self, token: int) -> NDArray:
         """Read one token; return its hidden state, (D,). Raises ValueError unless it is in 0 … V−1."""
@@ -111,19 +131,34 @@ class CachedDecoder:
     def hidden_state(self, token: int) -> NDArray:
         """Return h of the newest token, (D,), and keep its keys and values."""
         model, ops = self.model, self.model.ops
-        x = model.embed(np.array([token]))[0][0]  # (D,)
+        x, _ = model.embed(np.array([[token]]))  # (1, 1, D)
         if model.config.positions == "learned":
-            x = ops.add(x, model.params["positions"][self.read])
-        for layer, step in zip(self.layers, self.attention, strict=True):
-            x = step(x) if self.normed_inside else step(x, norm_forward(x, layer.p, "ln", model.config, ops)[0])
-            x, _ = second_block_forward(x, layer, model.config, ops)
-        return norm_forward(x, model.params, "ln", model.config, ops)[0]
+            x = ops.add(x, model.params["positions"][None, self.read : self.read + 1])
+        for i, layer in enumerate(self.layers):
+            x, _ = second_block_forward(self.attention_block(x, i), layer, model.config, ops)
+        return norm_forward(x, model.params, "ln", model.config, ops)[0][0, 0]
+
+    def attention_block(self, x: NDArray, i: int) -> NDArray:
+        """Compute layer i's `attention_block_forward` for one token, which sees the tokens before it: (1, 1, D)."""
+        layer, r, config, ops = self.layers[i], self.r[i], self.model.config, self.model.ops
+        p = layer.p
+        n, _ = norm_forward(x, p, "ln", config, ops)
+        q, k, v, _, _ = heads_forward(n, 1, layer, config, ops)
+        q, k = (ops.rotary_forward(x, config.rotary, self.read)[0] for x in (q, k))
+        k, v = self.contexts[i].add(*(ops.repeat_heads_forward(x, layer.groups)[0] for x in (k, v)))
+        others = (p.get(name) for name in ("u", "w", "pk", "pv", "gate"))
+        r = None if r is None else r[: k.shape[1]]
+        o, _ = ops.attention_forward(q, k, v, r, *others, scale=layer.scale)
+        a, _ = ops.linear_forward(merged(o), p["Wo"], p.get("bo"))
+        return ops.add(x, a)
 
 
-def position_keys(model: Transformer, layer: Layer) -> NDArray:
-    """Return r of a layer for all distances, (M + T, its heads, Dh). It does not depend on the text."""
-    r, _ = model.ops.linear_forward(layer.p["R"], layer.p["Wr"])
-    return by_head(r, model.config.Dh)
+def position_keys(layer: Layer, config: ModelConfig, ops: Engine) -> NDArray | None:
+    """Take R and Wr out of a layer's parameters; return r for all distances, (M + T, its heads, Dh)."""
+    if not config.relative:
+        return None
+    r, _ = ops.linear_forward(layer.p.pop("R"), layer.p.pop("Wr"))
+    return by_head(r, config.Dh)
 
 
 def generate(

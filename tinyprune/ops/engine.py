@@ -25,7 +25,6 @@ from tinyprune.ops import (
     adaptive_softmax,
     add,
     attention,
-    attention_step,
     blocks,
     clipping,
     context,
@@ -194,9 +193,6 @@ class Engine(Machine):
     # A layer's error as a loss of its gates.
     layerwise_error_forward = layerwise_error.layerwise_error_forward
     layerwise_error_backward = staticmethod(layerwise_error.layerwise_error_backward)
-    # An attention block that reads one token after the other; the second name hides the module, so it comes last.
-    AttentionStep = attention_step.make_step
-    attention_step = attention_step.attention_step
 
 
 def override(engine: type[Engine], module: ModuleType, names: str) -> None:

@@ -83,7 +83,6 @@ def test_a_loss_has_its_gradient_in_either_memory(place):
 ANYWHERE = {
     "adamw_updates",
     "add_rows",
-    "attention_step",
     "context",
     "distillation",
     "lamb_update",

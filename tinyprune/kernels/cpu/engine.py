@@ -10,7 +10,6 @@ from tinyprune.kernels.cpu import (
     activations,
     ahead,
     attention,
-    attention_step,
     cross_entropy,
     dropout,
     embedding,
@@ -59,12 +58,11 @@ class Numba(Engine):
 
     linear_forward = linear.linear_forward
     linear_backward = linear.linear_backward
-    AttentionStep = attention_step.AttentionStep
 
 
 override(Numba, products, "matmul weight_gradient column_sums")
 override(Numba, embedding, "sum_rows embedding_forward embedding_backward")
-override(Numba, heads, "sum_heads units_gradient")
+override(Numba, heads, "units_gradient")
 override(Numba, joins, "concatenate add")
 override(Numba, attention, "attention_forward attention_backward")
 override(Numba, rotary, "rotate")
@@ -72,7 +70,7 @@ override(Numba, norms, "layernorm_forward layernorm_backward rmsnorm_forward rms
 override(Numba, activations, "gelu_forward gelu_backward swiglu_forward swiglu_backward")
 override(Numba, dropout, "residual_forward residual_backward")
 override(Numba, cross_entropy, "log_softmax cross_entropy_forward cross_entropy_backward")
-override(Numba, updates, "squared_norms clipping adamw_updates lamb_update")
+override(Numba, updates, "squared_norms clipping adamw_updates")
 
 
 class WithoutAttention(Numba):
