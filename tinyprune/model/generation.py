@@ -52,7 +52,8 @@ class Context:
         for buffer, x in zip(self.buffers, new, strict=True):
             set_rows(buffer[self.end : self.end + n], x)
         self.end += n
-        return [buffer[None, max(0, self.end - C) : self.end] for buffer in self.buffers]
+        seen = (buffer[max(0, self.end - C) : self.end] for buffer in self.buffers)
+        return [x.reshape(1, *x.shape) for x in seen]
 
 
 class CachedDecoder:
@@ -133,7 +134,7 @@ class CachedDecoder:
         model, ops = self.model, self.model.ops
         x, _ = model.embed(np.array([[token]]))  # (1, 1, D)
         if model.config.positions == "learned":
-            x = ops.add(x, model.params["positions"][None, self.read : self.read + 1])
+            x = ops.add(x, model.params["positions"][self.read].reshape(x.shape))
         for i, layer in enumerate(self.layers):
             x, _ = second_block_forward(self.attention_block(x, i), layer, model.config, ops)
         return norm_forward(x, model.params, "ln", model.config, ops)[0][0, 0]
