@@ -23,13 +23,13 @@ BUDGET = {
     "notebook": 470,
     "ops": 3290,
     "presets": 5,
-    "pretrained": 720,
+    "pretrained": 1040,
     "pruning": 1150,
     "runs": 745,
     "training": 1110,
     ".": 1960,  # modules at the top
 }
-IN_ALL, TESTS = 29_300, 17_600
+IN_ALL, TESTS = 29_700, 17_750
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10
 LINES_OF_KERNELS, PARAMETERS_OF_KERNELS = 100, 15

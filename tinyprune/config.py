@@ -143,8 +143,8 @@ class ModelConfig(Config):
     """The sizes and the kind that define a Transformer language model.
 
     `heads` holds how many heads each layer has *now*, `head_ids` which of the original 0 … H−1 they are. Both default
-    to all H heads in each layer; removal shrinks them and leaves H, and hence Dh = D / H, unchanged. So do `blocks` and
-    `block_ids` for the F / U blocks of units of a feed-forward block, where U is set.
+    to all H heads in each layer; removal shrinks them and leaves H, and hence Dh = D / H, unchanged (`head_width` is
+    another Dh). So do `blocks` and `block_ids` for the F / U blocks of units of a feed-forward block, where U is set.
     """
 
     TABLE: typing.ClassVar[str] = "model"
@@ -154,6 +154,7 @@ class ModelConfig(Config):
     L: int = option(4, "layers", low=1, high=1000)
     D: int = option(128, "model width", low=1, high=LARGEST)
     H: int = option(8, "heads in each layer before any removal", low=1, high=LARGEST)
+    head_width: int = newer(0, "width of a head; 0: D / H", low=0)
     kv_heads: int = newer(0, "key-value heads, each of which H / kv_heads queries share; 0: all H", low=0)
     N: int = option(256, "persistent vectors of each head (all-attention)", low=0, high=LARGEST)
     persistent: str = newer(
@@ -213,7 +214,7 @@ class ModelConfig(Config):
 
     def _rules(self) -> Iterator[tuple[object, str]]:
         D, H, V, cutoffs = self.D, self.H, self.V, self.cutoffs
-        yield D % H, f"D must be a multiple of model.H = {H}, got {D}"
+        yield not self.head_width and D % H, f"D must be a multiple of model.H = {H}, got {D}"
         yield self.U and self.F % self.U, f"U must divide model.F = {self.F}, got {self.U}"
         yield from self._parts("heads", "head_ids", f"H = {H}", H)
         yield not self.U and (self.blocks or self.block_ids), f"blocks must be empty without model.U, got {self.blocks}"
@@ -225,7 +226,7 @@ class ModelConfig(Config):
         yield self.kind != "all-attention" and not self.F, f"F must be at least 1 for {self.kind}, got 0"
         yield self.kv_heads and H % self.kv_heads, f"kv_heads must divide model.H = {H}, got {self.kv_heads}"
         rotary = self.positions == "rotary"
-        yield rotary and self.Dh % 2, f'positions = "rotary" needs an even head width D / H, got {self.Dh}'
+        yield rotary and self.Dh % 2, f'positions = "rotary" needs an even head width, got {self.Dh}'
         message = 'positions = "rotary" turns queries, which persistent vectors would read: model.persistent must be'
         yield rotary and self.attended, f'{message} "stream" or model.N 0; got "{self.persistent}" and {self.N}'
         broken = self.bias == "none" and self.F and self.feedforward == "relu"
@@ -273,7 +274,7 @@ class ModelConfig(Config):
     @property
     def Dh(self) -> int:
         """Return the width of one head."""
-        return self.D // self.H
+        return self.head_width or self.D // self.H
 
     @property
     def relative(self) -> bool:

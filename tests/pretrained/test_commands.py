@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import samples
 from command import die_in_write, harmless, refused, succeed
+from gguf import GGMLQuantizationType, GGUFReader
 
 from tinyprune.data import load_text
 from tinyprune.ops.engine import Engine
@@ -134,10 +135,28 @@ def test_closed_heads_go_and_the_rest_is_healed(their, copy, tmp_path):
     for stage, said in (("finetune", match), ("gate", "this model has gates")):
         assert said in refused(2, "export", copy, tmp_path / "new", f"--stage={stage}")
     assert not (tmp_path / "new").exists()
+    shown = exported(copy, tmp_path / "padded", "--stage=prune", "--padded")
+    np.testing.assert_allclose(shown, logits(copy, "prune"), rtol=1e-4, atol=1e-4)
     prune_to(copy, (0, 1, 4, 5), (2, 3, 4, 5))
     if llama:
         found = exported(copy, tmp_path / "new")
         np.testing.assert_allclose(found, logits(copy, "prune"), rtol=1e-4, atol=1e-4)
+
+
+def test_a_file_of_llama_cpp_is_imported_again(their, book, copy, tmp_path):
+    prune_to(copy, (), (0, 1, 4))
+    if their[1].name == "gpt2":
+        assert "GGUF files can say models of kind llama, got gpt2" in refused(2, "export", copy, tmp_path / "m.gguf")
+        return
+    assert " MB; llama.cpp reads it" in succeed("export", copy, tmp_path / "m.gguf", "--type=f32").stderr
+    succeed("import", tmp_path / "m.gguf", tmp_path / "again", "--corpus", book, *SHORT)
+    np.testing.assert_allclose(logits(tmp_path / "again", "train"), logits(copy, "prune"), rtol=1e-5, atol=1e-5)
+    # the blocks of that file are sliced now
+    succeed("export", tmp_path / "again", tmp_path / "twice.gguf")
+    twice = {tensor.name: tensor.tensor_type for tensor in GGUFReader(tmp_path / "twice.gguf").tensors}
+    assert set(twice.values()) == {GGMLQuantizationType.F32}
+    (tmp_path / "m.gguf").unlink()
+    assert "is no longer there" in succeed("export", tmp_path / "again", tmp_path / "third.gguf").stderr
 
 
 def test_what_stays_is_fitted_to_the_text_when_heads_are_removed(their, book, copy, tmp_path):

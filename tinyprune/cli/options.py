@@ -107,6 +107,10 @@ STUDY = (SETTING, BACKEND, switch("--json", "all rows as JSON on standard output
 METHODS = "gates, michel-global, michel, output-difference, magnitude, random, leave-one-out, flap, least-squares (all)"
 HEAL = "steps of training afterwards, several numbers or 0 for none (as many as in the run's finetune table)"
 PEERS = "compare with these: torch (matmul always runs against NumPy's BLAS, on a GPU against torch's cuBLAS)"
+TYPES = (
+    "matrices of a .gguf file: sliced, the blocks of the file that was imported, and Q8_0 where they have changed; "
+    "source, these quantised as they were there; f32 (%(default)s)"
+)
 OPTIONS = {
     "run": [
         option("directory", "directory of the run (runs/PRESET-CORPUS)", nargs="?"),
@@ -125,7 +129,12 @@ OPTIONS = {
         CORPUS,
         SETTING,
     ],
-    "export": [*LOADED, option("folder", "a new folder, as the Hugging Face Hub has it")],
+    "export": [
+        *LOADED,
+        option("path", "a new folder, as the Hugging Face Hub has it, or a new .gguf file for llama.cpp"),
+        switch("--padded", "zeros where heads and blocks were removed, so that every program knows the shapes"),
+        option("--type", TYPES, choices=("sliced", "source", "f32"), default="sliced", dest="kind"),
+    ],
     "eval": [*LOADED, OTHER, SPLIT, JSON],
     "generate": [
         *LOADED,

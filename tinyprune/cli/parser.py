@@ -69,7 +69,7 @@ COMMANDS = {
     "prune": (run_stage, "stage 3: remove the heads that closed"),
     "finetune": (run_stage, "stage 4: train the smaller model a little more"),
     "import": (import_pretrained, "make a run of a pretrained GPT-2 or Llama, which can then be gated"),
-    "export": (export_pretrained, "write a pretrained model, also a pruned one, for transformers"),
+    "export": (export_pretrained, "write a pretrained model, also a pruned one, for transformers or llama.cpp"),
     "eval": (evaluate_model, "evaluate a model on held-out text, with the memory carried along"),
     "generate": (generate_text, "continue a prompt"),
     "heads": (show_heads, "show what each head attends to, in numbers and as a map of all heads"),

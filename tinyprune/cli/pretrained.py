@@ -39,7 +39,9 @@ def import_pretrained(arguments: argparse.Namespace) -> None:
 
 def export_pretrained(arguments: argparse.Namespace) -> None:
     """Run `tinyprune export`."""
-    from tinyprune.pretrained import write_hub
+    from tinyprune.pretrained import find_model, write_hub
+    from tinyprune.pretrained.export import padded
+    from tinyprune.pretrained.gguf_writer import write_gguf
     from tinyprune.progress import say
     from tinyprune.runs.directory import RunDirectory
     from tinyprune.training.checkpoints import load_checkpoint
@@ -47,6 +49,16 @@ def export_pretrained(arguments: argparse.Namespace) -> None:
     saved = load_saved(arguments)
     path = Path(arguments.model)
     first = RunDirectory(path if path.is_dir() else path.parent).checkpoint("train")
-    positions = load_checkpoint(first)[1].get("positions") if first.exists() else None
-    write_hub(arguments.folder, saved.model, saved.tokenizer, positions)
-    say(f"export: {arguments.folder} holds config.json, model.safetensors and tokenizer.json")
+    metadata = load_checkpoint(first)[1] if first.exists() else {}
+    model = padded(saved.model) if arguments.padded else saved.model
+    target = Path(arguments.path)
+    if target.suffix != ".gguf":
+        write_hub(target, model, saved.tokenizer, metadata.get("positions"))
+        say(f"export: {target} holds config.json, model.safetensors and tokenizer.json")
+        return
+    source = find_model(metadata.get("file", ""))
+    if not source.exists():
+        say(f"export: {source}, which was imported, is no longer there: all matrices are stored anew")
+    known = source if source.suffix == ".gguf" and source.exists() else None
+    write_gguf(target, model, saved.tokenizer, known, arguments.kind, metadata.get("positions"))
+    say(f"export: {target} has {target.stat().st_size / 1e6:,.1f} MB; llama.cpp reads it")

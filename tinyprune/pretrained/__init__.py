@@ -35,6 +35,7 @@ class Pretrained:
     params: dict[str, NDArray[np.float32]]  # under our names, in the order of the forward pass, contiguous in C order
     tokenizer: BytePairTokenizer
     name: str  # of the folder or the file
+    file: str  # where it is, see `find_model`
 
 
 def read_pretrained(path: str | Path) -> Pretrained:
@@ -50,22 +51,26 @@ def read_pretrained(path: str | Path) -> Pretrained:
         CheckpointError: if a file is truncated, altered or does not fit its settings.
         MissingExtraError: if the package gguf is missing, for a GGUF file.
     """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        return Pretrained(*read_hub(path), path.resolve().name)
+    given, path = str(path), find_model(path)
     if not path.exists():
-        in_package = _file_in_package(str(path))
-        if in_package is None:
-            raise UsageError(
-                f"there is no folder, no file and no installed package with a model {path}; give a folder of the "
-                "Hugging Face Hub or a .gguf file"
-            )
-        path = in_package
+        raise UsageError(
+            f"there is no folder, no file and no installed package with a model {path}; give a folder of the "
+            "Hugging Face Hub or a .gguf file"
+        )
+    file = str(path.resolve()) if path.name == Path(given).name else given
+    if path.is_dir():
+        return Pretrained(*read_hub(path), path.resolve().name, file)
     if path.suffix.lower() != ".gguf":
         raise UsageError(f"{path} is no .gguf file; of a model of the Hugging Face Hub give the whole folder")
     from tinyprune.pretrained.gguf import read_gguf
 
-    return Pretrained(*read_gguf(path), path.stem)
+    return Pretrained(*read_gguf(path), path.stem, file)
+
+
+def find_model(path: str | Path) -> Path:
+    """Return a path with ~ replaced, or the path of the file in the installed package of this name."""
+    path = Path(path).expanduser()
+    return path if path.exists() else _file_in_package(str(path)) or path
 
 
 def _file_in_package(name: str) -> Path | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.settings import model_config, only, read_numbers
 from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_memory, check_tensors, read_parameters
 
-CONTROL, USER_DEFINED = 3, 4  # llama.cpp's types of tokens
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's types of tokens
 # How a text is cut before it is merged, by the name in "tokenizer.ggml.pre": each digit is one token in SmolLM2.
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 PRE: dict[str, list[dict[str, Any]]] = {
@@ -41,6 +43,10 @@ def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]], 
     entries, stored = read_header(path, gguf)
     config = read_settings(entries, stored, path)
     where, shapes = sources("gguf", config), parameter_shapes(config)
+    for name, (tensor, transposed, _) in where.items():
+        if tensor not in stored and (0 in shapes[name] or empty_block(name, config)):
+            fill, shape = float(name.endswith("scale")), shapes[name][:: -1 if transposed else 1]
+            stored[tensor] = StoredTensor(shape, "F32", functools.partial(np.full, shape, fill, np.float32))
     check_tensors(path, stored, where, shapes)
     tokenizer = read_tokenizer(entries, config.V, path)
     params = read_parameters(stored, where, shapes)
@@ -62,18 +68,55 @@ def halves(W: NDArray, Dh: int) -> NDArray:
 
 def read_settings(entries: dict[str, Any], stored: dict[str, StoredTensor], path: Path) -> ModelConfig:
     """Return the configuration for the entries of a file. Raises UsageError for a model that we do not have."""
-    only(entries, "general.architecture", path, "llama")
+    if entries.get("general.architecture") == "deci":  # a Llama whose layers differ
+        entries = {re.sub("^deci", "llama", key): value for key, value in entries.items()}
+    else:
+        only(entries, "general.architecture", path, "llama")
     tokens = entries.get("tokenizer.ggml.tokens")
-    numbers = read_numbers(entries, "gguf", path, V=len(tokens) if isinstance(tokens, list) else None)
+    entries, layers = of_layers(entries, path)
+    numbers = read_numbers(entries, "gguf", path, V=len(tokens) if isinstance(tokens, list) else None) | layers
     for name in ("norm_eps", "rope_base"):
         # Such a number is the float32 next to the one that was meant: 9.999999747e-06 is 1e-05.
         numbers[name] = float(str(np.float32(numbers[name])))
+    width = entries.get("llama.attention.key_length", 0)
+    numbers |= {"head_width": width} if width != numbers["D"] / numbers["H"] else {}
     config = model_config(path, "llama", **numbers, tied="output.weight" not in stored)
     for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         only(entries, f"llama.{key}", path, config.Dh)
     only(entries, "llama.rope.scaling.type", path, "none")
     only(entries, "llama.expert_count", path, 0)
     return config
+
+
+def empty_block(name: str, config: ModelConfig) -> bool:
+    """Return whether it is the norm of a block that has lost everything, which the file does not have."""
+    _, i, short = name.split(".", 2) if name.startswith("layers.") else ("", "0", name)
+    return (short, config.heads[int(i)]) == ("ln.scale", 0) or (short, config.width(int(i))) == ("ffn.ln.scale", 0)
+
+
+def of_layers(entries: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the entries with one number where a file has one for each layer, and what our settings say of the layers.
+
+    A layer of n heads on k key-value heads is one that has lost some: of each key-value head the first n / k stay.
+    Raises CheckpointError unless there is a number for each layer, and k divides n.
+    """
+    keys = [f"llama.{x}" for x in ("attention.head_count", "attention.head_count_kv", "feed_forward_length")]
+    L = int(entries.get("llama.block_count") or 0)
+    if not any(isinstance(entries.get(key), list) for key in keys):
+        return entries, {}
+    rows: list[Any] = [x if isinstance(x, list) else [x] * L for x in (entries.get(key) for key in keys)]
+    if any(len(x) != L or not all(isinstance(n, int) and 0 <= n < 1e6 for n in x) for x in rows):
+        raise CheckpointError(f"{path}: the layers' numbers of heads and units do not fit {L} layers; {OTHERWISE}")
+    pairs = list(zip(*rows[:2], strict=True))
+    if any((n % k if k else n) for n, k in pairs):
+        raise CheckpointError(f"{path}: a layer's key-value heads must divide its heads, got {pairs}; {OTHERWISE}")
+    together, U = max(n // k if k else 1 for n, k in pairs), math.gcd(*rows[2])
+    K, F = (max(1, *x) for x in rows[1:])
+    ids = [tuple(j * together + h for j in range(k) for h in range(n // k)) for n, k in pairs]
+    layers: dict[str, Any] = {"heads": tuple(rows[0]), "head_ids": tuple(ids)}
+    if len(set(rows[2])) > 1:
+        layers |= {"U": U, "blocks": tuple(n // U for n in rows[2])}
+    return entries | dict(zip(keys, (K * together, K, F), strict=True)), layers
 
 
 def read_tokenizer(entries: dict[str, Any], V: int, path: Path) -> BytePairTokenizer:

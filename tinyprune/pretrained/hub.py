@@ -11,12 +11,13 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from tinyprune.config import USUAL, ModelConfig
+from tinyprune.config import ModelConfig
 from tinyprune.data.tokenizers import BytePairTokenizer
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.files import replace_file
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.model.transformer import Transformer
+from tinyprune.pretrained.export import check_writable
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.safetensors_file import read_header
 from tinyprune.pretrained.settings import read_settings, write_settings
@@ -71,21 +72,9 @@ def write_hub(folder: str | Path, model: Transformer, tokenizer: Any, positions:
         SaveError: if a file cannot be written.
     """
     folder, config, kind = Path(folder), model.config, model.config.kind
-    usual = USUAL[kind] | {"mask": "causal", "M": 0, "N": 0} | ({"kv_heads": 0} if kind == "gpt2" else {})
-    given = {key: getattr(config, key) for key in usual}
-    used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    for wrong, said in (
-        (kind not in PREFIX, f"the Hub's files can say models of kind gpt2 and llama, got {kind}"),
-        (model.gate is not None, "this model has gates, which the Hub's files do not know; remove closed heads first"),
-        *(
-            (given[k] != x, f"the Hub's files can say a {kind} only where {k} is {x}, got {given[k]}")
-            for k, x in usual.items()
-        ),
-        (tokenizer.kind != "bpe", f"the Hub's files need a pretrained model's tokenizer, got a {tokenizer.kind} one"),
-        (used, f"{folder} exists and is not an empty folder; give a new one"),
-    ):
-        if wrong:
-            raise UsageError(said)
+    check_writable(model, tokenizer, PREFIX, "the Hub's files")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and is not an empty folder; give a new one")
     heads, params = _heads_in_each_layer(config), model.host_params()
     parts: dict[str, list[NDArray]] = {}
     for name, source in sources(kind, config).items():

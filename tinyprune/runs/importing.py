@@ -57,6 +57,7 @@ def import_run(
     metadata = model_metadata(model, pretrained.tokenizer, config.data, text.digest)
     metadata["positions"] = longest  # for an export: segments of T are the run's, not the model's
     metadata |= {"stage": "train", "step": 0, "finished": True, "metrics_length": 0, "source": pretrained.name}
+    metadata["file"] = pretrained.file  # for an export that slices its quantised blocks
     save_checkpoint(directory.checkpoint("train"), {f"params.{name}": x for name, x in params.items()}, metadata)
     directory.write("config.toml", to_toml(config.to_dict()))
     return config

@@ -1,0 +1,165 @@
+"""Exports as GGUF: read again with the same bits, blocks of the source sliced, and llama.cpp computes the same."""
+
+import itertools
+from dataclasses import replace
+
+import gguf
+import numpy as np
+import pytest
+import samples
+from gguf import GGMLQuantizationType as Type
+from test_gguf import write
+
+from tinyprune.config import GateConfig, ModelConfig
+from tinyprune.errors import CheckpointError, SaveError, UsageError
+from tinyprune.model.transformer import Transformer
+from tinyprune.pretrained import read_pretrained
+from tinyprune.pretrained.export import padded
+from tinyprune.pretrained.gguf_writer import arrangement, write_gguf
+from tinyprune.pruning.importance import with_heads
+from tinyprune.pruning.surgery import remove_closed_heads
+
+# Heads are as wide as a block of quantised numbers.
+CONFIG = ModelConfig(
+    "llama", **samples.SIZES | {"L": 4, "D": 64, "H": 6, "F": 128}, head_width=32, kv_heads=2, U=32, rope_base=500.0
+)
+EACH = [[1, 1, 1, 1, 0, 1], [0] * 6, [0, 0, 1, 0, 0, 0], [1] * 6], [[1, 0, 1, 1], [0, 1, 1, 1], [0] * 4, [1] * 4]
+ALIKE = [[1, 0, 1, 0, 1, 1]] * 4, [[1, 0, 1, 1], [0, 1, 1, 1]] * 2
+IDS = np.random.default_rng(8).integers(0, 300, (1, 18))
+
+
+@pytest.fixture(scope="module", params=[Type.Q4_1, Type.F16, Type.F32], ids=lambda kind: kind.name)
+def source(request, tmp_path_factory):
+    """A file as llama.cpp has it, and the model in it."""
+    config = replace(CONFIG, U=0, blocks=(), block_ids=())
+    path = tmp_path_factory.mktemp("source") / "whole.gguf"
+    width = {f"llama.attention.{name}_length": 32 for name in ("key", "value")}
+    write(path, config, samples.random_model(config)[0].params, request.param, entries=width)
+    return path, read_pretrained(path)
+
+
+def pruned(given, masks=EACH):
+    model = Transformer(replace(given.config, U=32), given.params)
+    return remove_closed_heads(with_heads(model, [np.array(layer, bool) for mask in masks for layer in mask]))
+
+
+def again(path):
+    found = read_pretrained(path)
+    return Transformer(found.config, found.params)
+
+
+def tensors(path):
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+
+
+def test_each_head_is_stored_once_beside_others_of_its_key_in_the_fewest_places():
+    for groups in itertools.product([[0], [0, 1], [0, 1, 2]], [[3], [3, 5], [3, 4, 5]], [[6, 7, 8]]):
+        queries, keys = arrangement(groups)
+        of = {h: k for k, heads in enumerate(groups) for h in heads}
+        r = len(queries) // len(keys)
+        assert sorted(h for h in queries if h >= 0) == sorted(of) and len(queries) == r * len(keys)
+        assert all(h < 0 or of[h] == keys[place // r] for place, h in enumerate(queries))
+        costs = [(n + 1) * sum(-(-len(heads) // n) for heads in groups) for n in (1, 2, 3)]
+        assert len(queries) + len(keys) == min(costs)
+    assert arrangement([]) == ([], [])
+
+
+@pytest.mark.parametrize("masks", [EACH, ALIKE], ids=["each", "alike"])
+def test_what_stays_is_sliced_and_read_again_with_the_same_bits(source, tmp_path, masks):
+    path, given = source
+    smaller = pruned(given, masks)
+    write_gguf(tmp_path / "m.gguf", smaller, given.tokenizer, path)
+    np.testing.assert_array_equal(again(tmp_path / "m.gguf").log_p(IDS), smaller.log_p(IDS))
+    found = read_pretrained(tmp_path / "m.gguf")
+    assert found.config.T == 18 and found.tokenizer.description == given.tokenizer.description
+    reader, kinds = gguf.GGUFReader(tmp_path / "m.gguf"), {name: x.tensor_type for name, x in tensors(path).items()}
+    assert reader.fields["general.architecture"].contents() == ("deci" if masks is EACH else "llama")
+    assert all(tensor.tensor_type == kinds[tensor.name] for tensor in reader.tensors)
+    # layer 1 has no attention; layer 2 has units of zeros, without which llama.cpp would leave out its only head
+    assert ("blk.1.attn_q.weight" in tensors(tmp_path / "m.gguf")) == (masks is ALIKE)
+
+
+def test_what_has_changed_is_quantised(source, tmp_path):
+    path, given = source
+    smaller, before = pruned(given), tensors(path)["blk.0.attn_output.weight"].tensor_type
+    smaller.params["layers.0.Wo"] += np.float32(0.01)
+    for kind, form in (("sliced", Type.Q8_0), ("source", before), ("f32", Type.F32)):
+        write_gguf(tmp_path / f"{kind}.gguf", smaller, given.tokenizer, path, kind)
+        assert tensors(tmp_path / f"{kind}.gguf")["blk.0.attn_output.weight"].tensor_type == form
+        assert tensors(tmp_path / f"{kind}.gguf")["blk.0.ffn_up.weight"].tensor_type in (before, form)
+    for kind, error in (("f32", 1e-5), ("sliced", 0.3)):
+        got = again(tmp_path / f"{kind}.gguf").log_p(IDS)
+        np.testing.assert_allclose(got, smaller.log_p(IDS), rtol=0, atol=error)
+
+
+def test_a_model_of_the_hub_has_its_tokenizer_written(tmp_path):
+    config = replace(CONFIG, V=320, tied=False)
+    params = samples.random_model(config)[0].params
+    model, tokenizer = Transformer(config, params), samples.BytePairTokenizer(samples.train_tokenizer("smollm"), 320)
+    write_gguf(tmp_path / "m.gguf", model, tokenizer, kind="f32", positions=99)
+    found = read_pretrained(tmp_path / "m.gguf")
+    assert (found.config.V, found.config.T) == (320, 99)
+    samples.check_equal(found.params, params)
+    for text in samples.HARD:
+        assert found.tokenizer.encode(text).tolist() == tokenizer.encode(text).tolist()
+
+
+def test_removed_parts_become_zeros(source):
+    smaller = pruned(source[1])
+    whole = padded(smaller)
+    assert whole.config == replace(source[1].config, U=32)
+    np.testing.assert_allclose(whole.log_p(IDS), smaller.log_p(IDS), rtol=1e-5, atol=1e-5)
+    for i, mask in enumerate(EACH[0]):
+        assert np.any(whole.params[f"layers.{i}.Wo"].reshape(6, -1), 1).tolist() == [x == 1 for x in mask]
+
+
+def test_what_a_file_cannot_say_is_refused_and_nothing_written(tmp_path, monkeypatch):
+    model, tokenizer = samples.random_model(CONFIG)
+    other, llama3 = samples.random_model(samples.GPT2)[0], samples.BytePairTokenizer(samples.train_tokenizer("llama3"))
+    gated = with_heads(model)
+    (tmp_path / "there").touch()
+    for wrong, match in (
+        ({"path": tmp_path / "there"}, "there exists; give a new file"),
+        ({"model": other}, "GGUF files can say models of kind llama, got gpt2"),
+        ({"model": gated}, "this model has gates"),
+        ({"tokenizer": llama3}, "how a text is cut for smollm, gpt-2; this tokenizer cuts otherwise"),
+        ({"kind": "q2"}, "kind must be one of sliced, source, f32; got 'q2'"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            write_gguf(**{"path": tmp_path / "m", "model": model, "tokenizer": tokenizer} | wrong)
+    with pytest.raises(SaveError, match=r"cannot write model .*No such file"):
+        write_gguf(tmp_path / "none" / "m", model, tokenizer)
+    assert [path.name for path in tmp_path.iterdir()] == ["there"] and isinstance(gated.gate, GateConfig)
+
+
+@pytest.mark.parametrize("heads", [[3, 2, 6], [6, 1, 1, 1], 5])
+def test_layers_that_do_not_fit_are_refused(tmp_path, heads):
+    wrong = {"llama.attention.head_count": heads, "llama.attention.head_count_kv": [2, 2, 2, 2]}
+    write(
+        tmp_path / "m.gguf",
+        replace(CONFIG, U=0, blocks=(), block_ids=()),
+        samples.random_model(CONFIG)[0].params,
+        entries=wrong,
+    )
+    with pytest.raises(CheckpointError, match=r"numbers of heads and units do not fit|must divide its heads"):
+        read_pretrained(tmp_path / "m.gguf")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masks", [EACH, ALIKE, ([[1] * 6] * 4, [[1] * 4] * 4)], ids=["each", "alike", "whole"])
+def test_llama_cpp_computes_the_same(source, tmp_path, masks):
+    llama = pytest.importorskip("llama_cpp_py_sync")
+    path, given = source
+    smaller = pruned(given, masks)
+    write_gguf(tmp_path / "m.gguf", smaller, given.tokenizer, path, "f32")
+    model = llama.Llama(str(tmp_path / "m.gguf"), n_ctx=32, type_k="f32", type_v="f32", flash_attn_type=0, n_threads=1)
+    batch = model._lib.llama_batch_init(18, 0, 1)
+    batch.n_tokens = 18
+    for i, token in enumerate(IDS[0].tolist()):
+        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, i, 1, 1
+        batch.seq_id[i][0] = 0
+    assert model._lib.llama_decode(model._ctx, batch) == 0
+    rows = [model._ffi.buffer(model._lib.llama_get_logits_ith(model._ctx, i), 4 * 300) for i in range(18)]
+    logits = np.array([np.frombuffer(row, np.float32) for row in rows], np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    np.testing.assert_allclose(log_p, smaller.log_p(IDS)[0], rtol=0, atol=1e-3)

@@ -1,0 +1,46 @@
+"""What all exports share: which models they can say, and models with zeros where something was removed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+from tinyprune.config import USUAL
+from tinyprune.errors import UsageError
+from tinyprune.model.parameters import layer_parameters, put_blocks, put_heads
+from tinyprune.model.transformer import Transformer
+
+
+def check_writable(model: Transformer, tokenizer: Any, kinds: Collection[str], files: str) -> None:
+    """Raise UsageError unless `files` can say the model: of these kinds, with usual settings, without gates."""
+    config, kind = model.config, model.config.kind
+    usual = USUAL[kind] | {"mask": "causal", "M": 0, "N": 0} | ({"kv_heads": 0} if kind == "gpt2" else {})
+    given = {key: getattr(config, key) for key in usual}
+    for wrong, said in (
+        (kind not in kinds, f"{files} can say models of kind {' and '.join(kinds)}, got {kind}"),
+        (model.gate is not None, f"this model has gates, which {files} do not know; remove closed heads first"),
+        *((given[k] != x, f"{files} can say a {kind} only where {k} is {x}, got {given[k]}") for k, x in usual.items()),
+        (tokenizer.kind != "bpe", f"{files} need a pretrained model's tokenizer, got a {tokenizer.kind} one"),
+    ):
+        if wrong:
+            raise UsageError(said)
+
+
+def padded(model: Transformer) -> Transformer:
+    """Return the model with all heads and blocks again: those that were removed are zeros, and add nothing.
+
+    So it has the shapes that other programs expect. Raises ValueError if it has gates.
+    """
+    if model.gate is not None:
+        raise ValueError("model must have no gates; remove closed heads first")
+    config, before = model.config, model.host_params()
+    params = dict(before)
+    whole = dataclasses.replace(config, heads=(), head_ids=(), blocks=(), block_ids=())
+    for i in range(config.L):
+        layer = layer_parameters(before, i)
+        layer = put_heads(layer, config.head_ids[i], config.H, config.Dh, groups=whole.groups(i))
+        if config.U:
+            layer = put_blocks(layer, config.block_ids[i], config.F // config.U, config.U)
+        params |= {f"layers.{i}.{name}": x for name, x in layer.items()}
+    return dataclasses.replace(model, config=whole, params=params)
