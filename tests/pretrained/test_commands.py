@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,7 @@ from gguf import GGMLQuantizationType, GGUFReader
 
 from tinyprune.data import load_text
 from tinyprune.ops.engine import Engine
-from tinyprune.pruning.gates import open_heads
-from tinyprune.pruning.repair import repaired
+from tinyprune.pruning.sequential import refitted
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.directory import load_model
 from tinyprune.training import loop
@@ -159,20 +159,22 @@ def test_a_file_of_llama_cpp_is_imported_again(their, book, copy, tmp_path):
     assert "is no longer there" in succeed("export", tmp_path / "again", tmp_path / "third.gguf").stderr
 
 
-def test_what_stays_is_fitted_to_the_text_when_heads_are_removed(their, book, copy, tmp_path):
-    options = ("--target-heads=5", "--backend=numpy", "--overwrite", "--set=gate.repair_tokens=100")
-    before = saved(copy, "gate").model
-    succeed("gate", copy, *options)
-    assert "fitted by least squares to 100 tokens" in succeed("prune", copy).stderr
+def test_what_stays_is_fitted_to_texts_without_training_gates_again(their, book, copy, tmp_path):
+    (tmp_path / "other.txt").write_text("another text of another kind, " * 40)
+    texts = f"--repair-corpus={book},{tmp_path / 'other.txt'}"
+    said = succeed("prune", copy, "--repair-tokens=400", texts, "--backend=numpy").stderr
+    assert f"fitted to 400 tokens of {book.name}, other.txt" in said
     whole = saved(copy, "train")
-    text = load_text(whole.data, whole.tokenizer)
-    expected = remove_closed_heads(repaired(whole.model, open_heads(before), text.train[:100]))
+    texts = [load_text(replace(whole.data, corpus=str(x)), whole.tokenizer) for x in (book, tmp_path / "other.txt")]
+    read = np.concatenate([text.train[:200] for text in texts])
+    expected = refitted(whole.model, remove_closed_heads(saved(copy, "gate").model), read)
     pruned = saved(copy, "prune").model
-    assert list(pruned.params) == list(expected.params) and pruned.config.heads == expected.config.heads
     for name, x in expected.params.items():
         np.testing.assert_allclose(pruned.params[name], x, rtol=1e-4, atol=1e-5)
-    plain = remove_closed_heads(before)
-    assert any(np.abs(pruned.params[name] - x).max() > 1e-3 for name, x in plain.params.items())
+    again = refused(2, "prune", copy, "--resume", "--repair-tokens=300")
+    assert "gate.repair_tokens must stay, since stage prune has begun" in again
+    succeed("prune", copy, "--overwrite", "--repair-tokens=0", "--backend=numpy")
+    assert np.abs(saved(copy, "prune").model.params["layers.1.Wo"] - pruned.params["layers.1.Wo"]).max() > 1e-3
 
 
 def test_what_cannot_be_imported_is_refused(their, run, book, tmp_path):

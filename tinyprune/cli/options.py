@@ -120,7 +120,11 @@ OPTIONS = {
     ],
     "train": RUN,
     "gate": [*RUN, *GATE, BASELINE],
-    "prune": RUN,
+    "prune": [
+        *RUN,
+        option("--repair-tokens", "fit what stays to so many tokens, so that it computes what all did", type=int),
+        option("--repair-corpus", "of these texts, with commas between (the run's)"),
+    ],
     "finetune": RUN,
     "import": [
         option("path", "a folder as the Hugging Face Hub has it, or a .gguf file"),

@@ -97,6 +97,8 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         "gate.target_heads": getattr(arguments, "target_heads", None),
         "gate.units": getattr(arguments, "units", None),
         "gate.objective": getattr(arguments, "objective", None),
+        "gate.repair_tokens": getattr(arguments, "repair_tokens", None),
+        "gate.repair_corpus": getattr(arguments, "repair_corpus", None),
     }
     given = {name: value for name, value in named.items() if value is not None}
     if (share := getattr(arguments, "target_parameters", None)) is not None:

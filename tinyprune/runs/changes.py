@@ -19,8 +19,9 @@ from tinyprune.errors import UsageError
 from tinyprune.runs.directory import STAGES, RunDirectory
 from tinyprune.training.checkpoints import load_checkpoint
 
-# The tables of the configuration that a stage depends on; the last one says how it trains.
-SETTINGS = {"train": ("model", "data", "train"), "gate": ("gate", "gate_train"), "prune": (), "finetune": ("finetune",)}
+# The tables of the configuration that a stage depends on; the last one says how it trains. "repair" is a part of gate.
+SETTINGS = {"train": ("model", "data", "train"), "gate": ("gate", "gate_train"), "prune": ("repair",)}
+SETTINGS |= {"finetune": ("finetune",)}
 WHILE_UNFINISHED = ("steps", "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_every")
 ALLOWED = (
     f"{', '.join(WHILE_UNFINISHED)} of an unfinished stage, more steps of a finished one from which no later stage has "
@@ -70,12 +71,18 @@ def check_changes(directory: RunDirectory, written: RunConfig, config: RunConfig
 
 def _differences(table: str, written: RunConfig, config: RunConfig) -> list[str]:
     before, after = without_place(written, table), without_place(config, table)
-    return [f"{table}.{key}" for key in after if before[key] != after[key]]
+    return [f"{'gate' if table == 'repair' else table}.{key}" for key in after if before[key] != after[key]]
 
 
 def without_place(config: RunConfig, table: str) -> dict[str, Any]:
-    """Return the settings of a table, but not where the text lies: it may move, and is known by its sha256."""
-    return {key: value for key, value in vars(getattr(config, table)).items() if (table, key) != ("data", "corpus")}
+    """Return the settings of a table, but not where the text lies: it may move, and is known by its sha256.
+
+    Those of gate that removal alone reads are the table "repair".
+    """
+    own = vars(config.gate if table == "repair" else getattr(config, table)).items()
+    repair = {key: value for key, value in own if key.startswith("repair_")}
+    rest = {key: value for key, value in own if key not in repair and (table, key) != ("data", "corpus")}
+    return repair if table == "repair" else rest
 
 
 def _reason_to_stay(

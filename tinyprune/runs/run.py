@@ -23,6 +23,7 @@ import numpy as np
 
 from tinyprune.config import ModelConfig, RunConfig, TrainConfig, to_toml
 from tinyprune.data import Segments, Text, load_text
+from tinyprune.data.corpora import absolute_corpus
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.kernels.gpu import gpu_memory
 from tinyprune.machine import memory_bytes
@@ -32,8 +33,8 @@ from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.progress import duration, say
-from tinyprune.pruning.gates import GateObjective, budget, gate_warmup, hit_target, open_heads, settle, with_new_gates
-from tinyprune.pruning.repair import repaired
+from tinyprune.pruning.gates import GateObjective, budget, gate_warmup, hit_target, settle, with_new_gates
+from tinyprune.pruning.sequential import refitted
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.changes import SETTINGS, check_changes, is_finished, without_place
 from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, load_model, model_metadata
@@ -240,10 +241,14 @@ class Run:
             return
         gated = self.before("prune")
         model, tokens = gated.model, self.config.gate.repair_tokens
-        if tokens:
-            say(f"prune: what stays is fitted by least squares to {min(tokens, len(self.text.train)):,} tokens")
-            model = repaired(self.load("train").model, open_heads(model), self.text.train[:tokens])
         model = remove_closed_heads(model)
+        if tokens:
+            names = [name for name in self.config.gate.repair_corpus.split(",") if name]
+            data = [dataclasses.replace(self.config.data, corpus=absolute_corpus(name)) for name in names]
+            texts = [load_text(one, self.text.tokenizer) for one in data] or [self.text]
+            say(f"prune: what stays is fitted to {tokens:,} tokens of {', '.join(text.name for text in texts)}")
+            read = np.concatenate([text.train[: tokens // len(texts)] for text in texts])
+            model = refitted(self.load("train").model, model, read)
         heads, total = sum(model.config.heads), sum(gated.model.config.heads)
         say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
         if model.config.U:

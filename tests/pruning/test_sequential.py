@@ -1,0 +1,85 @@
+"""Sequential repair: the first block by brute force, later ones by what they bring, and what needs no repair."""
+
+import numpy as np
+import pytest
+from small import small_config, small_model
+
+from tinyprune.errors import UsageError
+from tinyprune.pruning.importance import with_heads
+from tinyprune.pruning.sequential import RIDGES, refitted
+from tinyprune.pruning.surgery import remove_closed_heads
+
+KINDS = {kind: {} for kind in ("all-attention", "head networks", "transformer-xl", "gpt2", "llama")}
+KINDS["units"] = {"U": 2, "F": 8}
+TEXT = np.random.default_rng(4).integers(0, 11, 16 * 5 * 9)
+
+
+def pair(kind: str, L: int = 2, **options) -> tuple:
+    """A whole model, and it without some heads and blocks of units."""
+    name = "llama" if kind == "units" else kind
+    whole = small_model(small_config(name, L=L, **KINDS[kind], **options))
+    mask = [np.arange(count) != 1 for count in whole.config.parts]
+    return whole, remove_closed_heads(with_heads(whole, mask))
+
+
+def distance(a, b) -> float:
+    ids = TEXT[:300].reshape(-1, a.config.T)
+    return float(((a.log_p(ids) - b.log_p(ids)) ** 2).mean())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_block_is_the_best_fit_of_one_of_the_ridges(kind):
+    whole, smaller = pair(kind, L=1, M=0, mask="causal")
+    got = refitted(whole, smaller, TEXT)
+    T = whole.config.T
+    rows = min(8, len(TEXT) // (5 * T))
+    count = len(TEXT) // (rows * T)
+    ids = TEXT[: rows * count * T].reshape(rows, count, T).swapaxes(0, 1).reshape(-1, T)
+    outputs = []
+    for model in (whole, smaller):
+        o = model.forward(ids)[2].attention_blocks[0].attention.o.reshape(len(ids) * T, -1)
+        outputs.append((o, o @ model.params["layers.0.Wo"] + model.params.get("layers.0.bo", 0)))
+    (_, y), (X, now) = outputs
+    b = smaller.params.get("layers.0.bo")
+    X = X if b is None else np.hstack([X, np.ones((len(X), 1))])
+    change = got.params["layers.0.Wo"] - smaller.params["layers.0.Wo"]
+    change = change if b is None else np.vstack([change, got.params["layers.0.bo"] - b])
+    found = []
+    for ridge in RIDGES:
+        root = np.sqrt(ridge * (X**2).sum() / X.shape[1])
+        A = np.vstack([X, root * np.eye(X.shape[1])])
+        found.append(np.linalg.lstsq(A, np.vstack([y - now, np.zeros((X.shape[1], y.shape[1]))]), rcond=None)[0])
+    assert min(np.abs(change - x).max() for x in found) < 1e-9 and np.abs(change).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_repaired_is_nearer_to_the_whole_model(kind):
+    whole, smaller = pair(kind, L=3)
+    before = {name: x.copy() for name, x in smaller.params.items()}
+    assert distance(refitted(whole, smaller, TEXT), whole) < 0.9 * distance(smaller, whole)
+    assert all(np.array_equal(smaller.params[name], x) for name, x in before.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_to_repair_changes_nothing(kind):
+    whole, _ = pair(kind)
+    same = refitted(whole, whole, TEXT)
+    assert all(np.array_equal(same.params[name], x) for name, x in whole.params.items())
+
+
+def test_a_layer_that_has_lost_all_heads_and_units_is_left_alone():
+    whole = small_model(small_config("llama", **KINDS["units"]))
+    smaller = remove_closed_heads(
+        with_heads(whole, [np.arange(count) > 9 * (i % 2) for i, count in enumerate(whole.config.parts)])
+    )
+    assert 0 in smaller.config.parts and distance(refitted(whole, smaller, TEXT), whole) < distance(smaller, whole)
+
+
+def test_what_cannot_be_repaired_is_refused():
+    whole, smaller = pair("all-attention")
+    with pytest.raises(UsageError, match="at least 5 segments of 5 tokens to read, got 24 tokens"):
+        refitted(whole, smaller, TEXT[:24])
+    with pytest.raises(ValueError, match="no gates"):
+        refitted(whole, with_heads(whole), TEXT)
+    with pytest.raises(ValueError, match="the same L, D, T, M and V"):
+        refitted(whole, pair("all-attention", L=3)[1], TEXT)

@@ -1,0 +1,116 @@
+"""Sequential repair: fit the last matrix of every block of a smaller model, from the first layer to the last.
+
+The whole model and the smaller one read the same text side by side, one block after the other. With x the stream that
+enters a block of the smaller model, X what its heads or units have made of it, and y the stream that leaves the same
+block of the whole model, the block's last matrix and bias W̃ are replaced by those that minimise
+
+    ‖X̃ W̃' − (y − x)‖² + λ ‖W̃' − W̃‖²                  X̃: X with a column of ones, where there is a bias
+
+so that the stream is led back to the whole model's: errors of the blocks before are part of y − x. With the residual
+R = y − x − X̃ W̃ this is W̃' = W̃ + (X̃ᵀX̃ + λI)⁻¹ X̃ᵀR. Of five passages the fifth is not fitted to, but decides for each
+block which λ is best, or that W̃ stays. (SlimGPT, Ling et al. 2024, arXiv 2412.18110, fits layer by layer, too.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.errors import UsageError
+from tinyprune.model.blocks import attention_block_forward, second_block_forward
+from tinyprune.model.parameters import OUTPUTS, UNIT_OUTPUTS
+from tinyprune.model.transformer import Transformer, remember
+from tinyprune.progress import progress_bar
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # λ as shares of the mean of X̃ᵀX̃'s diagonal
+STREAMS = 8  # rows of a batch, each with another part of the text
+FIFTH = 5  # of so many segments, one is held out
+
+
+def refitted(whole: Transformer, smaller: Transformer, tokens: NDArray) -> Transformer:
+    """Return the smaller model with the last matrices of its blocks fitted to what the whole model makes of a text.
+
+    Args:
+        whole: the model before anything was removed, without gates.
+        smaller: the model after it, of as many layers; neither is modified.
+        tokens: the text, (n,), at least five segments.
+
+    Raises:
+        UsageError: if the text is too short.
+        ValueError: if the models have gates, or other sizes.
+    """
+    a, b = whole.config, smaller.config
+    if (a.L, a.D, a.T, a.M, a.V) != (b.L, b.D, b.T, b.M, b.V):
+        raise ValueError("whole and smaller must have the same L, D, T, M and V")
+    if whole.gate is not None or smaller.gate is not None:
+        raise ValueError("models must have no gates; remove closed heads first")
+    if len(tokens) < FIFTH * a.T:
+        raise UsageError(f"a repair needs at least {FIFTH} segments of {a.T} tokens to read, got {len(tokens)} tokens")
+    rows = max(1, min(STREAMS, len(tokens) // (FIFTH * a.T)))
+    count = len(tokens) // (rows * a.T)
+    ids = tokens[: rows * count * a.T].reshape(rows, count, a.T).swapaxes(0, 1)  # a segment of each stream at a time
+    models = whole, dataclasses.replace(smaller, params=dict(smaller.params))
+    streams = [[first_stream(model, segment) for segment in ids] for model in models]
+    for i in progress_bar(range(a.L), desc="repair", unit="layer"):
+        for second in (False, True):
+            if second and a.second is None:
+                continue
+            wanted, before = (blocks_of(*pair, i, second) for pair in zip(models, streams, strict=True))
+            fit(models[1], i, second, before, wanted)
+            streams = [[y for y, _ in wanted], [y for y, _ in blocks_of(models[1], streams[1], i, second)]]
+    return models[1]
+
+
+def first_stream(model: Transformer, ids: NDArray) -> NDArray:
+    """Return what the first layer reads, (B, T, D)."""
+    x, _ = model.embed(ids)
+    return model.ops.positions_forward(x, model.params.get("positions"))[0]
+
+
+def blocks_of(model: Transformer, streams: list[NDArray], i: int, second: bool) -> list[tuple[NDArray, NDArray]]:
+    """Run one block of layer i on each segment; return what leaves it, (B, T, D), and X, (B·T, columns)."""
+    layer, config, ops, memory, found = model.layer(i, model.gates()), model.config, model.ops, None, []
+    for x in streams:
+        if second:
+            y, cache = second_block_forward(x, layer, config, ops)
+            assert cache is not None
+            made = cache.inside.r if config.networks else cache.inside[-1].h
+        else:
+            y, context, attention = attention_block_forward(x, memory, layer, config, ops)
+            memory, made = remember(x, context, config.M) if config.M else None, attention.attention.o
+        found.append((y, ops.to_host(made).reshape(x.shape[0] * x.shape[1], -1)))
+    return found
+
+
+def fit(model: Transformer, i: int, second: bool, before: list, wanted: list) -> None:
+    """Replace the last matrix and bias of a block in `model.params`, see above. `before` is what it computes now."""
+    host = model.ops.to_host
+    G: list[Any] = [0.0, 0.0]  # X̃ᵀX̃ of what is fitted to, and of what is held out
+    C: list[Any] = [0.0, 0.0]  # X̃ᵀR
+    table = UNIT_OUTPUTS if second and not model.config.networks else OUTPUTS
+    names = [f"layers.{i}.{name}" for name in list(table.items())[-1 if second else 0]]
+    W, b = (model.params.get(name) for name in names)
+    if not before[0][1].size:
+        return
+    for place, ((y, X), (target, _)) in enumerate(zip(before, wanted, strict=True)):
+        R = (host(target) - host(y)).reshape(len(X), -1)
+        X = X if b is None else np.hstack([X, np.ones((len(X), 1), X.dtype)])
+        part = place % FIFTH == FIFTH - 1
+        G[part], C[part] = G[part] + (X.T @ X).astype(float), C[part] + (X.T @ R).astype(float)
+    changes = [0 * C[0], *(solved(G[0], C[0], ridge) for ridge in RIDGES)]
+    errors = [(x * (G[1] @ x)).sum() - 2 * (x * C[1]).sum() for x in changes]  # up to a constant
+    best = int(np.argmin(errors))
+    if best:
+        change = solved(G[0] + G[1], C[0] + C[1], RIDGES[best - 1])
+        for name, old, more in zip(names, (W, b), np.split(change, [len(change) - (b is not None)]), strict=True):
+            if old is not None:
+                new = host(old) + more.reshape(old.shape)
+                model.params[name] = model.ops.to_device(new.astype(host(old).dtype))
+
+
+def solved(G: NDArray, C: NDArray, ridge: float) -> NDArray:
+    """Return (G + λI)⁻¹ C."""
+    return np.linalg.solve(G + ridge * np.trace(G) / len(G) * np.eye(len(G)), C)
