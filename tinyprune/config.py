@@ -171,6 +171,9 @@ class ModelConfig(Config):
         None, "position encoding; not given: what is usual for the kind", choices=("relative", "learned", "rotary")
     )
     rope_base: float = newer(10000.0, "rotary positions: base of their wavelengths", low=1.0)
+    rope_scaling: tuple[float, ...] = newer(
+        (), "rotary positions, as Llama 3.1: factor, low and high frequency factor, original positions", low=1e-6
+    )
     norm: str | None = newer(
         None, "normalisation before each block; not given: as usual", choices=("layernorm", "rmsnorm")
     )
@@ -180,9 +183,9 @@ class ModelConfig(Config):
     )
     bias: str | None = newer(
         None,
-        "which products have a bias: those that end a block or the model, all those of the layers, or none; not "
-        "given: as usual",
-        choices=("output", "layers", "none"),
+        "which products have a bias: those that end a block or the model, all those of the layers, those of queries, "
+        "keys and values, or none; not given: as usual",
+        choices=("output", "layers", "qkv", "none"),
     )
     embedding: str | None = newer(
         None, "how token vectors enter, times √D or as they are; not given: as usual", choices=("scaled", "plain")
@@ -227,10 +230,12 @@ class ModelConfig(Config):
         yield self.kv_heads and H % self.kv_heads, f"kv_heads must divide model.H = {H}, got {self.kv_heads}"
         rotary = self.positions == "rotary"
         yield rotary and self.Dh % 2, f'positions = "rotary" needs an even head width, got {self.Dh}'
+        broken = len(self.rope_scaling) not in (0, 4)
+        yield broken, f"rope_scaling must have four numbers or none, got {len(self.rope_scaling)}"
         message = 'positions = "rotary" turns queries, which persistent vectors would read: model.persistent must be'
         yield rotary and self.attended, f'{message} "stream" or model.N 0; got "{self.persistent}" and {self.N}'
-        broken = self.bias == "none" and self.F and self.feedforward == "relu"
-        yield broken, 'bias must not be "none" for model.feedforward = "relu", whose block has biases'
+        broken = not self.biased_outputs and self.F and self.feedforward == "relu"
+        yield broken, f'bias must not be "{self.bias}" for model.feedforward = "relu", whose block has biases'
         yield list(cutoffs) != sorted(set(cutoffs)), f"cutoffs must rise, got {list(cutoffs)}"
         yield cutoffs and V and cutoffs[-1] >= V, f"cutoffs must lie below V = {V}, got {list(cutoffs)}"
         broken = cutoffs and self.div_value ** len(cutoffs) > D  # widths are D, D / div_value, D / div_value² …
@@ -304,9 +309,20 @@ class ModelConfig(Config):
         return "networks" if self.networks else self.feedforward if self.F else None
 
     @property
-    def rotary(self) -> float | None:
-        """Return the base of the rotary positions, or None if positions are of another kind."""
-        return self.rope_base if self.positions == "rotary" else None
+    def biased_projections(self) -> bool:
+        """Return whether queries, keys and values have biases."""
+        return self.bias in ("layers", "qkv")
+
+    @property
+    def biased_outputs(self) -> bool:
+        """Return whether the last products of blocks, and those of a feed-forward block, have biases."""
+        return self.bias in ("output", "layers")
+
+    @property
+    def rotary(self) -> float | tuple[float, ...] | None:
+        """Return the base of the rotary positions, with a scaling before it, or None if they are of another kind."""
+        base = (*self.rope_scaling, self.rope_base) if self.rope_scaling else self.rope_base
+        return base if self.positions == "rotary" else None
 
     def width(self, layer: int) -> int:
         """Return the width of a layer's feed-forward block now."""

@@ -129,7 +129,7 @@ def test_settings_that_we_do_not_have_are_refused(tmp_path, params, entries, mat
         ({"without": ["llama.block_count"]}, UsageError, "lacks llama.block_count"),
         ({"without": ["tokenizer.ggml.merges"]}, CheckpointError, "has no tokens, their types or merges"),
         ({"entries": {"tokenizer.ggml.token_type": [1]}}, CheckpointError, "300 tokens have 1 types"),
-        ({"more": {"rope_freqs.weight": np.ones(4, "f4")}}, CheckpointError, "beside .* the tensor rope_freqs.weight;"),
+        ({"more": {"rope_freqs.weight": np.ones(4, "f4")}}, UsageError, "rope_freqs.weight is 'given'.* without it"),
         ({"entries": {"llama.vocab_size": 299}}, CheckpointError, r"shape \(300, 32\), .* need \(299, 32\)"),
     ],
     ids=str,

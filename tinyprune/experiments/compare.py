@@ -122,7 +122,7 @@ class Comparison:
             raise UsageError(f"heal must be different numbers of steps, or 0 for none; got {list(self.heal)}")
         if unknown := set(self.heal_methods) - set(self.methods):
             raise UsageError(f"heal-methods must be among {', '.join(self.methods)}; got {', '.join(sorted(unknown))}")
-        if "flap" in self.methods and self.model.config.bias == "none":
+        if "flap" in self.methods and not self.model.config.biased_outputs:
             raise UsageError("methods must be without flap: its means go into biases, and this model has none")
 
     @property
@@ -308,7 +308,7 @@ def open_comparison(
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if sizes["methods"] is None:
-        sizes["methods"] = [name for name in COMPARED if name != "flap" or saved.model.config.bias != "none"]
+        sizes["methods"] = [name for name in COMPARED if name != "flap" or saved.model.config.biased_outputs]
         if "flap" not in sizes["methods"]:
             say("compare: flap is left out: its means go into biases, and this model has none")
     sizes["heal"] = [steps for steps in sizes["heal"] or [config.finetune.steps] if steps]

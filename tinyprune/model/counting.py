@@ -44,7 +44,7 @@ def head_part(config: ModelConfig) -> Part:
     D, Dh, N, K = config.D, config.Dh, config.N, context_keys(config)
     own = 2 if config.kv_heads else 4  # of Wq, Wo and, unless they are shared, Wk, Wv
     width, biases = (D, N) if config.networks else (Dh, 0)  # of persistent vectors
-    biases += (own - 1) * Dh if config.bias == "layers" else 0  # bo belongs to no head
+    biases += (own - 1) * Dh if config.biased_projections else 0  # bo belongs to no head
     parameters = (own + config.relative) * D * Dh + 2 * Dh * config.relative + 2 * N * width + biases
     scores_and_values = (2 + config.relative) * K * Dh + 2 * N * width
     return Part("one head", parameters, round(own * D * Dh + scores_and_values))
@@ -77,11 +77,11 @@ def part_prices(config: ModelConfig, price: str) -> tuple[NDArray, float]:
             numbers for each position. A head that shares its key-value head has an equal share of it.
     """
     head, D, Dh, shared = head_part(config), config.D, config.Dh, (config.kv_heads or config.H) / config.H
-    block, biases = products_of(config) * D * config.U, (products_of(config) - 1) * config.U * (config.bias != "none")
+    block, biases = products_of(config) * D * config.U, (products_of(config) - 1) * config.U * config.biased_outputs
     keys = 2 * Dh * shared if config.kv_heads else 0.0  # columns of Wk and Wv that a head has a share in
     own = {
         "gates": (1, 1),
-        "parameters": (head.parameters + keys * (D + (config.bias == "layers")), block + biases),
+        "parameters": (head.parameters + keys * (D + config.biased_projections), block + biases),
         "multiply-adds": (head.multiply_adds_per_token + keys * D, block),
         "cache": (2 * Dh * shared, 0),
     }
@@ -109,7 +109,7 @@ def count_parts(config: ModelConfig) -> list[Part]:
             _, number, short = name.split(".", 2)
             own.setdefault(int(number), {})[short] = sizes[name]
     parts.append(Part("positions", sizes.get("R", 0) + sizes.get("positions", 0), 0))
-    shared_biases = 2 * config.Dh if config.bias == "layers" else 0
+    shared_biases = 2 * config.Dh if config.biased_projections else 0
     for i, H in enumerate(config.heads):
         parts.append(Part(f"layer {i}: {H} heads", H * head.parameters, H * head.multiply_adds_per_token))
         if config.kv_heads:

@@ -50,14 +50,14 @@ def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tupl
         layer: dict[str, tuple[int, ...]] = norm_shapes(config, "ln")
         K = len(config.kv_ids(i))
         layer |= {"Wq": (D, H * Dh), "Wk": (D, K * Dh), "Wv": (D, K * Dh)}
-        if config.bias == "layers":
+        if config.biased_projections:
             layer |= {"bq": (H * Dh,), "bk": (K * Dh,), "bv": (K * Dh,)}
         if config.relative:
             layer |= {"Wr": (D, H * Dh), "u": (H, Dh), "w": (H, Dh)}
         if config.attended:
             layer |= {"pk": (H, N, Dh), "pv": (H, N, Dh)}
         layer["Wo"] = (H * Dh, D)
-        if config.bias != "none":
+        if config.biased_outputs:
             layer["bo"] = (D,)
         if gated:
             layer["log_alpha"] = (H,)
@@ -84,7 +84,7 @@ def feedforward_shapes(config: ModelConfig, i: int) -> dict[str, tuple[int, ...]
     shapes: dict[str, tuple[int, ...]] = {}
     for W, shape in [*((name, (D, F)) for name in inner), ("W2", (F, D))]:
         shapes[f"ffn.{W}"] = shape
-        if config.bias != "none":
+        if config.biased_outputs:
             shapes[f"ffn.b{W[1]}"] = shape[1:]
     return shapes
 

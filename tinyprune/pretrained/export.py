@@ -12,11 +12,14 @@ from tinyprune.model.parameters import layer_parameters, put_blocks, put_heads
 from tinyprune.model.transformer import Transformer
 
 
-def check_writable(model: Transformer, tokenizer: Any, kinds: Collection[str], files: str) -> None:
-    """Raise UsageError unless `files` can say the model: of these kinds, with usual settings, without gates."""
+def check_writable(model: Transformer, tokenizer: Any, kinds: Collection[str], files: str, **more: Any) -> None:
+    """Raise UsageError unless `files` can say the model: of these kinds, with usual settings, without gates.
+
+    `more` are unusual settings that the files can say, too.
+    """
     config, kind = model.config, model.config.kind
     usual = USUAL[kind] | {"mask": "causal", "M": 0, "N": 0} | ({"kv_heads": 0} if kind == "gpt2" else {})
-    given = {key: getattr(config, key) for key in usual}
+    given = {key: usual[key] if more.get(key) == getattr(config, key) else getattr(config, key) for key in usual}
     for wrong, said in (
         (kind not in kinds, f"{files} can say models of kind {' and '.join(kinds)}, got {kind}"),
         (model.gate is not None, f"this model has gates, which {files} do not know; remove closed heads first"),

@@ -84,6 +84,7 @@ def read_settings(entries: dict[str, Any], stored: dict[str, StoredTensor], path
     for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         only(entries, f"llama.{key}", path, config.Dh)
     only(entries, "llama.rope.scaling.type", path, "none")
+    only({"rope_freqs.weight": stored.get("rope_freqs.weight") and "given"}, "rope_freqs.weight", path, None)
     only(entries, "llama.expert_count", path, 0)
     return config
 

@@ -26,6 +26,7 @@ from tinyprune.config import ModelConfig
 from tinyprune.errors import UsageError, missing_extra
 from tinyprune.files import save_error
 from tinyprune.model.transformer import Transformer
+from tinyprune.ops.rotary import frequencies
 from tinyprune.pretrained.export import check_writable, padded
 from tinyprune.pretrained.gguf import CONTROL, NORMAL, PRE, UNUSED, USER_DEFINED
 from tinyprune.pretrained.layout import sources
@@ -106,6 +107,9 @@ def write_gguf(
         add_number(writer, key.replace("llama", architecture, 1), about[name])
     for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         add_number(writer, f"{architecture}.{key}", config.Dh)
+    if config.rope_scaling:
+        slower = frequencies(config.Dh, config.rope_base) / frequencies(config.Dh, config.rotary or 1.0)
+        writer.add_tensor("rope_freqs.weight", slower.astype(np.float32))
     for name, (tensor, transposed, _) in sources("gguf", config).items():
         x, rows, columns = params.pop(name), None, None
         if name.startswith("layers."):

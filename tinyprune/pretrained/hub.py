@@ -72,7 +72,7 @@ def write_hub(folder: str | Path, model: Transformer, tokenizer: Any, positions:
         SaveError: if a file cannot be written.
     """
     folder, config, kind = Path(folder), model.config, model.config.kind
-    check_writable(model, tokenizer, PREFIX, "the Hub's files")
+    check_writable(model, tokenizer, PREFIX, "the Hub's files", bias="qkv")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not an empty folder; give a new one")
     heads, params = _heads_in_each_layer(config), model.host_params()
@@ -146,6 +146,9 @@ def _weight_files(folder: Path) -> list[Path]:
         # A name that leads out of the folder would make us read any file.
         if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise CheckpointError(f"{index} does not name files of this folder; {OTHERWISE}")
+        for name in names:
+            if not (folder / name).exists():
+                raise UsageError(f"{folder} lacks {name}, a part of the model that {index.name} names; get it, too")
         return [folder / name for name in sorted(set(names))]
     for pickled in sorted(path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")):
         raise UsageError(

@@ -1,4 +1,8 @@
-"""The settings of a GPT-2 or a Llama: from the Hub's config.json to our ModelConfig, and back."""
+"""The settings of a GPT-2 or a Llama: from the Hub's config.json to our ModelConfig, and back.
+
+Qwen2 is a Llama whose queries, keys and values have biases, Mistral one whose queries may see a window of the latest
+positions: segments no longer than the window are the same with it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,10 @@ ONLY: dict[str, dict[str, Any]] = {
         "add_cross_attention": False,
     },
     "llama": {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
+    "qwen2": {"hidden_act": "silu"},
+    "mistral": {"hidden_act": "silu"},
 }
+SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")  # of "llama3"
 # Our numbers in each format, in the order in which they are read, and what absent ones are.
 NUMBERS = {
     "gpt2": {"V": "vocab_size", "L": "n_layer", "D": "n_embd", "H": "n_head", "T": "n_positions", "F": "n_inner"}
@@ -36,6 +43,8 @@ ABSENT: dict[str, dict[str, Any]] = {
     "gguf": {"rope_base": 10_000.0},
 }
 ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
+ARCHITECTURES |= {"qwen2": "Qwen2ForCausalLM", "mistral": "MistralForCausalLM"}
+LLAMAS = ("llama", "qwen2", "mistral")
 # Models have fewer layers and heads; our names for all that a file claims would fill the memory.
 MANY = 1000
 
@@ -46,11 +55,12 @@ def read_settings(config: dict[str, Any], where: Path) -> ModelConfig:
     Where a setting is absent, it has the value that transformers gives it.
     """
     architectures = config.get("architectures")
-    llama = isinstance(architectures, list) and ARCHITECTURES["llama"] in architectures
-    kind = "llama" if llama else str(config.get("model_type"))
-    if kind not in ONLY:
-        raise UsageError(f"{where}: model_type must be gpt2 or llama, got {kind!r}")
-    for key, value in (ONLY[kind] | {"quantization_config": None}).items():
+    named = architectures if isinstance(architectures, list) else []
+    family = next((name for name in LLAMAS if ARCHITECTURES[name] in named), str(config.get("model_type")))
+    if family not in ONLY:
+        raise UsageError(f"{where}: model_type must be one of {', '.join(ONLY)}, got {family!r}")
+    kind = "gpt2" if family == "gpt2" else "llama"
+    for key, value in (ONLY[family] | {"quantization_config": None}).items():
         only(config, key, where, value)
     tied = config.get("tie_word_embeddings")
     if tied not in (None, False, True):
@@ -59,26 +69,36 @@ def read_settings(config: dict[str, Any], where: Path) -> ModelConfig:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise UsageError(f"{where}: rope_parameters must be a table, got {shown(rope)}")
-    if kind == "llama":
-        only({"rope_scaling": rope.get("rope_type", rope.get("type"))}, "rope_scaling", where, "default")
-        only(config | rope, "partial_rotary_factor", where, 1.0)
     numbers = read_numbers(config | rope, kind, where)
-    model = model_config(where, kind, **numbers, tied=kind == "gpt2" if tied is None else bool(tied))
     if kind == "llama":
-        only(config, "head_dim", where, model.Dh)
-    return model
+        scaling = rope.get("rope_type", rope.get("type"))
+        if scaling == "llama3":
+            found = [positive(rope, key, where, kind=float) for key in SCALING]
+            numbers["rope_scaling"] = tuple(found)
+        else:
+            only({"rope_scaling": scaling}, "rope_scaling", where, "default")
+        only(config | rope, "partial_rotary_factor", where, 1.0)
+        width = positive(config, "head_dim", where, numbers["D"] // numbers["H"])
+        numbers |= {"head_width": width} if width * numbers["H"] != numbers["D"] else {}
+        numbers |= {"bias": "qkv"} if family == "qwen2" else {}
+        if config.get("use_sliding_window", family == "mistral"):
+            numbers["T"] = min(numbers["T"], positive(config, "sliding_window", where, numbers["T"]))
+    return model_config(where, kind, **numbers, tied=kind == "gpt2" if tied is None else bool(tied))
 
 
 def write_settings(model: ModelConfig, heads: int, positions: int) -> dict[str, Any]:
     """Return the config.json of a model for so many positions, with `heads` heads in each layer."""
     kind = model.kind
-    config: dict[str, Any] = {"model_type": kind, "architectures": [ARCHITECTURES[kind]]}
+    family = "qwen2" if model.bias == "qkv" else kind
+    config: dict[str, Any] = {"model_type": family, "architectures": [ARCHITECTURES[family]]}
     ours = {"H": heads, "T": positions, "kv_heads": len(model.kv_ids(0))}
     config |= {theirs: ours.get(name, getattr(model, name)) for name, theirs in NUMBERS[kind].items()}
     config |= {"head_dim": model.Dh} if kind == "llama" else {}
+    if model.rope_scaling:
+        config["rope_scaling"] = {"rope_type": "llama3"} | dict(zip(SCALING, model.rope_scaling, strict=True))
     # Null, since transformers would take ids of GPT-2's or Llama 2's vocabulary where none are given.
     config |= {"bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": model.tied}
-    return config | ONLY[kind] | {"torch_dtype": "float32"}
+    return config | ONLY[family] | {"torch_dtype": "float32"}
 
 
 def model_config(where: Path, kind: str, **settings: Any) -> ModelConfig:

@@ -17,7 +17,7 @@ from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_floats, flat
 from tinyprune.kernels.cpu.jit import kernel, loop_kernel
 from tinyprune.kernels.cpu.simd import add, lanes, load, multiply, number, store, subtract
-from tinyprune.ops.rotary import check_arguments, cos_and_sin
+from tinyprune.ops.rotary import Base, check_arguments, cos_and_sin
 
 REMEMBERED = 16  # tables, of T · Dh/2 numbers: one for training and evaluation each, and a few of text being written
 
@@ -52,13 +52,13 @@ def turn(x, rows, T, H, cos, sin, half, one, other, out):
 
 
 @lru_cache(REMEMBERED)
-def tables(T: int, Dh: int, base: float, first: int, dtype: np.dtype) -> tuple[NDArray, NDArray]:
+def tables(T: int, Dh: int, base: Base, first: int, dtype: np.dtype) -> tuple[NDArray, NDArray]:
     """Return cosines and sines, flat. Do not modify them."""
     cos, sin = cos_and_sin(T, Dh, base, first, dtype)
     return cos.ravel(), sin.ravel()
 
 
-def rotate(x: NDArray, base: float, first: int = 0, *, back: bool = False) -> NDArray:
+def rotate(x: NDArray, base: Base, first: int = 0, *, back: bool = False) -> NDArray:
     """Turn the features of every position and head, as `ops.rotate`; float32 or float64."""
     check_arguments(x, base, first)
     check_floats(x=x)

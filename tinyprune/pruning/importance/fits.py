@@ -127,6 +127,6 @@ def read_fits(model: Transformer, tokens: NDArray) -> list[list[BlockFit]]:
                 X = np.ones((x.shape[0] * x.shape[1], x.shape[2] * x.shape[3] + 1))
                 X[:, :-1] = x.reshape(len(X), -1)
                 sums[i, j] = sums.get((i, j), 0.0) + X.T @ X
-                biased = j > 0 or model.config.bias != "none"  # a network's values always are
+                biased = j > 0 or model.config.biased_outputs  # a network's values always are
                 layers[i].append(BlockFit(sums[i, j], np.vstack([host(W), host(b)]).astype(float), heads, biased))
     return layers

@@ -181,12 +181,12 @@ def residual_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, Dev
 
 
 @lru_cache(REMEMBERED)
-def tables(T: int, Dh: int, base: float, first: int) -> list[DeviceArray]:
+def tables(T: int, Dh: int, base: rotary.Base, first: int) -> list[DeviceArray]:
     """Return cosines and sines in the GPU's memory."""
     return [to_device(table) for table in rotary.cos_and_sin(T, Dh, base, first, np.float32)]
 
 
-def rotate(x: DeviceArray, base: float, first: int = 0, *, back: bool = False) -> DeviceArray:
+def rotate(x: DeviceArray, base: rotary.Base, first: int = 0, *, back: bool = False) -> DeviceArray:
     """Turn the features of every position and head, as `ops.rotate`, for float32."""
     check_floats(x=x)
     rotary.check_arguments(x, base, first)
