@@ -48,7 +48,7 @@ def open_config(model: Transformer) -> ModelConfig:
 
 
 def stage_record(
-    stage: str, model: Transformer, text: Text, ms_per_1k_tokens: float, split: str, limit: int = 0
+    stage: str, model: Transformer, text: Text, ms_per_1k_tokens: float | None, split: str, limit: int = 0
 ) -> Record:
     """Return a stage's row: size, computation, quality on the first `limit` tokens of a split (0: all), speed."""
     result = evaluate(model, getattr(text, split), text.characters[split], limit)
@@ -62,7 +62,7 @@ def stage_record(
         "multiply_adds_per_token": count_multiply_adds(opened),
         "bits_per_character": result.bits_per_character,
         "perplexity": result.perplexity,
-        "ms_per_1k_tokens": ms_per_1k_tokens,
+        **({} if ms_per_1k_tokens is None else {"ms_per_1k_tokens": ms_per_1k_tokens}),
     }
 
 

@@ -25,7 +25,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     text = text_of(saved, Path(arguments.model), arguments.corpus)
     # an overflow ends as NaN, which is reported
     with announced(saved.model.ops, "eval"), np.errstate(over="ignore", invalid="ignore"):
-        (ms,) = milliseconds_per_1k_tokens([saved.model], text.valid)
+        ms = milliseconds_per_1k_tokens([saved.model], text.valid)[0] if arguments.time else None
         record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
     print_records([record | {"split": arguments.split}], arguments.json)
 

@@ -139,7 +139,13 @@ OPTIONS = {
         switch("--padded", "zeros where heads and blocks were removed, so that every program knows the shapes"),
         option("--type", TYPES, choices=("sliced", "source", "f32"), default="sliced", dest="kind"),
     ],
-    "eval": [*LOADED, OTHER, SPLIT, JSON],
+    "eval": [
+        *LOADED,
+        OTHER,
+        SPLIT,
+        switch("--time", "also the milliseconds for 1,000 tokens, of several texts at once"),
+        JSON,
+    ],
     "generate": [
         *LOADED,
         option("--prompt", "the text to continue", required=True),
