@@ -13,7 +13,7 @@ PACKAGE = ROOT / "tinyprune"
 # Lines of each room, docstrings and blank lines included.
 BUDGET = {
     "bench": 1480,
-    "cli": 935,
+    "cli": 945,
     "course": 1725,
     "data": 985,
     "experiments": 2135,
@@ -21,15 +21,15 @@ BUDGET = {
     "kernels": 10090,
     "model": 1630,
     "notebook": 470,
-    "ops": 3290,
+    "ops": 3310,
     "presets": 5,
-    "pretrained": 1040,
-    "pruning": 1270,
-    "runs": 760,
+    "pretrained": 1070,
+    "pruning": 1290,
+    "runs": 775,
     "training": 1110,
-    ".": 1965,  # modules at the top
+    ".": 1995,  # modules at the top
 }
-IN_ALL, TESTS = 29_800, 17_850
+IN_ALL, TESTS = 29_900, 17_850
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10
 LINES_OF_KERNELS, PARAMETERS_OF_KERNELS = 100, 15

@@ -418,6 +418,21 @@ class GateConfig(Config):
         "what a gate counts in L0 and in the target: 1, or what its removal saves",
         choices=("gates", "parameters", "multiply-adds", "cache"),
     )
+    criterion: str = newer(
+        "",
+        "instead of training gates: open those that it scores highest for their price",
+        choices=(
+            "",
+            "random",
+            "magnitude",
+            "michel",
+            "michel-global",
+            "leave-one-out",
+            "output-difference",
+            "fluctuation",
+        ),
+    )
+    criterion_tokens: int = newer(8192, "of the validation split, which the criterion reads; 0: all", low=0)
     units: int = newer(0, "blocks of so many units of the feed-forward block have gates, too; 0: only heads", low=0)
     controller_lr: float = option(0.004, "target: step size of the controller's two multipliers", low=0.0)
     layerwise_weight: float = option(1.0, "layerwise objective: weight of the layers' relative errors", low=0.0)
@@ -448,6 +463,8 @@ class GateConfig(Config):
     def _rules(self) -> Iterator[tuple[object, str]]:
         given = self.target_heads, self.target_share
         yield None not in given, f"target_share must not be given with gate.target_heads, got {given[1]} and {given[0]}"
+        broken = self.criterion and not self.has_target
+        yield broken, "criterion needs gate.target_heads or gate.target_share, since it trains nothing"
         broken = self.distribution == "top-k" and self.target_heads is None
         yield broken, 'target_heads must be given for gate.distribution = "top-k": it is k'
 

@@ -159,6 +159,19 @@ def test_a_file_of_llama_cpp_is_imported_again(their, book, copy, tmp_path):
     assert "is no longer there" in succeed("export", tmp_path / "again", tmp_path / "third.gguf").stderr
 
 
+def test_gates_are_opened_by_scores(their, run, book, tmp_path):
+    succeed("import", their[1], tmp_path / "r", "--corpus", book, *SHORT)
+    said = succeed(
+        "gate", tmp_path / "r", "--by=michel-global", "--units=4", "--target-parameters=0.8", "--backend=numpy"
+    )
+    assert "michel-global scores all parts on" in said.stderr
+    assert "already finished" in succeed("gate", tmp_path / "r", "--resume").stderr
+    succeed("prune", tmp_path / "r", "--repair-tokens=200", "--backend=numpy")
+    parts = [saved(tmp_path / "r", stage).model.config.parts for stage in ("gate", "prune")]
+    assert len(parts[0]) == len(parts[1]) == 4 and sum(parts[1]) < sum(parts[0])
+    assert "must be one of" in refused(2, "gate", tmp_path / "r", "--by=best", "--overwrite")
+
+
 def test_what_stays_is_fitted_to_texts_without_training_gates_again(their, book, copy, tmp_path):
     (tmp_path / "other.txt").write_text("another text of another kind, " * 40)
     texts = f"--repair-corpus={book},{tmp_path / 'other.txt'}"

@@ -12,7 +12,7 @@ from tinyprune.model.counting import count_multiply_adds, count_parameters, coun
 from tinyprune.model.gates import by_layer, gate_names
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, add_gates, budget, hit_target, open_heads, with_new_gates
-from tinyprune.pruning.importance import CRITERIA, keep_within, with_heads
+from tinyprune.pruning.importance import CRITERIA, keep_within, with_heads, with_scored_gates
 from tinyprune.pruning.importance.fits import read_fits
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.repair import repaired_from
@@ -112,6 +112,21 @@ def test_criteria_score_blocks(kind):
     assert CRITERIA["magnitude"](model, TOKENS, rng)[3][1] == pytest.approx(inner * np.linalg.norm(parts[-1]))
     with pytest.raises(UsageError, match="confidence is that of heads"):
         CRITERIA["confidence"](model, TOKENS, rng)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("price", ["gates", "parameters"])
+def test_gates_open_by_scores_for_their_price(kind, price):
+    model = small_model(dataclasses.replace(config_of(kind), U=0, blocks=(), block_ids=()), seed=2)
+    gate = GateConfig(units=2, target_share=0.6, price=price, criterion="magnitude")
+    gated = with_scored_gates(model, gate, lambda model: CRITERIA["magnitude"](model, TOKENS, None))
+    weights, target = budget(gated.config, gate)
+    scores = CRITERIA["magnitude"](dataclasses.replace(model, config=gated.config), TOKENS, None)
+    expected = keep_within(scores, np.ones(14) if weights is None else weights, target)
+    assert all(np.array_equal(a, b) for a, b in zip(open_heads(gated), expected, strict=True))
+    assert {float(x) for gates in gated.gates() for x in gates.values} == {0.0, 1.0} and not gated.gate.output_scaling
+    with pytest.raises(UsageError, match=r"gate\.criterion needs gate\.target_heads or gate\.target_share"):
+        GateConfig(criterion="magnitude")
 
 
 @pytest.mark.parametrize("kind", KINDS)

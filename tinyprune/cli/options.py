@@ -100,6 +100,9 @@ GATE = (
     ),
     option("--units", "gates for blocks of so many units of the feed-forward block, too", type=int),
     option("--objective", "what the gates minimise besides", choices=("task", "layerwise")),
+    option(
+        "--by", "train no gates: open those that a criterion scores highest, such as michel-global", metavar="CRITERION"
+    ),
 )
 BASELINE = option("--from", "start from this model, or from a run's baseline", dest="source", metavar="CHECKPOINT")
 LOADED = (MODEL, STAGE, BACKEND)

@@ -96,6 +96,7 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         "gate.lam": getattr(arguments, "lam", None),
         "gate.target_heads": getattr(arguments, "target_heads", None),
         "gate.units": getattr(arguments, "units", None),
+        "gate.criterion": getattr(arguments, "by", None),
         "gate.objective": getattr(arguments, "objective", None),
         "gate.repair_tokens": getattr(arguments, "repair_tokens", None),
         "gate.repair_corpus": getattr(arguments, "repair_corpus", None),

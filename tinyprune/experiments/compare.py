@@ -43,7 +43,7 @@ from tinyprune.model.counting import count_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.progress import say
 from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
-from tinyprune.pruning.importance import CRITERIA, Mask, keep_best, michel_global
+from tinyprune.pruning.importance import ALL_CRITERIA, CRITERIA, Mask, keep_best
 from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.runs.directory import RunDirectory, load_model, text_of
@@ -53,7 +53,8 @@ from tinyprune.training.step import Objective, training_steps
 from tinyprune.warmup import announced
 
 SCORED = ("michel", "output-difference", "magnitude", "random", "leave-one-out", "flap")
-SCORES = {"michel-global": michel_global} | {name: CRITERIA[METHODS[name].criterion] for name in SCORED}
+SCORES = {"michel-global": ALL_CRITERIA["michel-global"]}
+SCORES |= {name: CRITERIA[METHODS[name].criterion] for name in SCORED}
 COMPARED = ("gates", *SCORES, "least-squares")  # methods, in the order in which they are computed
 SEEDED = ("gates", "random")  # the others have one result
 REVISION = 1  # with another number everything is computed again

@@ -34,6 +34,7 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.progress import duration, say
 from tinyprune.pruning.gates import GateObjective, budget, gate_warmup, hit_target, settle, with_new_gates
+from tinyprune.pruning.importance import ALL_CRITERIA, with_scored_gates
 from tinyprune.pruning.sequential import refitted
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.changes import SETTINGS, check_changes, is_finished, without_place
@@ -221,6 +222,9 @@ class Run:
         """Run stage 2: train gates on every head of the baseline together with the weights."""
         before = self.before("gate")
         gate, config = self.config.gate, before.model.config
+        if gate.criterion:
+            self.gate_by_scores(before, resume)
+            return
         per_epoch = self.segments(config, self.config.gate_train).per_epoch
         warmup = gate_warmup(gate, self.config.gate_train, per_epoch)
         model, objective = with_new_gates(before.model, gate, warmup)
@@ -233,6 +237,20 @@ class Run:
                 say(f"gate: to hit the target, gates {'closed' if moved > 0 else 'opened'} at the end: {abs(moved)}")
 
         self.fit("gate", model, self.config.gate_train, objective, resume, at_end, before)
+
+    def gate_by_scores(self, before: SavedModel, resume: bool) -> None:
+        """Open the gates that a criterion scores highest, without training."""
+        if resume and self.finished("gate"):
+            say("gate: already finished")
+            return
+        gate, rng = self.config.gate, self.generator("gate")
+        tokens = self.text.valid[: gate.criterion_tokens or None]
+        say(f"gate: {gate.criterion} scores all parts on {len(tokens):,} tokens of the validation split")
+        criterion = ALL_CRITERIA[gate.criterion]
+        with announced(self.ops, "gate"):
+            model = with_scored_gates(before.model, gate, lambda model: criterion(model, tokens, rng))
+        own = {"metrics_length": before.metadata["metrics_length"], "seed": self.config.seed}
+        self.save_finished("gate", model, before, **own, **self.directory.origin("gate"))
 
     def prune(self, resume: bool = False) -> None:
         """Run stage 3: remove the closed heads, and fit what stays to their outputs if that is asked for."""

@@ -6,6 +6,7 @@ heads that the others can make up for, and `pruning.repair` does that. `with_hea
 describes, which `pruning.surgery` then makes smaller. Learned gates (Hard-Concrete, soft top-k) are in `pruning.gates`.
 """
 
+from tinyprune.pruning.importance.criteria import ALL_CRITERIA as ALL_CRITERIA
 from tinyprune.pruning.importance.criteria import CRITERIA as CRITERIA
 from tinyprune.pruning.importance.criteria import leave_one_out as leave_one_out
 from tinyprune.pruning.importance.criteria import michel as michel
@@ -16,3 +17,4 @@ from tinyprune.pruning.importance.masks import Scores as Scores
 from tinyprune.pruning.importance.masks import keep_best as keep_best
 from tinyprune.pruning.importance.masks import keep_within as keep_within
 from tinyprune.pruning.importance.masks import with_heads as with_heads
+from tinyprune.pruning.importance.masks import with_scored_gates as with_scored_gates

@@ -182,3 +182,4 @@ CRITERIA = {
     "output-difference": output_difference,
     "fluctuation": fluctuation,
 }
+ALL_CRITERIA = CRITERIA | {"michel-global": michel_global}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
 from tinyprune.model.gates import by_layer, gate_names
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import add_gates, within
+from tinyprune.pruning.gates import add_gates, budget, hit_target, with_new_gates, within
 
 # For the heads of each layer (H,), then for the blocks of units of each, see `ModelConfig.parts`:
 Scores = list[NDArray]  # the larger, the more worth keeping
@@ -45,6 +45,28 @@ def with_heads(model: Transformer, mask: Mask | None = None) -> Transformer:
     for name, layer in zip(gate_names(config.L, config.U), mask, strict=True):
         params[name][:] = np.where(layer, OPEN, CLOSED)
     return dataclasses.replace(model, params=params, gate=gate)
+
+
+def with_scored_gates(model: Transformer, gate: GateConfig, score: Callable[[Transformer], Scores]) -> Transformer:
+    """Return the model with gates that are 1 for the parts with the largest scores for their price, and 0 for others.
+
+    Args:
+        model: without gates; its arrays are shared.
+        gate: with a target; of its gates only `units` counts.
+        score: a criterion, which is given the model with parts for `units`.
+    """
+    gated, _ = with_new_gates(model, dataclasses.replace(gate, output_scaling=False, hard=True), 0)
+    scores = score(dataclasses.replace(model, config=gated.config))
+    prices, _ = budget(gated.config, gate)
+    worth = np.concatenate(scores) / (1.0 if prices is None else np.maximum(prices, TINY))
+    log_alpha = np.empty(worth.size)
+    log_alpha[np.argsort(worth, kind="stable")] = np.linspace(CLOSED, OPEN, worth.size)
+    for name, own in zip(
+        gate_names(model.config.L, gated.config.U), by_layer(log_alpha, gated.config.parts), strict=True
+    ):
+        gated.params[name] = model.ops.to_device(own.astype(np.float32))
+    hit_target(gated)
+    return gated
 
 
 def keep_within(scores: Scores, prices: NDArray, budget: float) -> Mask:
