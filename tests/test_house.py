@@ -19,17 +19,17 @@ BUDGET = {
     "experiments": 2135,
     "gradcheck": 920,
     "kernels": 10090,
-    "model": 1630,
+    "model": 1665,
     "notebook": 470,
     "ops": 3310,
     "presets": 5,
     "pretrained": 1070,
     "pruning": 1290,
-    "runs": 775,
+    "runs": 800,
     "training": 1110,
-    ".": 1995,  # modules at the top
+    ".": 2000,  # modules at the top
 }
-IN_ALL, TESTS = 29_900, 17_850
+IN_ALL, TESTS = 30_000, 17_900
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10
 LINES_OF_KERNELS, PARAMETERS_OF_KERNELS = 100, 15

@@ -453,7 +453,11 @@ class GateConfig(Config):
     repair_tokens: int = newer(
         0, "removal: tokens to which what stays is fitted, to compute what all did; 0: none", low=0
     )
-    repair_corpus: str = newer("", "their texts, with commas between, as data.corpus; not given: the run's own")
+    repair_corpus: str = newer(
+        "",
+        "their texts, with commas between: run for its own, self for what the whole model writes, or as data.corpus; "
+        "not given: run, with self for a pretrained model",
+    )
 
     @property
     def has_target(self) -> bool:

@@ -6,7 +6,7 @@ from small import ADAPTIVE, MODELS, read, small_config, small_model
 from test_positions import UNUSUAL
 
 from tinyprune.config import GateConfig, ModelConfig
-from tinyprune.model.generation import CachedDecoder, generate, sample
+from tinyprune.model.generation import CachedDecoder, generate, sample, write_texts
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.surgery import remove_closed_heads
 
@@ -141,6 +141,20 @@ def test_temperature_0_and_top_1_take_the_likeliest_token(kind, rng):
             first, second = generate(model, text[:n], 2, rng, **options)
             assert type(first) is int and first == likeliest[n - 1]
             assert second == one_by_one(model, np.append(text[:n], first))[-1].argmax()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_several_texts_are_written_side_by_side_each_as_the_model_predicts(kind):
+    model = small_model(small_config(kind))
+    rng = np.random.default_rng(3)
+    ids = write_texts(model, np.array([1, 2, 7]), 5, rng)
+    again, likeliest = np.random.default_rng(3), []
+    noise = np.stack([again.gumbel(size=(3, 11)) for _ in range(5)], 1)
+    for text, first, drawn in zip(ids, (1, 2, 7), noise, strict=True):
+        log_p = one_by_one(model, np.array([first, *text[:-1]]))
+        np.testing.assert_array_equal((log_p + drawn).argmax(-1), text)
+        likeliest.append(log_p.argmax(-1))
+    assert ids.shape == (3, 5) and (np.array(likeliest) != ids).any()
 
 
 def test_the_same_seed_writes_the_same_text():

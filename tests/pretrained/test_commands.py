@@ -176,7 +176,7 @@ def test_what_stays_is_fitted_to_texts_without_training_gates_again(their, book,
     (tmp_path / "other.txt").write_text("another text of another kind, " * 40)
     texts = f"--repair-corpus={book},{tmp_path / 'other.txt'}"
     said = succeed("prune", copy, "--repair-tokens=400", texts, "--backend=numpy").stderr
-    assert f"fitted to 400 tokens of {book.name}, other.txt" in said
+    assert f"fitted to 200 tokens of each of these texts: {book}, {tmp_path / 'other.txt'}" in said
     whole = saved(copy, "train")
     texts = [load_text(replace(whole.data, corpus=str(x)), whole.tokenizer) for x in (book, tmp_path / "other.txt")]
     read = np.concatenate([text.train[:200] for text in texts])
@@ -184,6 +184,8 @@ def test_what_stays_is_fitted_to_texts_without_training_gates_again(their, book,
     pruned = saved(copy, "prune").model
     for name, x in expected.params.items():
         np.testing.assert_allclose(pruned.params[name], x, rtol=1e-4, atol=1e-5)
+    said = succeed("prune", copy, "--overwrite", "--repair-tokens=200", "--repair-corpus=", "--backend=numpy").stderr
+    assert "fitted to 100 tokens of each of these texts: run, self" in said
     again = refused(2, "prune", copy, "--resume", "--repair-tokens=300")
     assert "gate.repair_tokens must stay, since stage prune has begun" in again
     succeed("prune", copy, "--overwrite", "--repair-tokens=0", "--backend=numpy")

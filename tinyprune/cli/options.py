@@ -126,7 +126,10 @@ OPTIONS = {
     "prune": [
         *RUN,
         option("--repair-tokens", "fit what stays to so many tokens, so that it computes what all did", type=int),
-        option("--repair-corpus", "of these texts, with commas between (the run's)"),
+        option(
+            "--repair-corpus",
+            "of these texts, with commas between: run, self (what the whole model writes), or as --corpus (run,self)",
+        ),
     ],
     "finetune": RUN,
     "import": [

@@ -22,6 +22,7 @@ from tinyprune.errors import NotFiniteError
 from tinyprune.model.blocks import Layer, by_head, heads_forward, merged, norm_forward, second_block_forward
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
+from tinyprune.progress import progress_bar
 
 
 class Context:
@@ -31,6 +32,8 @@ class Context:
 
     Args:
         places: how many tokens are seen, the newest included, at least 1.
+
+    A batch of texts is for main memory only.
     """
 
     def __init__(self, places: int, ops: Engine) -> None:
@@ -39,8 +42,9 @@ class Context:
         self.end = 0
 
     def add(self, *new: NDArray) -> list[NDArray]:
-        """Add keys and values (1, n, H, Dh); return those that the last token sees, (1, seen, H, Dh)."""
-        new = tuple(x[0, -self.places :] for x in new)
+        """Add keys and values (B, n, H, Dh); return those that the last token sees, (B, seen, H, Dh)."""
+        B = len(new[0])
+        new = tuple(x[0, -self.places :] if B == 1 else x.swapaxes(0, 1)[-self.places :] for x in new)
         n, C, set_rows = len(new[0]), self.places, self.ops.set_rows
         if not self.buffers:
             empty = np.zeros((2 * C, *new[0].shape[1:]), new[0].dtype)
@@ -53,7 +57,7 @@ class Context:
             set_rows(buffer[self.end : self.end + n], x)
         self.end += n
         seen = (buffer[max(0, self.end - C) : self.end] for buffer in self.buffers)
-        return [x.reshape(1, *x.shape) for x in seen]
+        return [x.reshape(1, *x.shape) if B == 1 else x.swapaxes(0, 1) for x in seen]
 
 
 class CachedDecoder:
@@ -131,16 +135,20 @@ class CachedDecoder:
 
     def hidden_state(self, token: int) -> NDArray:
         """Return h of the newest token, (D,), and keep its keys and values."""
+        return self.hidden_states(np.array([[token]]))[0, 0]
+
+    def hidden_states(self, tokens: NDArray) -> NDArray:
+        """Return h of the newest token of each text, (B, 1) → (B, 1, D), and keep their keys and values."""
         model, ops = self.model, self.model.ops
-        x, _ = model.embed(np.array([[token]]))  # (1, 1, D)
+        x, _ = model.embed(tokens)
         if model.config.positions == "learned":
-            x = ops.add(x, model.params["positions"][self.read].reshape(x.shape))
+            x = ops.positions_forward(x, model.params["positions"][self.read : self.read + 1])[0]
         for i, layer in enumerate(self.layers):
             x, _ = second_block_forward(self.attention_block(x, i), layer, model.config, ops)
-        return norm_forward(x, model.params, "ln", model.config, ops)[0][0, 0]
+        return norm_forward(x, model.params, "ln", model.config, ops)[0]
 
     def attention_block(self, x: NDArray, i: int) -> NDArray:
-        """Compute layer i's `attention_block_forward` for one token, which sees the tokens before it: (1, 1, D)."""
+        """Compute layer i's `attention_block_forward` for one token, which sees the tokens before it: (B, 1, D)."""
         layer, r, config, ops = self.layers[i], self.r[i], self.model.config, self.model.ops
         p = layer.p
         n, _ = norm_forward(x, p, "ln", config, ops)
@@ -219,3 +227,27 @@ def sample(log_p: NDArray, rng: np.random.Generator, temperature: float, top_k: 
     with np.errstate(over="ignore"):  # a temperature near 0 sends all but the likeliest to exp(−inf) = 0
         p = np.exp((scores - scores.max()) / temperature)
     return int(rng.choice(order, p=p / p.sum()))
+
+
+def write_texts(model: Transformer, first: NDArray, tokens: int, rng: np.random.Generator) -> NDArray:
+    """Let the model write several texts side by side, each token drawn from its distribution.
+
+    What a model writes is of all kinds that it was trained on, and so a text to fit a smaller one to. (Williams,
+    Chrysostomou & Aletras 2024, arXiv 2410.17170)
+
+    Args:
+        model: the language model; NumPy computes, in main memory.
+        first: the first token of each text, (B,).
+        tokens: how many to write, at most T.
+
+    Returns:
+        ids: (B, tokens), without the first.
+    """
+    decoder = CachedDecoder(dataclasses.replace(model, ops=Engine(), params=model.host_params()))
+    ids, newest = [], first[:, None]
+    for _ in progress_bar(range(tokens), desc="the model writes", unit="token"):
+        log_p = decoder.model.log_probabilities(decoder.hidden_states(newest))[:, 0]
+        decoder.read += 1
+        newest = (log_p + rng.gumbel(size=log_p.shape)).argmax(-1)[:, None]  # a draw from the softmax
+        ids.append(newest[:, 0])
+    return np.stack(ids, 1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig, RunConfig, TrainConfig, to_toml
 from tinyprune.data import Segments, Text, load_text
@@ -28,7 +30,7 @@ from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.kernels.gpu import gpu_memory
 from tinyprune.machine import memory_bytes
 from tinyprune.model.counting import count_parameters, training_bytes
-from tinyprune.model.generation import generate
+from tinyprune.model.generation import generate, write_texts
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
@@ -46,6 +48,8 @@ from tinyprune.training.loop import Trainer
 from tinyprune.training.metrics import EventLog, MetricsLog
 from tinyprune.training.step import LanguageModelling, Objective
 from tinyprune.warmup import announced, rehearse
+
+TEXTS = 16  # that a model writes side by side
 
 
 @dataclass
@@ -261,12 +265,8 @@ class Run:
         model, tokens = gated.model, self.config.gate.repair_tokens
         model = remove_closed_heads(model)
         if tokens:
-            names = [name for name in self.config.gate.repair_corpus.split(",") if name]
-            data = [dataclasses.replace(self.config.data, corpus=absolute_corpus(name)) for name in names]
-            texts = [load_text(one, self.text.tokenizer) for one in data] or [self.text]
-            say(f"prune: what stays is fitted to {tokens:,} tokens of {', '.join(text.name for text in texts)}")
-            read = np.concatenate([text.train[: tokens // len(texts)] for text in texts])
-            model = refitted(self.load("train").model, model, read)
+            whole = self.load("train").model
+            model = refitted(whole, model, self.repair_text(whole, tokens))
         heads, total = sum(model.config.heads), sum(gated.model.config.heads)
         say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
         if model.config.U:
@@ -274,6 +274,28 @@ class Run:
             say(f"prune: {of} stay, by layer {list(model.config.blocks)}")
         own = {"metrics_length": gated.metadata["metrics_length"], "seed": self.config.seed}
         self.save_finished("prune", model, gated, **own, **self.directory.origin("prune"))
+
+    def repair_text(self, whole: Transformer, tokens: int) -> NDArray:
+        """Return so many tokens of the texts that gate.repair_corpus names, each the same share."""
+        tokenizer, rng = self.text.tokenizer, self.generator("prune")
+        usual = "run,self" if tokenizer.kind == "bpe" else "run"
+        names = [name for name in (self.config.gate.repair_corpus or usual).split(",") if name]
+        share, parts = tokens // len(names), []
+        say(f"prune: what stays is fitted to {share:,} tokens of each of these texts: {', '.join(names)}")
+        for name in names:
+            if name == "self":
+                special = json.loads(tokenizer.description).get("added_tokens") if tokenizer.kind == "bpe" else []
+                begin = special[0]["id"] if special else int(self.text.train[0])  # it comes between documents
+                T, written = whole.config.T, []
+                while sum(map(len, written)) < share:
+                    written.append(write_texts(whole, np.full(TEXTS, begin), T, rng).ravel())
+                parts.append(np.concatenate(written)[:share])
+            elif name == "run":
+                parts.append(self.text.train[:share])
+            else:
+                data = dataclasses.replace(self.config.data, corpus=absolute_corpus(name))
+                parts.append(load_text(data, tokenizer).train[:share])
+        return np.concatenate(parts)
 
     def finetune(self, resume: bool = False) -> None:
         """Run stage 4: train the smaller model a little more."""
