@@ -24,8 +24,8 @@ def csv_of(path: str) -> list[dict]:
 
 def rows_of(study: str) -> list[dict]:
     made = csv_of(f"{study}/results.csv")
-    shared = study.startswith(PAIRED)
-    return [{"start": "baseline" if shared and "scratch" not in r["method"] else "new"} | r for r in made]
+    shared, apart = study.startswith(PAIRED), {"start": "new"} if study == "architecture-stdlib" else {}
+    return [{"start": "baseline" if shared and "scratch" not in r["method"] else "new"} | r | apart for r in made]
 
 
 def record_of(study: str, model: str, than: str) -> dict:
