@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +86,9 @@ def test_numbers_and_words(stages):
     assert "16 of 16 blocks of 2 units" in repr(units)
     assert tp.load_text(tp.DataConfig(corpus=text.data.corpus, tokenizer="byte")).tokenizer.kind == "byte"
     assert not {"Any", "annotations", "importlib"} & set(dir(tp)) and {"train", "gate", "ops"} <= set(dir(tp))
+    shown = "import tinyprune as tp; print(dir(tp.training), tp.training.step.__name__, hasattr(tp.pruning, 'nope'))"
+    said = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True).stdout
+    assert "'step'" in said and said.endswith(" tinyprune.training.step False\n")
 
 
 def test_what_is_refused_and_how(stages, tmp_path):
