@@ -67,6 +67,8 @@ EQUIVALENT = {
     ("blocks_forward", "2 * argument"): (1, "a truth value"),
     ("blocks_forward", "-argument"): (1, "the same"),
     ("blocks_forward", "always the second"): (1, "units are kept for nothing: the contract sees it"),
+    ("frequencies", "0 * argument"): (1, "a tuple stays one"),
+    ("frequencies", "2 * argument"): (1, "a tuple stays one"),
     ("sum_rows", "always"): (1, "no ids, no rows: the tests of the operation see it"),
     ("sum_rows", "length for size"): (1, "one axis"),
     ("softmax", "forgotten"): (1, "softmax does not see a number that is subtracted from all scores"),

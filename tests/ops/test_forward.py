@@ -93,8 +93,17 @@ def rotary(x, base=10000.0, first=0, back=False):
         return x
     half = x.shape[-1] // 2
     out = np.empty_like(x)
+    *scaling, base = base if isinstance(base, tuple) else (base,)
     for t, d in np.ndindex(x.shape[1], half):
-        turn = cmath.exp((-1j if back else 1j) * (first + t) / base ** (d / half))
+        angle = base ** (-d / half)
+        if scaling:  # as transformers has it: by wavelength
+            factor, low, high, positions = scaling
+            wavelength = 2 * math.pi / angle
+            smooth = (positions / wavelength - low) / (high - low)
+            between = (1 - smooth) * angle / factor + smooth * angle
+            slow, fast = wavelength > positions / low, wavelength < positions / high
+            angle = angle / factor if slow else angle if fast else between
+        turn = cmath.exp((-1j if back else 1j) * (first + t) * angle)
         turned = (x[:, t, :, d] + 1j * x[:, t, :, half + d]) * turn
         out[:, t, :, d], out[:, t, :, half + d] = turned.real, turned.imag
     return out

@@ -244,6 +244,7 @@ def row_cases(make: Maker) -> list[Case]:
         pair("positions", {"x": normal(B, T, D), "P": None}, "none"),
         pair("rotary", {"x": normal(B, T, H, 2 * Dh)}, base=10.0),
         pair("rotary", {"x": normal(B, T, H, 2 * Dh)}, "later positions", first=7),
+        pair("rotary", {"x": normal(B, T, H, 2 * Dh)}, "scaled", base=(8.0, 1.7, 4.0, 64.0, 10.0)),
         pair("rotary", {"x": normal(B, T, H, 2 * Dh)}, "none", base=None),
         pair("repeat_heads", {"x": normal(B, S, max(shared, default=-1) + 1, Dh)}, index=shared),
         pair("repeat_heads", {"x": normal(B, S, H, Dh)}, "each its own", index=None),
