@@ -26,7 +26,7 @@ BUDGET = {
     "pretrained": 1070,
     "pruning": 1290,
     "runs": 800,
-    "training": 1110,
+    "training": 1111,
     ".": 2016,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 17_900

@@ -39,9 +39,8 @@ class Distillation(Objective):
         self, model: Transformer, ids: NDArray, targets: NDArray, memory: Memory | None, rng: Noise, step: int
     ) -> Gradients:
         """See `Objective`."""
-        before = None if memory is None else self.memory
-        # nothing is kept for a backward pass: it would stay in memory beside the student's
-        h, self.memory = self.teacher.forward(ids, before, frozen=True, keep=lambda *_: None)[:2]
+        nothing: dict[str, Any] = {"frozen": True, "keep": lambda *_: None}  # is kept for a backward pass
+        h, self.memory = self.teacher.forward(ids, None if memory is None else self.memory, **nothing)[:2]
         predicted = self.teacher.log_probabilities(h)
         loss, memory, cache = model.loss(ids, targets, memory, rng, teacher=predicted, share=self.share)
         return {"loss": loss}, memory, model.backward(1.0, cache, once=True)
