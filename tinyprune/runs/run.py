@@ -144,7 +144,7 @@ class Run:
     def check_size(self, stage: str, model: ModelConfig) -> None:
         """Raise UsageError if a stage needs more memory than there is."""
         B, there = self.training(stage).B, gpu_memory() if self.ops.on_device else memory_bytes()
-        if (needed := training_bytes(model, B)) > there:
+        if (needed := training_bytes(model, B, model if self.training(stage).distill else None)) > there:
             of = f"{needed / 1e9:,.0f} GB of memory for {count_parameters(model):,} parameters and B = {B}"
             raise UsageError(
                 f"stage {stage} takes about {of}, and there are {there / 1e9:,.0f}; make the model or its batch smaller"
@@ -353,7 +353,8 @@ class Run:
                     self.rehearse()  # later stages and commands then find all kernels; a GPU compiles all at once
             tokens = f"{config.B} × {model.config.T} tokens on {text.name}"
             size = f"{count_parameters(model.config):,} parameters"
-            memory = f"about {training_bytes(model.config, config.B) / 1e6:,.0f} MB"
+            taught = objective.teacher.config if isinstance(objective, Distillation) else None
+            memory = f"about {training_bytes(model.config, config.B, taught) / 1e6:,.0f} MB"
             say(f"{stage}: {left} steps of {tokens}, about {duration(seconds)}; {size}, {memory}")
             trainer.run()
 
