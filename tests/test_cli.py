@@ -106,6 +106,14 @@ def test_gates_from_another_run(finished, tmp_path):
     assert succeed("gate", run, "--resume", "--from", finished).stderr == "tinyprune: gate: already finished\n"
 
 
+def test_a_run_by_scores_has_a_report_without_gates(book, tmp_path):
+    said = succeed("run", tmp_path / "r", "--corpus", book, *settings(), "--target-heads=3", "--by=magnitude").stderr
+    assert "run: train 20, gate by magnitude, prune, finetune 20 steps" in said
+    report = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
+    assert "Chosen by magnitude, without training, target 3 heads. Steps: 20 + 20;" in report
+    assert "plots/gates.png" not in report and not (tmp_path / "r" / "plots" / "gates.png").exists()
+
+
 def test_eval(finished, done):
     (record,) = json.loads(succeed("eval", finished, "--split=test", "--time", "--json").stdout)
     (other,) = json.loads(succeed("eval", finished / "train.safetensors", "--json").stdout)

@@ -27,7 +27,7 @@ BUDGET = {
     "pruning": 1290,
     "runs": 800,
     "training": 1111,
-    ".": 2016,  # modules at the top
+    ".": 2022,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 17_900
 # Longest functions without their docstrings, and most parameters; kernels have more of both.

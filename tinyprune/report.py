@@ -27,6 +27,7 @@ from tinyprune.training.metrics import read_metrics
 TIMING_B = 16
 TIMING_ROUNDS = 5
 SAMPLE_TOKENS = 400
+GATES_PICTURE = "![Probability of being open of every head, by layer](plots/gates.png)"
 WHAT_IT_IS = {
     "train": "the baseline, all heads open",
     "gate": "closed by their gates, still in the model",
@@ -113,9 +114,10 @@ def write_report(run: Run, records: list[Record]) -> None:
     final = run.load("finetune")
     figures = {
         "losses": plots.plot_losses(metrics),
-        "gates": plots.plot_gates(metrics, run.config.gate, run.load("gate").model.config.part_ids),
         "heads": plots.plot_heads(final.model.config),
     }
+    if not run.config.gate.criterion:  # which trains no gates
+        figures["gates"] = plots.plot_gates(metrics, run.config.gate, run.load("gate").model.config.part_ids)
     for name, figure in figures.items():
         plots.save_figure(figure, directory.path / "plots" / f"{name}.png")
     directory.write("report.md", report_text(run, records, final.model, sample_text(run, final.model)))
@@ -157,8 +159,11 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
         pressure = f"target {gate.target_share} of the {gate.price}"
     if (U := model.config.U) > 0:
         blocks = f" and {', '.join(map(str, model.config.blocks))} of {model.config.F // U} blocks of {U} units"
+    chosen = f"Gates: {gate.objective} objective, {pressure}, L0 summed over all heads"
+    chosen = f"Chosen by {gate.criterion}, without training, {pressure}" if gate.criterion else chosen
     prompt, continuation = sample
-    steps = " + ".join(str(stage.steps) for stage in (config.train, config.gate_train, config.finetune))
+    trained = (config.train, *([] if gate.criterion else [config.gate_train]), config.finetune)
+    steps = " + ".join(str(stage.steps) for stage in trained)
     paragraphs = [
         f"# {run.directory.path.name}",
         f"{removed} of {first['heads_total']} heads were removed and the rest fine-tuned. By layer "
@@ -170,13 +175,12 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
         f"{len(text.test):,} held out. The table is measured on the held-out test split, which nothing was chosen by.",
         markdown_table(rows),
         f"One head owns {head.parameters:,} parameters and {head.multiply_adds_per_token:,} multiply-adds a token, so "
-        f"{removed} heads removed make {removed * head.parameters:,} parameters. Gates: {gate.objective} "
-        f"objective, {pressure}, L0 summed over all heads. Steps: {steps}; the last model has been trained longer than "
+        f"{removed} heads removed make {removed * head.parameters:,} parameters. {chosen}. "
+        f"Steps: {steps}; the last model has been trained longer than "
         "the baseline.",
         "## Losses",
         "![Training and validation loss over all stages](plots/losses.png)",
-        "## Gates over time",
-        "![Probability of being open of every head, by layer](plots/gates.png)",
+        *([] if gate.criterion else ["## Gates over time", GATES_PICTURE]),
         "## What stayed",
         "![Layer by head map of the heads that were kept](plots/heads.png)",
         "## What the last model writes",

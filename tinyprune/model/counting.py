@@ -50,14 +50,15 @@ def head_part(config: ModelConfig) -> Part:
     return Part("one head", parameters, round(own * D * Dh + scores_and_values))
 
 
-def training_bytes(config: ModelConfig, B: int, teacher: ModelConfig | None = None) -> int:
+def training_bytes(config: ModelConfig, B: int, teacher: ModelConfig | None = None, frozen: bool = False) -> int:
     """Return about how much memory training takes: parameters, gradients, averages, and what backward needs.
 
     To it comes the content of a checkpoint, parameters and averages, and of a distillation the teacher and the
-    probabilities that are compared. `config` has V set. The textbook also stores scores, B · H · T · (S + N) numbers
-    for each layer, which are not counted: compiled kernels do not.
+    probabilities that are compared. Where weights are `frozen`, only gates have gradients and averages. `config` has V
+    set. The textbook also stores scores, B · H · T · (S + N) numbers for each layer, which are not counted: compiled
+    kernels do not.
     """
-    D, T, S, numbers = config.D, config.T, config.M + config.T, 7 * count_parameters(config)
+    D, T, S, numbers = config.D, config.T, config.M + config.T, (1 if frozen else 7) * count_parameters(config)
     for i, H in enumerate(config.heads):
         width, units = H * config.Dh, H * config.N if config.networks else 2 * config.width(i)
         numbers += B * (S * (2 * D + 2 * width) + T * (4 * D + 4 * width + 2 * units))

@@ -144,7 +144,8 @@ class Run:
     def check_size(self, stage: str, model: ModelConfig) -> None:
         """Raise UsageError if a stage needs more memory than there is."""
         B, there = self.training(stage).B, gpu_memory() if self.ops.on_device else memory_bytes()
-        if (needed := training_bytes(model, B, model if self.training(stage).distill else None)) > there:
+        taught, frozen = model if self.training(stage).distill else None, stage == "gate" and self.config.gate.frozen
+        if (needed := training_bytes(model, B, taught, frozen)) > there:
             of = f"{needed / 1e9:,.0f} GB of memory for {count_parameters(model):,} parameters and B = {B}"
             raise UsageError(
                 f"stage {stage} takes about {of}, and there are {there / 1e9:,.0f}; make the model or its batch smaller"
@@ -354,7 +355,8 @@ class Run:
             tokens = f"{config.B} × {model.config.T} tokens on {text.name}"
             size = f"{count_parameters(model.config):,} parameters"
             taught = objective.teacher.config if isinstance(objective, Distillation) else None
-            memory = f"about {training_bytes(model.config, config.B, taught) / 1e6:,.0f} MB"
+            is_frozen = stage == "gate" and self.config.gate.frozen
+            memory = f"about {training_bytes(model.config, config.B, taught, is_frozen) / 1e6:,.0f} MB"
             say(f"{stage}: {left} steps of {tokens}, about {duration(seconds)}; {size}, {memory}")
             trainer.run()
 
@@ -384,10 +386,11 @@ class Run:
     def announce(self) -> None:
         """Compile all kernels of a run and say what it will do."""
         config = self.config
+        gates = f"by {config.gate.criterion}" if config.gate.criterion else config.gate_train.steps
         with announced(self.ops, "run", run=True):
             seconds = self.rehearse()
         say(
-            f"run: train {config.train.steps}, gate {config.gate_train.steps}, prune, finetune {config.finetune.steps} "
+            f"run: train {config.train.steps}, gate {gates}, prune, finetune {config.finetune.steps} "
             f"steps, then a report; all in {self.directory.path}, about {duration(seconds)} on this machine"
         )
 

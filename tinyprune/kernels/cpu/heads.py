@@ -2,7 +2,7 @@
 
     for r, h, i: da[r, h, i] = weights[h] · products[r, h, i], after a ReLU where r > 0
 
-One pass in place of NumPy's five: a fourth of the time at preset `tiny`, 0.19 ms for 0.82.
+One pass in place of NumPy's five: a fourth of the time at preset `tiny`.
 """
 
 import math
