@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from small import small_config, small_model
+from small import read, small_config, small_model
 
 from tinyprune.errors import UsageError
+from tinyprune.model.blocks import norm_forward
 from tinyprune.pruning.importance import with_heads
-from tinyprune.pruning.sequential import RIDGES, refitted
+from tinyprune.pruning.sequential import RIDGES, blocks_of, first_stream, refitted
 from tinyprune.pruning.surgery import remove_closed_heads
 
 KINDS = {kind: {} for kind in ("all-attention", "head networks", "transformer-xl", "gpt2", "llama")}
@@ -58,6 +59,18 @@ def test_what_is_repaired_is_nearer_to_the_whole_model(kind):
     before = {name: x.copy() for name, x in smaller.params.items()}
     assert distance(refitted(whole, smaller, TEXT), whole) < 0.9 * distance(smaller, whole)
     assert all(np.array_equal(smaller.params[name], x) for name, x in before.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_segments_are_read_with_the_memory_of_those_before(kind):
+    model = pair(kind)[1]
+    ids, T = TEXT[:40].reshape(2, 20), model.config.T
+    streams = [first_stream(model, ids[:, start : start + T]) for start in range(0, 20, T)]
+    for i in range(2):
+        for second in (False, True)[: 1 + (model.config.second is not None)]:
+            streams = [y for y, _ in blocks_of(model, streams, i, second)]
+    h, _ = norm_forward(np.concatenate(streams, 1), model.params, "ln", model.config, model.ops)
+    np.testing.assert_allclose(h, read(model, ids), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

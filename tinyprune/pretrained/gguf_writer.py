@@ -101,12 +101,8 @@ def write_gguf(
     for name, value, of, entry in kept_entries(reader) if reader else tokenizer_entries(tokenizer, gguf):
         writer.add_key_value(name, value, of, entry)
     heads, keys, units = (list(x) if architecture == "deci" else x[0] for x in zip(*sizes, strict=True))
-    about = {name: getattr(config, name) for name in ("V", "L", "D", "norm_eps", "rope_base")}
-    about |= {"T": positions or config.T, "H": heads, "kv_heads": keys, "F": units}
-    for name, key in NUMBERS["gguf"].items():
-        add_number(writer, key.replace("llama", architecture, 1), about[name])
-    for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
-        add_number(writer, f"{architecture}.{key}", config.Dh)
+    about = {"T": positions or config.T, "H": heads, "kv_heads": keys, "F": units}
+    add_numbers(writer, config, architecture, about)
     if config.rope_scaling:
         slower = frequencies(config.Dh, config.rope_base) / frequencies(config.Dh, config.rotary or 1.0)
         writer.add_tensor("rope_freqs.weight", slower.astype(np.float32))
@@ -224,6 +220,15 @@ def tokenizer_entries(tokenizer: Any, gguf: Any) -> Iterator[tuple[str, Any, Any
     yield "tokenizer.ggml.tokens", tokens, kinds.ARRAY, kinds.STRING
     yield "tokenizer.ggml.token_type", types, kinds.ARRAY, kinds.INT32
     yield "tokenizer.ggml.merges", merges, kinds.ARRAY, kinds.STRING
+
+
+def add_numbers(writer: Any, config: ModelConfig, architecture: str, about: dict[str, Any]) -> None:
+    """Write the sizes of the model; `about` has those that the file's layers differ in, by our names."""
+    about |= {name: getattr(config, name) for name in ("V", "L", "D", "norm_eps", "rope_base")}
+    for name, key in NUMBERS["gguf"].items():
+        add_number(writer, key.replace("llama", architecture, 1), about[name])
+    for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
+        add_number(writer, f"{architecture}.{key}", config.Dh)
 
 
 def add_number(writer: Any, key: str, value: Any) -> None:
