@@ -23,7 +23,7 @@ def test_failure_has_four_parts():
     text = said(expect, False, "the sum is not 1", fed={"x": np.ones(2), "n": 3}, came=2.0, expected=1.0, hint="divide")
     lines = text.splitlines()
     assert lines[0] == "the sum is not 1"
-    assert [line[:10].strip() for line in lines[1:] if line[:10].strip()] == ["fed", "came", "expected", "hint"]
+    assert [line[:10].strip() for line in lines[1:] if line[:10].strip()] == ["input", "got", "expected", "hint"]
     assert "float64 array of shape (2,): [1. 1.]" in text
     assert "n = 3" in text
     expect(True, "holds", came=1, expected=1, **FORM)
@@ -50,7 +50,7 @@ def test_worst_entry_is_named():
     came[1, 2], came[0, 0] = 5, 1
     text = said(expect_close, came, np.zeros((2, 3)), "title", **FORM)
     assert "2 of 6 entries differ; the worst is at [1, 2]" in text
-    assert "came      5 " in text
+    assert "got       5 " in text
 
 
 INPUTS = {"x": np.random.default_rng(0).standard_normal((2, 3, 4)), "W": np.eye(4)[:, :3] + 0.1, "b": np.ones(3)}
@@ -95,7 +95,7 @@ def test_wrong_gradient_is_named_with_its_hint():
 
     text = said(gradients, own_forward, backward, {"x": "of x", "W": "of W", "b": "of b"})
     assert text.startswith("linear_backward: dW is not the derivative")
-    for part in ("hint      of W", "x (2, 3, 4)\n", "came      dW[", "cache of your own forward"):
+    for part in ("hint      of W", "x (2, 3, 4)\n", "got       dW[", "cache of your own forward"):
         assert part in text
 
 

@@ -67,7 +67,7 @@ def assignment(tmp_path):
 
 IN_PROCESS, IN_PYTEST = ["--in-process"], "import sys\nassert 'pytest' in sys.modules\n"
 VISIBLE = "the visible tests only. Hidden tests, which run after you hand in"
-FAILED = ["2 of 5 points", "twice must double", "fed       x = float64 array", "came      2 ", "expected  4"]
+FAILED = ["2 of 5 points", "twice must double", "input     x = float64 array", "got       2 ", "expected  4"]
 NO_TEXT = "def double(x):\n    raise ValueError(chr(0xd800))\ntwice = double\n"
 WITH_ERROR = RIGHT.replace("return x + x", "return x + y")
 NAME_ERROR = ["NameError: name 'y' is not defined\nin your code:\n", "line 5, in twice\n    return x + y"]

@@ -1,4 +1,4 @@
-"""Check what an answer returns. Every failure has four parts: what was fed, what came, what was expected, and a hint.
+"""Check what an answer returns. Every failure has four parts: the input, what it got, what was expected, and a hint.
 
 A hint says where to look, not what to write.
 """
@@ -38,7 +38,7 @@ def show(value: Any) -> str:
 def fail(title: str, *, fed: Any, came: Any, expected: Any, hint: str) -> NoReturn:
     """Raise Unexpected with the four parts."""
     lines = [title]
-    for name, value in (("fed", fed), ("came", came), ("expected", expected), ("hint", hint)):
+    for name, value in (("input", fed), ("got", came), ("expected", expected), ("hint", hint)):
         text = value if isinstance(value, str) else show(value)
         text = text if len(text) <= 4000 else text[:4000] + " …"
         lines.append(f"{name:<9} " + text.replace("\n", "\n" + " " * 10))

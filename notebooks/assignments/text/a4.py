@@ -270,7 +270,7 @@ expect_close(
 expect_close(
     ops.p_open(np.asarray(log_alpha, float), **PAPER),
     wanted,
-    "a gate with this log_alpha is open with another probability (came: p_open of your log_alpha)",
+    "a gate with this log_alpha is open with another probability (got: p_open of your log_alpha)",
     fed=fed,
     hint="put your log_alpha into the formula for p_open: what do you get, and at which term does it differ?",
 )
@@ -311,7 +311,7 @@ for shape, beta, gamma, zeta in (
         expect_close(
             np.asarray(gate > 0, float),
             np.full(shape, opened),
-            "gates drawn with this log_alpha are open with another probability than p_open: came 1 for "
+            "gates drawn with this log_alpha are open with another probability than p_open: got 1 for "
             f"open and 0 for shut, with the noise u {'just above' if opened else 'just below'} 1 − p_open",
             fed={**fed, "u": u},
             hint="are beta, gamma and zeta of the call used, each in its place?",
@@ -322,7 +322,7 @@ for p in (0.01, 0.3, 0.999):
         start(p, 0.333, -0.1, 1.1) + start(1 - p, 0.333, -0.1, 1.1),
         2 * plain,
         "p_open and 1 − p_open must lie as far above p_open = ½ as below it",
-        fed={"p_open": f"{p} and {1 - p}; came: the sum of the two log_alpha", **PAPER},
+        fed={"p_open": f"{p} and {1 - p}; got: the sum of the two log_alpha", **PAPER},
         hint="the sigmoid is symmetric about its middle, and so is its inverse",
         relative=1e-6,
     )
@@ -389,14 +389,14 @@ expect_close(
 expect_close(
     np.sum(scaled, 1),
     np.full(3, 4.0),
-    "the open heads of each layer must make up for those that are shut (came: the sums of the layers' gates)",
+    "the open heads of each layer must make up for those that are shut (got: the sums of the layers' gates)",
     fed={"gate": gate},
     hint="count the open heads of each layer for itself; H is the number of heads in a layer",
 )
 expect_close(
     np.asarray(scaled) / np.maximum(np.max(scaled, 1, keepdims=True), 1e-300),
     gate,
-    "all heads of a layer must be multiplied by the same number (came: each layer divided by its largest)",
+    "all heads of a layer must be multiplied by the same number (got: each layer divided by its largest)",
     fed={"gate": gate},
     hint="one c for each layer; a gate that is 0 stays 0",
 )
@@ -422,7 +422,7 @@ for shape in ((3, 5), (4, 2), (1, 7), (2, 1)):
         expect_close(
             np.asarray(forward(some.copy())[0])[:, :n] / some[:, :n],
             np.full((L, n), H / n),
-            f"with {n} of {H} heads open, each open gate must grow by the same factor (came: scaled / gate)",
+            f"with {n} of {H} heads open, each open gate must grow by the same factor (got: scaled / gate)",
             fed={"gate": some},
             hint="H is the number of heads of a layer; count what is above 0, and do not add gates up",
         )
@@ -430,7 +430,7 @@ gate = np.tri(5, 6) * rng.uniform(0.05, 0.95, (5, 6))
 expect_close(
     np.asarray(forward(gate.copy())[0])[:, 0] / gate[:, 0],
     6 / np.arange(1, 6),
-    "each layer must have a c of its own (came: scaled / gate of the first head of each layer)",
+    "each layer must have a c of its own (got: scaled / gate of the first head of each layer)",
     fed={"gate": gate},
     hint="count the open heads of each layer for itself",
 )
@@ -584,7 +584,7 @@ expect_close(
 )
 expect(
     bool((free[worth > 0] > 2.05).all()),
-    "without a price, log_alpha of a head that lowers the loss must rise (came: log_alpha of those heads)",
+    "without a price, log_alpha of a head that lowers the loss must rise (got: log_alpha of those heads)",
     fed=fed | {"steps": 40, "lam": 0},
     came=free[worth > 0],
     expected="all above 2",
@@ -594,7 +594,7 @@ watch = Watch(lambda step: straight(worth), lam=lambda step: 0.3)
 priced = watch.train(np.full((2, 4), 2.0), np.random.default_rng(2), 300, 2.0)
 expect(
     bool((priced[worth == 0] > -20).all()),
-    "a head that is closed must come to rest (came: log_alpha of the heads that are worth nothing)",
+    "a head that is closed must come to rest (got: log_alpha of the heads that are worth nothing)",
     fed=fed | {"steps": 300, "lam": 0.3},
     came=priced[worth == 0],
     expected="all above −20",
@@ -719,7 +719,7 @@ for seed, shape in ((41, (2, 3)), (42, (3, 1))):
     expect_close(
         np.array(noise),
         drawn,
-        "the noise must be what the given rng draws, between 1e-6 and 1 − 1e-6 (came: the u of all steps)",
+        "the noise must be what the given rng draws, between 1e-6 and 1 − 1e-6 (got: the u of all steps)",
         fed=fed,
         hint="use the rng that is given, once a step, with the limits and the shape in the task",
         relative=1e-12,
@@ -770,7 +770,7 @@ for k in range(steps):
     expect_close(
         watch.fed[k],
         c * gate,
-        "the model must be run with the scaled gates (came: what loss_and_gradient was fed with)",
+        "the model must be run with the scaled gates (got: what loss_and_gradient was fed with)",
         fed=fed,
         hint="multiply the gates by the c of their layer before the model gets them",
     )
@@ -786,7 +786,7 @@ for k in range(steps):
         (before - after) / lr,
         slope,
         f"step {k} did not go against the gradient of loss(c · g) + lam · L0, which was measured "
-        "(came: how far log_alpha fell, divided by lr)",
+        "(got: how far log_alpha fell, divided by lr)",
         fed=fed,
         hint="from log_alpha to the loss: which factors lie on the way? does the price take the same way? "
         "(in step 0 lam is 0 here, so that only the loss acts)",
@@ -933,7 +933,7 @@ for heads in (12, 128):
             expect_close(
                 new - old,
                 lr * slope / heads,
-                f"{name} must move by lr times the derivative of penalty / heads_total (came: how far it moved)",
+                f"{name} must move by lr times the derivative of penalty / heads_total (got: how far it moved)",
                 fed=fed,
                 hint="up the slope; the derivative with respect to the multiplier, not to h",
             )
