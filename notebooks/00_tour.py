@@ -109,7 +109,7 @@ you_are_here("train", "gates", "prune", "finetune")
 #   Heads with a job that one can name, such as to read a neighbouring word, were the last to close.
 #
 # It is a surprising claim that a trained model does not need a good part of itself. This chapter tries it on a small
-# model, and [chapter 11](11_a_real_language_model.ipynb) on a pretrained one.
+# model, and [chapter 09](09_a_real_language_model.ipynb) on a pretrained one.
 #
 # ## 2 · A model and its text
 #
@@ -135,7 +135,7 @@ print("\nthe same, as the model gets it:", *sample[:24], "…")
 # sit in feed-forward blocks, which do not shrink when a head is removed. The paper's **All-attention Transformer** has
 # none: its heads own *persistent vectors*, learned keys and values that they attend to beside the text. The heads of our
 # model own something that learns more at this size, namely a part of the feed-forward block: 32 of its hidden units
-# each. Both kinds are the subject of [chapter 03](03_all_attention.ipynb), and both do what matters here: remove a head,
+# each. Both kinds are the subject of [chapter 10b](10b_all_attention.ipynb), and both do what matters here: remove a head,
 # and everything it owns goes with it. (A *multiply-add*, one multiplication and one addition, is the usual unit of
 # computation.)
 
@@ -144,7 +144,7 @@ print(text_table([dataclasses.asdict(part) for part in count_parts(config)]))
 
 # %% [markdown]
 # How did it learn? A *gradient* says for each of these parameters how the loss changes with it
-# ([chapter 01](01_backprop_by_hand.ipynb) and [chapter 02](02_attention_by_hand.ipynb) derive all of them). Each step
+# ([chapter 01](01_backprop_by_hand.ipynb) and [chapter 03](03_attention_by_hand.ipynb) derive all of them). Each step
 # moves every parameter a little in the direction in which the loss falls, by the rule called *AdamW*: it averages the
 # gradients of recent steps, divides by their usual size, so that all parameters move at a similar pace, and shrinks the
 # weights slightly
@@ -172,7 +172,7 @@ print(write(baseline))
 # ## 3 · Three heads read one sentence
 #
 # At every place in the text, a head gives each of the last 65 characters a *weight*. Its weights add up to 1, and
-# what it reports is the weighted mean of what those characters have to say ([chapter 02](02_attention_by_hand.ipynb)).
+# what it reports is the weighted mean of what those characters have to say ([chapter 03](03_attention_by_hand.ipynb)).
 # So one can look at what a head looks at.
 
 # %% jupyter={"source_hidden": true}
@@ -257,7 +257,7 @@ sliders(read, position=(0, T - 4, 5))
 # ## 4 · A gate on every head
 #
 # Each head now gets a **gate**, a random switch that lets its report through or not, and with it the output of its
-# hidden units ([chapter 04](04_hard_concrete_gate.ipynb)). The probability that a gate is open is learned. Training
+# hidden units ([chapter 02](02_hard_concrete_gate.ipynb)). The probability that a gate is open is learned. Training
 # continues with a loss that has two parts:
 #
 # $$ \mathtt{loss} = \text{how wrong the guesses are} + \mathtt{lam}\cdot\text{how many gates are open} $$
@@ -286,7 +286,7 @@ show(plot_gates(read_metrics(run.directory.metrics), run.config.gate))
 
 # %% [markdown]
 # Each line is a head; its height is the probability that the head is open. Dashed lines end closed; below the dotted
-# line evaluation counts a head as closed ([chapter 04](04_hard_concrete_gate.ipynb), section 4, says why it is not at
+# line evaluation counts a head as closed ([chapter 02](02_hard_concrete_gate.ipynb), section 4, says why it is not at
 # ½); the numbers on the right name the heads. All start nearly open. The price `lam` rises over the first 100 steps, and
 # then the heads separate: some stay open, some close. Nobody told the model how many to close, or in which layer.
 #
@@ -299,7 +299,7 @@ for (layer, head), what in three_heads.items():
 
 # %% [markdown]
 # What a head looks at and what it is worth are two questions. Three heads prove nothing; *which kinds of heads close*
-# is answered with all of them in [chapter 08b](08b_which_heads_died.ipynb).
+# is answered with all of them in [chapter 10](10_does_it_work.ipynb).
 #
 # ## 5 · Cut out what is closed
 #
@@ -419,7 +419,7 @@ print(write(final))
 #
 # ## 7 · Close them yourself
 #
-# The gates rank all heads: the larger the learned parameter of a head's gate (`log_alpha`, chapter 04), the more the
+# The gates rank all heads: the larger the learned parameter of a head's gate (`log_alpha`, chapter 02), the more the
 # head is worth. Instead of the number of heads that training arrived at, choose your own. The cell takes the model from
 # the end of the gate stage, opens the gates of that many heads, the best ones, closes the others, and reads some
 # held-out text.
@@ -481,7 +481,7 @@ sliders(close_heads, heads=(0, config.heads_total, 2))
 #
 # For those who want to see everything at once: this is the model that you have just pruned, from the numbers of the
 # characters to the probabilities of the next one, in plain NumPy with 64-bit numbers. Do not expect to understand each
-# line now; come back after chapter 03.
+# line now; come back after chapter 10b.
 
 # %% tags=["subject"]
 p = {name: x.astype(np.float64) for name, x in baseline.host_params().items()}
@@ -532,12 +532,12 @@ for segment in ids.reshape(-1, T):
 #   twice: on the way in, and on the way out, where each vector is compared with the result. Such embeddings are called
 #   *tied*. Vectors that suit the output are too small for the input, hence the factor $\sqrt D$: they are *scaled*.
 # - `layernorm`, `softmax` and every product `@` are the layers of [chapter 01](01_backprop_by_hand.ipynb).
-# - `q`, `k`, `v` and the softmax over `s` are attention ([chapter 02](02_attention_by_hand.ipynb)); `memory`, `r`, `u`, `w`
-#   and `distance` are its memory and positions ([chapter 02b](02b_positions_and_memory.ipynb)).
+# - `q`, `k`, `v` and the softmax over `s` are attention ([chapter 03](03_attention_by_hand.ipynb)); `memory`, `r`, `u`, `w`
+#   and `distance` are its memory and positions ([chapter 04](04_positions_and_memory.ipynb)).
 # - `x = x + …` is a *residual connection*: each block adds its result to its input and does not replace it. That is
 #   why a closed head, with `g[i, h] = 0`, leaves the rest alone.
-# - `units` are the 32 hidden units that a head owns ([chapter 03](03_all_attention.ipynb)), `g` its gate
-#   ([chapter 04](04_hard_concrete_gate.ipynb)).
+# - `units` are the 32 hidden units that a head owns ([chapter 10b](10b_all_attention.ipynb)), `g` its gate
+#   ([chapter 02](02_hard_concrete_gate.ipynb)).
 #
 # Is it the same model? The package computes the same probabilities:
 
@@ -555,19 +555,19 @@ np.testing.assert_allclose(probabilities, package, rtol=0, atol=1e-12)
 # | | chapter | what you do there |
 # | --- | --- | --- |
 # | **core: learn to differentiate** | [01 backprop by hand](01_backprop_by_hand.ipynb) | derive three layers, and build a checker that measures every gradient |
-# | | [02 attention by hand](02_attention_by_hand.ipynb) | the operation that heads are made of, forward and backward |
-# | | [02b relative positions and memory](02b_positions_and_memory.ipynb) | let heads know distances, and see the text before the segment |
-# | | [03 all-attention](03_all_attention.ipynb) | the paper's heads with persistent vectors, this model's with hidden units, and what one owns |
-# | **core: learn to prune** | [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb) | a random switch with a gradient |
+# | | [03 attention by hand](03_attention_by_hand.ipynb) | the operation that heads are made of, forward and backward |
+# | | [04 relative positions and memory](04_positions_and_memory.ipynb) | let heads know distances, and see the text before the segment |
+# | | [10b all-attention](10b_all_attention.ipynb) | the paper's heads with persistent vectors, this model's with hidden units, and what one owns |
+# | **core: learn to prune** | [02 the Hard-Concrete gate](02_hard_concrete_gate.ipynb) | a random switch with a gradient |
 # | | [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb) | a loss that counts, and what a layer computes with and without a head |
 # | | [06 training with gates](06_training_with_gates.ipynb) | train gates, and what keeps that stable |
 # | | [07 removing heads](07_removing_heads.ipynb) | a smaller model that computes the same, which you check |
 # | | [08 fine-tuning and the trade-off](08_fine_tuning_and_trade_off.ipynb) | heal, and a fair race against conventional pruning |
-# | | [08b which heads died?](08b_which_heads_died.ipynb) | what the removed heads did, and the paper's claims beside our results |
-# | **elective** | [09 hot loops in Numba](09_hot_loops_in_numba.ipynb) | from a plain loop to a fast matrix product |
-# | | [09b attention in Numba](09b_attention_in_numba.ipynb) | the kernels that trained this model |
-# | | [10 on a GPU](10_on_a_gpu.ipynb) | the same ideas on another machine |
-# | | [11 a real language model](11_a_real_language_model.ipynb) | remove heads from a pretrained Llama |
+# | | [10 which heads died?](10_does_it_work.ipynb) | what the removed heads did, and the paper's claims beside our results |
+# | **elective** | [11 hot loops in Numba](11_hot_loops_in_numba.ipynb) | from a plain loop to a fast matrix product |
+# | | [11b attention in Numba](11b_attention_in_numba.ipynb) | the kernels that trained this model |
+# | | [11c on a GPU](11c_on_a_gpu.ipynb) | the same ideas on another machine |
+# | | [09 a real language model](09_a_real_language_model.ipynb) | remove heads from a pretrained Llama |
 #
 # The short way through the core is 00 → 01 → 02 → 03 (section 10) → 04 → 05 → 06 → 07 → 08.
 #

@@ -10,7 +10,7 @@
 # # 01 · Backprop by hand, and how to trust it
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/01_backprop_by_hand.ipynb)
-# &nbsp; ← [00 the tour](00_tour.ipynb) · [all chapters](README.md) · [02 attention by hand](02_attention_by_hand.ipynb) →
+# &nbsp; ← [00 the tour](00_tour.ipynb) · [all chapters](README.md) · [03 attention by hand](03_attention_by_hand.ipynb) →
 #
 # **After this chapter you can** derive the backward pass of a layer with pencil and paper, write it in NumPy, and show that
 # it is right to fifteen digits. You will do it for three layers, *linear*, *LayerNorm* and *cross-entropy*, and then train
@@ -99,7 +99,7 @@ you_are_here("embedding", "norm", "softmax")
 # Two rules of thumb follow, and they hold for every layer: **what was summed over forward is copied backward**, and
 # **what was used more than once forward is summed over backward**. Now the code. It is not a copy: the cell prints the
 # function that the package itself runs. (`rows` joins all axes but the last into one, so that a batch of sequences counts
-# as so many rows; with `frozen` the weights get no gradient, which [chapter 11](11_a_real_language_model.ipynb) needs.)
+# as so many rows; with `frozen` the weights get no gradient, which [chapter 09](09_a_real_language_model.ipynb) needs.)
 
 # %%
 show_source(ops.linear_forward, ops.linear_backward, docstring=False)
@@ -544,7 +544,7 @@ print(f"held-out text: correct {valid:.3f} bits per character, forgetful {valid_
 # %% [markdown]
 # ### Exercise 1 · RMSNorm
 #
-# Many recent models, and the one in [chapter 11](11_a_real_language_model.ipynb), leave the mean out of LayerNorm:
+# Many recent models, and the one in [chapter 09](09_a_real_language_model.ipynb), leave the mean out of LayerNorm:
 #
 # $$ \mathtt{rms} = \sqrt{\tfrac1D\sum_d x_d^2+\mathtt{eps}} \qquad n_d = \frac{x_d}{\mathtt{rms}} \qquad
 # \mathtt{out}_d = n_d\cdot\mathtt{scale}_d $$
@@ -723,7 +723,7 @@ assert error < 1e-13, f"expected {expected} to 13 digits, got {measured}"
 # </details>
 #
 # 4. If all keys of an attention share a bias, its gradient is exactly zero (you will see why in the
-#    [next chapter](02_attention_by_hand.ipynb)). What does a check by *relative error of each entry* say to that?
+#    [next chapter](03_attention_by_hand.ipynb)). What does a check by *relative error of each entry* say to that?
 #
 # <details><summary>Answer</summary>
 #
@@ -732,7 +732,7 @@ assert error < 1e-13, f"expected {expected} to 13 digits, got {measured}"
 #
 # </details>
 #
-# **Next:** [02 attention by hand](02_attention_by_hand.ipynb), where the same three steps (derive, write, measure) meet
+# **Next:** [03 attention by hand](03_attention_by_hand.ipynb), where the same three steps (derive, write, measure) meet
 # their first real opponent. The operations of this chapter are in [`ops/linear.py`](../tinyprune/ops/linear.py),
 # [`ops/layernorm.py`](../tinyprune/ops/layernorm.py) and [`ops/cross_entropy.py`](../tinyprune/ops/cross_entropy.py), the
 # checker in [`gradcheck/checker.py`](../tinyprune/gradcheck/checker.py).

@@ -16,14 +16,14 @@
 # # 05 · The L0 loss, and the difference that a head makes
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/05_l0_and_the_difference.ipynb)
-# &nbsp; ← [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb) · [all chapters](README.md) · [06 training with gates](06_training_with_gates.ipynb) →
+# &nbsp; ← [02 the Hard-Concrete gate](02_hard_concrete_gate.ipynb) · [all chapters](README.md) · [06 training with gates](06_training_with_gates.ipynb) →
 #
 # **After this chapter you can** say what closes a gate and what holds it open, in the same unit; prove that a gate's
 # gradient is exactly the output with its head minus the output without it, weighted by the loss's gradient and summed;
 # and explain why that exact number is still a bad estimate of the cost of removing the head.
 #
-# **You need** chapters [02](02_attention_by_hand.ipynb) and [04](04_hard_concrete_gate.ipynb), and, if you skipped
-# chapter 03, [its section 10](03_all_attention.ipynb#10--heads-that-keep-the-promise). If no earlier chapter has
+# **You need** chapters [03](03_attention_by_hand.ipynb) and [02](02_hard_concrete_gate.ipynb), and, if you skipped
+# chapter 10b, [its section 10](10b_all_attention.ipynb#10--heads-that-keep-the-promise). If no earlier chapter has
 # trained the baseline, this one does. Unfamiliar words are in the [glossary](README.md#glossary).
 
 # %% jupyter={"source_hidden": true}
@@ -89,7 +89,7 @@ PAPER = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 you_are_here("gate", "gates")
 
 # %% [markdown]
-# [Chapter 04](04_hard_concrete_gate.ipynb) gave each head a switch. What pushes it shut, and how does it know what its head
+# [Chapter 02](02_hard_concrete_gate.ipynb) gave each head a switch. What pushes it shut, and how does it know what its head
 # is worth? In a trained model the loss's slope at an open gate says little about that, and this chapter finds out what says
 # more.
 #
@@ -105,7 +105,7 @@ you_are_here("gate", "gates")
 # $$ \mathtt{p\_open}_h = \mathrm{sigmoid}\Big(\mathtt{log\_alpha}-\mathtt{beta}\log\frac{-\mathtt{gamma}}{\mathtt{zeta}}\Big). $$
 #
 # The expectation of a sum is the sum of the expectations, and the expectation of an indicator is a probability, given
-# by the formula of [chapter 04](04_hard_concrete_gate.ipynb), section 3. **It is a sum over all heads of all layers.**
+# by the formula of [chapter 02](02_hard_concrete_gate.ipynb), section 3. **It is a sum over all heads of all layers.**
 # With $\mathrm{sigmoid}'=\mathrm{sigmoid}\,(1-\mathrm{sigmoid})$,
 #
 # $$ \frac{\partial\,\mathtt{L0}}{\partial\,\mathtt{log\_alpha}_h} = \mathtt{p\_open}_h\,(1-\mathtt{p\_open}_h). $$
@@ -156,7 +156,7 @@ for convention, divisor in (
 # Suppose a head is worth a number of nats, `worth`: without it the loss is that much higher. Two forces act on its
 # `log_alpha`. L0 pushes down by $\mathtt{lam}\cdot p(1-p)$ with $p=\mathtt{p\_open}$. The task, that is the
 # cross-entropy, pushes up by the mean gradient through the straight-through gate
-# ([chapter 04](04_hard_concrete_gate.ipynb), section 6). For the task we try two shapes of loss, a straight line
+# ([chapter 02](02_hard_concrete_gate.ipynb), section 6). For the task we try two shapes of loss, a straight line
 # $-\mathtt{worth}\cdot g$ and a parabola $\mathtt{worth}\cdot(1-g)^2$ with its minimum at the open gate; in both,
 # closing costs `worth`. Section 4 shows which of the two resembles a real model.
 
@@ -290,7 +290,7 @@ sliders(draw_forces, lam=[0.05, 0.1, 0.15, 0.2], worth=[0.03, 0.06, 0.09, 0.12, 
 # $$ \Delta^y_h = y(g_h{=}1) - y(g_h{=}0) = c\;o_h\,W_o^{(h)}, \qquad y(g_h) = y(g_h{=}0) + g_h\,\Delta^y_h . \tag{1} $$
 #
 # In the model of these notebooks the layer goes on. Each head also owns a part of a feed-forward block
-# ([chapter 03](03_all_attention.ipynb), section 10), which reads $y$. With its N hidden units $r_h$ (B, T, N) and their
+# ([chapter 10b](10b_all_attention.ipynb), section 10), which reads $y$. With its N hidden units $r_h$ (B, T, N) and their
 # values $\mathtt{pv}_h$ (N, D), the layer's output is
 #
 # $$ z = y + \mathtt{net.bo} + \sum_h g_h\, c\; r_h\,\mathtt{pv}_h, \qquad \Delta^z_h = c\; r_h\,\mathtt{pv}_h . $$
@@ -311,7 +311,7 @@ show_source(ops.head_difference, docstring=False)
 
 # %% [markdown]
 # The backward pass does not compute it like that. `attention_backward` already has `do`, the gradient with respect to
-# the head outputs, and sums `do * o`, see [chapter 02](02_attention_by_hand.ipynb). That is the first sum of (2) with
+# the head outputs, and sums `do * o`, see [chapter 03](03_attention_by_hand.ipynb). That is the first sum of (2) with
 # the product regrouped. With $\langle a, b\rangle$ for the inner product, the sum of $a \cdot b$ over all entries,
 # $\langle \mathtt{dy},\,o_h W_o^{(h)}\rangle = \langle \mathtt{dy}\,W_o^{(h)\top},\,o_h\rangle = \langle\mathtt{do}_h,\,o_h\rangle$.
 # (`head_networks_backward` regroups the second: $\langle\mathtt{dz},\,r_h\,\mathtt{pv}_h\rangle = \langle r_h^\top\mathtt{dz},\,\mathtt{pv}_h\rangle$.)
@@ -628,7 +628,7 @@ assert spearmanr(trapezoid.ravel(), removal.ravel()).statistic > 0.8
 #   absolute value of each example *before* the mean: the sizes survive, though the signs would cancel
 #   ([chapter 08](08_fine_tuning_and_trade_off.ipynb) compares such scores).
 # - **Middle.** The mean of the two slopes, at the open and at the shut gate, is close to the truth. This is the
-#   trapezoid rule of [chapter 04](04_hard_concrete_gate.ipynb), section 6, and therefore, up to the effect of the
+#   trapezoid rule of [chapter 02](02_hard_concrete_gate.ipynb), section 6, and therefore, up to the effect of the
 #   temperature, what **straight-through gates** measure. Some of their draws take the slope at 1, the others at 0:
 #   weighted by their gradient, 50 and 50 % at `log_alpha` = 0, and 62 and 38 % at 2, where gates start. They learn what
 #   a head is worth although the slope of the trained model does not show it. Most estimates are slightly too large,

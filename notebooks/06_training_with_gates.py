@@ -16,7 +16,7 @@
 # guards against and show it on a real model, hold a chosen number of heads with a controller, and tell a fair test of a
 # stabiliser from an unfair one.
 #
-# **You need** the gate of [chapter 04](04_hard_concrete_gate.ipynb), and L0 and the difference that a head makes from
+# **You need** the gate of [chapter 02](02_hard_concrete_gate.ipynb), and L0 and the difference that a head makes from
 # [chapter 05](05_l0_and_the_difference.ipynb); the words are in the [glossary](README.md#glossary). The chapter
 # trains: the baseline, if no other chapter has done so, and gates in 16 short runs.
 
@@ -94,7 +94,7 @@ you_are_here("gate", "gates")
 #
 # $$ \mathtt{loss} = \text{cross-entropy} + \mathtt{lam}\cdot \mathtt{L0} \qquad\qquad \mathtt{L0} = \sum_{\text{layers}}\sum_h P(g_h > 0) $$
 #
-# Chapters 04 and 05 derived all the parts. By the chain rule, the gradient of a gate's $\mathtt{log\_alpha}_h$ is
+# Chapters 02 and 05 derived all the parts. By the chain rule, the gradient of a gate's $\mathtt{log\_alpha}_h$ is
 #
 # $$ \frac{\partial\,\mathtt{loss}}{\partial\,\mathtt{log\_alpha}_h} =
 # \underbrace{\Big(\sum \mathtt{dout}\cdot\Delta_h\Big)\cdot\frac{\partial g_h}{\partial\,\mathtt{log\_alpha}_h}}_{\text{the task}}
@@ -181,7 +181,7 @@ for step in range(40):
 # ## 2 · First stabiliser: start from the model that was trained
 #
 # A forward pass with hard gates uses a head with probability $\operatorname{sigmoid}(\mathtt{log\_alpha})$
-# ([chapter 04](04_hard_concrete_gate.ipynb), section 4). $P(\mathtt{open})$, which L0 counts, is a little larger, since
+# ([chapter 02](02_hard_concrete_gate.ipynb), section 4). $P(\mathtt{open})$, which L0 counts, is a little larger, since
 # it includes gates that are nearly shut.
 #
 # **Before you look:** a start at 0 looks neutral, half-way between open and shut. What does the first forward pass do to

@@ -22,7 +22,7 @@
 # output scaling into the weights, count exactly how many parameters that saves and measure how much time, and keep a
 # layer working that has lost all of its heads.
 #
-# **You need** the gates of [chapter 04](04_hard_concrete_gate.ipynb) and the output scaling $c$ of
+# **You need** the gates of [chapter 02](02_hard_concrete_gate.ipynb) and the output scaling $c$ of
 # [chapter 06](06_training_with_gates.ipynb). The words are in the [glossary](README.md#glossary). The chapter trains: the
 # baseline, if no other chapter has done so, and a short gate stage.
 
@@ -122,7 +122,7 @@ for i, layer in enumerate(gates):
     print(f"layer {i}: open heads {marks}   c = {layer.scale:.2f}")
 
 # %% [markdown]
-# The heads of this model are those with networks from the end of [chapter 03](03_all_attention.ipynb): in its layer's
+# The heads of this model are those with networks from the end of [chapter 10b](10b_all_attention.ipynb): in its layer's
 # attention block a head attends to the text, and in the block after it the head owns a small network, N = 32 hidden
 # units that read the stream. One gate closes both. The gated model still has all of its parameters. It skips closed
 # heads where it can, but stores them, loads them and slices around them in every pass. We want a model that never
@@ -217,7 +217,7 @@ plt.show()
 #
 # So removing a head means slicing: columns of four matrices, rows of a fifth, and its entry in every tensor whose first
 # axis runs over heads, among them the networks' (in the code their names begin with `net.`). `take_heads` does it, along
-# the axes in `HEAD_AXIS` ([chapter 03](03_all_attention.ipynb), section 7).
+# the axes in `HEAD_AXIS` ([chapter 10b](10b_all_attention.ipynb), section 7).
 #
 # The matrices of the attention block, before and after. What is left of `Wo` is darker than before: gate and $c$ have
 # been folded in. (A grey cell is the mean size of 4 × 4 numbers.) The table below also has the networks. Both blocks have
@@ -479,7 +479,7 @@ plt.show()
 
 # %% [markdown]
 # All of a layer except LayerNorms and the biases `bo` and `net.bo` belongs to its heads: that is the purpose of
-# All-attention, and of the head networks of [chapter 03](03_all_attention.ipynb). In an ordinary Transformer the
+# All-attention, and of the head networks of [chapter 10b](10b_all_attention.ipynb). In an ordinary Transformer the
 # feed-forward block, the two matrices of F hidden units in each layer, would keep its size.
 
 # %% [markdown]

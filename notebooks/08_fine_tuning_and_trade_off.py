@@ -16,11 +16,11 @@
 # # 08 · Fine-tuning, and the trade-off against conventional pruning
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/08_fine_tuning_and_trade_off.ipynb)
-# &nbsp; ← [07 removing heads](07_removing_heads.ipynb) · [all chapters](README.md) · [08b which heads died](08b_which_heads_died.ipynb) →
+# &nbsp; ← [07 removing heads](07_removing_heads.ipynb) · [all chapters](README.md) · [10 which heads died](10_does_it_work.ipynb) →
 #
 # **After this chapter you can** say what fine-tuning heals and what it cannot, score the heads of a model in seven
 # conventional ways, race them against learned gates with equal budgets, and read a table of means and spreads without
-# being fooled by it. [Chapter 08b](08b_which_heads_died.ipynb) asks which heads were removed.
+# being fooled by it. [Chapter 10](10_does_it_work.ipynb) asks which heads were removed.
 #
 # **You need** the gates of [chapter 06](06_training_with_gates.ipynb) and the removal of
 # [chapter 07](07_removing_heads.ipynb). The words are in the [glossary](README.md#glossary). The chapter trains ten
@@ -135,7 +135,7 @@ assert at_once > before + 0.2
 # %% [markdown]
 # That hurts. How much of it can be repaired without any training? Later layers expect an input that is no longer there.
 # A head adds to the stream twice in its layer, in the attention block and in the block of the heads' networks
-# ([chapter 03](03_all_attention.ipynb)). With $\Delta_h$ for what it adds in one of them
+# ([chapter 10b](10b_all_attention.ipynb)). With $\Delta_h$ for what it adds in one of them
 # ([chapter 05](05_l0_and_the_difference.ipynb)), removing a set $R$ of heads changes the block's output at each position
 # by $-\sum_{h\in R}\Delta_h$. Which *constant* is the best replacement? The vector $b$ with the least squared error,
 # where the derivative is zero, is the mean:
@@ -1332,7 +1332,7 @@ assert np.abs(x.T @ error).max() < 1e-8, "what is left must be orthogonal to the
 #
 # </details>
 #
-# **Next:** [08b which heads died](08b_which_heads_died.ipynb) looks at the heads that were removed, and at what is left of
+# **Next:** [10 which heads died](10_does_it_work.ipynb) looks at the heads that were removed, and at what is left of
 # the paper's claims. The criteria are in [`pruning/importance/`](../tinyprune/pruning/importance), the study's cells in
 # [`experiments/cells.py`](../tinyprune/experiments/cells.py), its tables in
 # [`experiments/results.py`](../tinyprune/experiments/results.py); `tinyprune experiment tradeoff --quick` runs a small

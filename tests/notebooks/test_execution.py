@@ -18,13 +18,13 @@ FEWER = {
         "first_run.config,": "first_run.config.with_options({'gate_train.steps': 200, 'gate.lr_multiplier': 25.0,"
         " 'finetune.steps': 60}),",
     },
-    "11_a_real_language_model": {
+    "09_a_real_language_model": {
         "text.test[:2049], text.valid[:2049]": "text.test[:1025], text.valid[:1025]",
         "in (27, 54, 81):": "in (27, 54):",
         'load_preset("pretrained")': "load_preset('pretrained').with_options({'gate_train.steps': 10})",
         "steps=10, warmup=2": "steps=3, warmup=2",
     },
-    "08b_which_heads_died": {
+    "10_does_it_work": {
         '{"seed": 1}, "': '{"seed": 1, "train.steps": 300}, "short-',
         '{"seed": 2}, "': '{"seed": 2, "train.steps": 300}, "short-',
     },
@@ -35,7 +35,7 @@ FEWER = {
         "gate_stage(100, seed": "gate_stage(50, seed",
     },
     "08_fine_tuning_and_trade_off": {"GATE, FINE = 60, 90": "GATE, FINE = 30, 30"},
-    "03_all_attention": {'published, name="': 'published | {"train.steps": 300}, name="short-'},
+    "10b_all_attention": {'published, name="': 'published | {"train.steps": 300}, name="short-'},
 }
 ORDER = [FOLDER / f"{name}.py" for name in dict.fromkeys([*FEWER, *reversed(NAMES)])]
 
@@ -43,7 +43,7 @@ ORDER = [FOLDER / f"{name}.py" for name in dict.fromkeys([*FEWER, *reversed(NAME
 @pytest.mark.notebook
 @pytest.mark.parametrize("source", ORDER, ids=lambda source: source.stem)
 def test_notebook_runs(source, tmp_path):
-    if source.stem == "10_on_a_gpu" and (missing := what_is_missing()):
+    if source.stem == "11c_on_a_gpu" and (missing := what_is_missing()):
         pytest.skip(missing)
     text = source.read_text(encoding="utf-8")
     for written, fewer in FEWER.get(source.stem, {}).items():
@@ -83,7 +83,10 @@ def test_a_cell_that_never_ends_is_named(failing, monkeypatch):
 def test_an_exercise_is_kept_without_its_error_and_sliders_without_their_widget(failing):
     """So that a page shows pictures where no kernel runs, JupyterLab's own included."""
     pytest.importorskip("ipywidgets")
-    slid = "from tinyprune.notebook import sliders\n\nsliders(lambda n: print('at', n), n=(0, 4))"
+    slid = (
+        "import matplotlib.pyplot as plt\nfrom tinyprune.notebook import sliders\n\ndef draw(n):\n    'Draw a line.'\n"
+    )
+    slid += "    print('at', n)\n    plt.plot([0, n])\n\nsliders(draw, n=(0, 4))"
     failing.write_text(
         f'# %% tags=["exercise", "raises-exception"]\nprint(1)\n1 / 0\n\n# %%\n{slid}\n', encoding="utf-8"
     )
@@ -91,6 +94,7 @@ def test_an_exercise_is_kept_without_its_error_and_sliders_without_their_widget(
     exercise, slider = notebook.cells
     assert [output.output_type for output in exercise.outputs] == ["stream"]
     assert {*slider.outputs[0].data} == {"text/plain", "text/html"}
+    assert "Draw a line. n = 4" in slider.outputs[0].data["text/html"]
     target = execute.write(notebook, failing)
     assert target.name == "03_wrong.ipynb" and "data-frames" in target.read_text(encoding="utf-8")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import html
+import inspect
 import io
 import itertools
 import json
@@ -145,7 +146,9 @@ def evenly(values: Sequence[Any], count: int, kept: int) -> list[Any]:
 
 
 def frame(draw: Callable[..., Any], values: dict[str, Any], dpi: float) -> str:
-    """Return what `draw` prints and draws, as HTML."""
+    """Return what `draw` prints and draws, as HTML; its docstring and the values are the pictures' text alternative."""
+    about = (inspect.getdoc(draw) or "A picture.").splitlines()[0]
+    alt = html.escape(f"{about} {', '.join(f'{name} = {value}' for name, value in values.items())}")
     with plt.rc_context({"figure.dpi": dpi}), capture_output(stderr=False) as captured:
         draw(**values)
         plt.show()
@@ -157,6 +160,6 @@ def frame(draw: Callable[..., Any], values: dict[str, Any], dpi: float) -> str:
             data = base64.b64encode(with_palette(picture, COLOURS)).decode()
             size = f'width="{picture.width}" height="{picture.height}"'
             parts.append(
-                f'<img {size} style="max-width: 100%; height: auto" alt="" src="data:image/png;base64,{data}">'
+                f'<img {size} style="max-width: 100%; height: auto" alt="{alt}" src="data:image/png;base64,{data}">'
             )
     return f"<div>{''.join(parts)}</div>"

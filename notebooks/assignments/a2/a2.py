@@ -4,11 +4,11 @@
 # You write the operation that everything else in this course turns around: causal **attention** with
 # a memory, its gradients, and the **persistent vectors** that take the place of the feed-forward
 # block. NumPy alone. About 3 hours. Helpful before:
-# [chapter 02](https://github.com/tinyprune/tinyprune/blob/main/notebooks/02_attention_by_hand.ipynb) and
+# [chapter 03](https://github.com/tinyprune/tinyprune/blob/main/notebooks/03_attention_by_hand.ipynb) and
 # section 1 of
-# [chapter 02b](https://github.com/tinyprune/tinyprune/blob/main/notebooks/02b_positions_and_memory.ipynb),
+# [chapter 04](https://github.com/tinyprune/tinyprune/blob/main/notebooks/04_positions_and_memory.ipynb),
 # and for a2_4
-# [chapter 03](https://github.com/tinyprune/tinyprune/blob/main/notebooks/03_all_attention.ipynb)
+# [chapter 10b](https://github.com/tinyprune/tinyprune/blob/main/notebooks/10b_all_attention.ipynb)
 # (sections 2 and 3).
 #
 # | task | what | points |

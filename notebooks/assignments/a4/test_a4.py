@@ -149,7 +149,7 @@ def test_a4_2_start():
     expect_close(
         ops.p_open(np.asarray(log_alpha, float), **PAPER),
         wanted,
-        "a gate with this log_alpha is open with another probability (came: p_open of your log_alpha)",
+        "a gate with this log_alpha is open with another probability (got: p_open of your log_alpha)",
         fed=fed,
         hint="put your log_alpha into the formula for p_open: what do you get, and at which term does it differ?",
     )
@@ -188,14 +188,14 @@ def test_a4_3_forward():
     expect_close(
         np.sum(scaled, 1),
         np.full(3, 4.0),
-        "the open heads of each layer must make up for those that are shut (came: the sums of the layers' gates)",
+        "the open heads of each layer must make up for those that are shut (got: the sums of the layers' gates)",
         fed={"gate": gate},
         hint="count the open heads of each layer for itself; H is the number of heads in a layer",
     )
     expect_close(
         np.asarray(scaled) / np.maximum(np.max(scaled, 1, keepdims=True), 1e-300),
         gate,
-        "all heads of a layer must be multiplied by the same number (came: each layer divided by its largest)",
+        "all heads of a layer must be multiplied by the same number (got: each layer divided by its largest)",
         fed={"gate": gate},
         hint="one c for each layer; a gate that is 0 stays 0",
     )
@@ -257,7 +257,7 @@ def test_a4_4_task():
     )
     expect(
         bool((free[worth > 0] > 2.05).all()),
-        "without a price, log_alpha of a head that lowers the loss must rise (came: log_alpha of those heads)",
+        "without a price, log_alpha of a head that lowers the loss must rise (got: log_alpha of those heads)",
         fed=fed | {"steps": 40, "lam": 0},
         came=free[worth > 0],
         expected="all above 2",
@@ -267,7 +267,7 @@ def test_a4_4_task():
     priced = watch.train(np.full((2, 4), 2.0), np.random.default_rng(2), 300, 2.0)
     expect(
         bool((priced[worth == 0] > -20).all()),
-        "a head that is closed must come to rest (came: log_alpha of the heads that are worth nothing)",
+        "a head that is closed must come to rest (got: log_alpha of the heads that are worth nothing)",
         fed=fed | {"steps": 300, "lam": 0.3},
         came=priced[worth == 0],
         expected="all above −20",

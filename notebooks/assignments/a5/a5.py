@@ -29,7 +29,7 @@
 #
 # Head h owns columns h·Dh … (h+1)·Dh − 1, and so on. `u` and `w` are its biases of content and position.
 # This model has no persistent vectors in the softmax. Instead each head has a **network** of its own, N
-# hidden units of a feed-forward block ([chapter 03](https://github.com/tinyprune/tinyprune/blob/main/notebooks/03_all_attention.ipynb),
+# hidden units of a feed-forward block ([chapter 10b](https://github.com/tinyprune/tinyprune/blob/main/notebooks/10b_all_attention.ipynb),
 # section 10): `net.pk` holds the weights from the layer's activations to these units, `net.pb` their biases, and
 # `net.pv` the weights from the units to what the network adds. A layer takes two steps. Each reads
 # its input through a LayerNorm of its own, `ln` or `net.ln`, and adds to it:

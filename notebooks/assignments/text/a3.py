@@ -68,7 +68,7 @@ def without_head(h, H):
 #
 # You write what decides about a head: a **gate** that can be exactly 0 and still learns, the price of
 # an open gate, and the difference that a head makes. About 2½ hours. Helpful before:
-# [chapter 04](https://github.com/tinyprune/tinyprune/blob/main/notebooks/04_hard_concrete_gate.ipynb)
+# [chapter 02](https://github.com/tinyprune/tinyprune/blob/main/notebooks/02_hard_concrete_gate.ipynb)
 # for tasks 1 to 3,
 # [chapter 05](https://github.com/tinyprune/tinyprune/blob/main/notebooks/05_l0_and_the_difference.ipynb)
 # for tasks 3 and 4.

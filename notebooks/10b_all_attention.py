@@ -7,17 +7,17 @@
 # ---
 
 # %% [markdown]
-# # 03 · All-attention: where the feed-forward went, and what one head owns
+# # 10b · All-attention: where the feed-forward went, and what one head owns
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/03_all_attention.ipynb)
-# &nbsp; ← [02b positions and memory](02b_positions_and_memory.ipynb) · [all chapters](README.md) · [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb) →
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/10b_all_attention.ipynb)
+# &nbsp; ← [04 positions and memory](04_positions_and_memory.ipynb) · [all chapters](README.md) · [02 the Hard-Concrete gate](02_hard_concrete_gate.ipynb) →
 #
 # **After this chapter you can** read a feed-forward block as attention over fixed keys, build persistent vectors into
-# the softmax of chapter 02 and derive their gradients, and say exactly which parameters disappear with a head, and
+# the softmax of chapter 03 and derive their gradients, and say exactly which parameters disappear with a head, and
 # which do not. You will also see what persistent vectors do in a small trained model, which is only partly what one
 # would expect, and a second kind of heads that does better. The other chapters use that second kind.
 #
-# **You need** chapters [02](02_attention_by_hand.ipynb) and [02b](02b_positions_and_memory.ipynb). The first run trains a
+# **You need** chapters [03](03_attention_by_hand.ipynb) and [04](04_positions_and_memory.ipynb). The first run trains a
 # small model with the paper's heads; later runs load it. Unfamiliar words are in the [glossary](README.md#glossary).
 
 # %% jupyter={"source_hidden": true}
@@ -231,7 +231,7 @@ for N_new in (16, 256, 4096):
 # %% [markdown]
 # ## 4 · Their gradients
 #
-# There is nothing new: they are keys and values. The gradient of the softmax from chapter 02 holds for the whole row of
+# There is nothing new: they are keys and values. The gradient of the softmax from chapter 03 holds for the whole row of
 # S + N weights, with *one* average over both kinds. (Through that average the two compete: a text position that is
 # better than expected takes weight from the persistent vectors, too.)
 #
@@ -541,13 +541,13 @@ assert by_layer["silenced"][-1] < by_layer["silenced"][0]
 # ## 7 · What one head owns
 #
 # This section shows why the project uses the architecture. Take a layer's parameters and colour those that serve only
-# one head. The output of a layer is a sum over its heads (chapter 02), and the sum says which these are: Dh columns of
+# one head. The output of a layer is a sum over its heads (chapter 03), and the sum says which these are: Dh columns of
 # $W_q, W_k, W_v, W_r$, Dh rows of $W_o$, and a row, or a slab, of u, w, pk and pv. The package says the same in two
 # lines: the axis that runs over heads, and the parameters in which a head takes Dh entries along it instead of one
 # (`WIDE`). All code about single heads uses them. (`log_alpha` belongs to the gates of
-# [chapter 04](04_hard_concrete_gate.ipynb), and `net.pk`, `net.pb` and `net.pv` to the heads of section 10. The biases
+# [chapter 02](02_hard_concrete_gate.ipynb), and `net.pk`, `net.pb` and `net.pv` to the heads of section 10. The biases
 # `bq`, `bk` and `bv`, and `groups` of heads that share keys and values, occur in some pretrained models
-# ([chapter 11](11_a_real_language_model.ipynb) loads one).)
+# ([chapter 09](09_a_real_language_model.ipynb) loads one).)
 
 # %%
 print(f"HEAD_AXIS = {HEAD_AXIS}\nWIDE = {WIDE}")
@@ -782,7 +782,7 @@ assert all(r["difference"] > 0 for r in differences["head-networks"])
 # $$ \mathtt{out} = c \sum_h g_h\, \max(x\,\mathtt{pk}_h^\top + \mathtt{pb}_h, 0)\; \mathtt{pv}_h + b_o $$
 #
 # ($c$ is 1 until [chapter 06](06_training_with_gates.ipynb), and $g_h$ is the gate of
-# [chapter 04](04_hard_concrete_gate.ipynb); rms is the root of the mean square.) With all gates open this *is* a feed-forward
+# [chapter 02](02_hard_concrete_gate.ipynb); rms is the root of the mean square.) With all gates open this *is* a feed-forward
 # block with F = H·N, so there is no reason why such a model should be worse than a Transformer-XL; but a head that is
 # closed takes its share of the block along. (b_o, like the bias of Wo, belongs to no head.) In code it is four lines,
 # in which `multiply_rows` multiplies the values of each head by its weight:
@@ -1110,7 +1110,7 @@ for D, H, N in ((128, 8, 256), (96, 4, 50)):
 #
 # </details>
 #
-# **Next:** [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb): a trainable switch on every head. The layer is in
+# **Next:** [02 the Hard-Concrete gate](02_hard_concrete_gate.ipynb): a trainable switch on every head. The layer is in
 # [`model/blocks.py`](../tinyprune/model/blocks.py), who owns what in
 # [`model/parameters.py`](../tinyprune/model/parameters.py), the counting in
 # [`model/counting.py`](../tinyprune/model/counting.py), head networks in

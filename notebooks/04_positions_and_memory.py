@@ -7,16 +7,16 @@
 # ---
 
 # %% [markdown]
-# # 02b · Relative positions and memory
+# # 04 · Relative positions and memory
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/02b_positions_and_memory.ipynb)
-# &nbsp; ← [02 attention by hand](02_attention_by_hand.ipynb) · [all chapters](README.md) · [03 all-attention](03_all_attention.ipynb) →
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/04_positions_and_memory.ipynb)
+# &nbsp; ← [03 attention by hand](03_attention_by_hand.ipynb) · [all chapters](README.md) · [10b all-attention](10b_all_attention.ipynb) →
 #
 # **After this chapter you can** give attention a memory of the text before its segment, and say which gradient this
 # leaves out; tell a query how far away each key is, with the gradients of it; and compute a whole layer of a trained
 # model by hand. At the end you look inside the heads of that model.
 #
-# **You need** [chapter 02](02_attention_by_hand.ipynb): equations (2) and (4), and the causal mask. A small
+# **You need** [chapter 03](03_attention_by_hand.ipynb): equations (2) and (4), and the causal mask. A small
 # model is trained on the way, unless another chapter has done that. Unfamiliar words are in the
 # [glossary](README.md#glossary).
 
@@ -146,7 +146,7 @@ sliders(draw, T=[4, 8], M=[0, 4, 8, 12], mask=["same-length", "causal"])
 # the kernels.)
 #
 # The attention of this model is exactly the one of this chapter. After attention, every layer has a feed-forward block,
-# whose hidden units are divided among the heads. [Chapter 03](03_all_attention.ipynb) explains these *head
+# whose hidden units are divided among the heads. [Chapter 10b](10b_all_attention.ipynb) explains these *head
 # networks*. Here you need only know that they work on each position by itself and look at no other.
 #
 # **Before you look:** the model reads 192 characters in pieces of 64, then in pieces of 5. How far apart are the
@@ -385,7 +385,7 @@ for span in (None, S6 - T6, 2):
 print("score by score it is the same, for causal, same-length and a shorter span")
 
 # %% [markdown]
-# **Backward.** Everything up to `ds` is chapter 02. From there, reverse (5). $q_i$ occurs in it twice, with $k_j$ and
+# **Backward.** Everything up to `ds` is chapter 03. From there, reverse (5). $q_i$ occurs in it twice, with $k_j$ and
 # with $r$, so `dq` has two parts. $u$ is added to every query of every text: it was *used more than once*, so its
 # gradient is summed over batch and positions; the same holds for $w$, and for $r$, which all texts share:
 #
@@ -400,7 +400,7 @@ print("score by score it is the same, for causal, same-length and a shorter span
 # \mathtt{dr}_d = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_b\;\sum_{i,j\,:\,\mathtt{dist}(i,j)=d}\mathtt{ds}_{ij}\,(q_i+w) $$
 #
 # In the code, `dP` is `ds` indexed by distance, so that the last sum is a matrix product, too. (`ds_context` is `ds`:
-# chapter 03 adds other keys.)
+# chapter 10b adds other keys.)
 
 # %% jupyter={"source_hidden": true}
 # Shows how the gradients follow from ds.
@@ -419,7 +419,7 @@ for record in check_gradients(forward, ops.attention_backward, *arguments, argum
 #
 # With this you can compute what a layer of the trained model computes: join memory and segment, normalise them, make
 # queries, keys, values and distance keys, attend, multiply by $W_o$, and add the result to the **residual stream** x,
-# the features that run through all layers (chapter 02, section 4). Then the head networks add theirs. The cell does it
+# the features that run through all layers (chapter 03, section 4). Then the head networks add theirs. The cell does it
 # for layer 1 and compares the result with what the model gave to layer 2.
 
 # %%
@@ -801,9 +801,9 @@ assert_gradients(position_forward, position_backward, q, r, w, argument_names=["
 #
 # <details><summary>Answer</summary>
 #
-# Nothing, as with the key bias of chapter 02: every visible score of row $i$ gets the same $(q_i+w)\cdot
+# Nothing, as with the key bias of chapter 03: every visible score of row $i$ gets the same $(q_i+w)\cdot
 # b/\sqrt{\mathtt{Dh}}$. Only differences between distances count. (Both cease to hold once persistent keys, which have
-# no distance, share the softmax, as in chapter 03: such a bias then shifts weight between the text and the persistent
+# no distance, share the softmax, as in chapter 10b: such a bias then shifts weight between the text and the persistent
 # vectors.)
 #
 # </details>
@@ -828,7 +828,7 @@ assert_gradients(position_forward, position_backward, q, r, w, argument_names=["
 #
 # </details>
 #
-# **Next:** [03 all-attention](03_all_attention.ipynb): the softmax gets N more keys that belong to no position in the
+# **Next:** [10b all-attention](10b_all_attention.ipynb): the softmax gets N more keys that belong to no position in the
 # text, and the feed-forward block is dropped. The operation of this chapter is
 # [`ops/attention.py`](../tinyprune/ops/attention.py), memory is in [`ops/context.py`](../tinyprune/ops/context.py) and
 # [`data/segments.py`](../tinyprune/data/segments.py), the layer around it in

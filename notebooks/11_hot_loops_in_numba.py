@@ -7,14 +7,14 @@
 # ---
 
 # %% [markdown]
-# # 09 · Hot loops in Numba
+# # 11 · Hot loops in Numba
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/09_hot_loops_in_numba.ipynb)
-# &nbsp; ← [08b which heads died](08b_which_heads_died.ipynb) · [all chapters](README.md) · [09b attention in Numba](09b_attention_in_numba.ipynb) →
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/11_hot_loops_in_numba.ipynb)
+# &nbsp; ← [10 which heads died](10_does_it_work.ipynb) · [all chapters](README.md) · [11b attention in Numba](11b_attention_in_numba.ipynb) →
 #
 # **After this chapter you can** say how fast a loop could run on your machine before you write it, climb from three
 # nested loops to close to that number, and show at every rung that the result is still right. The example is the matrix
-# product; [chapter 09b](09b_attention_in_numba.ipynb) does the same for attention.
+# product; [chapter 11b](11b_attention_in_numba.ipynb) does the same for attention.
 #
 # **You need** NumPy, loops, and no knowledge of processors. The words are in the [glossary](README.md#glossary).
 #
@@ -1137,5 +1137,5 @@ for K, N, width in ((3, 8, 4), (53, 91, 32), (2, 5, 8)):
 #
 # </details>
 #
-# **Next:** [09b attention in Numba](09b_attention_in_numba.ipynb) uses this tile for attention without its matrix of
+# **Next:** [11b attention in Numba](11b_attention_in_numba.ipynb) uses this tile for attention without its matrix of
 # scores. The package's kernel is in [`kernels/cpu/product.py`](../tinyprune/kernels/cpu/product.py).

@@ -7,18 +7,18 @@
 # ---
 
 # %% [markdown]
-# # 11 · A real language model: what its heads do, and which it can do without
+# # 09 · A real language model: what its heads do, and which it can do without
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/11_a_real_language_model.ipynb)
-# &nbsp; ← [10 on a GPU](10_on_a_gpu.ipynb) · [all chapters](README.md) · back to [00 the tour](00_tour.ipynb) →
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/09_a_real_language_model.ipynb)
+# &nbsp; ← [11c on a GPU](11c_on_a_gpu.ipynb) · [all chapters](README.md) · back to [00 the tour](00_tour.ipynb) →
 #
-# *Elective: nothing in chapters 00 to 08b depends on it.*
+# *Elective: nothing in chapters 00 to 10 depends on it.*
 #
 # **After this chapter you can** read a pretrained language model from its file into NumPy, compute its prediction in
 # forty lines, say what each of its heads attends to, remove heads by a criterion or by trained gates, heal what is
 # left, and say in numbers what was lost.
 #
-# **You need** the gates of [chapter 04](04_hard_concrete_gate.ipynb), removal from
+# **You need** the gates of [chapter 02](02_hard_concrete_gate.ipynb), removal from
 # [chapter 07](07_removing_heads.ipynb) and the criteria of [chapter 08](08_fine_tuning_and_trade_off.ipynb). It downloads
 # a file of 98 MB, trains, and needs 4 GB of memory; what it printed and drew is kept below, for those who do not want to
 # wait. Words that are new to you are in the [glossary](README.md#glossary).
@@ -113,8 +113,8 @@ for name, value in params.items():
         print(f"{name:22} {value.shape}")
 
 # %% [markdown]
-# Compare this list with the models of [chapter 02](02_attention_by_hand.ipynb) and
-# [chapter 02b](02b_positions_and_memory.ipynb): four things are new.
+# Compare this list with the models of [chapter 03](03_attention_by_hand.ipynb) and
+# [chapter 04](04_positions_and_memory.ipynb): four things are new.
 #
 # - There are no positions among the parameters. *Rotary positions* turn pairs of features of every query and key by an
 #   angle that grows with the position. Only the difference of two angles enters a product, so only distances count.
@@ -699,7 +699,7 @@ assert np.isclose(found, expected), f"the share should be {expected:.4f}, got {f
 #
 # A query head owns $2 D\,Dh$ = 73,728 numbers, in `Wq` and `Wo`; its keys and values are shared and go only with the last
 # of three heads. A layer's feed-forward block has $3 D F$ = 2.65 million, and the embedding 28 million. That is why this
-# project's own models have heads that own a part of the feed-forward block ([chapter 03](03_all_attention.ipynb)).
+# project's own models have heads that own a part of the feed-forward block ([chapter 10b](10b_all_attention.ipynb)).
 #
 # </details>
 #

@@ -13,10 +13,10 @@
 # ---
 
 # %% [markdown]
-# # 04 · The Hard-Concrete gate
+# # 02 · The Hard-Concrete gate
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/04_hard_concrete_gate.ipynb)
-# &nbsp; ← [03 all-attention](03_all_attention.ipynb) · [all chapters](README.md) · [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb) →
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/02_hard_concrete_gate.ipynb)
+# &nbsp; ← [10b all-attention](10b_all_attention.ipynb) · [all chapters](README.md) · [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb) →
 #
 # **After this chapter you can** explain how an on-off switch can be learned by gradient descent, derive its whole
 # distribution from one formula, write its backward pass, and say which of its gradients are exact and which are not.

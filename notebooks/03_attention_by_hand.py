@@ -7,10 +7,10 @@
 # ---
 
 # %% [markdown]
-# # 02 · Attention by hand
+# # 03 · Attention by hand
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/02_attention_by_hand.ipynb)
-# &nbsp; ← [01 backprop by hand](01_backprop_by_hand.ipynb) · [all chapters](README.md) · [02b positions and memory](02b_positions_and_memory.ipynb) →
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/03_attention_by_hand.ipynb)
+# &nbsp; ← [01 backprop by hand](01_backprop_by_hand.ipynb) · [all chapters](README.md) · [04 positions and memory](04_positions_and_memory.ipynb) →
 #
 # **After this chapter you can** write an attention head and its backward pass by hand, in two ways that agree; say why
 # a layer's heads are a sum, from which one can be taken out; and build a test of attention that really fails when it
@@ -186,7 +186,7 @@ np.testing.assert_allclose((da * a).sum(1), (do * o).sum(1), rtol=1e-12)
 # %% [markdown]
 # The last line will be useful later. The average, which the compiled code calls *delta*, follows from two vectors
 # of Dh numbers, before any weight of the row is read. That is why compiled code need not store a whole row of weights
-# ([chapter 09b](09b_attention_in_numba.ipynb)).
+# ([chapter 11b](11b_attention_in_numba.ipynb)).
 #
 # The next picture shows `a` and `ds` for one query, with the same `da` twice: once with a softmax that is undecided,
 # and once with all scores six times as large, so that key 2 has nearly all the weight. The loss would fall if weight
@@ -241,7 +241,7 @@ show_source(visible_keys, docstring=False)
 
 # %% [markdown]
 # (If there are more keys than queries, S > T, the first S − T keys precede the segment. They and `span` belong to
-# [chapter 02b](02b_positions_and_memory.ipynb).) **Before you look:** the scores below are random. One row of the
+# [chapter 04](04_positions_and_memory.ipynb).) **Before you look:** the scores below are random. One row of the
 # weights is nevertheless known in advance. Which one, and what is in it?
 
 # %% jupyter={"source_hidden": true}
@@ -288,7 +288,7 @@ assert not np.allclose(after[:, -1], before[:, -1])
 # with $o_h$ (T, Dh) for the output of head h, and $W_o^{(h)}$ for the rows $h\,\mathtt{Dh}\dots(h+1)\,\mathtt{Dh}-1$ of $W_o$.
 #
 # **A head is a summand.** The whole project rests on this: a summand can be weighted
-# ([chapter 04](04_hard_concrete_gate.ipynb)), and left out ([chapter 07](07_removing_heads.ipynb)).
+# ([chapter 02](02_hard_concrete_gate.ipynb)), and left out ([chapter 07](07_removing_heads.ipynb)).
 
 # %%
 T, D, H, Dh = 5, 10, 3, 4
@@ -349,7 +349,7 @@ for bug, (right, wrong) in bugs.items():
 # backward pass that multiplies `ds` = 0 by something wrong returns the right result. That hides three of the five. The
 # other two, a sum over the wrong axis and a missing transpose, make no difference to a 1 × 1 matrix. At T = 3 all are
 # found. The list teaches a second rule: with T = S a matrix that was not transposed still has the right *shape*. Choose all
-# sizes different, as in section 2, and NumPy itself rejects it. (In [chapter 03](03_all_attention.ipynb) more keys join the
+# sizes different, as in section 2, and NumPy itself rejects it. (In [chapter 10b](10b_all_attention.ipynb) more keys join the
 # softmax; then T = 1 is no longer blind.)
 #
 # **A gradient that is exactly zero.** The model's keys have no bias. Why? Say $k_j = n_j W_k + b_k$, with $n_j$ for the
@@ -549,7 +549,7 @@ assert_gradients(
 #
 # </details>
 #
-# **Next:** [02b positions and memory](02b_positions_and_memory.ipynb), which lets a query know how far away a key is,
+# **Next:** [04 positions and memory](04_positions_and_memory.ipynb), which lets a query know how far away a key is,
 # and read beyond the beginning of its segment. The operation of this chapter is
 # [`ops/attention.py`](../tinyprune/ops/attention.py), the layer around it
 # [`model/blocks.py`](../tinyprune/model/blocks.py).

@@ -7,16 +7,16 @@
 # ---
 
 # %% [markdown]
-# # 09b · Attention in Numba
+# # 11b · Attention in Numba
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/09b_attention_in_numba.ipynb)
-# &nbsp; ← [09 hot loops in Numba](09_hot_loops_in_numba.ipynb) · [all chapters](README.md) · [10 on a GPU](10_on_a_gpu.ipynb) →
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/11b_attention_in_numba.ipynb)
+# &nbsp; ← [11 hot loops in Numba](11_hot_loops_in_numba.ipynb) · [all chapters](README.md) · [11c on a GPU](11c_on_a_gpu.ipynb) →
 #
 # **After this chapter you can** compute attention forwards and backwards without ever storing its matrix of scores, one
 # piece at a time, and say what makes that fast: online softmax, tiles, keys in lanes, threads.
 #
-# **You need** the formula of attention ([chapter 02](02_attention_by_hand.ipynb)), and from [chapter
-# 09](09_hot_loops_in_numba.ipynb) what lanes, caches and a tile in registers are. The words are in the
+# **You need** the formula of attention ([chapter 03](03_attention_by_hand.ipynb)), and from [chapter
+# 09](11_hot_loops_in_numba.ipynb) what lanes, caches and a tile in registers are. The words are in the
 # [glossary](README.md#glossary).
 #
 # This is an **elective** chapter: nothing about pruning depends on it, except that closed heads cost less (section 6).
@@ -94,7 +94,7 @@ you_are_here("attention", "positions", "persistent", "train")
 #
 # ## 1 · What the matrix of scores costs
 #
-# Here is attention from chapters [02b](02b_positions_and_memory.ipynb) and [03](03_all_attention.ipynb), for one head and
+# Here is attention from chapters [04](04_positions_and_memory.ipynb) and [10b](10b_all_attention.ipynb), for one head and
 # query $i$, with relative positions, and with N persistent vectors inside the softmax as in All-attention as published.
 # Its own position is `now` $= i+M$:
 #
@@ -138,7 +138,7 @@ print(f"textbook {1e3 * textbook:.1f} ms, its products alone {1e3 * best(product
 
 # %% [markdown]
 # The rest of the time is spent on passes over the matrix, which do little with every number that they move. Counted for
-# one head of all $B$ texts, in operations per byte (the intensity of chapter 09):
+# one head of all $B$ texts, in operations per byte (the intensity of chapter 11):
 #
 # $$ I_\text{textbook} \approx \frac{2\,\mathtt{Dh}\,(3S+2N)}{4\,(16 S+10N)} \qquad\qquad
 # I_\text{one pass} = \frac{2\,B\,T\,\mathtt{Dh}\,(3S+2N)}{4\,\mathtt{Dh}\,\big(B\,(2T+2S)+S+2N\big)} \tag{1} $$
@@ -471,7 +471,7 @@ sliders(draw_tiles, tile=[8, 16, 32, 64], span=[16, 64, 128])
 #
 # ### Keys in lanes
 #
-# `dot(q, k_j)` is a sum that waits for itself, as in rung 2 of chapter 09, and the remedy is the same: let the
+# `dot(q, k_j)` is a sum that waits for itself, as in rung 2 of chapter 11, and the remedy is the same: let the
 # innermost loop run over something whose iterations are independent. There it was columns; here it is **keys**. A
 # head's keys are transposed once, so that number `d` of neighbouring keys is side by side in memory, and a vector holds
 # the scores of as many keys as it has lanes. Positions are stored backwards, so that they run the same way as the keys:
@@ -520,7 +520,7 @@ keys_in_lanes = for_all_heads(head_by_lanes, parallel=False)
 check(keys_in_lanes)
 
 # %% [markdown]
-# So the scores of a tile of queries are exactly the packed product of chapter 09: the rows are queries, and the panels
+# So the scores of a tile of queries are exactly the packed product of chapter 11: the rows are queries, and the panels
 # hold keys. The kernel uses `microkernel` for the scores, for the weighted sums, and for all gradients.
 #
 # ### The relative shift for free
@@ -587,7 +587,7 @@ plt.show()
 # On the left all rows are alike, as a plain product writes them. On the right are the same bytes, with equal distances
 # along the diagonals. Grey numbers are negative: keys that this query does not see, which the mask removes.
 # `microkernel` takes the distance between rows as an argument, so the longer rows cost nothing. ([Chapter
-# 02b](02b_positions_and_memory.ipynb) met the same identity as a view of a whole matrix, `by_key`.) The backward pass reads
+# 02b](04_positions_and_memory.ipynb) met the same identity as a view of a whole matrix, `by_key`.) The backward pass reads
 # the gradient of the scores through the longer rows, and gets it sorted by distance, as $dr$ needs it.
 #
 # The last ingredient is the exponential, a whole vector at a time: $e^x = 2^{x\log_2 e}$, with $\log_2 e$ multiplied
@@ -596,7 +596,7 @@ plt.show()
 #
 # ## 5 · Backward without the matrix
 #
-# Chapter 02's backward pass reads the weights $a$ again. There is no stored matrix to read them from, so they are
+# Chapter 03's backward pass reads the weights $a$ again. There is no stored matrix to read them from, so they are
 # **computed again**, from the scores and one stored number per query:
 #
 # $$ a_j = e^{s_j - \mathtt{lse}}, \qquad \mathtt{lse} = \log \sum_j e^{s_j} $$
@@ -1006,6 +1006,6 @@ assert_gradients(forward, backward, q, k, v, argument_names=["q", "k", "v"])
 #
 # </details>
 #
-# **Next:** [10 on a GPU](10_on_a_gpu.ipynb): the same two ladders on a machine with thousands of lanes. The kernel of
+# **Next:** [11c on a GPU](11c_on_a_gpu.ipynb): the same two ladders on a machine with thousands of lanes. The kernel of
 # this chapter is in [`attention.py`](../tinyprune/kernels/cpu/attention.py) and
 # [`attention_tiles.py`](../tinyprune/kernels/cpu/attention_tiles.py).

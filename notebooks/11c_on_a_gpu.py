@@ -7,20 +7,20 @@
 # ---
 
 # %% [markdown]
-# # 10 · The same on a GPU
+# # 11c · The same on a GPU
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/10_on_a_gpu.ipynb)
-# &nbsp; ← [09b attention in Numba](09b_attention_in_numba.ipynb) · [all chapters](README.md) · [11 a real language model](11_a_real_language_model.ipynb) →
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/11c_on_a_gpu.ipynb)
+# &nbsp; ← [11b attention in Numba](11b_attention_in_numba.ipynb) · [all chapters](README.md) · [09 a real language model](09_a_real_language_model.ipynb) →
 #
-# *Elective: nothing in chapters 00 to 08b depends on it.*
+# *Elective: nothing in chapters 00 to 10 depends on it.*
 #
 # **After this chapter you can** read and write a GPU kernel in Python, predict which of two kernels is faster before
 # you run them, count what a kernel asks of memory and mend it, find a missing barrier in compiled code, and read what the
 # compiler made of your kernel: its PTX, its registers, how many of its threads fit on a processor. You will climb two
 # ladders: a matrix product in four rungs, and attention in two.
 #
-# **You need** the idea of a tile from [chapter 09](09_hot_loops_in_numba.ipynb), the online softmax of
-# [chapter 09b](09b_attention_in_numba.ipynb) and attention from [chapter 02](02_attention_by_hand.ipynb). Words that are
+# **You need** the idea of a tile from [chapter 11](11_hot_loops_in_numba.ipynb), the online softmax of
+# [chapter 11b](11b_attention_in_numba.ipynb) and attention from [chapter 03](03_attention_by_hand.ipynb). Words that are
 # new to you are in the [glossary](README.md#glossary).
 #
 # **You need no GPU**, only NVIDIA's compiler, which pip installs without a driver:
@@ -644,7 +644,7 @@ for name in ("shared tiles", "register tile"):
 #
 # ## 5 · Attention: three kernels
 #
-# Now attention of [chapter 02](02_attention_by_hand.ipynb), with M positions of memory before the segment, causal, for one
+# Now attention of [chapter 03](03_attention_by_hand.ipynb), with M positions of memory before the segment, causal, for one
 # segment (B = 1), without the position term and persistent vectors (they would add lines, not ideas). The obvious way takes
 # three kernels: scores, softmax of each row, weighted sum of values. The first and the last are like `columns_along_x`. The
 # softmax is new: the maximum of a row needs *all* of its numbers, and they are spread over 64 threads. This is how they
@@ -763,7 +763,7 @@ def three_kernels(q, k, v, out):
 #
 # ## 6 · Attention: one kernel
 #
-# The matrix is the problem, and the [online softmax of chapter 09b](09b_attention_in_numba.ipynb#2--online-softmax)
+# The matrix is the problem, and the [online softmax of chapter 11b](11b_attention_in_numba.ipynb#2--online-softmax)
 # makes it unnecessary. Keys come in tiles. For those seen so far a query keeps `highest`, its highest score, and two
 # sums, which equation (2) there scales down at each new highest score: `total`, of the weights, and `sums`, of the
 # weighted values. With tiles in shared memory this is FlashAttention (Dao and others 2022).
@@ -1445,5 +1445,5 @@ assert requests == 15, f"a row's 160 numbers take 5 requests of 32, three rows 1
 #
 # </details>
 #
-# **Next:** [11](11_a_real_language_model.ipynb) takes a real language model apart. The kernels for a whole model on a GPU
+# **Next:** [09](09_a_real_language_model.ipynb) takes a real language model apart. The kernels for a whole model on a GPU
 # are in [`kernels/cuda/`](../tinyprune/kernels/cuda).

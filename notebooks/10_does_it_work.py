@@ -13,10 +13,10 @@
 # ---
 
 # %% [markdown]
-# # 08b · Which heads died? And the epilogue
+# # 10 · Which heads died? And the epilogue
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/08b_which_heads_died.ipynb)
-# &nbsp; ← [08 fine-tuning and trade-off](08_fine_tuning_and_trade_off.ipynb) · [all chapters](README.md) · [09 hot loops in Numba](09_hot_loops_in_numba.ipynb) →
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/10_does_it_work.ipynb)
+# &nbsp; ← [08 fine-tuning and trade-off](08_fine_tuning_and_trade_off.ipynb) · [all chapters](README.md) · [11 hot loops in Numba](11_hot_loops_in_numba.ipynb) →
 #
 # **After this chapter you can** measure what a head does, ask whether the heads that were kept differ from those that were
 # removed, and say what is left of the paper's claims at the size of a laptop.
@@ -273,7 +273,7 @@ assert statistics.fmean(quiet) > 0.5
 # So the honest answer is: *late ones, by gates; quiet ones, by Michel; and no kind of head that we could name for certain.* We
 # think that at this size heads share their work, and that half of them can go because the others take it over in fine-tuning,
 # not because half were idle. Larger models have heads with clearer roles; for one of them, see
-# [chapter 11](11_a_real_language_model.ipynb).
+# [chapter 09](09_a_real_language_model.ipynb).
 #
 # ## 3 · Epilogue: the paper's claims against ours
 #
@@ -350,7 +350,7 @@ compared(
 # | (b) learned gates choose heads better than conventional pruning | [No: at half of the heads of a finished model they are worse than Michel's, and elsewhere no difference is established](../data/results/README.md#b-do-learned-gates-choose-better-than-conventional-pruning-at-equal-heads-and-equal-steps) | not here, unless weights are frozen (below, one seed); that they lead while the weights still learn was [withdrawn](08_fine_tuning_and_trade_off.ipynb#a-claim-that-we-withdrew) |
 # | (c) warm-up, initialisation and output scaling each help | [The initialisation does, with a fixed `lam`: 0.04 to 0.07 bits at equal numbers of heads. Warm-up and output scaling change nothing there; with a controller none of the three does](../data/results/README.md#c-does-each-stabiliser-earn-its-place) | when `lam` is fixed, and gates are too slow to leave their start behind ([chapter 06](06_training_with_gates.ipynb), section 8) |
 # | beyond the paper: heads chosen by least squares, repaired and distilled | [Best on average at every number of heads](../data/results/tradeoff-pydoc/README.md) | most with few heads left; the repair needs no training at all; gates were not tried with distillation |
-# | beyond the paper: a pretrained model, its weights frozen | [Gates leave the best model when a fifth of the heads or more is removed](../data/results/README.md#d-a-model-that-people-know) | when nothing is done afterwards; repaired or healed, leave-one-out is mostly ahead until half of the heads go ([chapter 11](11_a_real_language_model.ipynb)) |
+# | beyond the paper: a pretrained model, its weights frozen | [Gates leave the best model when a fifth of the heads or more is removed](../data/results/README.md#d-a-model-that-people-know) | when nothing is done afterwards; repaired or healed, leave-one-out is mostly ahead until half of the heads go ([chapter 09](09_a_real_language_model.ipynb)) |
 #
 # And two things that no claim mentioned: a small model trained from scratch beats a pruned one when the large model has to
 # be trained as well ([chapter 08](08_fine_tuning_and_trade_off.ipynb), section 8); and no kind of head was singled out (section 2).
@@ -509,6 +509,6 @@ for h, what in enumerate(("the previous token", "the present token", "all that i
 #
 # </details>
 #
-# **Next:** [09 hot loops in Numba](09_hot_loops_in_numba.ipynb) explains why such models train quickly without a framework;
-# [chapter 11](11_a_real_language_model.ipynb) prunes a pretrained one. The measures are in
+# **Next:** [11 hot loops in Numba](11_hot_loops_in_numba.ipynb) explains why such models train quickly without a framework;
+# [chapter 09](09_a_real_language_model.ipynb) prunes a pretrained one. The measures are in
 # [`pruning/roles.py`](../tinyprune/pruning/roles.py).

@@ -1,0 +1,137 @@
+"""A reader's functions in place of the textbook's: what passes computes, what is wrong is refused with a hint."""
+
+import linecache
+
+import numpy as np
+import pytest
+
+from tinyprune import ops
+from tinyprune.config import ModelConfig
+from tinyprune.errors import install_command
+from tinyprune.kernels.backend import get_backend
+from tinyprune.model.parameters import init_parameters
+from tinyprune.model.transformer import Transformer
+
+pytest.importorskip("IPython", reason=f"needs {install_command('notebooks')}")
+from tinyprune.course.expectations import Unexpected
+from tinyprune.notebook import yours
+
+RIGHT = """
+def layernorm_backward(dout, cache):
+    n, std, scale = cache
+    dn = dout * scale
+    dx = (dn - dn.mean(-1, keepdims=True) - n * (dn * n).mean(-1, keepdims=True)) / std
+    axes = tuple(range(dout.ndim - 1))
+    return dx, (dout * n).sum(axes), dout.sum(axes)
+"""
+GATE = """
+def hard_concrete_backward(dout, cache):
+    s, inside, temperature, stretch = cache
+    return dout * inside * stretch * s * (1 - s) / temperature
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(yours, "FOLDER", tmp_path / "yours")
+    return tmp_path / "yours"
+
+
+def written(source):
+    """Return the function of a source, as a cell of a notebook defines it."""
+    linecache.cache["<cell>"] = (len(source), None, source.splitlines(keepends=True), "<cell>")
+    space = {"np": np}
+    exec(compile(source, "<cell>", "exec"), space)
+    return next(x for x in space.values() if callable(x) and hasattr(x, "__code__"))
+
+
+def case():
+    rng = np.random.default_rng(0)
+    x, scale, bias = rng.standard_normal((3, 4)), rng.standard_normal(4), rng.standard_normal(4)
+    return rng.standard_normal((3, 4)), ops.layernorm_forward(x, scale, bias)[1]
+
+
+def check(source, hint="three paths"):
+    yours.check(written(source), ops.layernorm_backward, case(), hint=hint)
+
+
+def test_what_passes_trains(folder, capsys):
+    check(RIGHT)
+    told = capsys.readouterr().out
+    assert told.startswith("passed: dx to ") and "dbias to" in told
+    assert told.endswith("Your layernorm_backward computes from here on.\n")
+    config = ModelConfig(V=5, L=2, D=8, H=2, N=2, T=4, M=0, mask="causal", positions="learned")
+    params = {k: x.astype(float) for k, x in init_parameters(config, np.random.default_rng(0)).items()}
+    ids = np.array([[0, 1, 2, 3]])
+
+    def gradients(engine):
+        model = Transformer(config, params, ops=engine)
+        return model.backward(1.0, model.loss(ids, ids, None, None)[2])
+
+    with yours.engine() as mine:
+        got = gradients(mine)
+    assert capsys.readouterr().out == "computed by your functions: layernorm_backward (3 times)\n"
+    for name, gradient in gradients(get_backend("numpy")).items():
+        np.testing.assert_allclose(got[name], gradient, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (" - n * (dn * n).mean(-1, keepdims=True)", "", "dx is wrong\ninput     dout"),
+        ("dout.sum(axes)", "dout.sum()", "dbias is wrong"),
+        (", dout.sum(axes)", "", "not as many results"),
+        ("dn = dout * scale", "dout *= scale; dn = dout", "changes its input"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_the_hint_and_not_kept(old, new, message, folder):
+    assert RIGHT.count(old) == 1
+    with pytest.raises(Unexpected) as error:
+        check(RIGHT.replace(old, new))
+    assert message in str(error.value) and not folder.exists()
+    assert "hint      three paths" in str(error.value) or message == "not as many results"
+
+
+def test_a_function_that_changes_its_input_is_refused():
+    dout, cache = np.ones((2, 3)), (np.full((2, 3), 0.5), np.ones((2, 3), bool), 1.0, 1.2)
+    changing = GATE.replace(
+        "return dout * inside", "dout *= 1\n    dout += 0\n    dout[:] = dout + 1\n    return (dout - 1) * inside"
+    )
+    with pytest.raises(Unexpected, match="changes its input"):
+        yours.check(written(changing), ops.hard_concrete_backward, (dout, cache), hint="")
+
+
+def test_a_function_that_needs_another_cell_is_refused():
+    with pytest.raises(NameError, match="layernorm_backward is kept alone"):
+        check(RIGHT.replace("dout.sum(axes)", "total(dout, axes)"))
+
+
+def test_functions_outside_of_the_engine_are_replaced_wherever_they_are_called(capsys):
+    out, cache = ops.hard_concrete_forward(np.zeros(3), np.full(3, 0.4), beta=0.5, gamma=-0.1, zeta=1.1, hard=False)
+    yours.check(written(GATE), ops.hard_concrete_backward, (np.ones(3), cache), hint="")
+    ours = ops.hard_concrete_backward
+    with yours.engine():
+        assert ops.hard_concrete_backward is not ours
+        ops.hard_concrete_backward(np.ones(3), cache)
+    assert ops.hard_concrete_backward is ours
+    assert "hard_concrete_backward (1 times)" in capsys.readouterr().out
+
+
+def test_attention_of_the_chapter_leaves_other_kinds_to_the_package(capsys):
+    rng = np.random.default_rng(0)
+    q, k, v, r = (rng.standard_normal((1, 3, 2, 4)) for _ in range(4))
+    plain = ops.attention_forward(q, k, v)[1]
+    relative = ops.attention_forward(q, k, v, r[0], np.ones((2, 4)), np.ones((2, 4)))[1]
+    source = "def attention_backward(dout, cache):\n    raise RuntimeError('mine')\n"
+    yours.FOLDER.mkdir()
+    (yours.FOLDER / "attention_backward.py").write_text(source)
+    with yours.engine() as mine:
+        mine.attention_backward(q, relative)
+        with pytest.raises(RuntimeError, match="mine"):
+            mine.attention_backward(q, plain)
+
+
+def test_nothing_kept_says_so(capsys):
+    with yours.engine() as mine:
+        assert type(mine).__mro__[1] is type(get_backend("numpy"))
+    assert "nothing" in capsys.readouterr().out
