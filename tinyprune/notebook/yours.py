@@ -16,13 +16,12 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from tinyprune.course.expectations import Unexpected, expect_close, fail, show
+from tinyprune.course.expectations import expect_close, fail, show
 from tinyprune.files import written_whole
 from tinyprune.kernels.backend import get_backend
 from tinyprune.notebook import REPOSITORY
@@ -101,7 +100,7 @@ def load(name: str, source: str) -> Any:
     """Return the function `name` of a source that stands alone, with its `source` as an attribute."""
     space: dict[str, Any] = {"np": np, "__name__": "yours"}
     linecache.cache[f"<yours {name}>"] = (len(source), None, source.splitlines(keepends=True), f"<yours {name}>")
-    exec(compile(source, f"<yours {name}>", "exec"), space)  # noqa: S102
+    exec(compile(source, f"<yours {name}>", "exec"), space)
     space[name].source = source
     return space[name]
 
