@@ -157,8 +157,8 @@ def main(prefixes: list[str], slow: bool = False) -> None:
         seconds = time.perf_counter() - start
         if seconds > 2 * announced(source) + STARTING and not slow:
             raise NotebookError(
-                f"took {seconds:.0f} s, and README.md says {announced(source):.0f} s; nothing is kept: "
-                "wait until the machine is idle, correct the table, or add --slow"
+                f"took {seconds:.0f} s, and README.md says {announced(source):.0f} s; nothing is "
+                "kept: wait until the machine is idle, correct the table, or add --slow"
             )
         target = write(notebook, source)
         print(f"{seconds:.0f} s, {target.stat().st_size / 1024:.0f} KiB", flush=True)
