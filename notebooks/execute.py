@@ -2,6 +2,7 @@
 
     python notebooks/execute.py              all
     python notebooks/execute.py 01 04        those whose names begin so
+    python notebooks/execute.py --slow 01    also if it took twice as long as README.md says
 
 NN_name.py (jupytext, py:percent) is what is written and reviewed; NN_name.ipynb is made from it
 here, and what one reads on GitHub. Edited in Jupyter, an .ipynb is written back by
@@ -25,6 +26,8 @@ from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
 SECONDS = 600  # for one cell: enough for the longest training on a slow and busy machine
+
+STARTING = 15  # of a kernel and its imports
 
 
 class NotebookError(Exception):
@@ -132,20 +135,37 @@ def write(notebook: NotebookNode, source: Path) -> Path:
     return target
 
 
-def main(prefixes: list[str]) -> None:
-    """Run and write the notebooks that begin with `prefixes`, or all."""
+def announced(source: Path) -> float:
+    """The seconds that the table of README.md gives a notebook "to run"; endless if it has none."""
+    table = (FOLDER / "README.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\|[^|]*\({source.stem}\.ipynb\).*", table, re.MULTILINE)
+    columns = re.findall(r"\| (\d+) (s|min)\b", row[0]) if row else []  # to read, to do, to run
+    return float(columns[2][0]) * {"s": 1, "min": 60}[columns[2][1]] if columns else float("inf")
+
+
+def main(prefixes: list[str], slow: bool = False) -> None:
+    """Run and write the notebooks that begin with `prefixes`, or all.
+
+    Raises:
+        NotebookError: for one that took more than twice as long as README.md says, unless `slow`:
+            other programs kept the processors busy, and what it measured would puzzle readers.
+    """
     for source in sources(prefixes):
         print(source.name, end=" ", flush=True)
         start = time.perf_counter()
-        target = write(run(source), source)
-        print(
-            f"{time.perf_counter() - start:.0f} s, {target.stat().st_size / 1024:.0f} KiB",
-            flush=True,
-        )
+        notebook = run(source)
+        seconds = time.perf_counter() - start
+        if seconds > 2 * announced(source) + STARTING and not slow:
+            raise NotebookError(
+                f"took {seconds:.0f} s, and README.md says {announced(source):.0f} s; nothing is "
+                "kept: wait until the machine is idle, correct the table, or add --slow"
+            )
+        target = write(notebook, source)
+        print(f"{seconds:.0f} s, {target.stat().st_size / 1024:.0f} KiB", flush=True)
 
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        main([name for name in sys.argv[1:] if name != "--slow"], "--slow" in sys.argv)
     except NotebookError as error:
         sys.exit(str(error))

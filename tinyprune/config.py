@@ -434,6 +434,7 @@ class GateConfig(Config):
     )
     criterion_tokens: int = newer(8192, "of the validation split, which the criterion reads; 0: all", low=0)
     units: int = newer(0, "blocks of so many units of the feed-forward block have gates, too; 0: only heads", low=0)
+    heads: bool = newer(True, "heads may be closed; if not, only blocks of gate.units")
     controller_lr: float = option(0.004, "target: step size of the controller's two multipliers", low=0.0)
     layerwise_weight: float = option(1.0, "layerwise objective: weight of the layers' relative errors", low=0.0)
     distribution: str = option(
@@ -467,6 +468,7 @@ class GateConfig(Config):
     def _rules(self) -> Iterator[tuple[object, str]]:
         given = self.target_heads, self.target_share
         yield None not in given, f"target_share must not be given with gate.target_heads, got {given[1]} and {given[0]}"
+        yield not self.heads and not self.units, "heads must be true where there are no blocks of gate.units"
         broken = self.criterion and not self.has_target
         yield broken, "criterion needs gate.target_heads or gate.target_share, since it trains nothing"
         broken = self.distribution == "top-k" and self.target_heads is None

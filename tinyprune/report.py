@@ -26,6 +26,7 @@ from tinyprune.training.metrics import read_metrics
 
 TIMING_B = 16
 TIMING_ROUNDS = 5
+PARAGRAPH = 2000  # tokens in which the beginning of a paragraph is looked for
 SAMPLE_TOKENS = 400
 GATES_PICTURE = "![Probability of being open of every head, by layer](plots/gates.png)"
 WHAT_IT_IS = {
@@ -133,12 +134,17 @@ def stages_line(run: Run) -> str:
 
 
 def sample_text(run: Run, model: Transformer) -> tuple[str, str]:
-    """Return the beginning of the test split, as a prompt, and the model's continuation."""
-    prompt = run.text.test[: model.config.T]
+    """Return a prompt from the test split, where a document or a paragraph begins, and the model's continuation."""
+    test, decode, T = run.text.test, run.text.tokenizer.decode, model.config.T
+    begins = (
+        i
+        for i in range(1, min(PARAGRAPH, len(test) - T))
+        if decode(np.asarray(test[max(i - 2, 0) : i])).endswith("\n\n")
+    )
+    start = 0 if run.config.data.split == "documents" else next(begins, 0)
+    prompt = np.asarray(test[start : start + T])
     rng = np.random.default_rng(run.config.seed)
-    tokens = list(generate(model, prompt, SAMPLE_TOKENS, rng, temperature=0.8))
-    tokenizer = run.text.tokenizer
-    return tokenizer.decode(np.asarray(prompt)), tokenizer.decode(np.array(tokens))
+    return decode(prompt), decode(np.array(list(generate(model, prompt, SAMPLE_TOKENS, rng, temperature=0.8))))
 
 
 def report_text(run: Run, records: list[Record], model: Transformer, sample: tuple[str, str]) -> str:

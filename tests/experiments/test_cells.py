@@ -155,8 +155,7 @@ def test_a_cell_is_computed_in_one_thread(folder, monkeypatch):
     assert threads == [1] and numba.get_num_threads() == before
 
 
-PAIRS = [("michel", "michel-repaired"), ("michel", "michel-distilled"), ("fluctuation", "flap")]
-PAIRS += [("least-squares", "least-squares-distilled"), ("gates", "gates-layerwise"), ("gates", "deterministic")]
+PAIRS = [("least-squares", "least-squares-distilled"), ("gates", "gates-layerwise"), ("gates", "deterministic")]
 
 
 @pytest.mark.parametrize(("plain", "other"), PAIRS)

@@ -1,5 +1,6 @@
-"""`tinyprune compare`: a small pretrained Llama, pruned by every method and healed."""
+"""`tinyprune compare`: a small pretrained Llama, heads and blocks pruned by several methods, repaired and healed."""
 
+import dataclasses
 import json
 import math
 import sys
@@ -8,18 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import contents, refused, run_here, succeed
-from toy import without_seconds
+from scipy.stats import t
 
+from tinyprune.config import GateConfig
 from tinyprune.data import Segments, load_text
-from tinyprune.experiments.compare import COMPARED, Comparison
+from tinyprune.experiments.compare import BLOCKS, Comparison
 from tinyprune.experiments.results import read_csv
 from tinyprune.kernels.backend import get_backend
-from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import write_hub
-from tinyprune.pruning.importance import keep_best, michel_global, with_heads
-from tinyprune.pruning.importance.fits import read_fits
-from tinyprune.pruning.importance.least_squares import search
-from tinyprune.pruning.repair import repaired
+from tinyprune.pruning.importance import michel_global, with_scored_gates
+from tinyprune.pruning.sequential import refitted
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.directory import RunDirectory, load_model
 from tinyprune.training.distillation import Distillation
@@ -28,8 +27,15 @@ from tinyprune.training.step import Training, train_step
 sys.path.append(str(Path(__file__).parents[1] / "pretrained"))
 from samples import LINES, LLAMA, random_model
 
-OPTIONS = ["--shares=0.75,0.5", "--tokens=100", "--score-tokens=60", "--repair-tokens=60", "--sample=40"]
-OPTIONS += ["--backend=numpy"]
+UNITS, READ = 4, 90
+OPTIONS = [
+    "--shares=0.9,0.8",
+    "--tokens=100",
+    "--parts=heads,blocks,both",
+    "--backend=numpy",
+    f"--set=gate.units={UNITS}",
+]
+OPTIONS += [f"--set=gate.criterion_tokens={READ}", "--set=gate.repair_tokens=180", "--set=gate.repair_corpus=run"]
 
 
 @pytest.fixture(scope="module")
@@ -37,69 +43,59 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("llama")
     write_hub(folder / "hub", *random_model(LLAMA))
     (folder / "lines.txt").write_text("".join(LINES) * 30, encoding="utf-8")
+    (folder / "other.txt").write_text("".join(reversed(LINES)) * 30, encoding="utf-8")
     stages = ["--set=gate_train.steps=3", "--set=finetune.steps=4", "--set=finetune.lr=0.01"]
     succeed("import", folder / "hub", folder / "run", "--corpus", folder / "lines.txt", *stages)
     return folder / "run"
 
 
 def rows_of(directory: Path) -> dict[tuple, dict]:
-    rows = read_csv((directory / "results.csv").read_text())
-    names = ("method", "heads_removed", "seed", "steps", "repair")
-    return {tuple(r[name] for name in names): without_seconds(r) for r in rows}
+    names = ("method", "parts", "share", "seed", "model", "text")
+    return {tuple(r[name] for name in names): r for r in read_csv((directory / "results.csv").read_text())}
 
 
 def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tmp_path, monkeypatch):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    done = succeed("compare", run, "--directory", whole, *OPTIONS, "--seeds=2", "--json")
-    assert "flap is left out" in done.stderr and "67 cells to be computed, 0 are in" in done.stderr
+    whole, stopped, other = tmp_path / "whole", tmp_path / "stopped", run.parent / "other.txt"
+    done = succeed("compare", run, "--directory", whole, *OPTIONS, "--seeds=2", "--other", other, "--json")
     rows = rows_of(whole)
-    assert len(json.loads(done.stdout)) == len(rows) == 60
-    methods = [name for name in COMPARED if name != "flap"]
-    assert list(dict.fromkeys(method for method, *_ in rows)) == ["whole", *methods]
-    seeded = {method for method, _, seed, *_ in rows if seed == 1}
-    assert seeded == {"gates", "random"}
-    assert {(removed, steps) for _, removed, _, steps, _ in rows} == {(0, 0), (3, 0), (6, 0), (0, 4), (3, 4), (6, 4)}
-    for (_, removed, *_), row in rows.items():
-        assert sum(map(int, row["heads_by_layer"].split())) == 12 - removed
-        assert row["megabytes"] == pytest.approx(4 * row["parameters"] / 1e6)
-    lines = (whole / "cells.jsonl").read_text().splitlines()
-    scores = [cell for line in lines if (cell := json.loads(line)["cell"])["what"] == "scores"]
-    data = dict.fromkeys(("michel-global", "michel", "output-difference"), 60)
-    reads = data | {"magnitude": 0, "random": 0, "leave-one-out": 40}
-    assert {cell["method"]: cell["depends"]["reads"] for cell in scores} == reads and len(scores) == 7
-
-    # By hand: the best 6 heads of one criterion, before and after four steps, on 100 tokens of the test split.
+    # whole twice; 3 kinds of parts × 2 shares × 3 models × (2 seeds of gates and of random, 1 of the criterion)
+    assert len(json.loads(done.stdout)) == len(rows) == 2 * (2 + 3 * 2 * 3 * 5)
     saved = load_model(run / "train.safetensors", get_backend("numpy"))
-    text = load_text(saved.data, saved.tokenizer)
-    mask = keep_best(michel_global(saved.model, text.valid[:60], np.random.default_rng(0)), 6)
-    smaller = remove_closed_heads(with_heads(saved.model, mask))
+    text, config, model = load_text(saved.data, saved.tokenizer), saved.model.config, saved.model
+    for (method, parts, share, *_), row in rows.items():
+        if method != "whole":
+            assert row["heads"] == sum(config.heads) or parts != "blocks"
+            assert row["heads"] < sum(config.heads) or parts != "heads"
+            kept = rows["whole", "all", None, 0, "whole", "run"]["non_embedding"]
+            stays = row["non_embedding"] / kept  # shared keys and values go with the last of their heads
+            assert share - 0.06 < stays <= share + 0.06 * (parts != "blocks")
+            assert (row["blocks"] == 0) == (parts == "heads")
 
-    def check(smaller: Transformer, row: dict) -> None:
-        losses = []
-        for begin in range(0, 99, 18):  # segments of T = 18 tokens
-            ids = np.array(text.test[begin : min(begin + 19, 100)], int)
-            losses += [float(smaller.loss(ids[None, :-1], ids[None, 1:])[0])] * (len(ids) - 1)
-        assert row["perplexity"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-5)
-        characters = len(text.tokenizer.decode(text.test[:100])) * 99 / 100
-        assert row["bits_per_character"] == pytest.approx(sum(losses) / math.log(2) / characters, rel=1e-5)
+    # By hand: one criterion, heads and blocks; then repaired; then four steps.
+    gate = GateConfig(frozen=True, target_share=0.8, units=UNITS, price="parameters")
+    score = lambda parted: michel_global(parted, text.valid[:READ], np.random.default_rng([0, 0]))  # noqa: E731
+    smaller = remove_closed_heads(with_scored_gates(model, gate, score))
+    fitted = refitted(model, smaller, text.train[:180])
+    settings = RunDirectory(run).read_config().finetune
+    healed = dataclasses.replace(fitted, params={name: x.copy() for name, x in fitted.params.items()})
+    training = Training.start(healed, Segments(text.train, settings.B, 18), settings, Distillation(model, 0.5), None)
+    for _ in range(4):
+        train_step(training)
 
-    before, after = (rows["michel-global", 6, 0, steps, "none"] for steps in (0, 4))
-    check(smaller, before)
-    check(saved.model, rows["whole", 0, 0, 0, "none"])
-    fitted = remove_closed_heads(repaired(saved.model, mask, text.train[:60]))
-    check(fitted, rows["michel-global", 6, 0, 0, "least-squares"])
-    stay = search(read_fits(saved.model, text.train[:60]), 6, relative=True)
-    fitted = remove_closed_heads(repaired(saved.model, stay, text.train[:60]))
-    check(fitted, rows["least-squares", 6, 0, 0, "least-squares"])
-    config = RunDirectory(run).read_config().finetune
-    whole_again = remove_closed_heads(with_heads(saved.model))
-    for model, row in ((smaller, after), (whole_again, rows["whole", 0, 0, 4, "none"])):
-        segments = Segments(text.train, config.B, 18)
-        training = Training.start(model, segments, config, Distillation(saved.model, 0.5), None)
-        for _ in range(4):
-            train_step(training)
-        check(model, row)
-    assert after["perplexity"] < before["perplexity"] - 1
+    def losses(m):
+        pieces = np.array_split(text.test[:100], BLOCKS)
+        return np.array([float(m.loss(p[None, :-1].astype(int), p[None, 1:].astype(int))[0]) for p in pieces])
+
+    before = losses(model)
+    for name, made in {"pruned": smaller, "repaired": fitted, "healed": healed}.items():
+        row, more = rows["michel-global", "both", 0.8, 0, name, "run"], losses(made) - before
+        half = t.ppf(0.975, BLOCKS - 1) * more.std(ddof=1) / math.sqrt(BLOCKS)
+        expected = [math.exp(x) for x in (losses(made).mean(), more.mean(), more.mean() - half, more.mean() + half)]
+        assert [row[k] for k in ("perplexity", "times", "low", "high")] == pytest.approx(expected, rel=1e-4), name
+    assert (
+        rows["whole", "all", None, 0, "whole", "other"]["perplexity"]
+        != rows["whole", "all", None, 0, "whole", "run"]["perplexity"]
+    )
 
     computed = []
 
@@ -111,27 +107,18 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
 
     with monkeypatch.context() as patched:
         patched.setattr(Comparison, "compute", compute)
-        ended = run_here("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2")
+        ended = run_here("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2", "--other", other)
     assert ended.returncode == 130 and "the same command goes on" in ended.stderr
-    again = succeed("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2")
-    assert "41 cells to be computed, 26 are in" in again.stderr
-    assert rows_of(stopped) == rows
-    kept = (stopped / "cells.jsonl").read_bytes()
-    options = [*OPTIONS, "--methods=random,gates", "--heal=0", "--set=finetune.distill=0"]
-    fewer = succeed("compare", run, "--directory", stopped, *options)
-    assert "to be computed" not in fewer.stderr and (stopped / "cells.jsonl").read_bytes() == kept
-    pages = [(directory / "README.md").read_text() for directory in (whole, stopped)]
-    assert ["50% of the loss is the divergence" in page for page in pages] == [True, False]
-    assert "| random | 6 |" in pages[1] and (stopped / "plots" / "compare.png").exists()
+    again = succeed("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2", "--other", other)
+    assert "26 are in" in again.stderr and rows_of(stopped) == rows
+    assert "*healed* by 4 steps" in (stopped / "README.md").read_text() and (stopped / "plots" / "compare.png").exists()
 
 
 WRONG = {
-    "--methods=flap": "methods must be without flap",
     "--methods=gate": "did you mean gates?",
-    "--shares=0.5,0.51": "shares must stand for different numbers of heads",
-    "--heal=-1": "heal must be different numbers of steps",
-    "--heal-methods=confidence": "heal-methods must be among",
-    "--sample=5": "sample must be at least 19, got 5",
+    "--parts=units": "parts must be among heads, blocks, both; got units",
+    "--tokens=5": "tokens must be at least 40, got 5",
+    "--seeds=0": "seeds must be at least 1",
     "--set=model.T=9": "model.T is what the baseline was made with",
 }
 

@@ -1,5 +1,8 @@
 """Every notebook runs from top to bottom; an error in one names its place."""
 
+import math
+
+import jupytext
 import pytest
 from folder import FOLDER, NAMES, executor
 
@@ -101,3 +104,21 @@ def test_an_exercise_is_kept_without_its_error_and_sliders_without_their_widget(
 
 def test_progress_bars_are_kept_as_a_terminal_shows_them():
     assert execute.as_on_a_screen("start\n 1%\r 50%\r100%\nend\r\n") == "start\n100%\nend\n"
+
+
+def test_a_notebook_that_ran_on_a_busy_machine_is_not_kept(tmp_path, monkeypatch):
+    table = "| [a](01_a.ipynb) | 25 min | 30 min | 3 s | x |\n| [b](02_b.ipynb) | 5 min | 9 min | 1 min (trains) |\n"
+    (tmp_path / "README.md").write_text(table)
+    (tmp_path / "01_a.py").write_text("# %%\n1\n")
+    monkeypatch.setattr(execute, "FOLDER", tmp_path)
+    assert [execute.announced(tmp_path / f"{name}.py") for name in ("01_a", "02_b", "03_c")] == [3, 60, math.inf]
+    monkeypatch.setattr(execute, "run", lambda source: jupytext.read(source))
+    clock = iter((0, 22, 0, 20, 0, 99))
+    monkeypatch.setattr(execute.time, "perf_counter", lambda: next(clock))
+    with pytest.raises(execute.NotebookError, match=r"took 22 s, and README\.md says 3 s"):
+        execute.main(["01"])
+    assert not (tmp_path / "01_a.ipynb").exists()
+    execute.main(["01"])
+    (tmp_path / "01_a.ipynb").unlink()
+    execute.main(["01"], slow=True)
+    assert (tmp_path / "01_a.ipynb").exists()

@@ -107,8 +107,8 @@ GATE = (
 BASELINE = option("--from", "start from this model, or from a run's baseline", dest="source", metavar="CHECKPOINT")
 LOADED = (MODEL, STAGE, BACKEND)
 STUDY = (SETTING, BACKEND, switch("--json", "all rows as JSON on standard output"))
-METHODS = "gates, michel-global, michel, output-difference, magnitude, random, leave-one-out, flap, least-squares (all)"
-HEAL = "steps of training afterwards, several numbers or 0 for none (as many as in the run's finetune table)"
+METHODS = "gates, or criteria as for gate.criterion (%(default)s)"
+SHARES = "of the parameters that are no embedding, which stay (%(default)s)"
 PEERS = "compare with these: torch (matmul always runs against NumPy's BLAS, on a GPU against torch's cuBLAS)"
 TYPES = (
     "matrices of a .gguf file: sliced, the blocks of the file that was imported, and Q8_0 where they have changed; "
@@ -204,15 +204,12 @@ OPTIONS = {
         option("run_directory", "directory of the run, whose baseline is pruned", metavar="run"),
         option("--directory", "where results are kept and resumed (runs/compare-RUN)"),
         OTHER,
-        option("--shares", "of the heads, kept (%(default)s)", metavar="NUMBERS", default="0.9,0.8,0.7,0.6,0.5"),
-        option("--methods", METHODS, metavar="NAMES"),
-        option("--tokens", "of the test split, read for the numbers (%(default)s)", default=10_240),
-        option("--score-tokens", "of the validation split, read by criteria (%(default)s)", default=10_240),
-        option("--repair-tokens", "of the training split, read to fit least squares (%(default)s)", default=20_480),
-        option("--sample", "tokens of the validation split, read by leave-one-out (%(default)s)", default=2048),
-        option("--seeds", "how many, of gates and random heads (%(default)s)", default=1),
-        option("--heal", HEAL, metavar="NUMBERS"),
-        option("--heal-methods", "repair and train only the models of these methods (all)", metavar="NAMES"),
+        option("--other", "a text that nothing is fitted to, read for the numbers as well", names_or_files(corpora)),
+        option("--shares", SHARES, metavar="NUMBERS", default="0.9,0.8"),
+        option("--methods", METHODS, metavar="NAMES", default="gates,michel-global,random"),
+        option("--parts", "what is removed: heads, blocks, both (%(default)s)", metavar="NAMES", default="both"),
+        option("--tokens", "of a text's test split, read for the numbers (%(default)s)", default=20_480),
+        option("--seeds", "how many, of gates and random parts (%(default)s)", default=1),
         *STUDY,
     ],
     "bench": [

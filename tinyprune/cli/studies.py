@@ -39,14 +39,13 @@ def experiment(arguments: argparse.Namespace) -> None:
 def compare(arguments: argparse.Namespace) -> None:
     """Run `tinyprune compare`: print the summary, or with --json every row."""
     from tinyprune.experiments.compare import open_comparison, run_comparison, summarise
-    from tinyprune.kernels.backend import default_backend
+    from tinyprune.kernels.backend import default_backend, get_backend
 
-    sizes = {name: getattr(arguments, name) for name in ("seeds", "tokens", "score_tokens", "repair_tokens", "sample")}
-    sizes |= {"shares": listed(arguments, "shares", float), "methods": listed(arguments, "methods")}
-    sizes |= {"heal": listed(arguments, "heal", int), "heal_methods": listed(arguments, "heal_methods")}
-    backend = arguments.backend or default_backend()
-    options = parse_options(arguments.options)
-    comparison = open_comparison(arguments.run_directory, backend, options, arguments.corpus, **sizes)
+    sizes = {name: getattr(arguments, name) for name in ("seeds", "tokens", "corpus", "other")}
+    sizes |= {"shares": listed(arguments, "shares", float)}
+    sizes |= {name: listed(arguments, name) for name in ("methods", "parts")}
+    ops, options = get_backend(arguments.backend or default_backend()), parse_options(arguments.options)
+    comparison = open_comparison(arguments.run_directory, ops, options, **sizes)
     directory = arguments.directory or Path("runs", f"compare-{Path(arguments.run_directory).name}")
     rows = run_comparison(comparison, directory)
     print_records(rows if arguments.json else summarise(rows), arguments.json)

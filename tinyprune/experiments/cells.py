@@ -211,7 +211,7 @@ class CellRun:
             model = repair_and_remove(whole, open_heads(gated)) if recipe.rewound else remove_closed_heads(gated)
         else:
             mask = self.choose(whole)
-            model = repair_and_remove(whole, mask, recipe.repair, self.fits if recipe.repair else ())
+            model = repair_and_remove(whole, mask, self.fits if recipe.repair else None)
         if not whole.config.U and sum(model.config.heads) != self.cell.heads:
             raise TinypruneError(f"{self.cell.heads} heads were asked for, {sum(model.config.heads)} stay")
         return model

@@ -22,7 +22,7 @@ class Method:
         gates: how the gates differ from the configured ones.
         rewound: whether what stays has the weights from before the gates were trained.
         shuffled: whether the gates are dealt to random heads when they have been trained.
-        repair: how what stays is fitted to the whole model, see `pruning.repair`.
+        repair: whether what stays is fitted to the whole model, see `pruning.repair`.
         heal: the stages in which what stays is trained.
         distill: the share of the divergence from the whole model in the loss meanwhile.
         longer: whether stage train has as many steps more as make up for the heads that are missing, in multiply-adds.
@@ -35,28 +35,19 @@ class Method:
     gates: dict[str, Any] = field(default_factory=dict)
     rewound: bool = False
     shuffled: bool = False
-    repair: str = ""
+    repair: bool = False
     heal: tuple[str, ...] = ("gate", "finetune")
     distill: float = 0.0
     longer: bool = False
 
 
 scored = partial(Method, choose="criterion")
-searched = partial(Method, choose="search", repair="least-squares")
+searched = partial(Method, choose="search", repair=True)
 gated = partial(Method, choose="gates", heal=("finetune",))
 TASK = {"objective": "task"}
 DISTILLED = "half of the loss afterwards is the divergence from the whole model"
 
 METHODS: dict[str, Method] = {name: scored(criterion=name) for name in CRITERIA} | {
-    "michel-repaired": scored(
-        "Michel's heads; the others' Wo and bo are fitted to the layer's output (OSSCAR's formula)",
-        "michel",
-        repair="least-squares",
-    ),
-    "michel-distilled": scored(f"Michel's heads; {DISTILLED}", "michel", distill=0.5),
-    "flap": scored(
-        "Fluctuation's heads; their mean output goes into bo (FLAP, An et al. 2023)", "fluctuation", repair="mean"
-    ),
     "least-squares": searched(
         "The heads that the others can make up for best, found by exchanges, and the fit (OSSCAR)"
     ),

@@ -213,48 +213,35 @@ def plot_ablation(rows: Sequence[Record]) -> Figure:
 
 
 @matplotlib.style.context(STYLE)
-def plot_perplexity(summary: Sequence[Record]) -> Figure:
-    """Draw perplexity against heads removed, a line for each method; dashed is the whole model after as many steps.
+def plot_ratios(summary: Sequence[Record]) -> Figure:
+    """Draw how many times as high perplexity is as the whole model's, against the parameters that stay.
 
     Args:
         summary: rows of summary.csv, see `compare.summarise`.
 
     Returns:
-        Figure with an Axes for pruned models, one for repaired ones if there are any, and one for each number of steps
-        of healing, with a common logarithmic scale.
+        Figure with an Axes for pruned, repaired and healed models of each text, with a common logarithmic scale, and a
+        line for each method and kind of parts.
     """
-    whole = {row["steps"]: row["perplexity"] for row in summary if row["method"] == "whole"}
     rows = [row for row in summary if row["method"] != "whole"]
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-
-    def panel_of(row: Record) -> tuple[int, bool]:
-        return row["steps"], row["repair"] != "none" and not row["steps"]
-
-    shown = sorted({panel_of(row) for row in rows})
-    figure, by_kind = panels(len(shown), 1.4 + 3.6 * len(shown), 4.8)
+    shown = list(dict.fromkeys((row["text"], row["model"]) for row in rows))
+    names = list(dict.fromkeys(f"{row['method']}, {row['parts']}" for row in rows))
+    figure, by_kind = panels(len(shown), 1.4 + 2.8 * len(shown), 4.2)
     lines: dict[str, Any] = {}
-    for axes, (steps, repaired) in zip(by_kind, shown, strict=True):
-        title = "repaired, without a step" if repaired else "pruned, and nothing else"
-        axes.set(title=f"after {steps} steps of healing" if steps else title, xlabel="heads removed")
-        if steps in whole:
-            draw_level(axes, whole[steps], (1, "right"), "--")
-        for method in methods:
-            if own := [row for row in rows if row["method"] == method and panel_of(row) == (steps, repaired)]:
-                x, y = ([row[name] for row in own] for name in ("heads_removed", "perplexity"))
-                style = look(methods, method)
-                if len(methods) <= len(HEAD_COLOURS):  # then no two have the same colour
-                    colour = HEAD_COLOURS[methods.index(method)]
-                    face = colour if style["markerfacecolor"] == style["color"] else "white"
-                    style |= {"color": colour, "markerfacecolor": face}
-                error = [row["spread"] or 0.0 for row in own]
-                lines[method] = axes.errorbar(x, y, error, capsize=2, elinewidth=0.8, **style)
+    for axes, (text, model) in zip(by_kind, shown, strict=True):
+        axes.set(title=f"{model}, text: {text}", xlabel="parameters that stay, %")
+        for i, name in enumerate(names):
+            own = [r for r in rows if (r["text"], r["model"], f"{r['method']}, {r['parts']}") == (text, model, name)]
+            x, y = [100 * row["share"] for row in own], [row["times"] for row in own]
+            ends = [[row["times"] - row["low"] for row in own], [row["high"] - row["times"] for row in own]]
+            style = {"color": HEAD_COLOURS[i % len(HEAD_COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+            lines[name] = axes.errorbar(x, y, ends, capsize=2, elinewidth=0.8, **style)
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"× {value:g}"))
         axes.yaxis.minorticks_off()
-        axes.set_xticks(sorted({r["heads_removed"] for r in rows}))
         axes.grid(alpha=0.3, linewidth=0.5)
-    by_kind[0].set_ylabel("perplexity (test)")
-    below = {"loc": "outside lower center", "ncols": min(5, len(methods)), "frameon": False, "fontsize": 8}
-    figure.legend([lines[method] for method in methods], methods, **below)
+    by_kind[0].set_ylabel("perplexity, the whole model's = 1")
+    below = {"loc": "outside lower center", "ncols": min(4, len(names)), "frameon": False, "fontsize": 8}
+    figure.legend([lines[name] for name in names], names, **below)
     return figure

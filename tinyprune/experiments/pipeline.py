@@ -17,19 +17,15 @@ from tinyprune.training.distillation import Distillation
 from tinyprune.training.step import LanguageModelling, Objective
 
 
-def repair_and_remove(
-    whole: Transformer, mask: Mask, repair: str = "", fits: Sequence[Sequence[BlockFit]] = ()
-) -> Transformer:
+def repair_and_remove(whole: Transformer, mask: Mask, fits: Sequence[Sequence[BlockFit]] | None = None) -> Transformer:
     """Return a model with the heads of `mask` only, in new arrays.
 
     Args:
         whole: the model with all its heads; it is not modified.
         mask: which heads of each layer stay.
-        repair: how what stays is fitted to the whole model's outputs, see `pruning.repair`; "" leaves it as it is.
-        fits: what the repair has read, see `importance.fits`.
+        fits: what stays is fitted to these, see `pruning.repair`; None leaves it as it is.
     """
-    closed = repaired_from(whole, mask, fits, repair) if repair else with_heads(whole, mask)
-    return remove_closed_heads(closed)
+    return remove_closed_heads(with_heads(whole, mask) if fits is None else repaired_from(whole, mask, fits))
 
 
 def healing_objective(whole: Transformer, distill: float) -> Objective:

@@ -1,4 +1,4 @@
-"""Your functions in place of the textbook's: what you write in one chapter trains in the next ones.
+"""Your functions in place of the textbook's: what you write in one chapter computes in the next ones.
 
     yours.check(layernorm_backward, ops.layernorm_backward, (dout, cache), hint="…")     compares and keeps it
     with yours.engine() as your_ops:                                                     computes with all that are kept
@@ -25,13 +25,22 @@ from tinyprune.course.expectations import expect_close, fail
 from tinyprune.files import replace_file
 from tinyprune.kernels.backend import get_backend
 from tinyprune.notebook import REPOSITORY
+from tinyprune.ops import take_slices
+from tinyprune.ops.attention import AttentionCache
 from tinyprune.ops.engine import OPERATIONS, Engine
 
 FOLDER = REPOSITORY / "runs" / "yours"
 Function = Callable[..., Any]
-# Functions that a chapter asks for in a special case only, and where this is not the case: the package's one is called.
+# What a chapter does not ask of a function; the package's one computes it.
 GENERAL: dict[str, Callable[..., bool]] = {
-    "attention_backward": lambda dout, cache: any(x is not None for x in (cache.r, cache.pk, cache.keep)),
+    "attention_backward": lambda dout, cache, **_: (
+        not isinstance(cache, AttentionCache) or any(x is not None for x in (cache.r, cache.pk, cache.keep))
+    ),
+    "attention_forward": lambda *args, dropout=0.0, **_: any(x is not None for x in args[3:8]) or dropout > 0,
+    "hard_concrete_forward": lambda log_alpha, *_, **options: np.iscomplexobj(log_alpha),
+    "take_heads": lambda p, heads, Dh, take=take_slices, groups=None: (
+        "net.pk" not in p or take is not take_slices or groups is not None
+    ),
 }
 
 
@@ -41,59 +50,70 @@ def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -
     Args:
         yours: as you wrote it. It may use `np` and what it defines or imports itself.
         ours: the function of the package that has the same name.
-        cases: arguments for both, one tuple for each comparison. They are copied first.
+        cases: arguments for both, one tuple for each comparison, copied first; a dict at its end: keywords.
         hint: where to look if they differ.
 
     Raises:
         Unexpected: if they differ, with the input, what yours returned, what is expected, and the hint.
         NotImplementedError: while it is a stub.
     """
-    name = ours.__name__
+    name, names = ours.__name__, inspect.signature(ours).parameters
     written = load(name, textwrap.dedent(inspect.getsource(yours)))  # as it will be read from the file
     errors: dict[str, float] = {}
     for case in cases:
-        given = {k: v for k, v in zip(inspect.signature(ours).parameters, case, strict=False) if k != "cache"}
-        expected = ours(*copy.deepcopy(case))
-        arguments = copy.deepcopy(case)
+        *values, options = case if isinstance(case[-1], dict) and case[-1].keys() <= names.keys() else (*case, {})
+        given = {k: v for k, v in zip(names, values, strict=False) if k != "cache"} | options
+        expected = ours(*copy.deepcopy(values), **options)
+        arguments = copy.deepcopy(values, {id(x): x for x in values if hasattr(x, "params")})  # a model stays itself
         try:
-            got = written(*arguments)
+            got = written(*arguments, **options)
         except NameError as error:
             raise NameError(f"{error}: {name} is kept alone, so import or define inside of it what it uses") from None
         try:
-            np.testing.assert_equal(arguments, case)
+            np.testing.assert_equal(arguments, values)
         except AssertionError:
             fail(f"{name} changes its input", fed=shapes(given), came="another array", expected="the same", hint=hint)
-        for label, one, other in zip(labels(ours, expected), as_tuple(got, expected), as_tuple(expected), strict=True):
+        for label, one, other in zip(labels(ours, expected), flat(got, expected), flat(expected), strict=True):
             if other is not None and not isinstance(other, str):
+                other = other * 1  # numbers for truth values, which have no difference
                 expect_close(one, other, f"{name}: {label} is wrong", fed=shapes(given), hint=hint, relative=1e-9)
                 distance = np.abs(np.asarray(one) - other).max(initial=0) / max(np.abs(other).max(initial=0), 1e-300)
                 errors[label] = max(errors.get(label, 0.0), float(distance))
     replace_file(FOLDER / f"{name}.py", written.source.encode())
-    digits = ", ".join(f"{label} to {error:.0e}" for label, error in errors.items())
-    print(f"passed: {digits}. Your {name} computes from here on.")
+    worst = max(errors, key=lambda label: errors[label], default="nothing")
+    digits = [f"{label} to {error:.0e}" for label, error in errors.items() if len(errors) < 5 or label == worst]
+    print(f"passed: {', '.join(digits)}. Your {name} computes from here on.")
 
 
 def labels(ours: Function, result: Any) -> list[str]:
     """Return a name for each result: of a backward pass d and the argument's, as the forward's signature has them."""
-    count = len(as_tuple(result))
-    forward = getattr(sys.modules[ours.__module__], ours.__name__.replace("_backward", "_forward"), ours)
-    if ours.__name__.endswith("_backward"):
-        return [f"d{name}" for name in inspect.signature(forward).parameters][:count]
-    return ["result"] if count == 1 else [f"result {i}" for i in range(count)]
+    count, name = len(flat(result)), ours.__name__
+    if isinstance(result, dict):
+        return sorted(result)
+    if name.endswith("_backward"):
+        forward = getattr(sys.modules[ours.__module__], name.replace("_backward", "_forward"), ours)
+        return [f"d{argument}" for argument in inspect.signature(forward).parameters][:count]
+    return ["out" if name.endswith("_forward") else "result", *(f"part {i} after it" for i in range(1, count))]
 
 
-def as_tuple(result: Any, like: Any = None) -> tuple[Any, ...]:
-    """Return a result as a tuple; raise Unexpected if it has not as many parts as `like`."""
-    parts = tuple(result.values()) if isinstance(result, dict) else result if isinstance(result, tuple) else (result,)
-    if like is not None and len(parts) != len(as_tuple(like)):
-        wanted = f"{len(as_tuple(like))} results"
-        fail("not as many results as asked for", fed="", came=f"{len(parts)}", expected=wanted, hint="")
-    return parts
+def parts(x: Any) -> tuple[Any, ...]:
+    """Return what a tuple or a dictionary holds, in the order of its names, or the thing alone."""
+    return tuple(x[k] for k in sorted(x)) if isinstance(x, dict) else x if isinstance(x, tuple) else (x,)
+
+
+def flat(result: Any, like: Any = None) -> tuple[Any, ...]:
+    """Return a result, and tuples in it, as one tuple; raise Unexpected if it has not as many parts as `like`."""
+    got, wanted = ([len(parts(part)) for part in parts(x)] for x in (result, like))
+    if like is not None and got != wanted:
+        came, expected = (f"{len(n)} results, with {n} parts" for n in (got, wanted))
+        fail("not as many results as asked for", fed="", came=came, expected=expected, hint="")
+    return tuple(y for part in parts(result) for y in parts(part))
 
 
 def shapes(given: dict[str, Any]) -> str:
     """Describe the input in a line for each argument."""
-    return "\n".join(f"{k} {v.shape}" if isinstance(v, np.ndarray) else f"{k} {v}" for k, v in given.items())
+    each = {k: v for name, x in given.items() for k, v in (x if isinstance(x, dict) else {name: x}).items()}
+    return "\n".join(f"{k} {v.shape}" if isinstance(v, np.ndarray) else f"{k} {v}" for k, v in each.items())
 
 
 def load(name: str, source: str) -> Any:
@@ -110,31 +130,33 @@ def engine(backend: str = "numpy") -> Iterator[Engine]:
     """In this context your functions compute: operations of the engine that it yields, and others wherever called.
 
     Args:
-        backend: what computes the rest, as for `get_backend`.
+        backend: what computes the rest, as for `get_backend`. The forward pass of your backward is the textbook's.
     """
     kept = {path.stem: load(path.stem, path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.py"))}
-    ops = get_backend(backend)
-    calls = dict.fromkeys(kept, 0)
-    own = {name: counted(f, getattr(ops, name), calls) for name, f in kept.items() if name in OPERATIONS}
+    ops, calls = get_backend(backend), dict.fromkeys(kept, 0)
+    forwards = [name.replace("_backward", "_forward") for name in kept if name.endswith("_backward")]
+    own = {name: getattr(Engine, name) for name in forwards if name in OPERATIONS} | kept
+    own = {name: counted(name, f, getattr(ops, name), calls) for name, f in own.items() if name in OPERATIONS}
     made = type("Yours", (type(ops),), {name: staticmethod(f) for name, f in own.items()})()
     with ExitStack() as stack:
         for name in kept.keys() - own.keys():
             for module in [m for n, m in sys.modules.items() if n.startswith("tinyprune.") and hasattr(m, name)]:
-                stack.enter_context(mock.patch.object(module, name, counted(kept[name], getattr(module, name), calls)))
+                function = counted(name, kept[name], getattr(module, name), calls)
+                stack.enter_context(mock.patch.object(module, name, function))
         yield made
     told = [f"{name} ({count:,} times)" for name, count in calls.items() if count]
     print("computed by your functions:", ", ".join(told) or "nothing; the exercises of the chapters fill this line")
 
 
-def counted(yours: Function, ours: Function, calls: dict[str, int]) -> Function:
-    """Return your function, counted; in a case that it was not asked for, ours."""
-    name, general = yours.__name__, GENERAL.get(yours.__name__, lambda *args, **options: False)
+def counted(name: str, yours: Function, ours: Function, calls: dict[str, int]) -> Function:
+    """Return your function, counted, which gets the arguments that it takes; where it was not asked for, ours."""
+    takes = inspect.signature(yours).parameters
 
     @functools.wraps(ours)
     def function(*args: Any, **options: Any) -> Any:
-        if general(*args, **options):
+        if name in GENERAL and GENERAL[name](*args, **options):
             return ours(*args, **options)
-        calls[name] += 1
-        return yours(*args, **options)
+        calls[name] = calls.get(name, 0) + (name in calls)
+        return yours(*args[: len(takes)], **{k: v for k, v in options.items() if k in takes})
 
     return function

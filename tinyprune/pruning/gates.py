@@ -32,9 +32,11 @@ from tinyprune.ops import l0_backward, l0_forward, sigmoid
 from tinyprune.training.schedules import linear_warmup
 from tinyprune.training.step import Gradients, Noise
 
+OPEN, CLOSED = 20.0, -20.0  # log_alpha of gates that are exactly 1 and 0 in evaluation, and do not move
+
 
 def add_gates(params: Parameters, parts: tuple[int, ...], gate: GateConfig) -> Parameters:
-    """Return the parameters with gates, every log_alpha at its initial value.
+    """Return the parameters with gates, every log_alpha at its initial value; that of heads that may not close at 20.
 
     Args:
         params: not modified, but its arrays are shared.
@@ -43,7 +45,8 @@ def add_gates(params: Parameters, parts: tuple[int, ...], gate: GateConfig) -> P
     """
     dtype, layers = params["ln.scale"].dtype, sum(name.endswith(".Wo") for name in params)
     names = gate_names(layers, len(parts) > layers)
-    return params | {name: np.full(n, gate.log_alpha_init, dtype) for name, n in zip(names, parts, strict=True)}
+    start = {name: gate.log_alpha_init if gate.heads or "ffn" in name else OPEN for name in names}
+    return params | {name: np.full(n, start[name], dtype) for name, n in zip(names, parts, strict=True)}
 
 
 def with_new_gates(model: Transformer, gate: GateConfig, warmup: int) -> tuple[Transformer, GateObjective]:

@@ -4,8 +4,8 @@
 sizes, F = H · N, whose heads and whose blocks of N units are removed each for itself, until as many parameters are
 left. What tied gates can choose, untied ones can choose, too.
 
-With `model.persistent = "softmax"` *tied* is All-attention as published, and F = N. With no `--methods` both are only
-trained: are they equally good?
+With `model.persistent = "softmax"` *tied* is All-attention as published, F = N, and *untied* keeps the initial weights
+that were best for it (`tuning-pydoc`). With `--methods=` both are only trained: are they equally good?
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def entries(plan: Plan) -> list[Entry]:
     model, made = plan.config.model, []
     F = model.H * model.N if model.networks else model.N
     untied = {"kind": "transformer-xl", "N": 0, "persistent": "softmax", "F": F, "U": F // model.H}
+    untied |= {} if model.networks else {"init_gain": 2.0}
     changes: dict[str, dict[str, Any]] = {"tied": {}, "untied": untied}
     for name, options in changes.items():
         for config in plan.configs(plan.config.with_options({f"model.{k}": v for k, v in options.items()})):

@@ -80,20 +80,6 @@ class BlockFit:
         W[S] = 0.0
         return W
 
-    def with_means(self, stay: NDArray[np.bool_]) -> NDArray:
-        """Return W̃ with the mean output of the heads that go added to b, and their rows zero (FLAP's repair).
-
-        Raises:
-            UsageError: if there is no b.
-        """
-        if not self.biased:
-            raise UsageError('the mean needs a bias to go to, and a model with model.bias = "none" has none')
-        S = np.append(np.repeat(~stay, self.width), False)
-        W = self.W.copy()
-        W[-1] += self.G[-1, S] / self.positions @ W[S]
-        W[S] = 0.0
-        return W
-
     def fluctuation(self) -> NDArray:
         """Return Σ_j var(X_j) ‖W_j‖² over the columns of each head, (H,)."""
         means = self.G[-1, :-1] / self.positions

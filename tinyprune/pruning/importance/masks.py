@@ -12,7 +12,7 @@ from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
 from tinyprune.model.gates import by_layer, gate_names
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import add_gates, budget, hit_target, with_new_gates, within
+from tinyprune.pruning.gates import CLOSED, OPEN, add_gates, budget, hit_target, with_new_gates, within
 
 # For the heads of each layer (H,), then for the blocks of units of each, see `ModelConfig.parts`:
 Scores = list[NDArray]  # the larger, the more worth keeping
@@ -20,7 +20,6 @@ Mask = list[NDArray[np.bool_]]  # which stay
 
 SCOPES = ("global", "layer")
 TINY = np.finfo(float).tiny
-OPEN, CLOSED = 20.0, -20.0  # log_alpha of gates that are exactly 1 and 0 in evaluation
 
 
 def with_heads(model: Transformer, mask: Mask | None = None) -> Transformer:
@@ -52,13 +51,14 @@ def with_scored_gates(model: Transformer, gate: GateConfig, score: Callable[[Tra
 
     Args:
         model: without gates; its arrays are shared.
-        gate: with a target; of its gates only `units` counts.
+        gate: with a target; of its gates only `units` and `heads` count.
         score: a criterion, which is given the model with parts for `units`.
     """
     gated, _ = with_new_gates(model, dataclasses.replace(gate, output_scaling=False, hard=True), 0)
     scores = score(dataclasses.replace(model, config=gated.config))
     prices, _ = budget(gated.config, gate)
     worth = np.concatenate(scores) / (1.0 if prices is None else np.maximum(prices, TINY))
+    worth[: 0 if gate.heads else sum(model.config.heads)] = np.inf
     log_alpha = np.empty(worth.size)
     log_alpha[np.argsort(worth, kind="stable")] = np.linspace(CLOSED, OPEN, worth.size)
     for name, own in zip(
