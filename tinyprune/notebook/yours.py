@@ -32,6 +32,7 @@ Function = Callable[..., Any]
 # Functions that a chapter asks for in a special case only, and where this is not the case: the package's one is called.
 GENERAL: dict[str, Callable[..., bool]] = {
     "attention_backward": lambda dout, cache: any(x is not None for x in (cache.r, cache.pk, cache.keep)),
+    "hard_concrete_forward": lambda log_alpha, *rest, **options: np.iscomplexobj(log_alpha),
 }
 
 
@@ -41,7 +42,7 @@ def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -
     Args:
         yours: as you wrote it. It may use `np` and what it defines or imports itself.
         ours: the function of the package that has the same name.
-        cases: arguments for both, one tuple for each comparison. They are copied first.
+        cases: arguments for both, one tuple for each comparison, copied first; a dict at its end: keywords.
         hint: where to look if they differ.
 
     Raises:
@@ -51,12 +52,15 @@ def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -
     name = ours.__name__
     written = load(name, textwrap.dedent(inspect.getsource(yours)))  # as it will be read from the file
     errors: dict[str, float] = {}
+    names = inspect.signature(ours).parameters
     for case in cases:
-        given = {k: v for k, v in zip(inspect.signature(ours).parameters, case, strict=False) if k != "cache"}
-        expected = ours(*copy.deepcopy(case))
+        by_name = isinstance(case[-1], dict) and case[-1].keys() <= names.keys()
+        *case, options = case if by_name else (*case, {})
+        given = {k: v for k, v in zip(names, case, strict=False) if k != "cache"} | options
+        expected = ours(*copy.deepcopy(case), **options)
         arguments = copy.deepcopy(case)
         try:
-            got = written(*arguments)
+            got = written(*arguments, **options)
         except NameError as error:
             raise NameError(f"{error}: {name} is kept alone, so import or define inside of it what it uses") from None
         try:
@@ -65,6 +69,7 @@ def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -
             fail(f"{name} changes its input", fed=shapes(given), came="another array", expected="the same", hint=hint)
         for label, one, other in zip(labels(ours, expected), as_tuple(got, expected), as_tuple(expected), strict=True):
             if other is not None and not isinstance(other, str):
+                other = other * 1  # numbers for truth values, which have no difference
                 expect_close(one, other, f"{name}: {label} is wrong", fed=shapes(given), hint=hint, relative=1e-9)
                 distance = np.abs(np.asarray(one) - other).max(initial=0) / max(np.abs(other).max(initial=0), 1e-300)
                 errors[label] = max(errors.get(label, 0.0), float(distance))
@@ -79,16 +84,22 @@ def labels(ours: Function, result: Any) -> list[str]:
     forward = getattr(sys.modules[ours.__module__], ours.__name__.replace("_backward", "_forward"), ours)
     if ours.__name__.endswith("_backward"):
         return [f"d{name}" for name in inspect.signature(forward).parameters][:count]
+    if ours.__name__.endswith("_forward"):
+        return ["out", *(f"cache[{i}]" for i in range(count - 1))]
     return ["result"] if count == 1 else [f"result {i}" for i in range(count)]
 
 
 def as_tuple(result: Any, like: Any = None) -> tuple[Any, ...]:
-    """Return a result as a tuple; raise Unexpected if it has not as many parts as `like`."""
-    parts = tuple(result.values()) if isinstance(result, dict) else result if isinstance(result, tuple) else (result,)
-    if like is not None and len(parts) != len(as_tuple(like)):
-        wanted = f"{len(as_tuple(like))} results"
-        fail("not as many results as asked for", fed="", came=f"{len(parts)}", expected=wanted, hint="")
-    return parts
+    """Return a result, and tuples in it, as one tuple; raise Unexpected if it has not as many parts as `like`."""
+
+    def parts(x: Any) -> tuple[Any, ...]:
+        return tuple(x.values()) if isinstance(x, dict) else x if isinstance(x, tuple) else (x,)
+
+    got, wanted = ([len(parts(part)) for part in parts(x)] for x in (result, like))
+    if like is not None and got != wanted:
+        came, expected = (f"{len(n)} results, with {n} parts" for n in (got, wanted))
+        fail("not as many results as asked for", fed="", came=came, expected=expected, hint="")
+    return tuple(y for part in parts(result) for y in parts(part))
 
 
 def shapes(given: dict[str, Any]) -> str:
