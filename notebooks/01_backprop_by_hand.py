@@ -55,27 +55,27 @@ you_are_here("embedding", "norm", "softmax")
 # %% [markdown]
 # ## 1 · What a backward pass computes
 #
-# A network computes a single number, the `loss`, through a chain of operations. To make the loss smaller, we want to know for
-# *every* number in the chain how the loss would change if that number were a little larger. That is its **gradient**. For an
-# array `x` the gradient is an array of the same shape, and the code calls it `dx`:
+# A network computes a single number, the `loss`, through a chain of operations. How does the loss change if a number in the
+# chain grows a little? That is the number's **gradient**. For an array `x` the gradient is an array of the same shape, and
+# the code calls it `dx`:
 #
 # $$ \mathtt{dx}_i = \frac{\partial\,\mathtt{loss}}{\partial x_i} $$
 #
-# The loss grows along the gradient, so training takes small steps *against* it: a parameter $W$ becomes
-# $W-\mathtt{lr}\cdot\mathtt{dW}$, where `lr` is called the **learning rate**.
+# Training takes small steps *against* the gradient: a parameter $W$ becomes $W-\mathtt{lr}\cdot\mathtt{dW}$, where `lr` is
+# the **learning rate**.
 #
-# Thanks to the chain rule, each operation needs to know only itself. Say it computes `out` from `x`. It receives `dout`,
-# the gradient with respect to its output, from the operations after it, and returns `dx` to the operation before it:
+# Thanks to the chain rule, each operation needs to know only itself. It computes `out` from `x`. Backward, it receives
+# `dout`, the gradient of its output, and returns `dx`:
 #
 # $$ \mathtt{dx}_i = \sum_j \mathtt{dout}_j \, \frac{\partial\, \mathtt{out}_j}{\partial x_i} \tag{1} $$
 #
-# This is a sum over all outputs, since $x_i$ may affect the loss through any of them. That is all of backpropagation. Every
-# operation in this package is a pair of functions with this contract:
+# The sum runs over all outputs, since $x_i$ may affect the loss through any of them. That is all of backpropagation. Every
+# operation of this package is a pair of functions:
 #
 #     out, cache = layer_forward(x, W, …)        cache: whatever backward needs
 #     dx, dW, …  = layer_backward(dout, cache)   gradients, in the order of the arguments
 #
-# What remains is to work out (1) for one operation at a time, without ever building the matrix
+# What remains is to work out (1) for each operation, without ever building the matrix
 # $\partial\,\mathtt{out}/\partial x$.
 
 # %% [markdown]
@@ -85,8 +85,7 @@ you_are_here("embedding", "norm", "softmax")
 #
 # $$ \mathtt{out}_{ro} = \sum_k x_{rk} W_{ko} + b_o \qquad\qquad x\;(R, K)\quad W\;(K, O)\quad b\;(O)\quad \mathtt{out}\;(R, O) $$
 #
-# Apply (1) to one $x_{rk}$. It appears in the outputs of *its own row* only, in $\mathtt{out}_{ro}$ with the factor
-# $W_{ko}$:
+# One $x_{rk}$ appears in the outputs of *its own row* only, in $\mathtt{out}_{ro}$ with the factor $W_{ko}$. So (1) says
 #
 # $$ \mathtt{dx}_{rk} = \sum_o \mathtt{dout}_{ro} W_{ko} \quad\Longrightarrow\quad \mathtt{dx} = \mathtt{dout}\, W^\top $$
 #
@@ -99,8 +98,7 @@ you_are_here("embedding", "norm", "softmax")
 # Two rules of thumb follow, and they hold for every layer: **what was summed over forward is copied backward**, and
 # **what was used more than once forward is summed over backward**.
 #
-# Indices are easier to trust with numbers in them. Take two rows, two inputs and two outputs, and let the later operations
-# say that `out[0, 0]` raises the loss by 1 per unit and `out[1, 1]` lowers the loss by 1 per unit:
+# With numbers: let a unit more of `out[0, 0]` raise the loss by 1, and a unit more of `out[1, 1]` lower the loss by 1.
 
 # %%
 x = np.array([[1.0, 2.0], [3.0, 4.0]])
@@ -114,14 +112,12 @@ for mine, package in zip((dx, dW, db), ops.linear_backward(dout, cache)):
     np.testing.assert_array_equal(mine, package)
 
 # %% [markdown]
-# - `out[0, 0]` = 1 · 10 + 2 · 30 + 100 = 170.
-# - `dx[0]` = (10, 30): only `out[0, 0]` hears from row 0, so its gradient is copied to both inputs, times column 0 of `W`.
-#   `dx[1]` = −(20, 40), likewise with column 1.
-# - `dW[0, 0]` = 1: `W[0, 0]` meets `x[0, 0]` = 1 in row 0 with `dout` 1, and `x[1, 0]` = 3 in row 1 with `dout` 0. The sum
-#   is 1 · 1 + 3 · 0. And `dW[0, 1]` = 1 · 0 + 3 · (−1) = −3.
+# - `dx[0]` = (10, 30): the gradient of `out[0, 0]` is copied to both inputs, times column 0 of `W`.
+# - `dW[0, 1]` = 1 · 0 + 3 · (−1) = −3: `W[0, 1]` meets `x[0, 0]` = 1 in row 0, where `dout` is 0, and `x[1, 0]` = 3 in
+#   row 1, where `dout` is −1.
 #
-# Here are the three products as a picture. The outer dimensions of a product index the result; the inner dimensions,
-# which meet in the middle, are summed over and disappear. Check shapes first: often they allow only one way to multiply.
+# In the picture, the inner dimensions of a product, which meet in the middle, are summed over and disappear. Check shapes
+# first: often they allow only one way to multiply.
 
 # %% jupyter={"source_hidden": true}
 # Draws the three products of a linear layer as boxes that are labelled with their dimensions.
@@ -180,8 +176,8 @@ plt.show()
 show_lines(ops.layernorm_forward, "centred = ", "return")
 
 # %% [markdown]
-# `keepdims=True` keeps the axis that was averaged, with length 1. So the mean of an `x` of (R, D) is (R, 1), and broadcasting
-# uses it for every entry of the row.
+# `keepdims=True` keeps the averaged axis with length 1: the mean of an `x` of (R, D) is (R, 1), and broadcasting uses that
+# mean for every entry of the row.
 #
 # Backward, the last formula is easy: $\mathtt{dn}_d = \mathtt{dout}_d\cdot\mathtt{scale}_d$. The rest is not, because one
 # $x_{d}$ changes *all* $n_{d'}$, along three different paths:
@@ -206,11 +202,11 @@ show_lines(ops.layernorm_forward, "centred = ", "return")
 #
 # *●●○ · 10 minutes*
 #
-# Write it. `dout` has any number of leading axes, (…, D), for example (B, T, D) in later chapters. `scale` and `bias` are
-# used in every row, so the second rule of thumb gives their gradients.
+# Write it. `dout` is (…, D), with any number of leading axes. `scale` and `bias` are used in every row, so the second rule of
+# thumb gives their gradients.
 #
 # Replace the line `raise NotImplementedError(…)` and run the cell. If the check passes, your function computes in place of
-# the package's from here on: at the end of this chapter, and in every model of the later chapters.
+# the package's from here on, in this chapter and the later ones.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -260,8 +256,8 @@ yours.check(layernorm_backward, ops.layernorm_backward, *cases, hint=hint)
 # %% [markdown]
 # ### The three paths as matrices
 #
-# The formula claims to cover *all* paths together. So build them one at a time as $D\times D$ matrices $\partial
-# n_{d'}/\partial x_d$ and see whether their sum gives the same `dx`.
+# The formula claims to cover *all* paths. So build each of them as a $D\times D$ matrix $\partial n_{d'}/\partial x_d$, and
+# see whether their sum gives the same `dx`.
 #
 # **Before you look:** which of the three matrices is diagonal, and which has the same number everywhere? What do the
 # rows of their sum add up to?
@@ -297,20 +293,17 @@ figure.suptitle("∂n / ∂x: the diagonal is obvious, the other two paths are e
 plt.show()
 
 # %% [markdown]
-# A network with a LayerNorm that forgets one of the two faint paths *still trains*, as you will see at the end. That is why
-# section 5 is about trust.
-#
-# The matrix shows two more things. Its rows add up to zero: adding the same number to all of $x$ changes nothing, since the
-# mean shifts with it. And the matrix times $n$ is zero (up to `eps`): scaling $x$ around its mean changes nothing either,
-# since `std` scales with it.
+# The rows of the sum add up to zero: adding the same number to all of $x$ changes nothing, since the mean shifts with it.
+# And the sum times $n$ is zero (up to `eps`): scaling $x$ around its mean changes nothing either, since `std` scales with
+# it.
 
 # %% [markdown]
 # ### Exercise 2 · RMSNorm
 #
 # *●●○ · 10 minutes*
 #
-# Many recent models leave the mean and the bias out of LayerNorm. The pretrained model that you prune in
-# [chapter 09](09_a_real_language_model.ipynb) is one of them, and it will use your function.
+# Many recent models leave out the mean and the bias. The pretrained model that you prune in
+# [chapter 09](09_a_real_language_model.ipynb) does, and it will use your function.
 #
 # $$ \mathtt{rms} = \sqrt{\tfrac1D\sum_d x_d^2+\mathtt{eps}} \qquad n_d = \frac{x_d}{\mathtt{rms}} \qquad
 # \mathtt{out}_d = n_d\cdot\mathtt{scale}_d $$
@@ -362,7 +355,7 @@ yours.check(rmsnorm_backward, ops.rmsnorm_backward, *cases, hint=hint)
 # ## 4 · Cross-entropy: probability minus truth
 #
 # The model's last layer gives one number for each possible next token, its `logits`. Softmax turns them into probabilities,
-# and the loss is how surprised the model is by the token that came, in nats (one nat is $1/\ln 2\approx1.44$ bits):
+# and the loss measures the surprise at the token that came, in nats (one nat is $1/\ln 2\approx1.44$ bits):
 #
 # $$ p_v = \frac{e^{\mathtt{logits}_v}}{\sum_{v'} e^{\mathtt{logits}_{v'}}} \qquad \mathtt{loss} = -\log p_{\mathtt{target}}
 # = \log\sum_{v'} e^{\mathtt{logits}_{v'}} - \mathtt{logits}_\mathtt{target} $$
@@ -373,8 +366,7 @@ yours.check(rmsnorm_backward, ops.rmsnorm_backward, *cases, hint=hint)
 # $$ \mathtt{dlogits}_{rv} = \frac{\mathtt{dout}}{R}\,\big(p_{rv} - \mathbf 1[v = \mathtt{target}_r]\big) $$
 #
 # ($\mathbf 1[\dots]$ is 1 where the statement in brackets holds, and 0 elsewhere.) The exponentials and logarithms have
-# cancelled. A step against this gradient lowers the logit of every token that did not come and raises the logit of the token
-# that came, each in proportion to the error of its probability.
+# cancelled: what is left is the error of each probability.
 
 # %%
 show_source(ops.log_softmax, docstring=False)
@@ -402,22 +394,21 @@ plt.show()
 # %% [markdown]
 # ## 5 · How to trust it
 #
-# You have a formula and a program. Both may be wrong, and a wrong gradient rarely crashes. So *measure* the derivative
-# and compare. The obvious way is to take a small step $h$:
+# Formula and program may be wrong, and a wrong gradient rarely crashes. So *measure* the derivative and compare. The obvious
+# way is a small step $h$:
 #
 # $$ f'(x) \approx \frac{f(x+h)-f(x)}{h} \qquad\text{or, better,}\qquad f'(x) \approx \frac{f(x+h)-f(x-h)}{2h} $$
 #
 # By Taylor's formula the first is wrong by about $\tfrac12 h\,f''$, the second by about $\tfrac16 h^2 f'''$.
 #
-# There is a third way, without a subtraction. If $f$ is built from functions that also accept complex numbers, step
-# *sideways*:
+# A third way needs no subtraction. If $f$ also accepts complex numbers, step *sideways*:
 #
 # $$ f(x + ih) = f(x) + ih\,f'(x) - \tfrac12h^2 f''(x) - \dots \qquad\Longrightarrow\qquad f'(x) \approx \frac{\operatorname{Im} f(x+ih)}{h} $$
 #
 # The derivative is alone in the imaginary part.
 #
-# **Before you look:** the next cell measures one derivative of LayerNorm in all three ways, with steps from $10^{-1}$ down
-# to $10^{-20}$. A float64 holds 16 digits. For which of the three does the error become smaller and smaller as $h$ does?
+# **Before you look:** the next cell measures one derivative of LayerNorm in all three ways, with steps down to $10^{-20}$. A
+# float64 holds 16 digits. For which of the three does the error become smaller and smaller as $h$ does?
 
 
 # %%
@@ -457,18 +448,16 @@ assert best_complex / abs(exact) < 1e-14 and errors["central difference"][0] > 1
 # %% [markdown]
 # $f(x+h)$ and $f(x-h)$ agree in most of their 16 digits, and the subtraction cancels those. What is left has an
 # error of about $10^{-16}\,|f|$, which is then *divided* by $h$. Small $h$, large error. The central difference is at its
-# best at the bottom of a valley, at $h\approx 10^{-5}$, with some ten correct digits. The complex step subtracts nothing:
-# with $h = 10^{-20}$, $h^2 = 10^{-40}$ vanishes and the result is right to the last digit (Squire & Trapp 1998). This is
-# why `layernorm_forward` squares with `centred * centred` and not with `abs`, which has no complex derivative.
+# best at the bottom of a valley, with some ten correct digits. The complex step subtracts nothing:
+# with $h = 10^{-20}$, $h^2$ vanishes and the result is right to the last digit (Squire & Trapp 1998).
 
 # %% [markdown]
 # ### Exercise 3 · Your gradient checker
 #
 # *●○○ · 10 minutes*
 #
-# Write the measurement that all checks of this project rest on. `f` takes an array and returns one number; return the array
-# of its derivatives with respect to every entry of `x`, by the complex step. The cell then measures your LayerNorm with
-# it.
+# `f` takes an array and returns one number. Return the array of the derivatives with respect to every entry of `x`, by the
+# complex step. All checks of this project rest on this measurement; the cell then measures your LayerNorm.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -523,13 +512,11 @@ print(f"LayerNorm's dx, computed and measured: {np.abs(dx - through).max():.0e} 
 # %% [markdown]
 # ### A test for every layer
 #
-# `assert_gradients` does this for every entry of every argument. It draws a random `dout`, so that the output becomes the
-# single number $f=\sum \mathtt{dout}\cdot\mathtt{out}$, measures all derivatives, and compares the norms of whole tensors. (An
-# entry whose true gradient is zero comes out as $10^{-17}$ on one side and $-3\cdot10^{-18}$ on the other, so the relative
-# error of single entries means nothing.)
+# `assert_gradients` does this for every argument. It draws a random `dout`, so that the output becomes the
+# single number $f=\sum \mathtt{dout}\cdot\mathtt{out}$, measures all derivatives, and compares norms of whole tensors.
+# (Where the true gradient is zero, both sides are rounding errors, so relative errors of single entries mean nothing.)
 #
-# A check that has never failed proves nothing. **Plant a bug** and see: here is a LayerNorm that forgets the second
-# path.
+# A check that has never failed proves nothing. **Plant a bug**: here is a LayerNorm that forgets the second path.
 
 
 # %% tags=["subject"]
@@ -553,14 +540,13 @@ for record in check_gradients(
 # %% [markdown]
 # ## 6 · A language model, on real text
 #
-# These layers are enough for a language model. It reads the last $C=8$ characters, each as an embedding of $E$
-# numbers, concatenated, and predicts the next:
+# These layers are enough for a language model that reads the last $C=8$ characters, each as an embedding of $E$
+# numbers, and predicts the next:
 #
 #     ids (B, C) → embedding (B, C·E) → linear (B, D) → LayerNorm (B, D) → linear (B, V) → cross-entropy
 #
-# LayerNorm is the only nonlinearity. An *embedding* is a table with one row for each token. The layer looks up the rows of
-# its tokens, and its backward *adds* into the rows that were read, by the second rule of thumb. The text is the language
-# reference that comes with Python.
+# An *embedding* is a table with one row for each token. The layer looks up rows (and multiplies them by $\sqrt E$), and its
+# backward *adds* into the rows that were read, by the second rule of thumb. The text is Python's language reference.
 
 # %% jupyter={"source_hidden": true}
 # Loads the text, draws initial parameters, and cuts batches.
@@ -588,8 +574,7 @@ def new_parameters(rng):
 
 
 # %% [markdown]
-# Read `forward` and `step` from top to bottom, and then the second half of `step` from bottom to top: every backward line
-# matches one forward line.
+# Every backward line of `step` matches one line of `forward`, in the opposite order.
 
 
 # %% tags=["subject"]
@@ -617,9 +602,9 @@ def step(p, ids, targets, layernorm_backward=ops.layernorm_backward):
 
 
 # %% [markdown]
-# The checker takes the whole model as it takes a layer: with parameters as inputs and the loss as output. Then the model
-# trains by plain gradient descent, once with **your** LayerNorm and once with the forgetful one. (As long as
-# exercise 1 is not solved, the package's function stands in for yours.)
+# The checker takes the whole model like a layer, with parameters as inputs and the loss as output. Then the model
+# trains by plain gradient descent, once with **your** LayerNorm (the package's, until you solve exercise 1) and once with the
+# forgetful one.
 #
 # **Before you look:** how different will the two training curves be?
 
@@ -686,17 +671,17 @@ print(f"held-out text: correct {valid:.3f} bits per character, forgetful {valid_
 # %% [markdown]
 # The model learns, with no automatic differentiation anywhere. And the curve of the planted bug coincides with the correct
 # curve. What the bug forgets in `dh` is the same number for all features of a row. In $W_1$ and $b_1$ that only shifts all
-# features together, and LayerNorm ignores such a shift (section 3). Only the embeddings learn from a wrong gradient. Nobody
+# features together, and LayerNorm ignores such a shift. Only the embeddings learn from a wrong gradient. Nobody
 # would find the bug by looking at losses; the checker found it in milliseconds.
 #
 # ### Box: sampling
 #
-# To write text, the model draws the next character from its probabilities, appends it, and repeats. Dividing the logits by a
-# **temperature** first changes how bold it is: below 1 likely characters become likelier still, and towards 0 the
-# likeliest always wins; above 1 rare characters come more often.
+# To write text, the model draws the next character from its probabilities, appends the character, and repeats. Logits may be
+# divided by a **temperature** before: below 1 likely characters become likelier still, above 1 rare characters come more
+# often.
 
 # %%
-for temperature in (0.2, 0.8, 1.5):
+for temperature in (0.5, 1.0, 1.5):
     written = list(text.tokenizer.encode("The value of"))
     for _ in range(60):
         logits, _ = forward(p, np.array([written[-C:]]))
@@ -705,8 +690,7 @@ for temperature in (0.2, 0.8, 1.5):
     print(f"{temperature}  {text.tokenizer.decode(np.array(written))!r}")
 
 # %% [markdown]
-# Nearly words, hardly sentences: eight characters are a short memory. [Chapter 03](03_attention_by_hand.ipynb) gives the
-# model a longer one.
+# Eight characters are a short memory. [Chapter 03](03_attention_by_hand.ipynb) finds a longer one.
 #
 # ## Recap
 #
@@ -715,9 +699,8 @@ for temperature in (0.2, 0.8, 1.5):
 # - A wrong gradient can train as well as a right one, so measure every gradient: the complex step is exact to fifteen
 #   digits.
 #
-# **Next:** [02 the Hard-Concrete gate](02_hard_concrete_gate.ipynb), a layer that switches parts of a model on and off, and
-# whose gradient is not obvious at all. Assignment A1 (see [the assignments](assignments/README.md)) asks for the
-# layers of this chapter, forwards and backwards.
+# **Next:** [02 the Hard-Concrete gate](02_hard_concrete_gate.ipynb), a switch that has a gradient. Assignment A1
+# ([assignments](assignments/README.md)) asks for the layers of this chapter.
 
 # %% [markdown]
 # ## Questions
@@ -726,9 +709,8 @@ for temperature in (0.2, 0.8, 1.5):
 #
 # <details><summary>Answer</summary>
 #
-# With only this layer, the direction of a step would still be right, but it would no longer be the derivative of the
-# loss. `cross_entropy` has already put the $1/R$ of its mean into `dlogits`; a second one would make this layer's
-# gradient R times too small, and so dependent on the batch size. The checker would reject it.
+# `cross_entropy` has already put the $1/R$ of its mean into `dlogits`; a second one would make this layer's
+# gradient R times too small. The checker would reject it.
 #
 # </details>
 #
@@ -736,8 +718,7 @@ for temperature in (0.2, 0.8, 1.5):
 #
 # <details><summary>Answer</summary>
 #
-# `dx = dout + f_backward(dout)`: `x` was used twice, so its two gradients are summed. It is also why no `backward` may
-# write into its `dout`: the other path still needs it.
+# `dx = dout + f_backward(dout)`: `x` was used twice, so its two gradients are summed.
 #
 # </details>
 #
@@ -746,7 +727,7 @@ for temperature in (0.2, 0.8, 1.5):
 # <details><summary>Answer</summary>
 #
 # Where the program leaves the functions that have a complex derivative: `abs`, `max` and comparisons (unless they look
-# at `.real`, as `log_softmax` does here), a conversion to float, compiled code that accepts only float64. For those the
-# checker has `mode="central"`, with its ten digits.
+# at `.real`, as `log_softmax` does), or a conversion to float. That is why `layernorm_forward` squares with
+# `centred * centred` and not with `abs`. For such programs the checker has `mode="central"`.
 #
 # </details>
