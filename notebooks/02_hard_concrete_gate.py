@@ -441,7 +441,7 @@ def turn(log_alpha=2, beta=0.333, stretch=0.1):
 
 
 # %%
-sliders(turn, log_alpha=(-2, 2, 1), beta=[0.2, 0.333, 0.667, 1.5], stretch=[0.1, 0.5])
+sliders(turn, log_alpha=[-2, 0, 2], beta=[0.2, 0.333, 0.667, 1.5], stretch=[0.1, 0.5])
 
 # %% [markdown]
 # `beta` hardly changes the area as long as it is below 1. A small `beta` makes the gradient rare and large: most draws are
@@ -558,12 +558,12 @@ print("passed: with a small beta, your measured bias is the trapezoid rule's")
 #
 # ## 6 · Your gates decide
 #
-# How many of the last 8 characters does a model need to predict the next one? Let each character $c$ back have a table `E`
-# of (V, V) that says which characters it makes likely, and a gate:
+# How many of the last 8 characters does a model need to predict the next one? Give the character $c$ places back
+# a table $E_c$, (V, V), which says what characters may follow, and a gate:
 #
-# $$ \mathtt{logits} = \sum_{c=1}^{8} g_c\cdot\mathtt E_c[\mathtt{id}_c] + b $$
+# $$ \mathtt{logits} = \sum_{c=1}^{8} g_c\cdot E_c[\mathtt{id}_c] + b $$
 #
-# A gate closes only if openness costs something. So the loss has a second part, a price `lam` times the expected number of
+# A gate closes only if being open costs something. So the loss gets a second part, a price `lam` times the expected number of
 # open gates, $\mathtt{lam}\cdot\sum_c P(\mathrm{open}_c)$, in nats.
 #
 # **Before you look:** which characters should stay at a price of 0.05 nats each?
@@ -634,7 +634,7 @@ for ax, curves, title in (
         colour, style = (BLUE, "-") if curves[-1, c] > 0.5 else (VERMILION, "--")
         ax.plot(curves[:, c], color=colour, linestyle=style, alpha=1 - 0.09 * c)
     ax.set(title=title, xlabel="step", ylim=(-0.03, 1.03))
-    for stays, y, colour in ((True, 0.9, BLUE), (False, 0.1, VERMILION)):
+    for stays, y, colour in ((True, 0.84, BLUE), (False, 0.1, VERMILION)):
         back = [str(c + 1) for c in range(C) if (curves[-1, c] > 0.5) == stays]
         if back:
             ax.text(890, y, f"{', '.join(back)} back", color=colour, ha="right", va="center")
