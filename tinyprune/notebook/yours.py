@@ -54,17 +54,16 @@ def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -
     errors: dict[str, float] = {}
     names = inspect.signature(ours).parameters
     for case in cases:
-        by_name = isinstance(case[-1], dict) and case[-1].keys() <= names.keys()
-        *case, options = case if by_name else (*case, {})
-        given = {k: v for k, v in zip(names, case, strict=False) if k != "cache"} | options
-        expected = ours(*copy.deepcopy(case), **options)
-        arguments = copy.deepcopy(case)
+        *values, options = case if isinstance(case[-1], dict) and case[-1].keys() <= names.keys() else (*case, {})
+        given = {k: v for k, v in zip(names, values, strict=False) if k != "cache"} | options
+        expected = ours(*copy.deepcopy(values), **options)
+        arguments = copy.deepcopy(values)
         try:
             got = written(*arguments, **options)
         except NameError as error:
             raise NameError(f"{error}: {name} is kept alone, so import or define inside of it what it uses") from None
         try:
-            np.testing.assert_equal(arguments, case)
+            np.testing.assert_equal(arguments, values)
         except AssertionError:
             fail(f"{name} changes its input", fed=shapes(given), came="another array", expected="the same", hint=hint)
         for label, one, other in zip(labels(ours, expected), as_tuple(got, expected), as_tuple(expected), strict=True):
