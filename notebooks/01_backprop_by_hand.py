@@ -10,11 +10,11 @@
 # # 01 · Backprop by hand, and how to trust it
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/01_backprop_by_hand.ipynb)
-# &nbsp; ← [00 the tour](00_tour.ipynb) · [all chapters](README.md) · [03 attention by hand](03_attention_by_hand.ipynb) →
+# &nbsp; ← [00 the tour](00_tour.ipynb) · [all chapters](README.md) · [02 the Hard-Concrete gate](02_hard_concrete_gate.ipynb) →
 #
 # **After this chapter you can** derive the backward pass of a layer with pencil and paper, write it in NumPy, and show that
-# it is right to fifteen digits. You will do it for three layers, *linear*, *LayerNorm* and *cross-entropy*, and then train
-# a small language model built from these and a table of embeddings.
+# it is right to fifteen digits. You do this for *linear*, *LayerNorm*, *RMSNorm* and *cross-entropy*. Then a small
+# language model trains with the LayerNorm that you wrote.
 #
 # **You need** Python, NumPy's broadcasting, and the chain rule of school calculus. Unfamiliar words are in the
 # [glossary](README.md#glossary).
@@ -43,7 +43,7 @@ import numpy as np
 
 from tinyprune import assert_gradients, check_gradients, load_text, ops
 from tinyprune.config import DataConfig
-from tinyprune.notebook import show_source, use_style, you_are_here
+from tinyprune.notebook import show_lines, show_source, use_style, you_are_here, yours
 from tinyprune.plots import BLUE, GREY, VERMILION
 
 use_style()
@@ -55,28 +55,27 @@ you_are_here("embedding", "norm", "softmax")
 # %% [markdown]
 # ## 1 · What a backward pass computes
 #
-# A network computes a single number, the `loss`, through a chain of operations. To make the loss smaller, we want to know for
-# *every* number in the chain how the loss would change if that number were a little larger. That is its **gradient**. For an
-# array `x` it is an array of the same shape, and the code calls it `dx`:
+# A network computes a single number, the `loss`, through a chain of operations. How does the loss change if a number in the
+# chain grows a little? That is the number's **gradient**. For an array `x` the gradient is an array of the same shape, and
+# the code calls it `dx`:
 #
 # $$ \mathtt{dx}_i = \frac{\partial\,\mathtt{loss}}{\partial x_i} $$
 #
-# Along the gradient the loss grows, so training takes small steps *against* it: a parameter $W$ becomes
-# $W-\mathtt{lr}\cdot\mathtt{dW}$, where `lr` is called the **learning rate**.
+# Training takes small steps *against* the gradient: a parameter $W$ becomes $W-\mathtt{lr}\cdot\mathtt{dW}$, where `lr` is
+# the **learning rate**.
 #
-# Thanks to the chain rule, each operation needs to know only itself. Say it computes `out` from `x`. From the
-# operations after it, it receives `dout`, the gradient with respect to its output, and to the operation before it, it
-# returns
+# Thanks to the chain rule, each operation needs to know only itself. It computes `out` from `x`. Backward, it receives
+# `dout`, the gradient of its output, and returns `dx`:
 #
 # $$ \mathtt{dx}_i = \sum_j \mathtt{dout}_j \, \frac{\partial\, \mathtt{out}_j}{\partial x_i} \tag{1} $$
 #
-# a sum over all outputs, since $x_i$ may affect the loss through any of them. That is all of backpropagation. Every
-# operation in this package is a pair of functions with this contract:
+# The sum runs over all outputs, since $x_i$ may affect the loss through any of them. That is all of backpropagation. Every
+# operation of this package is a pair of functions:
 #
 #     out, cache = layer_forward(x, W, …)        cache: whatever backward needs
 #     dx, dW, …  = layer_backward(dout, cache)   gradients, in the order of the arguments
 #
-# What remains is to work out (1) for one operation at a time, in closed form, without ever building the matrix
+# What remains is to work out (1) for each operation, without ever building the matrix
 # $\partial\,\mathtt{out}/\partial x$.
 
 # %% [markdown]
@@ -86,45 +85,39 @@ you_are_here("embedding", "norm", "softmax")
 #
 # $$ \mathtt{out}_{ro} = \sum_k x_{rk} W_{ko} + b_o \qquad\qquad x\;(R, K)\quad W\;(K, O)\quad b\;(O)\quad \mathtt{out}\;(R, O) $$
 #
-# Apply (1) to one $x_{rk}$. It appears in the outputs of *its own row* only, in $\mathtt{out}_{ro}$ with the factor
-# $W_{ko}$:
+# One $x_{rk}$ appears in the outputs of *its own row* only, in $\mathtt{out}_{ro}$ with the factor $W_{ko}$. So (1) says
 #
 # $$ \mathtt{dx}_{rk} = \sum_o \mathtt{dout}_{ro} W_{ko} \quad\Longrightarrow\quad \mathtt{dx} = \mathtt{dout}\, W^\top $$
 #
-# One $W_{ko}$ appears in *every row*, in column $o$ only, with the factor $x_{rk}$; one $b_o$ in every row with the factor 1:
+# One $W_{ko}$ appears in *every row*, in column $o$ only, with the factor $x_{rk}$; one $b_o$ appears in every row with the
+# factor 1:
 #
 # $$ \mathtt{dW}_{ko} = \sum_r x_{rk}\,\mathtt{dout}_{ro} \quad\Longrightarrow\quad \mathtt{dW} = x^\top \mathtt{dout},
 # \qquad\qquad \mathtt{db}_o = \sum_r \mathtt{dout}_{ro} $$
 #
 # Two rules of thumb follow, and they hold for every layer: **what was summed over forward is copied backward**, and
-# **what was used more than once forward is summed over backward**. Now the code. It is not a copy: the cell prints the
-# function that the package itself runs. (`rows` joins all axes but the last into one, so that a batch of sequences counts
-# as so many rows; with `frozen` the weights get no gradient, which [chapter 09](09_a_real_language_model.ipynb) needs.)
+# **what was used more than once forward is summed over backward**.
+#
+# With numbers: let a unit more of `out[0, 0]` raise the loss by 1, and a unit more of `out[1, 1]` lower the loss by 1.
 
 # %%
-show_source(ops.linear_forward, ops.linear_backward, docstring=False)
+x = np.array([[1.0, 2.0], [3.0, 4.0]])
+W = np.array([[10.0, 20.0], [30.0, 40.0]])
+b = np.array([100.0, 200.0])
+out, cache = ops.linear_forward(x, W, b)
+dout = np.array([[1.0, 0.0], [0.0, -1.0]])
+dx, dW, db = dout @ W.T, x.T @ dout, dout.sum(0)
+print(f"out =\n{out}\n\ndx =\n{dx}\n\ndW =\n{dW}\n\ndb = {db}")
+for mine, package in zip((dx, dW, db), ops.linear_backward(dout, cache)):
+    np.testing.assert_array_equal(mine, package)
 
 # %% [markdown]
-# Check shapes first. A gradient of the wrong shape is wrong, and often the shapes allow only one way to multiply.
-
-# %%
-R, K, O = 4, 3, 2
-x, W, b = rng.standard_normal((R, K)), rng.standard_normal((K, O)), rng.standard_normal(O)
-out, cache = ops.linear_forward(x, W, b)  # (R, O)
-dout = rng.standard_normal(out.shape)  # (R, O), from whatever comes after
-dx, dW, db = ops.linear_backward(dout, cache)  # (R, K)  (K, O)  (O,)
-assert (dx.shape, dW.shape, db.shape) == (x.shape, W.shape, b.shape)
-
-# one entry, straight from (1): nudge W[1, 0] and see how much Σ dout · out changes
-nudged = W.copy()
-nudged[1, 0] += 1e-6
-moved = (dout * (ops.linear_forward(x, nudged, b)[0] - out)).sum()
-print(f"measured {moved / 1e-6:.6f}   backward says {dW[1, 0]:.6f}")
-assert np.isclose(moved / 1e-6, dW[1, 0], rtol=1e-6)
-
-# %% [markdown]
-# Here are the same three products as a picture. The outer dimensions of a product index the result; the inner ones,
-# which meet in the middle, are summed over and disappear.
+# - `dx[0]` = (10, 30): the gradient of `out[0, 0]` is copied to both inputs, times column 0 of `W`.
+# - `dW[0, 1]` = 1 · 0 + 3 · (−1) = −3: `W[0, 1]` meets `x[0, 0]` = 1 in row 0, where `dout` is 0, and `x[1, 0]` = 3 in
+#   row 1, where `dout` is −1.
+#
+# In the picture, the inner dimensions of a product, which meet in the middle, are summed over and disappear. Check shapes
+# first: often they allow only one way to multiply.
 
 # %% jupyter={"source_hidden": true}
 # Draws the three products of a linear layer as boxes that are labelled with their dimensions.
@@ -177,16 +170,23 @@ plt.show()
 #
 # $$ n_d = \frac{x_d - \mathtt{mean}}{\mathtt{std}} \qquad \mathtt{out}_d = n_d \cdot \mathtt{scale}_d + \mathtt{bias}_d $$
 #
-# (`eps`, $10^{-5}$, keeps `std` away from zero.)
+# (`eps`, $10^{-5}$, keeps `std` away from zero.) These are the lines of the package:
+
+# %%
+show_lines(ops.layernorm_forward, "centred = ", "return")
+
+# %% [markdown]
+# `keepdims=True` keeps the averaged axis with length 1: the mean of an `x` of (R, D) is (R, 1), and broadcasting uses that
+# mean for every entry of the row.
 #
-# The last line is easy: $\mathtt{dn}_d = \mathtt{dout}_d\cdot\mathtt{scale}_d$. The rest is not, because one $x_{d}$
-# changes *all* $n_{d'}$, along three different paths:
+# Backward, the last formula is easy: $\mathtt{dn}_d = \mathtt{dout}_d\cdot\mathtt{scale}_d$. The rest is not, because one
+# $x_{d}$ changes *all* $n_{d'}$, along three different paths:
 #
 # 1. **straight**, into its own $n_d$, with the factor $1/\mathtt{std}$;
 # 2. **through the mean**: $\partial\,\mathtt{mean}/\partial x_d = 1/D$, and the mean enters every $n_{d'}$ with the factor
 #    $-1/\mathtt{std}$;
 # 3. **through the standard deviation**:
-#    $\partial\,\mathtt{std}/\partial x_d = (x_d-\mathtt{mean})/(D\cdot\mathtt{std}) = n_d/D$, and it enters every $n_{d'}$
+#    $\partial\,\mathtt{std}/\partial x_d = (x_d-\mathtt{mean})/(D\cdot\mathtt{std}) = n_d/D$, and `std` enters every $n_{d'}$
 #    with the factor $-n_{d'}/\mathtt{std}$.
 #
 # (In path 3 the mean inside the square changes, too. That contributes $\sum_{d'}(x_{d'}-\mathtt{mean}) = 0$ and can be left
@@ -197,12 +197,67 @@ plt.show()
 # \underbrace{\tfrac1D\textstyle\sum_{d'}\mathtt{dn}_{d'}}_{\text{mean}} \;-\;
 # \underbrace{n_d\,\tfrac1D\textstyle\sum_{d'}\mathtt{dn}_{d'}\,n_{d'}}_{\text{std}}\;\Big) $$
 
-# %%
-show_source(ops.layernorm_forward, ops.layernorm_backward, docstring=False)
+# %% [markdown]
+# ### Exercise 1 · LayerNorm
+#
+# *●●○ · 10 minutes*
+#
+# Write it. `dout` is (…, D), with any number of leading axes. `scale` and `bias` are used in every row, so the second rule of
+# thumb gives their gradients.
+#
+# Replace the line `raise NotImplementedError(…)` and run the cell. If the check passes, your function computes in place of
+# the package's from here on, in this chapter and the later ones.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune import ops
+from tinyprune.notebook import yours
+
+
+def layernorm_backward(dout, cache):
+    """Return dx (..., D), dscale (D,), dbias (D,) from dout (..., D)."""
+    n, std, scale = cache  # (..., D), (..., 1), (D,)
+    raise NotImplementedError("write layernorm_backward: return dx, dscale and dbias")
+
+
+rng = np.random.default_rng(0)
+cases = []
+for shape in ((4, 6), (2, 3, 5)):
+    D = shape[-1]
+    x, scale, bias = rng.standard_normal(shape), rng.uniform(0.5, 1.5, D), rng.standard_normal(D)
+    cases.append((rng.standard_normal(shape), ops.layernorm_forward(x, scale, bias)[1]))
+hint = "dx has three paths; dscale and dbias are sums over all axes but the last"
+yours.check(layernorm_backward, ops.layernorm_backward, *cases, hint=hint)
 
 # %% [markdown]
-# The formula claims to cover *all* paths together. So build them one at a time as $D\times D$ matrices $\partial
-# n_{d'}/\partial x_d$ and see whether their sum gives the same `dx`.
+# <details><summary>Hint</summary>
+#
+# $\tfrac1D\sum_{d'}$ is `.mean(-1, keepdims=True)`. `dout.reshape(-1, D)` joins all axes but the last into rows, which can
+# then be summed with `.sum(0)`.
+#
+# </details>
+#
+# <details><summary>Compare with ours</summary>
+#
+# ```python
+# def layernorm_backward(dout, cache):
+#     n, std, scale = cache
+#     D = n.shape[-1]
+#     dscale = (dout * n).reshape(-1, D).sum(0)
+#     dbias = dout.reshape(-1, D).sum(0)
+#     dn = dout * scale
+#     dx = (dn - dn.mean(-1, keepdims=True) - n * (dn * n).mean(-1, keepdims=True)) / std
+#     return dx, dscale, dbias
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### The three paths as matrices
+#
+# The formula claims to cover *all* paths. So build each of them as a $D\times D$ matrix $\partial n_{d'}/\partial x_d$, and
+# see whether their sum gives the same `dx`.
 #
 # **Before you look:** which of the three matrices is diagonal, and which has the same number everywhere? What do the
 # rows of their sum add up to?
@@ -222,46 +277,99 @@ dx, _, _ = ops.layernorm_backward(dout, cache)
 np.testing.assert_allclose(dx, (dout * scale) @ sum(paths.values()), rtol=1e-12)
 
 # %% jupyter={"source_hidden": true}
-# Draws the matrix of each path, and their sum; checks that its rows and its product with n are 0.
+# Draws the matrix of each path and the sum of the three; the two faint ones have a finer scale of colours.
 whole = sum(paths.values())
 assert np.abs(whole.sum(1)).max() < 1e-14
 assert np.abs(whole @ n).max() < 1e-4  # not exactly: eps is added to the variance
-figure, axes = plt.subplots(1, 4, figsize=(9.5, 2.7), sharey=True)
-for ax, (name, matrix) in zip(axes, {**paths, "all three": whole}.items()):
-    image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+figure, axes = plt.subplots(1, 4, figsize=(9.5, 2.9))
+for ax, (name, matrix), top in zip(
+    axes, {**paths, "sum of all three": whole}.items(), (1, 0.3, 0.3, 1)
+):
+    image = ax.imshow(matrix, cmap="RdBu_r", vmin=-top, vmax=top)
     ax.set(title=name, xlabel="$x_d$", xticks=[0, D - 1], yticks=[0, D - 1])
+    bar = figure.colorbar(image, ax=ax, location="bottom", ticks=[-top, 0, top])
 axes[0].set_ylabel("$n_{d'}$")
-figure.colorbar(image, ax=axes, shrink=0.75, label="∂n / ∂x")
+figure.suptitle("∂n / ∂x: the diagonal is obvious, the other two paths are easily forgotten")
 plt.show()
 
 # %% [markdown]
-# The diagonal is the obvious part. The two faint patterns beside it are easily forgotten, and a network with a
-# forgetful LayerNorm *still trains*, as you will see at the end. That is why section 5 is about trust.
+# The rows of the sum add up to zero: adding the same number to all of $x$ changes nothing, since the mean shifts with it.
+# And the sum times $n$ is zero (up to `eps`): scaling $x$ around its mean changes nothing either, since `std` scales with
+# it.
+
+# %% [markdown]
+# ### Exercise 2 · RMSNorm
 #
-# The matrix shows two more things. Its rows add up to zero: shifting all of $x$ changes nothing, since the mean shifts
-# with it. And it gives zero when multiplied by $n$ itself (up to `eps`): scaling $x$ around its mean changes nothing
-# either, since `std` scales with it.
+# *●●○ · 10 minutes*
 #
+# Many recent models leave out the mean and the bias. The pretrained model that you prune in
+# [chapter 09](09_a_real_language_model.ipynb) does, and it will use your function.
+#
+# $$ \mathtt{rms} = \sqrt{\tfrac1D\sum_d x_d^2+\mathtt{eps}} \qquad n_d = \frac{x_d}{\mathtt{rms}} \qquad
+# \mathtt{out}_d = n_d\cdot\mathtt{scale}_d $$
+#
+# Derive the backward pass on paper (how many paths lead from $x_d$ to the output?) and write it.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune import ops
+from tinyprune.notebook import yours
+
+
+def rmsnorm_backward(dout, cache):
+    """Return dx (..., D) and dscale (D,) from dout (..., D)."""
+    n, rms, scale = cache  # (..., D), (..., 1), (D,)
+    raise NotImplementedError("write rmsnorm_backward: return dx and dscale")
+
+
+rng = np.random.default_rng(0)
+cases = []
+for shape in ((4, 6), (2, 3, 5)):
+    x, scale = rng.standard_normal(shape), rng.uniform(0.5, 1.5, shape[-1])
+    cases.append((rng.standard_normal(shape), ops.rmsnorm_forward(x, scale)[1]))
+hint = "two paths: straight, and through rms, whose derivative by x_d is n_d / D"
+yours.check(rmsnorm_backward, ops.rmsnorm_backward, *cases, hint=hint)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Two paths: straight into the own $n_d$, and through `rms`, where $\partial\,\mathtt{rms}/\partial x_d = n_d/D$.
+#
+# </details>
+#
+# <details><summary>Compare with ours</summary>
+#
+# ```python
+# def rmsnorm_backward(dout, cache):
+#     n, rms, scale = cache
+#     dscale = (dout * n).reshape(-1, n.shape[-1]).sum(0)
+#     dn = dout * scale
+#     dx = (dn - n * (dn * n).mean(-1, keepdims=True)) / rms
+#     return dx, dscale
+# ```
+#
+# </details>
+
+# %% [markdown]
 # ## 4 · Cross-entropy: probability minus truth
 #
-# The model's last layer gives one number per possible next token, its `logits`. Softmax turns them into probabilities,
-# and the loss is how surprised the model is by the token that came, in nats (one nat is $1/\ln 2\approx1.44$ bits):
+# The model's last layer gives one number for each possible next token, its `logits`. Softmax turns them into probabilities,
+# and the loss measures the surprise at the token that came, in nats (one nat is $1/\ln 2\approx1.44$ bits):
 #
 # $$ p_v = \frac{e^{\mathtt{logits}_v}}{\sum_{v'} e^{\mathtt{logits}_{v'}}} \qquad \mathtt{loss} = -\log p_{\mathtt{target}}
 # = \log\sum_{v'} e^{\mathtt{logits}_{v'}} - \mathtt{logits}_\mathtt{target} $$
 #
-# The derivative of the first term with respect to $\mathtt{logits}_v$ is $e^{\mathtt{logits}_v}/\sum = p_v$, that of the
+# The derivative of the first term with respect to $\mathtt{logits}_v$ is $e^{\mathtt{logits}_v}/\sum = p_v$; that of the
 # second is 1 for the target and 0 for all others. Averaged over $R$ rows:
 #
 # $$ \mathtt{dlogits}_{rv} = \frac{\mathtt{dout}}{R}\,\big(p_{rv} - \mathbf 1[v = \mathtt{target}_r]\big) $$
 #
-# ($\mathbf 1[\dots]$ is 1 where the statement in brackets holds, and 0 elsewhere.)
-#
-# The exponentials and logarithms have cancelled. A step against this gradient lowers the logit of every token that did
-# not come and raises that of the one that came, each in proportion to the error of its probability.
+# ($\mathbf 1[\dots]$ is 1 where the statement in brackets holds, and 0 elsewhere.) The exponentials and logarithms have
+# cancelled: what is left is the error of each probability.
 
 # %%
-show_source(ops.log_softmax, ops.cross_entropy_forward, ops.cross_entropy_backward, docstring=False)
+show_source(ops.log_softmax, docstring=False)
 
 # %%
 V = 8
@@ -273,38 +381,34 @@ np.testing.assert_allclose(dlogits, p - np.eye(V)[targets], rtol=1e-12)
 assert abs(dlogits.sum()) < 1e-15  # what some lose, others gain
 
 # %% jupyter={"source_hidden": true}
-# Draws probabilities and gradient, the target in orange.
+# Draws the probabilities of eight tokens and the gradient of their logits, the target in orange.
 colours = [VERMILION if v == targets[0] else BLUE for v in range(V)]
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.4), sharex=True)
 axes[0].bar(range(V), p[0], color=colours)
-axes[0].set(
-    title=f"p; the target, token 2, has {p[0, targets[0]]:.2f}: loss {loss:.2f} nats",
-    xlabel="token v",
-)
+axes[0].set(title=f"p: token 2 came; loss {loss:.2f} nats", xlabel="token v")
 axes[1].bar(range(V), dlogits[0], color=colours)
 axes[1].axhline(0, color=GREY, linewidth=0.8)
-axes[1].set(title="dlogits", xlabel="token v")
+axes[1].set(title="dlogits: p, minus 1 for the token that came", xlabel="token v")
 plt.show()
 
 # %% [markdown]
 # ## 5 · How to trust it
 #
-# You have a formula and a program. Both may be wrong, and a wrong gradient rarely crashes. So *measure* the derivative
-# and compare. The obvious way is to take a small step $h$:
+# Formula and program may be wrong, and a wrong gradient rarely crashes. So *measure* the derivative and compare. The obvious
+# way is a small step $h$:
 #
 # $$ f'(x) \approx \frac{f(x+h)-f(x)}{h} \qquad\text{or, better,}\qquad f'(x) \approx \frac{f(x+h)-f(x-h)}{2h} $$
 #
 # By Taylor's formula the first is wrong by about $\tfrac12 h\,f''$, the second by about $\tfrac16 h^2 f'''$.
 #
-# There is a third way, without a subtraction. If $f$ is built from functions that also accept complex numbers, step
-# *sideways*:
+# A third way needs no subtraction. If $f$ also accepts complex numbers, step *sideways*:
 #
 # $$ f(x + ih) = f(x) + ih\,f'(x) - \tfrac12h^2 f''(x) - \dots \qquad\Longrightarrow\qquad f'(x) \approx \frac{\operatorname{Im} f(x+ih)}{h} $$
 #
 # The derivative is alone in the imaginary part.
 #
-# **Before you look:** the next cell measures one derivative of LayerNorm in all three ways, with steps from $10^{-1}$ down
-# to $10^{-20}$. A float64 holds 16 digits. For which of the three does the error become smaller and smaller as $h$ does?
+# **Before you look:** the next cell measures one derivative of LayerNorm in all three ways, with steps down to $10^{-20}$. A
+# float64 holds 16 digits. For which of the three does the error become smaller and smaller as $h$ does?
 
 
 # %%
@@ -315,8 +419,10 @@ def f(value):
     return (dout * ops.layernorm_forward(moved, scale, bias)[0]).sum()
 
 
+x, scale, bias = np.random.default_rng(0).standard_normal((3, D))
+_, cache = ops.layernorm_forward(x, scale, bias)
+exact = ops.layernorm_backward(dout, cache)[0][3]
 steps = 10.0 ** np.arange(-20, 0)
-exact = dx[3]
 errors = {
     "forward difference": [abs((f(x[3] + h) - f(x[3])) / h - exact) for h in steps],
     "central difference": [abs((f(x[3] + h) - f(x[3] - h)) / (2 * h) - exact) for h in steps],
@@ -324,18 +430,13 @@ errors = {
 }
 
 # %% jupyter={"source_hidden": true}
-# Draws the errors of the three derivatives.
+# Draws the relative errors of the three measured derivatives against the step h, on logarithmic axes.
 figure, ax = plt.subplots(figsize=(7, 3.2))
 for (name, error), colour, marker in zip(errors.items(), (GREY, VERMILION, BLUE), "sox"):
-    ax.loglog(
-        steps,
-        np.maximum(error, 1e-17) / abs(exact),
-        marker=marker,
-        color=colour,
-        label=name,
-        markersize=4,
-    )
-ax.set(xlabel="step h", ylabel="relative error", title="Three ways to measure the same derivative")
+    relative = np.maximum(error, 1e-17) / abs(exact)
+    ax.loglog(steps, relative, marker=marker, color=colour, label=name, markersize=4)
+title = "A difference has a best step; the complex step needs none"
+ax.set(xlabel="step h", ylabel="relative error", title=title)
 ax.legend(frameon=False)
 plt.show()
 best_central, best_complex = min(errors["central difference"]), errors["complex step"][0]
@@ -345,38 +446,77 @@ print(
 assert best_complex / abs(exact) < 1e-14 and errors["central difference"][0] > 1e-3 * abs(exact)
 
 # %% [markdown]
-# $f(x+h)$ and $f(x-h)$ agree in most of their 16 digits, and the subtraction cancels those; the difference has an
+# $f(x+h)$ and $f(x-h)$ agree in most of their 16 digits, and the subtraction cancels those. What is left has an
 # error of about $10^{-16}\,|f|$, which is then *divided* by $h$. Small $h$, large error. The central difference is at its
-# best at the bottom of a valley, at $h\approx 10^{-5}$, with some ten correct digits. The complex step subtracts nothing:
-# with $h = 10^{-20}$, $h^2 = 10^{-40}$ vanishes and the result is right to the last digit (Squire & Trapp 1998). This is
-# why the operations of this package accept complex arrays, and why `LayerNorm` squares with `centred * centred` and not
-# with `abs`, which has no complex derivative.
-#
-# ### From one entry to a test
-#
-# `assert_gradients` does this for every entry of every argument: it draws a random `dout`, so that the output becomes the
-# single number $f=\sum \mathtt{dout}\cdot\mathtt{out}$, measures all derivatives, and compares tensor by tensor, with $g$
-# for the gradient that `backward` gives and $m$ for the measured one,
-#
-# $$ \|g-m\| \;\le\; \mathtt{tolerance}\cdot\big(\|g\|+\|m\|+\mathtt{floor}\big). $$
-#
-# It compares norms of whole tensors and not single entries: an entry whose true gradient is zero comes out as
-# $10^{-17}$ on one side and $-3\cdot10^{-18}$ on the other, so its relative error means nothing. And it does not use an
-# absolute bound: 0.01 is far too much for a gradient of 0.001.
-
-# %%
-x2, W2, b2 = rng.standard_normal((3, 5)), rng.standard_normal((5, 4)), rng.standard_normal(4)
-assert_gradients(ops.linear_forward, ops.linear_backward, x2, W2, b2)
-
-layernorm = ops.layernorm_forward, ops.layernorm_backward, x2, np.ones(5), np.zeros(5)
-assert_gradients(*layernorm)
-names = ["x", "scale", "bias"]
-for record in check_gradients(*layernorm, argument_names=names):  # the same, as records
-    print(f"{record.operation}  {record.argument}: relative error {record.relative_error:.1e}")
+# best at the bottom of a valley, with some ten correct digits. The complex step subtracts nothing:
+# with $h = 10^{-20}$, $h^2$ vanishes and the result is right to the last digit (Squire & Trapp 1998).
 
 # %% [markdown]
-# A check that has never failed proves nothing. **Plant a bug** and see: here is a LayerNorm that forgets the second
-# path.
+# ### Exercise 3 · Your gradient checker
+#
+# *●○○ · 10 minutes*
+#
+# `f` takes an array and returns one number. Return the array of the derivatives with respect to every entry of `x`, by the
+# complex step. All checks of this project rest on this measurement; the cell then measures your LayerNorm.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune.notebook import yours
+
+
+def measured_gradient(f, x, h=1e-20):
+    """Return the derivative of f, which is one number, with respect to each entry of x, in the shape of x."""
+    raise NotImplementedError("write measured_gradient: return Im f(x + ih) / h of every entry")
+
+
+rng = np.random.default_rng(0)
+x, dout = rng.standard_normal((2, 3)), rng.standard_normal((2, 3))
+expected = 3 * x**2
+expected[0, 0] += np.exp(x[0, 0]) * x[1, 2]
+expected[1, 2] += np.exp(x[0, 0])
+measured = measured_gradient(lambda x: (x**3).sum() + np.exp(x[0, 0]) * x[1, 2], x)
+assert np.shape(measured) == x.shape, f"expected shape {x.shape}, got {np.shape(measured)}"
+error = np.abs(measured - expected).max()
+assert error < 1e-13, f"expected\n{expected}\nto 13 digits, got\n{measured}"
+print(f"passed: to {error:.0e}")
+with yours.engine() as your_ops:
+    out, cache = your_ops.layernorm_forward(x, np.ones(3), np.zeros(3))
+    dx, _, _ = your_ops.layernorm_backward(dout, cache)
+    through = measured_gradient(
+        lambda x: (dout * your_ops.layernorm_forward(x, np.ones(3), np.zeros(3))[0]).sum(), x
+    )
+print(f"LayerNorm's dx, computed and measured: {np.abs(dx - through).max():.0e} apart")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `np.ndindex(x.shape)` yields the index of each entry. Move one entry of a fresh complex copy of `x` at a time.
+#
+# </details>
+#
+# <details><summary>Compare with ours</summary>
+#
+# ```python
+# def measured_gradient(f, x, h=1e-20):
+#     gradient = np.empty(x.shape)
+#     for at in np.ndindex(x.shape):
+#         moved = x.astype(complex)
+#         moved[at] += 1j * h
+#         gradient[at] = f(moved).imag / h
+#     return gradient
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### A test for every layer
+#
+# `assert_gradients` does this for every argument. It draws a random `dout`, so that the output becomes the
+# single number $f=\sum \mathtt{dout}\cdot\mathtt{out}$, measures all derivatives, and compares norms of whole tensors.
+# (Where the true gradient is zero, both sides are rounding errors, so relative errors of single entries mean nothing.)
+#
+# A check that has never failed proves nothing. **Plant a bug**: here is a LayerNorm that forgets the second path.
 
 
 # %% tags=["subject"]
@@ -388,25 +528,25 @@ def forgetful_backward(dout, cache):
     return dx, (dout * n).reshape(-1, n.shape[-1]).sum(0), dout.reshape(-1, n.shape[-1]).sum(0)
 
 
-try:
-    assert_gradients(layernorm[0], forgetful_backward, *layernorm[2:], argument_names=names)
-except AssertionError as error:
-    print(error)
-else:
-    raise AssertionError("the planted bug was not found")
+names = ["x", "scale", "bias"]
+arguments = rng.standard_normal((3, 5)), np.ones(5), np.zeros(5)
+assert_gradients(ops.layernorm_forward, ops.layernorm_backward, *arguments)
+for record in check_gradients(
+    ops.layernorm_forward, forgetful_backward, *arguments, argument_names=names
+):
+    print(f"forgetful: d{record.argument:6} relative error {record.relative_error:.0e}")
+    assert record.passed == (record.argument != "x")
 
 # %% [markdown]
-# ## 6 · All of it together, on real text
+# ## 6 · A language model, on real text
 #
-# These three and a table are enough for a language model. It reads the last $C=8$ characters, each as an embedding of $E$
-# numbers, concatenated, and predicts the next:
+# These layers are enough for a language model that reads the last $C=8$ characters, each as an embedding of $E$
+# numbers, and predicts the next:
 #
 #     ids (B, C) → embedding (B, C·E) → linear (B, D) → LayerNorm (B, D) → linear (B, V) → cross-entropy
 #
-# LayerNorm is the only nonlinearity. An *embedding* is a table with one row for each token; the layer looks up the rows of
-# its tokens, and its backward *adds* into the rows that were read, by the second rule of thumb. (The models of the other
-# chapters use that table a second time, transposed, as the last `W2`: their embeddings are *tied*.) The text is the language
-# reference that comes with Python.
+# An *embedding* is a table with one row for each token. The layer looks up rows (and multiplies them by $\sqrt E$), and its
+# backward *adds* into the rows that were read, by the second rule of thumb. The text is Python's language reference.
 
 # %% jupyter={"source_hidden": true}
 # Loads the text, draws initial parameters, and cuts batches.
@@ -434,18 +574,22 @@ def new_parameters(rng):
 
 
 # %% [markdown]
-# Read `step` from top to bottom, and then the second half from bottom to top: every backward line matches one forward
-# line.
+# Every backward line of `step` matches one line of `forward`, in the opposite order.
 
 
 # %% tags=["subject"]
-def step(p, ids, targets, layernorm_backward=ops.layernorm_backward):
-    """Return the loss and all gradients. ids (B, C), targets (B,)."""
+def forward(p, ids):
+    """Return the logits (B, V) of ids (B, C), and the caches."""
     e, e_cache = ops.embedding_forward(ids, p["embedding"])  # (B, C, E)
-    x = e.reshape(len(ids), -1)  # (B, C·E)
-    h, h_cache = ops.linear_forward(x, p["W1"], p["b1"])  # (B, D)
+    h, h_cache = ops.linear_forward(e.reshape(len(ids), -1), p["W1"], p["b1"])  # (B, D)
     n, n_cache = ops.layernorm_forward(h, p["scale"], p["bias"])  # (B, D)
     logits, o_cache = ops.linear_forward(n, p["W2"], p["b2"])  # (B, V)
+    return logits, (e_cache, h_cache, n_cache, o_cache)
+
+
+def step(p, ids, targets, layernorm_backward=ops.layernorm_backward):
+    """Return the loss and all gradients. ids (B, C), targets (B,)."""
+    logits, (e_cache, h_cache, n_cache, o_cache) = forward(p, ids)
     loss, l_cache = ops.cross_entropy_forward(logits, targets)
 
     g = {}
@@ -453,14 +597,19 @@ def step(p, ids, targets, layernorm_backward=ops.layernorm_backward):
     dn, g["W2"], g["b2"] = ops.linear_backward(dlogits, o_cache)  # (B, D)
     dh, g["scale"], g["bias"] = layernorm_backward(dn, n_cache)  # (B, D)
     dx, g["W1"], g["b1"] = ops.linear_backward(dh, h_cache)  # (B, C·E)
-    g["embedding"] = ops.embedding_backward(dx.reshape(e.shape), e_cache)  # (V, E)
+    g["embedding"] = ops.embedding_backward(dx.reshape(*ids.shape, -1), e_cache)  # (V, E)
     return loss, g
 
 
 # %% [markdown]
-# The checker takes the whole model as it takes a layer: with parameters as inputs and the loss as output.
+# The checker takes the whole model like a layer, with parameters as inputs and the loss as output. Then the model
+# trains by plain gradient descent, once with **your** LayerNorm (the package's, until you solve exercise 1) and once with the
+# forgetful one.
+#
+# **Before you look:** how different will the two training curves be?
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Checks the whole model's gradients, and defines the training loop.
 p = new_parameters(rng)
 ids, targets = batch(tokens, rng.integers(0, len(tokens) - C, 5))
 
@@ -479,17 +628,9 @@ def model_backward(dloss, p_now):
 assert_gradients(model_forward, model_backward, *p.values(), argument_names=list(p), directions=1)
 print("the whole model's gradients agree with the complex step")
 
-# %% [markdown]
-# Now train it by plain gradient descent, once with the right LayerNorm and once with the forgetful one. The learning rate
-# falls to zero along the way, so that the last steps are small. (Other chapters use *AdamW*, which the
-# [tour](00_tour.ipynb) describes.)
-#
-# **Before you look:** how different will the two training curves be?
 
-
-# %%
 def train(layernorm_backward, steps=1200, lr=0.3):
-    """Run gradient descent. Return the loss of every step, and the loss on held-out text at the end, in bits."""
+    """Train; return the parameters, the loss of every step, and the loss on held-out text, in bits."""
     rng = np.random.default_rng(1)
     p = new_parameters(rng)
     losses = []
@@ -498,18 +639,20 @@ def train(layernorm_backward, steps=1200, lr=0.3):
         loss, g = step(p, ids, targets, layernorm_backward)
         losses.append(loss / np.log(2))
         for name in p:
-            p[name] -= lr * (1 - i / steps) * g[name]
+            p[name] -= lr * (1 - i / steps) * g[name]  # the rate falls to zero
     valid = text.valid.astype(np.int64)
     at = np.arange(len(valid) - C)
-    return np.array(losses), step(p, *batch(valid, at))[0] / np.log(2)
+    return p, np.array(losses), step(p, *batch(valid, at))[0] / np.log(2)
 
 
-losses, valid = train(ops.layernorm_backward)
-forgetful, valid_forgetful = train(forgetful_backward)
+# %%
+with yours.engine() as your_ops:
+    p, losses, valid = train(your_ops.layernorm_backward)
+_, forgetful, valid_forgetful = train(forgetful_backward)
 assert valid < 3.6
 
 # %% jupyter={"source_hidden": true}
-# Draws both training curves.
+# Draws the training loss with the correct and with the forgetful LayerNorm; the two curves lie on each other.
 figure, ax = plt.subplots(figsize=(7, 3.2))
 smooth = np.ones(40) / 40
 for name, values, colour, style in (
@@ -519,16 +662,35 @@ for name, values, colour, style in (
     ax.plot(np.convolve(values, smooth, "valid"), color=colour, linestyle=style, label=name)
 ax.axhline(np.log2(V), color=GREY, linewidth=0.8, linestyle=":")
 ax.text(len(losses), np.log2(V), "guessing", ha="right", va="bottom", color=GREY)
-ax.set(xlabel="step", ylabel="bits per character", title="Training loss, mean of 40 steps")
+ax.set(xlabel="step", ylabel="bits per character (mean of 40 steps)")
+ax.set_title("A wrong gradient trains as well as the right one")
 ax.legend(frameon=False)
 plt.show()
 print(f"held-out text: correct {valid:.3f} bits per character, forgetful {valid_forgetful:.3f}")
 
 # %% [markdown]
-# It learns, with no automatic differentiation anywhere. And the planted bug? Its curve coincides with the correct one.
-# What it forgets in `dh` is the same number for all features of a row. In $W_1$ and $b_1$ that only shifts all features
-# together, and LayerNorm ignores such a shift (section 3); only the embeddings learn from a wrong gradient. Nobody would
-# find the bug by looking at losses; the checker found it in milliseconds.
+# The model learns, with no automatic differentiation anywhere. And the curve of the planted bug coincides with the correct
+# curve. What the bug forgets in `dh` is the same number for all features of a row. In $W_1$ and $b_1$ that only shifts all
+# features together, and LayerNorm ignores such a shift. Only the embeddings learn from a wrong gradient. Nobody
+# would find the bug by looking at losses; the checker found it in milliseconds.
+#
+# ### Box: sampling
+#
+# To write text, the model draws the next character from its probabilities, appends the character, and repeats. Logits may be
+# divided by a **temperature** before: below 1 likely characters become likelier still, above 1 rare characters come more
+# often.
+
+# %%
+for temperature in (0.5, 1.0, 1.5):
+    written = list(text.tokenizer.encode("The value of"))
+    for _ in range(60):
+        logits, _ = forward(p, np.array([written[-C:]]))
+        chances = np.exp(ops.log_softmax(logits[0] / temperature))  # (V,)
+        written.append(rng.choice(V, p=chances))
+    print(f"{temperature}  {text.tokenizer.decode(np.array(written))!r}")
+
+# %% [markdown]
+# Eight characters are a short memory. [Chapter 03](03_attention_by_hand.ipynb) finds a longer one.
 #
 # ## Recap
 #
@@ -537,158 +699,8 @@ print(f"held-out text: correct {valid:.3f} bits per character, forgetful {valid_
 # - A wrong gradient can train as well as a right one, so measure every gradient: the complex step is exact to fifteen
 #   digits.
 #
-# ## Now you
-#
-# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes.
-
-# %% [markdown]
-# ### Exercise 1 · RMSNorm
-#
-# Many recent models, and the one in [chapter 09](09_a_real_language_model.ipynb), leave the mean out of LayerNorm:
-#
-# $$ \mathtt{rms} = \sqrt{\tfrac1D\sum_d x_d^2+\mathtt{eps}} \qquad n_d = \frac{x_d}{\mathtt{rms}} \qquad
-# \mathtt{out}_d = n_d\cdot\mathtt{scale}_d $$
-#
-# Derive its backward pass on paper as in section 3 (how many paths lead from $x_d$ to the output?) and write it. `x` and
-# `dout` are (R, D), `scale` is (D,); `rms` is (R, 1).
-
-# %% tags=["exercise", "raises-exception"]
-import numpy as np
-
-from tinyprune import assert_gradients
-
-
-def rmsnorm_forward(x, scale):
-    rms = np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5)
-    n = x / rms
-    return n * scale, (n, rms, scale)
-
-
-def rmsnorm_backward(dout, cache):
-    """Return dx (R, D) and dscale (D,) from dout (R, D); the cache holds n (R, D), rms (R, 1), scale (D,)."""
-    raise NotImplementedError("write rmsnorm_backward: return dx and dscale")
-
-
-rng = np.random.default_rng(0)
-x, scale = rng.standard_normal((4, 6)), rng.uniform(0.5, 1.5, 6)
-assert_gradients(rmsnorm_forward, rmsnorm_backward, x, scale, argument_names=["x", "scale"])
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# Two paths: straight into the own $n_d$, and through `rms`, where $\partial\,\mathtt{rms}/\partial x_d = n_d/D$. The
-# scale is used in every row.
-#
-# </details>
-#
-# <details><summary>Solution</summary>
-#
-# ```python
-# def rmsnorm_backward(dout, cache):
-#     n, rms, scale = cache
-#     dn = dout * scale
-#     dx = (dn - n * (dn * n).mean(-1, keepdims=True)) / rms
-#     return dx, (dout * n).sum(0)
-# ```
-#
-# </details>
-
-# %% [markdown]
-# ### Exercise 2 · Embedding
-#
-# An embedding looks up rows of a table: `out[i] = E[ids[i]]`. Write its backward pass: `ids` is (R,), `E` is (V, D),
-# `dout` is (R, D). The same token may occur several times in `ids`.
-
-# %% tags=["exercise", "raises-exception"]
-import numpy as np
-
-from tinyprune import assert_gradients
-
-
-def embedding_forward(ids, E):
-    return E[ids], (ids, E.shape)
-
-
-def embedding_backward(dout, cache):
-    """Return dE (V, D) from dout (R, D); the cache holds ids (R,) and the shape of E."""
-    raise NotImplementedError("write embedding_backward: return dE, the sum of dout for each token")
-
-
-ids, E = np.array([2, 0, 2, 3, 2]), np.random.default_rng(0).standard_normal((5, 3))
-assert_gradients(embedding_forward, embedding_backward, ids, E, argument_names=["ids", "E"])
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# `dE[ids] += dout` adds only once for a row that occurs several times. `np.add.at` adds each time; so does a loop.
-#
-# </details>
-#
-# <details><summary>Solution</summary>
-#
-# ```python
-# def embedding_backward(dout, cache):
-#     ids, shape = cache
-#     dE = np.zeros(shape)
-#     np.add.at(dE, ids, dout)
-#     return dE
-# ```
-#
-# </details>
-
-# %% [markdown]
-# ### Exercise 3 · Your own gradient checker
-#
-# Write the measurement that all checks rest on. `f` takes an array and returns one number; return the array of its
-# derivatives with respect to every entry of `x`, by the complex step.
-
-# %% tags=["exercise", "raises-exception"]
-import numpy as np
-
-
-def measured_gradient(f, x, h=1e-20):
-    """Return the derivative of f, which is one number, with respect to each entry of x, in the shape of x."""
-    raise NotImplementedError(
-        "write measured_gradient: return Im f(x + ih) / h for one entry at a time"
-    )
-
-
-def f(x):
-    return (x**3).sum() + np.exp(x[0, 0]) * x[1, 2]
-
-
-x = np.random.default_rng(0).standard_normal((2, 3))
-expected = 3 * x**2
-expected[0, 0] += np.exp(x[0, 0]) * x[1, 2]
-expected[1, 2] += np.exp(x[0, 0])
-measured = measured_gradient(f, x)
-assert measured.shape == x.shape, f"expected shape {x.shape}, got {measured.shape}"
-error = np.abs(measured - expected).max()
-assert error < 1e-13, f"expected {expected} to 13 digits, got {measured}"
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# `np.ndindex(x.shape)` yields the index of each entry. Move one entry of a fresh complex copy of `x` at a time.
-#
-# </details>
-#
-# <details><summary>Solution</summary>
-#
-# ```python
-# def measured_gradient(f, x, h=1e-20):
-#     gradient = np.empty(x.shape)
-#     for at in np.ndindex(x.shape):
-#         moved = x.astype(complex)
-#         moved[at] += 1j * h
-#         gradient[at] = f(moved).imag / h
-#     return gradient
-# ```
-#
-# </details>
-#
-# Assignment A1 (a1_1 to a1_3, see [the assignments](assignments/README.md)) asks for all three layers of this chapter,
-# forwards and backwards.
+# **Next:** [02 the Hard-Concrete gate](02_hard_concrete_gate.ipynb), a switch that has a gradient. Assignment A1
+# ([assignments](assignments/README.md)) asks for the layers of this chapter.
 
 # %% [markdown]
 # ## Questions
@@ -697,9 +709,8 @@ assert error < 1e-13, f"expected {expected} to 13 digits, got {measured}"
 #
 # <details><summary>Answer</summary>
 #
-# With only this layer, the direction of a step would still be right, but it would no longer be the derivative of the
-# loss. `cross_entropy` has already put the $1/R$ of its mean into `dlogits`; a second one would make this layer's
-# gradient R times too small, and so dependent on the batch size. The checker would reject it.
+# `cross_entropy` has already put the $1/R$ of its mean into `dlogits`; a second one would make this layer's
+# gradient R times too small. The checker would reject it.
 #
 # </details>
 #
@@ -707,8 +718,7 @@ assert error < 1e-13, f"expected {expected} to 13 digits, got {measured}"
 #
 # <details><summary>Answer</summary>
 #
-# `dx = dout + f_backward(dout)`: `x` was used twice, so its two gradients are summed. The same happens wherever a value
-# or a parameter is used twice. It is also why no `backward` may write into its `dout`: the other path still needs it.
+# `dx = dout + f_backward(dout)`: `x` was used twice, so its two gradients are summed.
 #
 # </details>
 #
@@ -717,22 +727,7 @@ assert error < 1e-13, f"expected {expected} to 13 digits, got {measured}"
 # <details><summary>Answer</summary>
 #
 # Where the program leaves the functions that have a complex derivative: `abs`, `max` and comparisons (unless they look
-# at `.real`, as `log_softmax` does here), a conversion to float, compiled code that accepts only float64. For those the
-# checker has `mode="central"`, with its ten digits.
+# at `.real`, as `log_softmax` does), or a conversion to float. That is why `layernorm_forward` squares with
+# `centred * centred` and not with `abs`. For such programs the checker has `mode="central"`.
 #
 # </details>
-#
-# 4. If all keys of an attention share a bias, its gradient is exactly zero (you will see why in the
-#    [next chapter](03_attention_by_hand.ipynb)). What does a check by *relative error of each entry* say to that?
-#
-# <details><summary>Answer</summary>
-#
-# It compares two rounding errors, finds them 100 % apart, and rejects a correct program. Hence the norm of the whole
-# tensor and the small `floor`.
-#
-# </details>
-#
-# **Next:** [03 attention by hand](03_attention_by_hand.ipynb), where the same three steps (derive, write, measure) meet
-# their first real opponent. The operations of this chapter are in [`ops/linear.py`](../tinyprune/ops/linear.py),
-# [`ops/layernorm.py`](../tinyprune/ops/layernorm.py) and [`ops/cross_entropy.py`](../tinyprune/ops/cross_entropy.py), the
-# checker in [`gradcheck/checker.py`](../tinyprune/gradcheck/checker.py).

@@ -117,6 +117,53 @@ def test_functions_outside_of_the_engine_are_replaced_wherever_they_are_called(c
     assert "hard_concrete_backward (1 times)" in capsys.readouterr().out
 
 
+FORWARD = """
+def hard_concrete_forward(log_alpha, u, *, beta, gamma, zeta, hard):
+    beta = 1.0 if u is None else beta
+    noise = 0 if u is None else np.log(u) - np.log(1 - u)
+    s = 1 / (1 + np.exp(-(noise + log_alpha) / beta))
+    stretched = s * (zeta - gamma) + gamma
+    inside = (stretched > 0) & (stretched < 1)
+    gate = np.clip(stretched, 0, 1)
+    return (gate >= 0.5) * 1.0 if hard else gate, (s, inside, beta, zeta - gamma)
+"""
+
+
+def check_forward(source):
+    log_alpha, u, options = (
+        np.array([-3.0, 0.2, 1]),
+        np.array([0.3, 0.4, 0.9]),
+        {"beta": 0.4, "gamma": -0.2, "zeta": 1.1},
+    )
+    cases = [(log_alpha, noise, options | {"hard": hard}) for noise in (u, None) for hard in (True, False)]
+    yours.check(written(source), ops.hard_concrete_forward, *cases, hint="smooth, stretch, clip")
+    return log_alpha, u, options
+
+
+def test_keyword_arguments_and_the_parts_of_a_cache_are_compared(capsys):
+    log_alpha, u, options = check_forward(FORWARD)
+    assert "out to 0e+00, cache[0] to " in capsys.readouterr().out
+    with yours.engine():
+        ops.hard_concrete_forward(log_alpha, u, **options, hard=True)
+        ops.hard_concrete_forward(log_alpha + 0j, u, **options, hard=True)  # the package's: a gradient check needs it
+    assert "hard_concrete_forward (1 times)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("if hard else gate", "if not hard else gate", r"out is wrong\n(.*\n)+.*hard True"),
+        ("inside = (stretched > 0)", "inside = (stretched > -1)", r"cache\[1\] is wrong"),
+        ("(s, inside, beta, zeta - gamma)", "s, inside, beta, zeta - gamma", "not as many results"),
+        ("inside, beta, zeta", "inside, zeta", r"2 results, with \[1, 3\] parts"),
+    ],
+)
+def test_a_forward_with_another_result_or_cache_is_refused(old, new, message):
+    assert FORWARD.count(old) == 1
+    with pytest.raises(Unexpected, match=message):
+        check_forward(FORWARD.replace(old, new))
+
+
 def test_attention_of_the_chapter_leaves_other_kinds_to_the_package(capsys):
     rng = np.random.default_rng(0)
     q, k, v, r = (rng.standard_normal((1, 3, 2, 4)) for _ in range(4))

@@ -2,7 +2,7 @@
 (Louizos, Welling & Kingma 2018, eq. 10-13)
 
     u  ~ U(eps, 1 − eps)
-    s  = sigmoid((log u − log(1 − u) + log_alpha) / beta)         a smeared coin, sharper for smaller beta
+    s  = sigmoid((log u − log(1 − u) + log_alpha) / beta)         a smoothed coin, sharper for smaller beta
     s̄  = s · (zeta − gamma) + gamma                               stretched beyond [0, 1]
     g  = clip(s̄, 0, 1)                                            and cut, so that 0 and 1 have weight
     hard ("straight-through"): the forward pass uses 1[g ≥ ½], the backward pass the gradient of g

@@ -40,7 +40,7 @@ def layernorm_forward(x: NDArray, scale: NDArray, bias: NDArray, eps: float = 1e
 def layernorm_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray]:
     """Return the gradients of `layernorm_forward` in argument order.
 
-    Every dn_d reaches every x_d' by three roads: straight, through the mean and through std. Together,
+    Every dn_d reaches every x_d' by three paths: straight, through the mean and through std. Together,
 
         dx = (dn − mean_d dn − n · mean_d(dn · n)) / std.
 
