@@ -25,6 +25,7 @@ from tinyprune.course.expectations import expect_close, fail
 from tinyprune.files import replace_file
 from tinyprune.kernels.backend import get_backend
 from tinyprune.notebook import REPOSITORY
+from tinyprune.ops import take_slices
 from tinyprune.ops.engine import OPERATIONS, Engine
 
 FOLDER = REPOSITORY / "runs" / "yours"
@@ -32,6 +33,9 @@ Function = Callable[..., Any]
 # Functions that a chapter asks for in a special case only, and where this is not the case: the package's one is called.
 GENERAL: dict[str, Callable[..., bool]] = {
     "attention_backward": lambda dout, cache: any(x is not None for x in (cache.r, cache.pk, cache.keep)),
+    "take_heads": lambda p, heads, Dh, take=take_slices, groups=None: (
+        "net.pk" not in p or take is not take_slices or groups is not None
+    ),
 }
 
 
@@ -77,6 +81,8 @@ def labels(ours: Function, result: Any) -> list[str]:
     """Return a name for each result: of a backward pass d and the argument's, as the forward's signature has them."""
     count = len(as_tuple(result))
     forward = getattr(sys.modules[ours.__module__], ours.__name__.replace("_backward", "_forward"), ours)
+    if isinstance(result, dict):
+        return sorted(result)
     if ours.__name__.endswith("_backward"):
         return [f"d{name}" for name in inspect.signature(forward).parameters][:count]
     return ["result"] if count == 1 else [f"result {i}" for i in range(count)]
@@ -84,7 +90,8 @@ def labels(ours: Function, result: Any) -> list[str]:
 
 def as_tuple(result: Any, like: Any = None) -> tuple[Any, ...]:
     """Return a result as a tuple; raise Unexpected if it has not as many parts as `like`."""
-    parts = tuple(result.values()) if isinstance(result, dict) else result if isinstance(result, tuple) else (result,)
+    named = tuple(result[k] for k in sorted(result)) if isinstance(result, dict) else result
+    parts = named if isinstance(named, tuple) else (named,)
     if like is not None and len(parts) != len(as_tuple(like)):
         wanted = f"{len(as_tuple(like))} results"
         fail("not as many results as asked for", fed="", came=f"{len(parts)}", expected=wanted, hint="")
@@ -93,7 +100,8 @@ def as_tuple(result: Any, like: Any = None) -> tuple[Any, ...]:
 
 def shapes(given: dict[str, Any]) -> str:
     """Describe the input in a line for each argument."""
-    return "\n".join(f"{k} {v.shape}" if isinstance(v, np.ndarray) else f"{k} {v}" for k, v in given.items())
+    flat = {k: v for name, x in given.items() for k, v in (x if isinstance(x, dict) else {name: x}).items()}
+    return "\n".join(f"{k} {v.shape}" if isinstance(v, np.ndarray) else f"{k} {v}" for k, v in flat.items())
 
 
 def load(name: str, source: str) -> Any:
@@ -129,12 +137,13 @@ def engine(backend: str = "numpy") -> Iterator[Engine]:
 def counted(yours: Function, ours: Function, calls: dict[str, int]) -> Function:
     """Return your function, counted; in a case that it was not asked for, ours."""
     name, general = yours.__name__, GENERAL.get(yours.__name__, lambda *args, **options: False)
+    takes = inspect.signature(yours).parameters  # what ours takes beside these has its default, or GENERAL has a case
 
     @functools.wraps(ours)
     def function(*args: Any, **options: Any) -> Any:
         if general(*args, **options):
             return ours(*args, **options)
         calls[name] += 1
-        return yours(*args, **options)
+        return yours(*args[: len(takes)], **{k: v for k, v in options.items() if k in takes})
 
     return function
