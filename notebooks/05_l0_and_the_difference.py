@@ -23,7 +23,7 @@
 # and explain why that exact number is still a bad estimate of the cost of removing the head.
 #
 # **You need** the gates of [chapter 02](02_hard_concrete_gate.ipynb) and the heads of
-# [chapter 03](03_attention_by_hand.ipynb). Unfamiliar words are in the [glossary](README.md#glossary).
+# [chapter 03](03_attention_by_hand.ipynb).
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -134,8 +134,7 @@ yours.check(
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The derivative of sigmoid is sigmoid · (1 − sigmoid), and `p` already is the sigmoid. A weight is a constant factor of
-# its term.
+# The derivative of sigmoid is sigmoid · (1 − sigmoid), and `p` already is the sigmoid.
 #
 # </details>
 #
@@ -166,9 +165,9 @@ assert abs(counts.mean() - l0) < 5 * counts.std() / np.sqrt(len(counts))
 
 # %% [markdown]
 # The loss of gate training is `cross-entropy + lam · L0`. Cross-entropy is a mean over tokens, in nats, so `lam` is a
-# **price: the nats per token that one open head has to be worth.** A program that
-# divides L0 by the number of heads asks 32 times less of each head. So a `lam` does not carry over; always report how many
-# heads stayed open. The paper takes 0.01 to 0.02 for 128 heads and words, we take 0.1 for 32 heads and characters.
+# **price: the nats per token that one open head has to be worth.** A program that divides L0 by the number of heads asks
+# 32 times less of each head. So a `lam` does not carry over; always report how many heads stayed open. The paper takes
+# 0.01 to 0.02 for 128 heads and words, we take 0.1 for 32 heads and characters.
 #
 # Now train the baseline's gates for 30 steps, without a price and with a high price. Only `log_alpha` moves. If you have
 # solved exercise 1, your function computes the gradient of the price.
@@ -198,11 +197,11 @@ with yours.engine() as engine:
 # %% [markdown]
 # ## 2 · Where the forces push
 #
-# Suppose that without a head the loss is `worth` nats higher. Two forces act on its `log_alpha`. The price pushes down by $\mathtt{lam}\cdot p(1-p)$ with $p=\mathtt{p\_open}$. The task, that is the
-# cross-entropy, pushes up by the mean gradient through the straight-through gate
-# ([chapter 02](02_hard_concrete_gate.ipynb)). For the task we try two shapes of loss: a straight line
-# $-\mathtt{worth}\cdot g$, and a parabola $\mathtt{worth}\cdot(1-g)^2$ with its minimum at the open gate. In both,
-# closing the gate costs `worth`. Section 4 shows which shape is more like a real model.
+# Suppose that without a head the loss is `worth` nats higher. Two forces act on the head's `log_alpha`. The price pushes
+# down by $\mathtt{lam}\cdot p(1-p)$ with $p=\mathtt{p\_open}$. The task, that is the cross-entropy, pushes up by the mean
+# gradient through the straight-through gate ([chapter 02](02_hard_concrete_gate.ipynb)). For the task we try two shapes of
+# loss: a straight line $-\mathtt{worth}\cdot g$, and a parabola $\mathtt{worth}\cdot(1-g)^2$ with its minimum at the open
+# gate. In both, closing the gate costs `worth`. Section 4 shows which shape is more like a real model.
 
 # %%
 log_alpha = np.linspace(-7, 7, 141)
@@ -309,7 +308,7 @@ def draw_forces(lam, worth):
     ax.axvline(2, color="black", linewidth=0.8, linestyle=":")
     goes = "opens" if np.interp(2, log_alpha, net) > 0 else "closes"
     ax.set_title(f"worth = {worth / lam:.2f} lam: a gate that starts at 2 {goes}")
-    ax.set(xlabel="log_alpha", ylabel="task − price", xlim=(-7, 7), ylim=(-0.05, 0.05))
+    ax.set(xlabel="log_alpha", ylabel="task − price", xlim=(-7, 7), ylim=(-0.045, 0.03))
     plt.show()
 
 
@@ -337,16 +336,17 @@ sliders(draw_forces, lam=[0.05, 0.1, 0.15, 0.2], worth=[0.03, 0.06, 0.09, 0.12, 
 # $$ \boxed{\;\frac{\partial\,\mathtt{loss}}{\partial g_h} = \sum_{b,t,d}\mathtt{dy}_{btd}\,\Delta^y_{h,btd}
 # + \sum_{b,t,d}\mathtt{dz}_{btd}\,\Delta^z_{h,btd}\;} \tag{2} $$
 #
-# This is exact: **the gradient of a gate is the block's output with the head minus the output without it, weighted by
-# the loss's gradient with respect to that output, and summed over both blocks.**
+# with `dy` and `dz` (B, T, D) the gradients of the loss with respect to $y$ (through $z$, too) and $z$. This is exact:
+# **the gradient of a gate is the block's output with the head minus the output without it, weighted by the loss's
+# gradient with respect to that output, and summed over both blocks.**
 
 # %% [markdown]
 # ### Exercise 2 · The gradient of a gate
 #
 # *●●○ · 15 minutes*
 #
-# Write (2) for all gates of one layer, from `dy` and `dz` (B, T, D), `o` (B, T, H, Dh), `Wo` (H·Dh, D), `r` (B, T, H, N)
-# and `pv` (H, N, D). Return dgate (H,). Can you do it without an array of shape (H, B, T, D)?
+# Write (2) for all gates of one layer, from `dy`, `dz`, `o` (B, T, H, Dh), `Wo` (H·Dh, D), `r` (B, T, H, N) and `pv`
+# (H, N, D). Return dgate (H,). Can you do it without an array of shape (H, B, T, D)?
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -397,7 +397,7 @@ print(f"passed: dgate to {np.abs(found / expected - 1).max():.0e}")
 # </details>
 
 # %% [markdown]
-# Does a real model agree? `loss_and_outputs(gates)`, in the next cell, runs the trained model with any `gates` (L, H) and
+# Does a real model agree? `loss_and_outputs(gates)` runs the trained model with any `gates` (L, H) and
 # returns the loss and every layer's $y$ and $z$. The cell varies one gate from −0.5 to 1.5 and compares each block's
 # output with the straight line of (1). The last printed line does not hold $y$ fixed, and the output leaves the line.
 
@@ -520,7 +520,7 @@ for name, sums, other in (
 # $g_h=1$ and $g_h=0$. Measure both for every head, on held-out text.
 
 # %%
-held_out = text.valid[: 16 * config.T * 3 + 1]  # 3 segments of 16 streams
+held_out = text.valid[: 16 * config.T * 5 + 1]  # 5 segments of 16 streams
 
 
 def loss_with(mask):
@@ -549,7 +549,7 @@ slope_open = mean_slopes(all_open(bool))  # (L, H), at g = 1
 # The loss against the gate of three heads, and the slope at the open gate, which promises too little
 order = np.argsort(removal, axis=None)
 pieces, carried = [], [None] * L
-for step in range(3):
+for step in range(5):
     read = Segments(held_out, 16, config.T).batch(step)[:2]
     pieces.append((*read, carried))
     _, carried, _ = model.loss(*read, None if step == 0 else carried)
@@ -579,7 +579,7 @@ plt.show()
 # The orange line, the slope at the open gate, promises less than half of what the removal costs, because the blue curve
 # bends upwards to the left. Section 2's parabola was a good guess.
 #
-# There is a reason. Multiplying a head's rows of $W_o$ and its values `pv` by $g$ has the same effect as the gate. So the
+# Multiplying a head's rows of $W_o$ and its values `pv` by $g$ has the same effect as the gate. So the
 # slope can also be read from the gradients of the weights:
 #
 # $$ \frac{\partial\,\mathtt{loss}}{\partial g_h}\Big|_{g_h=1} = \big\langle \mathtt{d}W_o^{(h)},\; W_o^{(h)}\big\rangle
@@ -593,7 +593,7 @@ plt.show()
 # at the shut gate.
 
 # %% jupyter={"source_hidden": true}
-# Two estimates against the true cost of each head: the slope at 1 is no guide, the mean of both slopes is close
+# Two estimates against the true cost of each head: the slope at 1 is near zero, the mean of both slopes is close
 for i in range(L):  # first the formula above, for every layer
     names = f"layers.{i}.Wo", f"layers.{i}.net.pv"
     scaled = sum((gated.params[n] * grads[n]).reshape(H, -1).sum(1) for n in names)  # (H,)
@@ -604,7 +604,7 @@ trapezoid = -(slope_open + slope_closed.reshape(L, H)) / 2
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.3))
 diagonal = np.geomspace(removal[removal > 0].min(), removal.max(), 100)
 for ax, title, values in (
-    (axes[0], "the slope at g = 1 is no guide", -slope_open),
+    (axes[0], "the slope at g = 1 promises next to nothing", -slope_open),
     (axes[1], "the mean of both slopes is close to the truth", trapezoid),
 ):
     for i, marker in enumerate("osD^"):
@@ -640,14 +640,16 @@ for k in order:
 figure, ax = plt.subplots(figsize=(7, 3))
 closed = np.arange(1, L * H + 1)
 ax.semilogy(
-    closed, np.diff(losses), "o-", color=BLUE, markersize=4, label="with the earlier ones closed"
+    closed, np.diff(losses), "o-", color=BLUE, markersize=4, label="closed after all cheaper heads"
 )
-ax.semilogy(closed, removal.ravel()[order], "s--", color=VERMILION, markersize=4, label="alone")
+ax.semilogy(
+    closed, removal.ravel()[order], "s--", color=VERMILION, markersize=4, label="closed alone"
+)
 ax.axhline(0.1, color="black", linewidth=0.8, linestyle=":")
-ax.text(32, 0.108, "lam = 0.1", ha="right", fontsize=9)
-ax.set(xlabel="number of the head, cheapest first", ylabel="cost, nats per token")
+ax.text(0.2, 0.11, "lam = 0.1", fontsize=9)
+ax.set(xlabel="number of the head, cheapest first", ylabel="cost, nats per token", ylim=(0.002, 2))
 ax.set_title("The more heads are closed, the more the next one costs")
-ax.legend(frameon=False, loc="upper left", title="closing it costs")
+ax.legend(frameon=False, loc="upper left")
 plt.show()
 
 print(
@@ -660,7 +662,7 @@ assert losses[-1] - whole > 4 * removal.sum()
 
 # %% [markdown]
 # The worth of the heads that stay rises as others close. By the single costs, hardly any head is worth 0.1 nats. With
-# half of the heads closed, the next one costs more. So one cannot read the number of heads that will stay from worths
+# half of the heads closed, the next head costs more than that. So one cannot read the number of heads that will stay from worths
 # measured once. Nor does `lam` alone decide that number: training may stop while gates are still closing. Price, steps
 # and step size decide together, as [chapter 06](06_training_with_gates.ipynb) measures.
 #

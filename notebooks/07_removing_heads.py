@@ -118,8 +118,8 @@ for i, layer in enumerate(gates):
 #
 # 1. **A closed head's rows of `Wo` have no effect.** With $g_h = 0$ its $Dh$ columns on the left are zero, so
 #    $W_o^{(h)}$ is multiplied by zero.
-# 2. **Nothing needs its columns of `Wq`, `Wk`, `Wv`, `Wr`.** Head $h$ computes $o_h$ from these columns, and from its `u`
-#    and `w`. No other head reads them. If $o_h$ is not needed, neither are they.
+# 2. **Nothing needs a closed head's columns of `Wq`, `Wk`, `Wv`, `Wr`.** Head $h$ computes $o_h$ from these columns and
+#    from its `u` and `w`. No other head reads them, and nothing needs $o_h$.
 # 3. **An open head is multiplied by a number, and the number can be moved.** $(g_h c\, o_h)\,W_o^{(h)} = o_h\,(g_h
 #    c\,W_o^{(h)})$: fold $g_h c$ into the rows of `Wo` once, and neither gate nor scaling is needed any more.
 #
@@ -195,8 +195,8 @@ plt.show()
 #
 # *●●○ · 20 minutes*
 #
-# `layer` holds a layer's arrays by their names in the table, those without heads among them; `log_alpha` may be missing.
-# Return a new dictionary in which only the heads with the numbers `heads` are left. There may be none.
+# `layer` holds all arrays of a layer by name; `log_alpha` may be missing. Return a new dictionary in which only the heads
+# with the numbers `heads` are left. `heads` may be empty.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -344,7 +344,7 @@ print(f"float32, compiled kernels: {assert_same_logits(small, gated, 1e-4):.1e}"
 print(f"float64, textbook:         {assert_same_logits(small64, float64, 1e-11):.1e}")
 
 # %% [markdown]
-# Only rounding is left. What is left of `Wo` is darker than before: gate and $c$ have been folded in. (A grey cell is the
+# Only rounding is left. The rest of `Wo` is darker than before: gate and $c$ have been folded in. (A grey cell is the
 # mean size of 4 × 4 numbers.)
 
 # %% jupyter={"source_hidden": true}
@@ -502,9 +502,9 @@ print(text_table(rows))
 assert abs(rows[1]["validation, bits"] - rows[2]["validation, bits"]) < 1e-4
 
 # %% [markdown]
-# Removal itself costs nothing. The loss rose when the gates closed, and [the next
-# chapter](08_fine_tuning_and_trade_off.ipynb) recovers part of it. All of a layer except LayerNorms and the two biases
-# belongs to its heads. In an ordinary Transformer the feed-forward block would keep its size.
+# Removal itself costs nothing. The loss rose when the gates closed, and
+# [the next chapter](08_fine_tuning_and_trade_off.ipynb) recovers part of the rise. All of a layer except LayerNorms and
+# the two biases belongs to its heads. In an ordinary Transformer the feed-forward block would keep its size.
 #
 # ## 6 · What it saves: time
 #
@@ -549,8 +549,8 @@ plt.show()
 # ## 7 · A layer that loses all of its heads
 #
 # Nothing prevents a controller from closing a whole layer. Formulas (1) and (2) become empty sums, and $y = x + b_o +
-# b_{net}$ is left: the layer passes on its input plus a constant. Shapes now contain a zero, and untested
-# programs crash: a mean over no heads, a division by zero in $c$. Close the last layer's heads and remove them.
+# b_{net}$ is left: the layer passes on its input plus a constant. Shapes now contain a zero, and untested programs crash:
+# a mean over no heads, a division by zero in $c$. Close the last layer's heads and remove them.
 
 # %%
 last, shut = L - 1, {name: x.copy() for name, x in gated.params.items()}
