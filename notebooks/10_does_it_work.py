@@ -26,7 +26,8 @@
 # ([08](08_fine_tuning_and_trade_off.ipynb)). Unfamiliar words are in the [glossary](README.md#glossary).
 #
 # Every number on this page is computed on this page, from the models of the project's studies: several hundred models,
-# whose results are kept in [`data/results`](../data/results/README.md). Only section 6 uses a model of your own.
+# whose results are kept in [`data/results`](../data/results/README.md). Only section 6 uses models of your own: the first
+# run trains two small ones, a minute at most, and later runs load them.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -1184,8 +1185,8 @@ assert (both == removed).all() and studied["gates"].sum(2)[:, 0].mean() > 6
 #
 # ### Were the common heads idle?
 #
-# That can be tested: remove only those, and compare with as many heads drawn at random. This needs a model. The next
-# cells take the baseline of the tour and train gates for 60 steps; then they only read held-out text.
+# That can be tested: remove only those, and compare with as many heads drawn at random. This needs models. The next
+# cells take three baselines, train gates for 60 steps in a copy of each, and then only read held-out text.
 
 
 # %% jupyter={"source_hidden": true}
@@ -1219,7 +1220,7 @@ def cost(model, gone, text):
 
 
 # %%
-MODELS = 1  # with 3, two more baselines are trained first, a minute each at most
+MODELS = 3  # baselines with seeds 0, 1, 2, each trained once; with 1 the page is faster
 
 # %% jupyter={"source_hidden": true}
 # Choose heads in each model by both methods; remove what both remove, one by one, together, and as many at random.
@@ -1245,15 +1246,16 @@ for seed, (run, model) in enumerate(zip(runs, models)):
     )
 
 # %% [markdown]
-# The common heads are cheap: cheaper than nearly all random sets of as many. They are not free. So in this
-# model "both remove it" is a good sign that a head can go, and no sign that the head does nothing.
+# Both remove 9, 7 and 9 heads (chance: 8). These are cheap: of 60 random sets of as many heads three cost less. They are
+# not idle: each of them costs something, and together they cost more than one by one. So "both remove it" is a good
+# sign that a head can go, and no sign that the head does nothing.
 #
 # ### Do heads with a name survive?
 #
 # Voita et al. (2019) pruned a translation model by gates, and the heads that stayed longest read neighbouring positions, syntactic relations
 # or rare words. In our models few heads can be named: a head that has half of its weight or more on one kind of key. The next
 # picture says for each measure how often a kept head has more of it than a removed one, over all pairs. One half means that the choice has nothing to do with the measure; with 16 heads on each side, chance
-# moves a point by about 0.1, the grey band.
+# moves a point by about 0.1, the grey band: every third point leaves the band by chance.
 
 # %% [markdown]
 # ### Exercise 3 · Do kept heads have more of it?
@@ -1381,12 +1383,13 @@ print(
 )
 
 # %% [markdown]
-# - **Gates remove late heads.** That is the one finding that twelve seeds carry: a kept head is in a later layer in about 0.3 of the pairs.
+# - **Gates remove late heads.** That is the one finding that twelve seeds carry: in 0.31 ± 0.03 of the pairs the kept head is the later one.
 #   A missing head costs most in the first layer *at once*, since all later layers read what it adds.
 # - **Michel's criterion removes heads whose attention adds little.** That says little about their roles: a gate multiplies
 #   what its head adds, so the gradient of the gate grows with the output.
-# - **Previous-token heads are not safe.** Chance would remove half of them; there are too few here, and in SmolLM2, to say
-#   more.
+# - **Previous-token heads are not safe.** Each method removes 3 of 10. Chance would remove 5; ten are too few to say more.
+#   In SmolLM2 it is none and one of five. If there is a tendency to keep them, it is one of several kinds and measures
+#   that were tried here, of which one is likely to stand out by chance.
 #
 # So the answer is: *late heads, by gates; quiet heads, by Michel's criterion; and no kind of head that we could name for certain.*
 # We think that heads of this size share their work, and that others take it over in fine-tuning.

@@ -24,6 +24,7 @@ FEWER = {
         'load_preset("pretrained")': "load_preset('pretrained').with_options({'gate_train.steps': 10})",
         "steps=10, warmup=2": "steps=3, warmup=2",
     },
+    "10_does_it_work": {"MODELS = 3": "MODELS = 1"},
     "06_training_with_gates": {
         "STEPS, WARMUP = 60, 30": "STEPS, WARMUP = 40, 20",
         "SEEDS = (0, 1)": "SEEDS = (0,)",
