@@ -10,7 +10,7 @@
 # # 11 · Hot loops in Numba
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/11_hot_loops_in_numba.ipynb)
-# &nbsp; ← [10 which heads died](10_does_it_work.ipynb) · [all chapters](README.md) · [11b attention in Numba](11b_attention_in_numba.ipynb) →
+# &nbsp; ← [10 does it work](10_does_it_work.ipynb) · [all chapters](README.md) · [11b attention in Numba](11b_attention_in_numba.ipynb) →
 #
 # **After this chapter you can** say how fast a loop could run on your machine before you write it, climb from three
 # nested loops to close to that number, and show at every rung that the result is still right. The example is the matrix

@@ -94,7 +94,7 @@ you_are_here("attention", "positions", "persistent", "train")
 #
 # ## 1 · What the matrix of scores costs
 #
-# Here is attention from chapters [04](04_positions_and_memory.ipynb) and [10b](10b_all_attention.ipynb), for one head and
+# Here is attention from chapters [04](04_positions_and_memory.ipynb) and [10](10_does_it_work.ipynb), for one head and
 # query $i$, with relative positions, and with N persistent vectors inside the softmax as in All-attention as published.
 # Its own position is `now` $= i+M$:
 #
