@@ -12,11 +12,11 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/03_attention_by_hand.ipynb)
 # &nbsp; ← [02 the Hard-Concrete gate](02_hard_concrete_gate.ipynb) · [all chapters](README.md) · [04 positions and memory](04_positions_and_memory.ipynb) →
 #
-# **After this chapter you can** read a picture of attention; write the backward pass of attention, which trains a model
-# at the end; say why the heads of a layer are a sum, from which one can be taken out; and count what a head owns.
+# **After this chapter you can** read a picture of attention; write its backward pass, which trains a model
+# at the end; say why the heads of a layer are a sum; and count what a head owns.
 #
-# **You need** [chapter 01](01_backprop_by_hand.ipynb): `forward`, `backward` and `assert_gradients`; and the gate of
-# [chapter 02](02_hard_concrete_gate.ipynb), as a number g that multiplies a head.
+# **You need** [chapter 01](01_backprop_by_hand.ipynb), and the gate of
+# [chapter 02](02_hard_concrete_gate.ipynb) as a number that multiplies a head.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -86,7 +86,7 @@ you_are_here("attention", "projection", "residual", "networks")
 #
 # with q (T, Dh), k and v (S, Dh), s and a (T, S), o (T, Dh). The **scores** $s$ compare each query with each key. The
 # **softmax** turns the scores of a row into **weights** $a$, which are positive and add up to 1. The output $o$
-# averages the values with these weights. One such unit is a **head** (Vaswani et al. 2017).
+# averages the values with these weights. This is one **head** (Vaswani et al. 2017).
 #
 # The picture shows two heads of the [tour's](00_tour.ipynb) model on a sentence that the model was
 # not trained on. Each row is a query: the model has read up to this character, and guesses the next one. Dark keys have
@@ -141,25 +141,14 @@ draw_heads(weights, [(*near, titles[0]), (*far, titles[1])])
 assert share > 0.5 and np.allclose(weights.sum(-1), 1, atol=1e-5)
 
 # %% [markdown]
-# The head on the left looks at the character before. The head on the right reads earlier words, and which characters
-# depends on the query.
+# The head on the left looks at the character before. The head on the right reads earlier words.
 #
-# Why are the scores divided by $\sqrt{\mathtt{Dh}}$? **Before you look:** the entries of q and k below are independent, with mean 0 and variance 1. By which factor does the
-# standard deviation of $q\cdot k$ grow when Dh grows from 16 to 64?
-
-# %%
-for Dh in (16, 64, 256):
-    q, k = rng.standard_normal((2, 20_000, Dh))
-    spread = (q * k).sum(1).std()
-    print(f"Dh {Dh:3}:  q·k {spread:5.2f}, divided by √Dh {spread / np.sqrt(Dh):.3f}")
-    assert abs(spread / np.sqrt(Dh) - 1) < 0.05
-
-# %% [markdown]
-# Every product of two entries has variance 1, so the sum of Dh of them has variance Dh. Undivided, the scores of a wide
-# head would put almost all weight on one key, and section 3 shows that such a softmax passes hardly any gradient.
+# Why the root? If the entries of q and k are independent with variance 1, each product of two entries has variance 1, and
+# the sum of Dh products has variance Dh. Undivided, the scores of a wide head would put almost all weight on one key;
+# section 3 shows that such a softmax passes hardly any gradient.
 #
-# The package's softmax subtracts the largest score of each row. The weights stay the same, because numerator and
-# denominator shrink by the same factor; but now $e^s$ cannot overflow.
+# The package's softmax subtracts the largest score of each row. Numerator and denominator shrink by the same factor, and
+# $e^s$ cannot overflow.
 
 # %%
 show_source(softmax, docstring=False)
@@ -172,9 +161,9 @@ show_source(softmax, docstring=False)
 #
 # $$ o_i = \sum_{j\,:\,\mathtt{dist}(i,j)\,\ge\,0} a_{ij}\,v_j \tag{2} $$
 #
-# A masked score becomes $-\infty$ before the softmax, and its weight $e^{-\infty}=0$. (`visible_keys(T, S, None)` returns
-# the mask; if S > T, the first S − T keys precede the first query.) **Before you look:** the scores below are random. One
-# row of the weights is nevertheless known in advance. Which one, and what is in it?
+# A masked score becomes $-\infty$ before the softmax, and its weight $e^{-\infty}=0$. (`visible_keys(T, S, None)` is
+# the mask; the first S − T keys precede the first query.) **Before you look:** the scores below are random. One
+# row of the weights is known in advance. Which one, and what is in it?
 
 # %% jupyter={"source_hidden": true}
 # Draws random scores, the same scores with the causal mask, and the weights that the softmax makes of them.
@@ -201,7 +190,7 @@ plt.show()
 assert a[0, 0] == 1 and np.allclose(a.sum(1), 1) and (a[~visible] == 0).all()
 
 # %% [markdown]
-# The first query sees only the key of its own position, so this key gets all the weight.
+# The first: this query sees only the key of its position, which gets all the weight.
 #
 # ## 3 · The backward pass, twice
 #
@@ -210,11 +199,11 @@ assert a[0, 0] == 1 and np.allclose(a.sum(1), 1) and (a[~visible] == 0).all()
 #
 # | forward | backward, from the bottom up |
 # | --- | --- |
-# | $s = q\,k^\top/\sqrt{\mathtt{Dh}}$ | $\mathtt{dq} = \mathtt{ds}\;k/\sqrt{\mathtt{Dh}} \qquad \mathtt{dk} = \mathtt{ds}^\top q/\sqrt{\mathtt{Dh}}$ |
-# | $e_{ij} = \exp s_{ij}$ | $\mathtt{ds}_{ij} = \mathtt{de}_{ij}\,e_{ij}$ |
-# | $z_i = \sum_j e_{ij}$ | $\mathtt{de}_{ij} \mathrel{+}= \mathtt{dz}_i$ (*e* was used twice: here, and in the next line) |
-# | $a_{ij} = e_{ij}/z_i$ | $\mathtt{de}_{ij} = \mathtt{da}_{ij}/z_i \qquad \mathtt{dz}_i = -\sum_j \mathtt{da}_{ij}\,e_{ij}/z_i^2$ |
-# | $o = a\,v$ | $\mathtt{da} = \mathtt{do}\;v^\top \qquad \mathtt{dv} = a^\top\,\mathtt{do}$ |
+# | $s=q\,k^\top/\sqrt{\mathtt{Dh}}$ | $\mathtt{dq}=\mathtt{ds}\;k/\sqrt{\mathtt{Dh}}\qquad{}\mathtt{dk}=\mathtt{ds}^\top{q}/\sqrt{\mathtt{Dh}}$ |
+# | $e_{ij}=\exp{s}_{ij}$ | $\mathtt{ds}_{ij}=\mathtt{de}_{ij}\,e_{ij}$ |
+# | $z_i=\sum_j{e}_{ij}$ | $\mathtt{de}_{ij}\mathrel{+}=\mathtt{dz}_i$ (*e* is used twice) |
+# | $a_{ij}=e_{ij}/z_i$ | $\mathtt{de}_{ij}=\mathtt{da}_{ij}/z_i\qquad{}\mathtt{dz}_i=-\sum_j\mathtt{da}_{ij}\,e_{ij}/z_i^2$ |
+# | $o=a\,v$ | $\mathtt{da}=\mathtt{do}\;v^\top\qquad{}\mathtt{dv}=a^\top\,\mathtt{do}$ |
 #
 # This is what automatic differentiation would record. Here it is for one head:
 
@@ -251,7 +240,7 @@ print("one head, step by step: all gradients agree with the complex step")
 
 # %% [markdown]
 # **Second way: one formula for the whole softmax.** Ask how one score $s_{im}$ changes one weight $a_{ij}$ of its row.
-# In the numerator it changes $a_{im}$ alone, by the factor $a_{im}$; in the denominator it makes all of them smaller:
+# The numerator changes $a_{im}$ alone; the denominator makes all weights smaller:
 #
 # $$ \frac{\partial a_{ij}}{\partial s_{im}} = a_{ij}\,\big(\mathbf 1[j=m] - a_{im}\big) $$
 #
@@ -293,9 +282,8 @@ plt.show()
 assert sizes[1] < sizes[0] / 10
 
 # %% [markdown]
-# The undecided softmax, more than ten times. The other has almost no gradient, although key 5 would be better: `ds` is a
-# sum of terms with the factors $a_{im}(1-a_{im})$ and $a_{ij}\,a_{im}$, which vanish when one weight is 1. A head
-# that is certain hardly learns any more.
+# The undecided softmax, more than ten times. The terms of `ds` have the factors $a_{im}(1-a_{im})$ and $a_{ij}a_{im}$,
+# which vanish when one weight is 1. A head that is certain hardly learns any more, although key 5 would be better.
 #
 # ### Broadcasting and `einsum`
 #
@@ -425,8 +413,7 @@ np.testing.assert_allclose((da * a).sum(1), (do * o).sum(1), rtol=1e-12)
 #
 # with $o_h$ (T, Dh) for the output of head h, and $W_o^{(h)}$ for the rows $h\,\mathtt{Dh}\dots(h+1)\,\mathtt{Dh}-1$ of $W_o$.
 #
-# **A head is a summand.** The whole project rests on this: a summand can be multiplied by a gate, and left out
-# ([chapter 07](07_removing_heads.ipynb)).
+# **A head is a summand.** The whole project rests on this: a summand can be multiplied by a gate, and left out.
 
 # %%
 T, D, H, Dh = 5, 10, 3, 4
@@ -482,16 +469,15 @@ for bug, (right, wrong) in bugs.items():
     assert passed == [True, False]
 
 # %% [markdown]
-# None. A single key has the weight 1 *whatever the score*. The true `dq` and `dk` are zero, and a
-# backward pass that multiplies `ds` = 0 by something wrong returns the right result. That hides three of the five bugs.
-# The other two, a sum over the wrong axis and a missing transpose, make no difference to a 1 × 1 matrix. And with T = S a
-# matrix that was not transposed still has the right *shape*. Choose all sizes different, and NumPy itself rejects it.
+# None. A single key has the weight 1 *whatever the score*. The true `dq` and `dk` are zero, which hides three of the
+# bugs. The other two, a sum over the wrong axis and a missing transpose, make no difference to a 1 × 1 matrix. And with
+# T = S a matrix that was not transposed still has the right *shape*. Choose all sizes different.
 #
 # ## 6 · A head that owns hidden units
 #
 # The layer of a Transformer has a second half, which works on each position by itself. A **feed-forward
-# block** maps D numbers to F hidden units, usually F = 4 D, sets the negative ones to zero (a *ReLU*), maps them back to
-# D, and adds the result to the stream. Count the weights of $W_q, W_k, W_v, W_o$ and of the block:
+# block** maps D numbers to F hidden units, usually F = 4 D, sets negative units to zero (a *ReLU*), maps them back to
+# D, and adds the result to the stream. Count the weights of both halves:
 #
 # $$ \text{attention: } 4\,D^2 \qquad\qquad \text{feed-forward: } 2\,D\,F = 8\,D^2 $$
 #
@@ -515,11 +501,10 @@ W1, W2 = pk.reshape(H * N, D).T, pv.reshape(H * N, D)
 np.testing.assert_allclose(of_heads, ops.feedforward_forward(x, W1, pb.ravel(), W2, bo)[0])
 
 # %% [markdown]
-# (`weights` are the gates times the scale.) One thing is given up: the units of a head read the stream, to which *all*
-# heads have added. The units belong to their head because we say so, and because one gate closes both.
+# (`weights` are the gates times the scale.) One thing is given up: the units read the stream, to which *all*
+# heads have added. They belong to their head because one gate closes both.
 #
-# This is the architecture of the whole course. The paper that the project rebuilds has another kind of head; see
-# [chapter 10](10_does_it_work.ipynb).
+# This is the architecture of the course. The paper's own heads are on a page of [chapter 10](10_does_it_work.ipynb).
 
 # %% jupyter={"source_hidden": true}
 # Draws the parameters of a layer, cut into what each head owns and what no head owns, for two kinds of layer.
@@ -591,9 +576,9 @@ for D, H, N in ((128, 8, 32), (96, 4, 50)):
 #
 # ## 7 · Your attention trains
 #
-# The next cell trains a small model with plain causal attention: two layers of four heads, which read 40
-# characters. `yours.engine()` takes each function of yours that has passed, and the package computes the
-# rest. Your `attention_backward` is called once for each layer and step.
+# The next cell trains a small model with two layers of four heads, which reads 40 characters. `yours.engine()` takes each
+# function of yours that has passed; the package computes the rest. Your `attention_backward` is called once for each
+# layer and step.
 
 # %%
 sizes = {"L": 2, "D": 64, "H": 4, "N": 32, "T": 40, "M": 0, "mask": "causal"}
@@ -607,7 +592,7 @@ print(f"{before:.2f} bits per character before training, {after:.2f} after it")
 assert after < before - 2
 
 # %% [markdown]
-# Three hundred steps are little. **Before you look:** has one of its eight heads already learned to look back?
+# **Before you look:** has one of the eight heads already learned to look at the character before?
 
 # %% jupyter={"source_hidden": true}
 # Draws the weights of the two heads of the small model that look most at the character before.
@@ -617,16 +602,18 @@ best = np.argsort(-shares, axis=None)[:2]
 draw_heads(
     weights, [(*divmod(int(n), 4), f"{shares.flat[n]:.0%} on the character before") for n in best]
 )
+assert shares.max() < share
 
 # %% [markdown]
-# PLACEHOLDER_END
+# Not yet. In the run printed here the heads read certain letters, which they find by *content*. To look back by one is
+# hard for this model: it has a learned vector for each of its 40 positions, and must learn forty times which one comes
+# before. The next chapter gives heads distances.
 #
 # ## Recap
 #
-# - A head compares queries with keys, turns the scores into weights, and averages the values.
 # - $\mathtt{ds} = a\,(\mathtt{da} - \sum a\,\mathtt{da})$: the score of a key changes by how far the key is from the
 #   row's average.
-# - The heads of a layer are summands, added to the residual stream. Each head also owns N hidden units, so that
+# - The heads of a layer are summands. Each head also owns N hidden units, so that
 #   nearly all of a layer goes with its heads.
 #
 # Assignment [A2](assignments/README.md), tasks a2_1 to a2_3, continues from here.
@@ -637,9 +624,8 @@ draw_heads(
 #
 # <details><summary>Answer</summary>
 #
-# Only these rows, $\mathtt{dW}_o^{(2)} = o_2^\top\mathtt{dout}$: the output of the head is there, even if nothing reads it.
-# The gradient of that output, $\mathtt{dout}\,W_o^{(2)\top}$, is zero, so $W_q$, $W_k$ and $W_v$ of this head get
-# none. After one step the rows are no longer zero, and all of the head learns.
+# Only these rows, $\mathtt{dW}_o^{(2)} = o_2^\top\mathtt{dout}$. The gradient of $o_2$, $\mathtt{dout}\,W_o^{(2)\top}$, is
+# zero, so $W_q$, $W_k$ and $W_v$ of this head get none. After one step the rows are no longer zero, and all of the head learns.
 #
 # </details>
 #
@@ -657,11 +643,10 @@ draw_heads(
 # <details><summary>Answer</summary>
 #
 # Nothing: the sum over keys has the same terms in another order. A head as it is here cannot know which of two
-# characters came first. (The model of section 7 adds a learned vector for each position to its input.)
+# characters came first.
 #
 # </details>
 #
-# **Next:** [04 positions and memory](04_positions_and_memory.ipynb), which lets a query know how far away a key is,
-# and read beyond the beginning of its segment. The operation of this chapter is
-# [`ops/attention.py`](../tinyprune/ops/attention.py), the units of the heads are
+# **Next:** [04 positions and memory](04_positions_and_memory.ipynb). The code of this chapter is
+# [`ops/attention.py`](../tinyprune/ops/attention.py) and
 # [`ops/head_networks.py`](../tinyprune/ops/head_networks.py).
