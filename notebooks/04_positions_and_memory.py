@@ -42,7 +42,7 @@ from functools import partial
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tinyprune import Transformer, assert_gradients, evaluate, get_backend, ops, train
+from tinyprune import Transformer, assert_gradients, get_backend, ops, train
 from tinyprune.data import Segments
 from tinyprune.notebook import (
     baseline_run,
@@ -68,7 +68,7 @@ you_are_here("attention", "positions")
 # ## 1 · Memory
 #
 # A text of half a million characters does not fit into one training step, so it is cut into **segments** of T
-# characters. Then the first query of a segment sees only one character, and the model has to predict from that.
+# characters. Then the first query of a segment sees only one character.
 #
 # Dai et al. (2019, *Transformer-XL*) keep the inputs of the layer in the previous segment, `m`, as a **memory** of M
 # positions. Queries come from the segment alone; keys and values come from memory and segment, $S = M + T$ of them:
@@ -84,7 +84,7 @@ show_source(ops.context_forward, ops.context_backward, docstring=False)
 # %% [markdown]
 # It returns none. The memory was computed one step ago, and the caches of that step are gone. To be exact, one would have
 # to keep everything since the beginning of the text. So `m` is treated as a constant. The weights do get their
-# gradient from it, because *they* were used in this step, with `m` as the other factor of the product.
+# gradient from `m`, because *they* were used in this step.
 #
 # ### Which keys a query sees
 #
@@ -109,7 +109,7 @@ def draw(T, M, mask):
         ax.axhline(edge - 0.5, color="white", linewidth=0.8)
     ax.axvline(-0.5, color=VERMILION, linewidth=1.5, linestyle="--")
     counts = visible.sum(1)
-    ax.set_title(f"each query sees {counts.min():2} to {counts.max():2} keys")
+    ax.set_title(f"fewest keys that a query sees: {counts.min()}, most: {counts.max()}")
     ax.set(xlabel="key (below 0: memory)", ylabel="query", aspect="equal")
     ax.set(xlim=(-12.6, 7.6), ylim=(7.6, -0.6), xticks=range(-12, 8, 2), yticks=range(0, 8, 2))
     plt.show()
@@ -218,8 +218,7 @@ assert early > 0.5 and late < early / 2
 
 # %% [markdown]
 # With memory the curve has no slope. Without memory the first characters of each segment are expensive, and the model
-# needs dozens of positions to recover. (A model that was *trained* without memory would have learned to begin, and would lose
-# less. But no training can supply the missing context.)
+# needs dozens of positions to recover. (A model that was *trained* without memory would lose less.)
 #
 # ## 2 · Relative positions
 #
@@ -241,7 +240,7 @@ assert early > 0.5 and late < early / 2
 # $$ s_{ij} = \frac{\overbrace{q_i\cdot k_j}^{\text{content–content}} + \overbrace{q_i\cdot r_\mathtt{dist}}^{\text{content–position}} + \overbrace{u\cdot k_j}^{\text{position–content}} + \overbrace{w\cdot r_\mathtt{dist}}^{\text{position–position}}}{\sqrt{\mathtt{Dh}}}
 # = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{dist}(i,j)}}{\sqrt{\mathtt{Dh}}} \tag{5} $$
 #
-# So $u\cdot k_j$ says which contents this head prefers for any query, and $w\cdot r_\mathtt{dist}$ which distances.
+# So $u\cdot k_j$ says which contents a head prefers for any query, and $w\cdot r_\mathtt{dist}$ which distances.
 #
 # ### The shift
 #
@@ -249,15 +248,15 @@ assert early > 0.5 and late < early / 2
 # added to $q_i\cdot k_j$, it must have one column for each *key*. Each row has to be shifted one place further to the right
 # than the row above it.
 #
-# No number has to move for that. Let column $c$ of a matrix P hold distance $S-1-c$, and give P one extra column, so
+# No number has to move. Let column $c$ of a matrix P hold distance $S-1-c$, and give P one extra column, so
 # that its rows are $S+1$ long. Entry $(i, c)$ then lies at place $i(S+1)+c$ in the computer's memory. Its key is $j = i + M -
 # \mathtt{dist} = c + i - (T-1)$, so the same place is
 #
 # $$ i(S+1) + c \;=\; i\,S + (i + c) \;=\; i\,S + j + (T-1) : $$
 #
 # row $i$ and column $j$ of a matrix whose rows have $S$ entries and which begins $T-1$ places later. It is another
-# **view** of the same numbers. Step through its rows. **Before you look:** the last key of a segment lies after every query
-# but the last. What will stand in the upper right corner?
+# **view** of the same numbers. **Before you look:** the last key of a segment lies after every query
+# but the last. What will stand in the upper right corner? Step through the rows:
 
 # %% jupyter={"source_hidden": true}
 # Draws the memory of P as one line of numbers, P itself, and the rows that the shifted view cuts out of the line.
@@ -301,7 +300,7 @@ def step(rows):
     axes["key"].set(title="the view: a column for each key", xlabel="key j (from 3: the segment)")
     for ax in (axes["P"], axes["key"]):
         ax.set(xlim=(-0.6, W - 0.4), ylim=(T5 - 0.4, -0.6), aspect="equal", ylabel="query i")
-        ax.set(xticks=range(W), yticks=range(T5))
+        ax.set(xticks=range(W if ax is axes["P"] else S5), yticks=range(T5))
     plt.show()
 
 
@@ -317,9 +316,9 @@ sliders(step, rows=[0, 1, 2, 3, 4])
 #
 # *●●○ · 10 minutes*
 #
-# Write `by_key`, for all texts and heads at once: from P (B, H, T, S + 1) to (B, H, T, S). It must return a **view**, so that
-# what is written into the result arrives in P. Slices and `reshape` of a matrix without gaps are views; `np.concatenate`,
-# `np.stack` and loops that fill a new array make copies.
+# Write `by_key`, for all texts and heads: from P (B, H, T, S + 1) to (B, H, T, S). It must return a **view**, so that
+# what is written into the result arrives in P. A slice is a view, and so is `reshape` of an array without gaps;
+# `np.concatenate` makes a copy.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -345,7 +344,7 @@ yours.check(by_key, attention.by_key, *cases, hint=hint)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Three steps: `P.reshape(B, H, T * (S + 1))` is the line; a slice of T · S places, which begins at place T − 1; `reshape` to
+# `P.reshape(B, H, T * (S + 1))` is the line. Take a slice of T · S places, which begins at place T − 1; `reshape` it to
 # rows of S.
 #
 # </details>
@@ -361,8 +360,8 @@ yours.check(by_key, attention.by_key, *cases, hint=hint)
 #
 # </details>
 #
-# The small model of chapter 03 could not learn to look back by one: its best head had some 16 % of its weight there. The next cell trains
-# the same model for as long, but with distances and a memory. **Before you look:** what share will the best head have now?
+# In chapter 03 the best head of the small model had some 16 % of its weight on the character before. The next cell trains
+# this model for as long, but with distances and a memory. **Before you look:** what share will the best head have now?
 
 # %%
 sizes = {"L": 2, "D": 64, "H": 4, "N": 32, "T": 40, "M": 40}
@@ -387,7 +386,7 @@ assert share > 0.3
 show_lines(ops.attention_forward, "np.matmul((qh + u", "context += by_key(P)")
 
 # %% [markdown]
-# To see that this is (5) and nothing else, compute (5) again in the slowest and plainest way:
+# Compute (5) again in the slowest and plainest way:
 
 
 # %% tags=["subject"]
@@ -422,7 +421,7 @@ print("score by score it is the same, for causal, same-length and a shorter span
 
 # %% [markdown]
 # **Backward.** Everything up to `ds` is chapter 03. From there, reverse (5). $q_i$ occurs in it twice, so `dq` has two
-# parts, one with $k_j$ and one with $r$. $u$ is added to every query of every text: it was *used more than once*, so its
+# parts. $u$ is added to every query of every text, so its
 # gradient is summed over batch and positions. The same holds for $w$, and for $r$, which all texts share:
 #
 # $$ \mathtt{dq}_i = \tfrac{1}{\sqrt{\mathtt{Dh}}}\Big(\underbrace{\textstyle\sum_j \mathtt{ds}_{ij}\,k_j}_{\text{content}} +
@@ -446,9 +445,9 @@ print("all gradients agree with the complex step")
 # %% [markdown]
 # ## 4 · Inside a trained model
 #
-# Let the tour's model read held-out text, and average the weight that each of its heads gives to distance 0, 1, 2, … The
-# rest of a head's weight, up to one, goes to keys further away. **Before you look:** to predict
-# the next character, which distance deserves the most weight? Is it 0, the current character?
+# Let the tour's model read held-out text, and average the weight that each of its heads gives to distance 0, 1, 2, … (The
+# rest goes to keys further away.) **Before you look:** which distance deserves the most weight? Is it 0, the current
+# character?
 
 
 # %% jupyter={"source_hidden": true}
@@ -499,8 +498,8 @@ assert share > 0.3 and near > 0.2  # evenly spread over M + 1 keys it would be 2
 assert by_distance[..., 0].mean() < near / 2
 
 # %% [markdown]
-# Many heads have specialised in the previous character or the one before it, although no line of the program asks for it. Distance 0 gets
-# little, perhaps because the residual stream has the current character already.
+# Many heads have specialised in the last two characters before the query, although no line of the program asks for it.
+# Distance 0 gets little, perhaps because the residual stream has the current character already.
 #
 # Now split the scores of the strongest of these heads into the four terms of (5), each averaged over queries:
 
@@ -531,11 +530,14 @@ def draw_terms(layer, head, near=16):
     for (name, mean), colour, marker in zip(means.items(), colours, "s^ox"):
         axes[0].plot(d, mean, color=colour, marker=marker, markersize=4, label=name)
     axes[0].axhline(0, color=GREY, linewidth=0.8)
-    axes[0].set(title=f"layer {layer}, head {head}: its score in four terms", xlabel="distance")
+    axes[0].set(title=f"layer {layer}, head {head}: the terms with r make the peak")
+    axes[0].set_xlabel("distance")
     axes[0].set_ylabel("mean over queries")
     axes[0].legend(frameon=False, fontsize=8)
     axes[1].bar(d, a.mean((0, 1)), color=BLUE)
-    axes[1].set(title="the resulting weight", xlabel="distance", ylabel="mean weight")
+    axes[1].set(
+        title="so the nearest characters get the weight", xlabel="distance", ylabel="mean weight"
+    )
     plt.show()
     return {name: np.ptp(mean) for name, mean in means.items()}
 
@@ -552,8 +554,8 @@ assert max(range_of, key=range_of.get).endswith("–position")
 # the head prefers one for every query. The terms with $k$ matter little in the *average*: they differ from key to key,
 # but not from distance to distance.
 #
-# Not all heads look at distances. Choose two more by what they look at: the head with the largest share of its weight on
-# blanks and line ends, and the head with the largest mean distance. (Uniform weights would have a mean distance of M / 2.)
+# Not all heads look at distances. Choose two more: the head with the largest share of its weight on
+# blanks and line ends, and the head with the largest mean distance.
 
 # %%
 seen = visible_keys(T, M + T, M)  # (T, S)
@@ -581,10 +583,9 @@ for name, (layer, head) in chosen.items():
     print(f"{name:20} layer {layer}, head {head}: {mean:{form}}   (uniform weights: {even})")
 
 # %% [markdown]
-# Here are the three heads on the text itself, with two queries each. The query is the framed character at the end; an
-# earlier character is darker the more weight it gets, compared with the largest weight of its row (↵ is the end of a
-# line). At the first query the heads do what their names say. At the second query, a frequent character, the first head does not. **Before you
-# look:** in layer 0 a query is computed from its character alone. What can decide there whether a head looks back by one?
+# Here are the three heads on the text itself, with two queries each. The query is the framed character at the end; a
+# character is darker the more weight it gets, compared with the largest weight of its row (↵ is the end of a
+# line). **Before you look:** in layer 0 a query is computed from its character alone. What can decide there whether a head looks back by one?
 
 # %% jupyter={"source_hidden": true}
 # Draws the text before two queries, shaded by the weights of the chosen heads.
@@ -635,8 +636,8 @@ print("  ".join(f"{letter!r} {value:.0%}" for letter, value in by_letter.items()
 # It is the character that decides: with most characters this head looks back by one nearly always, with a few less often or
 # hardly ever. A head of layer 0 can only learn that letter by letter. The mean over queries hides it.
 #
-# A head is a small specialist. Whether the model could do without a head is a different question, which no picture answers. It is
-# the subject of the remaining chapters.
+# Whether the model could do without this head is another question, which no picture answers. It is
+# the subject of the next chapters.
 #
 # ### Exercise 2 · A memory that leaves no trace
 #
@@ -706,7 +707,7 @@ for T in (20, 8, 6, 3, 1):
 #   turns columns of distances into columns of keys.
 # - With memory, distances and the same-length mask, a text may be cut anywhere, and the model computes the same.
 #
-# In assignment [A2](assignments/README.md), tasks a2_2 and a2_3, attention has a memory too.
+# Assignment [A2](assignments/README.md), tasks a2_2 and a2_3, has a memory too.
 #
 # ## Questions
 #
@@ -716,7 +717,7 @@ for T in (20, 8, 6, 3, 1):
 # <details><summary>Answer</summary>
 #
 # `u` is added to `q` in the content product only, $(q_i+u)\cdot k_j$, so it receives what $q_i$ receives there and no
-# more. Taken after, the sum would be du + dw: of the right shape, but wrong.
+# more. Taken after, the sum would be du + dw.
 #
 # </details>
 #
@@ -739,15 +740,5 @@ for T in (20, 8, 6, 3, 1):
 #
 # </details>
 #
-# 4. What would the loss by position look like with memory, but under the plain causal mask?
-#
-# <details><summary>Answer</summary>
-#
-# Queries would see M + 1 to M + T positions, later queries more: the curve could fall a little along the segment. And
-# what a query sees would depend on where its segment begins.
-#
-# </details>
-#
 # **Next:** [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb), which asks what a head is worth. The code
-# of this chapter is [`ops/attention.py`](../tinyprune/ops/attention.py), [`ops/context.py`](../tinyprune/ops/context.py) and
-# [`data/segments.py`](../tinyprune/data/segments.py).
+# is in [`ops/attention.py`](../tinyprune/ops/attention.py) and [`ops/context.py`](../tinyprune/ops/context.py).
