@@ -502,7 +502,7 @@ np.testing.assert_allclose(of_heads, ops.feedforward_forward(x, W1, pb.ravel(), 
 
 # %% [markdown]
 # (`weights` are the gates times the scale.) One thing is given up: the units read the stream, to which *all*
-# heads have added. They belong to their head because one gate closes both.
+# heads have added. The units belong to their head only because one gate closes both.
 #
 # This is the architecture of the course. The paper's own heads are on a page of [chapter 10](10_does_it_work.ipynb).
 
@@ -606,8 +606,8 @@ assert shares.max() < share
 
 # %% [markdown]
 # Not yet. In the run printed here the heads read certain letters, which they find by *content*. To look back by one is
-# hard for this model: it has a learned vector for each of its 40 positions, and must learn forty times which one comes
-# before. The next chapter gives heads distances.
+# hard for this model: it has a learned vector for each of its 40 positions, and must learn for each of them which
+# position comes before. The next chapter gives heads distances.
 #
 # ## Recap
 #

@@ -623,9 +623,9 @@ axes[1].set_title("a query at which the first head does something else")
 plt.show()
 
 # %% [markdown]
-# In the run that is printed here the second query is the letter *o*, and the first head looks at every earlier *e*, be it
-# near or far. Is that an accident? Look at the weight of this head on the character before, averaged over all queries with the same
-# character, for the twenty most frequent characters.
+# In the run printed here the second query is the letter *o*, and the first head looks at every earlier *e*, be it near or
+# far. (So it does in the first picture of chapter 03.) Is that an accident? Look at the weight of this head on the
+# character before, averaged over all queries with the same character, for the twenty most frequent characters.
 
 # %%
 on_previous = at_distance[previous[0], :, previous[1], :, 1]  # (B, T)
@@ -711,8 +711,8 @@ for T in (20, 8, 6, 3, 1):
 #
 # ## Questions
 #
-# 1. In `attention_backward`, `du` is the sum over batch and positions of `dq`, taken *before* the position part is
-#    added. Why not after?
+# 1. The package takes `du` as the sum of `dq` over batch and positions, *before* the position part is added to
+#    `dq`. Why not after?
 #
 # <details><summary>Answer</summary>
 #
