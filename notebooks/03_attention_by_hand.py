@@ -339,6 +339,10 @@ shapes = (B, T, H, Dh), (B, T, H, Dh), (B, S, H, Dh), (B, S, H, Dh)
 dout, q, k, v = (rng.standard_normal(shape) for shape in shapes)
 _, plain = ops.attention_forward(q, k, v)
 _, gated = ops.attention_forward(q, k, v, gate=rng.random(H), scale=1.5)
+x = rng.standard_normal((1, 3, 2, 4)).astype(np.float32)
+gradients = attention_backward(x, ops.attention_forward(x, x, x)[1])[:3]
+message = "for 32-bit arrays return 32-bit arrays: write Dh**-0.5 in place of np.sqrt(Dh)"
+assert all(gradient.dtype == np.float32 for gradient in gradients), message
 yours.check(
     attention_backward,
     ops.attention_backward,

@@ -623,7 +623,7 @@ axes[1].set_title("a query at which the first head does something else")
 plt.show()
 
 # %% [markdown]
-# In the run printed here the second query is the letter *o*, and the first head looks at every earlier *e*, be it near or
+# In the run printed here the second query is the letter *o*, and the first head looks at every earlier *e*, near or
 # far. (So it does in the first picture of chapter 03.) Is that an accident? Look at the weight of this head on the
 # character before, averaged over all queries with the same character, for the twenty most frequent characters.
 
