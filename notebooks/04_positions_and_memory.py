@@ -10,15 +10,12 @@
 # # 04 · Relative positions and memory
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/04_positions_and_memory.ipynb)
-# &nbsp; ← [03 attention by hand](03_attention_by_hand.ipynb) · [all chapters](README.md) · [10b all-attention](10b_all_attention.ipynb) →
+# &nbsp; ← [03 attention by hand](03_attention_by_hand.ipynb) · [all chapters](README.md) · [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb) →
 #
 # **After this chapter you can** give attention a memory of the text before its segment, and say which gradient this
-# leaves out; tell a query how far away each key is, with the gradients of it; and compute a whole layer of a trained
-# model by hand. At the end you look inside the heads of that model.
+# leaves out; tell a query how far away each key is; and read the heads of a trained model without being misled by a mean.
 #
-# **You need** [chapter 03](03_attention_by_hand.ipynb): equations (2) and (4), and the causal mask. A small
-# model is trained on the way, unless another chapter has done that. Unfamiliar words are in the
-# [glossary](README.md#glossary).
+# **You need** [chapter 03](03_attention_by_hand.ipynb): equations (1) and (3), and the causal mask.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -45,9 +42,8 @@ from functools import partial
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tinyprune import Transformer, assert_gradients, check_gradients, get_backend, ops
+from tinyprune import Transformer, assert_gradients, get_backend, ops, train
 from tinyprune.data import Segments
-from tinyprune.model.parameters import layer_parameters
 from tinyprune.notebook import (
     baseline_run,
     show_lines,
@@ -55,8 +51,10 @@ from tinyprune.notebook import (
     sliders,
     use_style,
     you_are_here,
+    yours,
 )
-from tinyprune.ops.attention import by_key, visible_keys
+from tinyprune.ops import attention
+from tinyprune.ops.attention import visible_keys
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 
 use_style()
@@ -70,84 +68,63 @@ you_are_here("attention", "positions")
 # ## 1 · Memory
 #
 # A text of half a million characters does not fit into one training step, so it is cut into **segments** of T
-# characters. Then the first query of a segment sees only one character, itself, and the model has to predict from that.
-# On average a query sees half a segment, and never beyond its beginning.
+# characters. Then the first query of a segment sees only one character.
 #
-# Dai et al. (2019, *Transformer-XL*) keep the layer's inputs of the previous segment, `m`, as a **memory** of M
+# Dai et al. (2019, *Transformer-XL*) keep the inputs of the layer in the previous segment, `m`, as a **memory** of M
 # positions. Queries come from the segment alone; keys and values come from memory and segment, $S = M + T$ of them:
 #
 # $$ q = \hat x\,W_q \qquad k = [\hat m;\hat x]\,W_k \qquad v = [\hat m;\hat x]\,W_v \qquad\qquad \hat x = \mathrm{LayerNorm}(x) $$
 #
-# The memory holds the layer's *inputs*; keys and values are computed from them with the current weights.
-#
 # **Before you look:** the gradients of $W_k$ and $W_v$ need `m`. Should the backward pass also return a gradient for
-# `m` itself, as it does for x? What would be done with it?
+# `m`, as it does for x?
 
 # %%
 show_source(ops.context_forward, ops.context_backward, docstring=False)
 
 # %% [markdown]
-# It returns none. The memory was computed one step ago, and the caches of that step are gone. A gradient of `m`
-# would have to continue into that step, and from there into the one before: to be exact, one would have to keep
-# everything since the beginning of the text. So `m` is treated as a constant. The weights do get their
-# gradient from it, because *they* were used in this step, with `m` as the other factor of the product. This is the first
-# of a few places where this project leaves out a gradient on purpose.
+# It returns none. The memory was computed one step ago, and the caches of that step are gone. To be exact, one would have
+# to keep everything since the beginning of the text. So `m` is treated as a constant. The weights do get their
+# gradient from `m`, because *they* were used in this step.
 #
-# ### Who sees which key
+# ### Which keys a query sees
 #
 # With M positions before the segment, key $j$ lies
 #
 # $$ \mathtt{dist}(i,j) = i + M - j $$
 #
 # positions before query $i$. The causal mask requires $\mathtt{dist}\ge 0$. The **same-length mask** also requires
-# $\mathtt{dist}\le M$: once the memory is full, every query sees exactly the M + 1 latest positions, itself included,
-# wherever in its segment it is.
+# $\mathtt{dist}\le M$: once the memory is full, every query sees exactly the M + 1 latest positions, itself included.
 
 
 # %% jupyter={"source_hidden": true}
-# Draws which keys each query sees: two masks side by side, and one of any size.
-def draw_mask(ax, T, M, mask):
+# Draws which keys each query sees, in a frame of a fixed size.
+def draw(T, M, mask):
+    """Keys that each query sees (blue), in memory (left of the dashed line) and segment."""
+    _, ax = plt.subplots(figsize=(6.5, 3))
     visible = visible_keys(T, M + T, M if mask == "same-length" else None)  # (T, S)
     extent = (-M - 0.5, T - 0.5, T - 0.5, -0.5)
-    ax.imshow(visible, cmap="Blues", vmin=0, vmax=1.5, aspect="equal", extent=extent)
+    ax.imshow(visible, cmap="Blues", vmin=0, vmax=1.5, extent=extent)
     for edge in range(-M, T):
         ax.axvline(edge - 0.5, color="white", linewidth=0.8)
-    for edge in range(T):
         ax.axhline(edge - 0.5, color="white", linewidth=0.8)
-    if M:
-        ax.axvline(-0.5, color=VERMILION, linewidth=1.5, linestyle="--")
+    ax.axvline(-0.5, color=VERMILION, linewidth=1.5, linestyle="--")
     counts = visible.sum(1)
-    seen = f"keys seen: {counts.min()} to {counts.max()}"
-    ax.set(title=f"{mask}, M = {M}\n{seen}", xlabel="key (below 0: memory)", ylabel="query")
-    return counts
-
-
-def draw(T, M, mask):
-    _, ax = plt.subplots(figsize=(5, 2.6))
-    draw_mask(ax, T, M, mask)
+    ax.set_title(f"fewest keys that a query sees: {counts.min()}, most: {counts.max()}")
+    ax.set(xlabel="key (below 0: memory)", ylabel="query", aspect="equal")
+    ax.set(xlim=(-12.6, 7.6), ylim=(7.6, -0.6), xticks=range(-12, 8, 2), yticks=range(0, 8, 2))
     plt.show()
 
 
-figure, axes = plt.subplots(1, 2, figsize=(9, 2.8))
-draw_mask(axes[0], 7, 7, "causal")
-assert (draw_mask(axes[1], 7, 7, "same-length") == 7 + 1).all()
-plt.show()
-
 # %%
 sliders(draw, T=[4, 8], M=[0, 4, 8, 12], mask=["same-length", "causal"])
+assert (visible_keys(7, 14, 7).sum(1) == 7 + 1).all()
 
 # %% [markdown]
 # ### Reading in pieces
 #
-# With the same-length mask and a memory, the cut into segments leaves no trace. Whether a text is read in long pieces
-# or in short ones, each query sees the same M + 1 latest positions in every layer, and computes the same. That can be
-# checked on a trained model. (If there is none yet, the next cell trains one on the language reference of Python: 4
-# layers of 8 heads, D = 128, T = M = 64. It is the baseline of many later chapters. The very first call also compiles
-# the kernels.)
-#
-# The attention of this model is exactly the one of this chapter. After attention, every layer has a feed-forward block,
-# whose hidden units are divided among the heads. [Chapter 10b](10b_all_attention.ipynb) explains these *head
-# networks*. Here you need only know that they work on each position by itself and look at no other.
+# With the same-length mask and a memory, the cut into segments leaves no trace: each query sees the same M + 1 latest
+# positions in every layer, whether a text is read in long pieces or in short ones. We check this on the
+# [tour's](00_tour.ipynb) model, which has T = M = 64. (The next cell trains it if there is none yet.)
 #
 # **Before you look:** the model reads 192 characters in pieces of 64, then in pieces of 5. How far apart are the
 # results with memory, and how far without?
@@ -183,9 +160,8 @@ for size in (32, 19, 5):
     assert apart < 1e-10 < 1e-2 < without
 
 # %% [markdown]
-# What is the memory worth? Let the trained model read held-out text (text that it was not trained on) with its memory,
-# and again with the memory removed at the beginning of every segment, and compare the loss position by position, in
-# bits per character. **Before you look:** after how many positions will the reader without memory have caught up?
+# What is the memory worth? Let the model read held-out text with its memory, and again with the memory removed at the
+# beginning of every segment. **Before you look:** after how many positions will the reader without memory have caught up?
 
 
 # %% jupyter={"source_hidden": true}
@@ -226,7 +202,7 @@ def draw_bits(with_memory, without_memory):
     for level, name in levels:
         ax.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
         ax.text(T - 1, level, name, ha="right", va="bottom", color=GREY)
-    ax.set(xlabel="position t in the segment", ylabel="bits per character")
+    ax.set(xlabel="position t in the segment", ylabel="bits per character", ylim=(0, None))
     ax.set_title("With memory a segment has no beginning")
     ax.legend(frameon=False, loc="center", bbox_to_anchor=(0.5, 0.62))
     plt.show()
@@ -241,117 +217,176 @@ print(f"memory is worth {early:.2f} bits in the first 8 positions, {late:.2f} in
 assert early > 0.5 and late < early / 2
 
 # %% [markdown]
-# With memory the curve has no slope: its ups and downs come from the characters that happen to be there, and both
-# curves share them. Without memory the first characters of each segment are expensive, and the model needs dozens of
-# positions to recover.
-#
-# To be fair, this model was *trained* with memory and hardly ever met a beginning; at t = 0, with a single character,
-# it is far worse than a mere table of pairs. A model trained without memory would have learned to begin, and would lose
-# less. But no training can supply the missing context.
-#
-# Memory also reaches further than M. M positions back, a layer reads what the layer below computed from the M before
-# those: L layers reach up to L · M characters, here 4 · 64.
+# With memory the curve has no slope. Without memory the first characters of each segment are expensive, and the model
+# needs dozens of positions to recover. (A model that was *trained* without memory would lose less.)
 #
 # ## 2 · Relative positions
 #
-# So far a query cannot tell the adjacent key from one fifty characters away: shuffle the keys that it sees together
-# with their values, and $o$ is the same. The first Transformer added a vector $p_i$ for each position to the
-# embeddings, the vectors $x_i$ that stand for the characters. Expanded, the score has four terms,
+# So far a query cannot tell the adjacent key from a key fifty characters away. The first Transformer added a vector
+# $p_i$ for each position to the embeddings $x_i$. Expanded, the score has four terms,
 #
-# $$ (x_i + p_i)W_q\cdot(x_j+p_j)W_k = \underbrace{x_iW_q\cdot x_jW_k}_{\text{what meets what}} + \underbrace{x_iW_q\cdot p_jW_k}_{\text{what looks where}} +
-# \underbrace{p_iW_q\cdot x_jW_k}_{\text{where looks for what}} + \underbrace{p_iW_q\cdot p_jW_k}_{\text{where looks where}} $$
+# $$ (x_i + p_i)W_q\cdot(x_j+p_j)W_k = \underbrace{x_iW_q\cdot x_jW_k}_{\text{content–content}} + \underbrace{x_iW_q\cdot p_jW_k}_{\text{content–position}} +
+# \underbrace{p_iW_q\cdot x_jW_k}_{\text{position–content}} + \underbrace{p_iW_q\cdot p_jW_k}_{\text{position–position}} $$
 #
-# and with a memory they go wrong. Position 3 of the segment and position 3 of the memory would carry the same $p_3$,
-# and the model could not know which of the two came first. What means the same everywhere is the **distance**. So Dai
-# et al. (2019, § 3.3) rewrite the four terms:
+# and with a memory they go wrong: position 3 of the segment and position 3 of the memory would carry the same $p_3$. What
+# means the same everywhere is the **distance**. So Dai et al. (2019, § 3.3) rewrite the four terms:
 #
-# - In the key, $p_j$ is replaced by $r_\mathtt{dist} = R_\mathtt{dist}\,W_r$, a key that belongs to the distance. `R`
-#   has a row for each distance, and all layers share it. In Transformer-XL these rows are fixed sines and cosines; here
-#   they are learned, as in the code that the pruning paper's authors released. $W_r$ is the layer's own.
+# - In the key, $p_j$ is replaced by $r_\mathtt{dist} = R_\mathtt{dist}\,W_r$, a key that belongs to the distance. The
+#   table `R` has a row for each distance, and all layers share it. (Here its rows are learned; in Transformer-XL they are
+#   sines and cosines.) Each head owns Dh columns of $W_r$.
 # - In the query, $p_i$ is replaced by a learned vector of the head, the same for all queries, since every query has
 #   distance 0 from itself: **u** in the content term, **w** in the position term.
 #
-# $$ s_{ij} = \frac{q_i\cdot k_j + q_i\cdot r_\mathtt{dist} + u\cdot k_j + w\cdot r_\mathtt{dist}}{\sqrt{\mathtt{Dh}}}
+# $$ s_{ij} = \frac{\overbrace{q_i\cdot k_j}^{\text{content–content}} + \overbrace{q_i\cdot r_\mathtt{dist}}^{\text{content–position}} + \overbrace{u\cdot k_j}^{\text{position–content}} + \overbrace{w\cdot r_\mathtt{dist}}^{\text{position–position}}}{\sqrt{\mathtt{Dh}}}
 # = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{dist}(i,j)}}{\sqrt{\mathtt{Dh}}} \tag{5} $$
 #
-# So $u\cdot k_j$ says which contents this head prefers for any query, and $w\cdot r_\mathtt{dist}$ which distances.
-# Section 5 shows all four terms in a trained head.
+# So $u\cdot k_j$ says which contents a head prefers for any query, and $w\cdot r_\mathtt{dist}$ which distances.
 #
 # ### The shift
 #
-# The second product of (5) has a catch: $r$ is indexed by distance, the score by key, and the mapping between them
-# differs for each query. Computed as a matrix product, $(q_i + w)\cdot r$ has one column for each *distance*. To be
-# added to $q_i\cdot k_j$, it must have one for each *key*. Each row has to be shifted one place further to the right
+# The second product of (5) has a catch. Computed as a matrix product, $(q_i + w)\cdot r$ has one column for each *distance*. To be
+# added to $q_i\cdot k_j$, it must have one column for each *key*. Each row has to be shifted one place further to the right
 # than the row above it.
 #
-# No number needs to be moved for that. Let column $c$ hold distance $S-1-c$, and give the matrix one extra column, so
-# that its rows are $S+1$ long. Entry $(i, c)$ then lies at offset $i(S+1)+c$ in memory. The key is $j = i + M -
-# \mathtt{dist} = c + i - (T-1)$, so the same offset is
+# No number has to move. Let column $c$ of a matrix P hold distance $S-1-c$, and give P one extra column, so
+# that its rows are $S+1$ long. Entry $(i, c)$ then lies at place $i(S+1)+c$ in the computer's memory. Its key is $j = i + M -
+# \mathtt{dist} = c + i - (T-1)$, so the same place is
 #
 # $$ i(S+1) + c \;=\; i\,S + (i + c) \;=\; i\,S + j + (T-1) : $$
 #
-# row $i$ and column $j$ of a matrix whose rows have $S$ entries and which begins $T-1$ entries later. It is another
-# view of the same numbers; nothing is copied.
-
-# %%
-show_source(by_key, docstring=False)
-
-# %% [markdown]
-# The next cell fills such a matrix with distances and looks at it by key. **Before you look:** the last key of a segment
-# lies after every query but the last. What do you expect in the upper right corner?
-
+# row $i$ and column $j$ of a matrix whose rows have $S$ entries and which begins $T-1$ places later. It is another
+# **view** of the same numbers. **Before you look:** the last key of a segment lies after every query
+# but the last. What will stand in the upper right corner? Step through the rows:
 
 # %% jupyter={"source_hidden": true}
-# Draws a matrix of distances with hatched entries where nothing valid is.
-def draw_numbers(ax, matrix, known, title, xlabel):
-    for (i, c), value in np.ndenumerate(matrix):
-        colour = plt.cm.viridis_r(0.05 + 0.6 * value / len(matrix[0])) if known[i, c] else "white"
-        style = {
-            "facecolor": colour,
-            "edgecolor": "#BBBBBB",
-            "hatch": None if known[i, c] else "////",
-        }
-        ax.add_patch(plt.Rectangle((c - 0.5, i - 0.5), 1, 1, **style))
-        if known[i, c]:
-            ink = "white" if value > 3 else "black"
-            ax.text(c, i, f"{value:.0f}", ha="center", va="center", color=ink)
-    ax.set(xlim=(-0.5, len(matrix[0]) - 0.5), ylim=(len(matrix) - 0.5, -0.5), aspect="equal")
-    ax.set(title=title, xlabel=xlabel, ylabel="query i", yticks=range(len(matrix)))
-
-
-# %%
+# Draws the memory of P as one line of numbers, P itself, and the rows that the shifted view cuts out of the line.
 T5, M5 = 4, 3
 S5 = M5 + T5
 P = np.full((1, 1, T5, S5 + 1), np.nan)
 P[..., :S5] = np.arange(S5)[::-1]  # entry = its distance; the extra column stays empty
-shifted = by_key(P)[0, 0]  # (T, S)
-assert np.shares_memory(shifted, P)
+shifted = attention.by_key(P)[0, 0]  # (T, S)
 visible = visible_keys(T5, S5, None)  # (T, S)
 distance = np.arange(T5)[:, None] + M5 - np.arange(S5)  # (T, S), straight from the definition
-assert np.array_equal(shifted[visible], distance[visible])
+assert np.shares_memory(shifted, P) and np.array_equal(shifted[visible], distance[visible])
+TINTS = ("#CFE3F3", "#F7D9C4", "#CDE8DD", "#EEDCEB")
 
-figure, axes = plt.subplots(1, 2, figsize=(9, 2.7))
-draw_numbers(axes[0], P[0, 0], np.isfinite(P[0, 0]), "P: a column for each distance", "column c")
-draw_numbers(axes[1], shifted, visible, "the same numbers by key", "key j (from 3: the segment)")
-plt.show()
+
+def draw_cell(ax, x, y, value, colour, hidden=False):
+    style = {"facecolor": colour, "edgecolor": "#888888", "hatch": "////" if hidden else None}
+    ax.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, **style))
+    if not hidden:
+        text_of = "" if np.isnan(value) else f"{value:.0f}"
+        ax.text(x, y, text_of, ha="center", va="center", size=9)
+
+
+def step(rows):
+    """The line of numbers in memory, P by distance, and the first rows of the view by key."""
+    figure, axes = plt.subplot_mosaic([["line", "line"], ["P", "key"]], figsize=(9, 4))
+    line, W = P.ravel(), S5 + 1
+    for place, value in enumerate(line):
+        draw_cell(axes["line"], place, 0, value, TINTS[place // W])
+    for i in range(rows):
+        start = T5 - 1 + i * S5
+        box = {"fill": False, "edgecolor": VERMILION, "linewidth": 2.5 if i == rows - 1 else 1}
+        axes["line"].add_patch(plt.Rectangle((start - 0.5, -0.65), S5, 1.3, **box))
+        for j in range(S5):
+            colour = TINTS[(start + j) // W]
+            draw_cell(axes["key"], j, i, shifted[i, j], colour, hidden=not visible[i, j])
+    for i, c in np.ndindex(T5, W):
+        draw_cell(axes["P"], c, i, P[0, 0, i, c], TINTS[i])
+    axes["line"].set(xlim=(-1, T5 * W), ylim=(-1, 1), xlabel="place in memory", yticks=[])
+    axes["line"].set_title("in memory: a row of P has 8 places, a row of the view (framed) 7")
+    axes["P"].set(title="P: a column for each distance", xlabel="column c")
+    axes["key"].set(title="the view: a column for each key", xlabel="key j (from 3: the segment)")
+    for ax in (axes["P"], axes["key"]):
+        ax.set(xlim=(-0.6, W - 0.4), ylim=(T5 - 0.4, -0.6), aspect="equal", ylabel="query i")
+        ax.set(xticks=range(W if ax is axes["P"] else S5), yticks=range(T5))
+    plt.show()
+
+
+# %%
+sliders(step, rows=[0, 1, 2, 3, 4])
 
 # %% [markdown]
-# On the right the distances count down to 0 at the query's own position, one place further along in each row, as they
-# should. The hatched corner holds entries from neighbouring rows: exactly the keys that lie in the future and are
-# masked anyway. The backward pass uses the same view in reverse: `ds`, which is indexed by key, is *written* through it
-# into a matrix of zeros, which is then indexed by distance.
+# On the right the distances count down to 0 at the query's own position. The hatched corner holds entries of neighbouring
+# rows: exactly the keys that lie in the future and are masked anyway. The backward pass uses the view in reverse: `ds`,
+# which has a column for each key, is *written* through the view into a matrix of zeros, which then holds `ds` by distance.
 #
+# ### Exercise 1 · The shift
+#
+# *●●○ · 10 minutes*
+#
+# Write `by_key`, for all texts and heads: from P (B, H, T, S + 1) to (B, H, T, S). It must return a **view**, so that
+# what is written into the result arrives in P. A slice is a view, and so is `reshape` of an array without gaps;
+# `np.concatenate` makes a copy.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune.notebook import yours
+from tinyprune.ops import attention
+
+
+def by_key(P):
+    """Return a view (B, H, T, S), a column for each key, of P (B, H, T, S + 1), a column for each distance."""
+    raise NotImplementedError("write by_key: return a view of P, of shape (B, H, T, S)")
+
+
+rng = np.random.default_rng(0)
+P = np.zeros((2, 3, 4, 8))
+by_key(P)[...] = 1  # as the backward pass does
+message = "a view of P is expected, got a copy: what was written into the result is not in P"
+assert P.any(), message
+cases = [(rng.standard_normal((2, 3, T, S + 1)),) for T, S in ((4, 7), (3, 3), (1, 4))]
+hint = "lay the T rows in one line, cut off the first T - 1 places, and make rows of S"
+yours.check(by_key, attention.by_key, *cases, hint=hint)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `P.reshape(B, H, T * (S + 1))` is the line. Take a slice of T · S places, which begins at place T − 1; `reshape` it to
+# rows of S.
+#
+# </details>
+#
+# <details><summary>Compare with ours</summary>
+#
+# ```python
+# def by_key(P):
+#     B, H, T, S = P.shape[0], P.shape[1], P.shape[2], P.shape[3] - 1
+#     line = P.reshape(B, H, T * (S + 1))
+#     return line[..., T - 1 : T - 1 + T * S].reshape(B, H, T, S)
+# ```
+#
+# </details>
+#
+# In chapter 03 the best head of the small model had some 16 % of its weight on the character before. The next cell trains
+# this model for as long, but with distances and a memory. **Before you look:** what share will the best head have now?
+
+# %%
+sizes = {"L": 2, "D": 64, "H": 4, "N": 32, "T": 40, "M": 40}
+with yours.engine() as your_ops:
+    small = Transformer.new(text, backend="numpy", **sizes)
+    small.ops = your_ops
+    train(small, text, steps=300, B=8, lr=5e-3)
+    ids = np.array(text.tokenizer.encode("Items in the sequence are not copied"))[None]
+    _, _, cache = small.forward(ids)
+before = [block.attention.a.diagonal(-1, 2, 3).mean((0, 2)) for block in cache.attention_blocks]
+share = np.max(before)
+print(f"weight on the character before: {share:.0%} in the best head")
+assert share > 0.3
+
+# %% [markdown]
 # ## 3 · The whole operation
 #
-# These are the lines of the package that compute the scores of (5), for all heads and texts of a batch at once. (`qh`,
-# `kh` and `rh` are q, k and r with the axis of the heads before that of the positions.)
-
+# These lines of the package compute the scores of (5). (`qh`,
+# `kh` and `rh` are q, k and r with the heads first.)
 
 # %%
 show_lines(ops.attention_forward, "np.matmul((qh + u", "context += by_key(P)")
 
 # %% [markdown]
-# To see that this is (5) and nothing else, compute (5) again in the slowest and plainest way.
+# Compute (5) again in the slowest and plainest way:
 
 
 # %% tags=["subject"]
@@ -385,73 +420,34 @@ for span in (None, S6 - T6, 2):
 print("score by score it is the same, for causal, same-length and a shorter span")
 
 # %% [markdown]
-# **Backward.** Everything up to `ds` is chapter 03. From there, reverse (5). $q_i$ occurs in it twice, with $k_j$ and
-# with $r$, so `dq` has two parts. $u$ is added to every query of every text: it was *used more than once*, so its
-# gradient is summed over batch and positions; the same holds for $w$, and for $r$, which all texts share:
+# **Backward.** Everything up to `ds` is chapter 03. From there, reverse (5). $q_i$ occurs in it twice, so `dq` has two
+# parts. $u$ is added to every query of every text, so its
+# gradient is summed over batch and positions. The same holds for $w$, and for $r$, which all texts share:
 #
 # $$ \mathtt{dq}_i = \tfrac{1}{\sqrt{\mathtt{Dh}}}\Big(\underbrace{\textstyle\sum_j \mathtt{ds}_{ij}\,k_j}_{\text{content}} +
 # \underbrace{\textstyle\sum_j \mathtt{ds}_{ij}\,r_\mathtt{dist}}_{\text{position}}\Big) \qquad
-# $$
-#
-# $$ \mathtt{du} = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_{b,i}\text{content} \qquad
+# \mathtt{du} = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_{b,i}\text{content} \qquad
 # \mathtt{dw} = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_{b,i}\text{position} $$
 #
 # $$ \mathtt{dk}_j = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_i \mathtt{ds}_{ij}\,(q_i+u) \qquad
 # \mathtt{dr}_d = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_b\;\sum_{i,j\,:\,\mathtt{dist}(i,j)=d}\mathtt{ds}_{ij}\,(q_i+w) $$
-#
-# In the code, `dP` is `ds` indexed by distance, so that the last sum is a matrix product, too. (`ds_context` is `ds`:
-# chapter 10b adds other keys.)
-
-# %% jupyter={"source_hidden": true}
-# Shows how the gradients follow from ds.
-show_lines(ops.attention_backward, "dk = transposed(ds_context) @ ((q + u", "dr = np.ascontiguous")
 
 # %%
-arguments, names = [*inputs, None, None, None], [*names, "pk", "pv", "gate"]  # three for later
+arguments, names = (
+    [*inputs, None, None, None],
+    [*names, "pk", "pv", "gate"],
+)  # three that are absent here
 for span in (None, S6 - T6, 2):
     forward = partial(ops.attention_forward, span=span)
     assert_gradients(forward, ops.attention_backward, *arguments, argument_names=names)
-for record in check_gradients(forward, ops.attention_backward, *arguments, argument_names=names):
-    print(f"d{record.argument}: relative error {record.relative_error:.1e}")
+print("all gradients agree with the complex step")
 
 # %% [markdown]
-# ## 4 · A whole layer, by hand
+# ## 4 · Inside a trained model
 #
-# With this you can compute what a layer of the trained model computes: join memory and segment, normalise them, make
-# queries, keys, values and distance keys, attend, multiply by $W_o$, and add the result to the **residual stream** x,
-# the features that run through all layers (chapter 03, section 4). Then the head networks add theirs. The cell does it
-# for layer 1 and compares the result with what the model gave to layer 2.
-
-# %%
-_, memory, _ = exact.forward(passage[:, :64])
-_, inputs_of, _ = exact.forward(passage[:, 64:128], memory)  # each layer's inputs: T = M here
-m, x, p, eps = memory[1], inputs_of[1], layer_parameters(exact.params, 1), exact.config.norm_eps
-
-context = np.concatenate([m, x], 1)  # (B, S, D)
-n, _ = ops.layernorm_forward(context, p["ln.scale"], p["ln.bias"], eps)
-q = (n[:, M:] @ p["Wq"]).reshape(1, T, H, Dh)  # only the segment asks
-k = (n @ p["Wk"]).reshape(1, M + T, H, Dh)
-v = (n @ p["Wv"]).reshape(1, M + T, H, Dh)
-r = (exact.params["R"][: M + T] @ p["Wr"]).reshape(M + T, H, Dh)
-o, _ = ops.attention_forward(q, k, v, r, p["u"], p["w"], span=M)  # (B, T, H, Dh)
-x = (
-    x + o.reshape(1, T, H * Dh) @ p["Wo"] + p["bo"]
-)  # the heads' summands and the residual connection
-
-n, _ = ops.layernorm_forward(x, p["net.ln.scale"], p["net.ln.bias"], eps)
-networks, _ = ops.head_networks_forward(n, *(p[f"net.{name}"] for name in ("pk", "pb", "pv", "bo")))
-x = x + networks
-
-np.testing.assert_allclose(x, inputs_of[2], rtol=1e-9, atol=1e-9)
-print("layer 1 by hand is what layer 2 of the model receives")
-
-# %% [markdown]
-# ## 5 · Inside a trained model
-#
-# The textbook's operations (`ops/`) keep all attention weights, so we can look inside the trained model. Let it read
-# some held-out text and average the weight that each of its heads gives to distance 0, 1, 2, … The picture shows the
-# ten nearest keys. The rest of a head's weight, up to one, goes to keys further away. **Before you look:** to predict
-# the next character, which distance deserves the most weight? Is it 0, the current character?
+# Let the tour's model read held-out text, and average the weight that each of its heads gives to distance 0, 1, 2, … (The
+# rest goes to keys further away.) **Before you look:** which distance deserves the most weight? Is it 0, the current
+# character?
 
 
 # %% jupyter={"source_hidden": true}
@@ -477,10 +473,11 @@ def draw_distances(by_distance, shown=10):
         image = ax.imshow(part, cmap="Greys", vmin=0, vmax=0.8, aspect="auto")
         for h, d in zip(*np.where(part > 0.15)):
             ink = "white" if part[h, d] > 0.4 else "black"
-            ax.text(d, h, f"{part[h, d]:.1f}", ha="center", va="center", fontsize=7, color=ink)
+            ax.text(d, h, f"{part[h, d]:.1f}", ha="center", va="center", fontsize=8, color=ink)
         ax.set(title=f"layer {layer}", xlabel="distance", xticks=range(0, shown, 3))
         ax.set_yticks(range(H))
     axes[0].set_ylabel("head")
+    figure.suptitle("Many heads look at the last two characters", fontsize=10)
     figure.colorbar(image, ax=axes, label="mean weight")
     plt.show()
 
@@ -501,12 +498,10 @@ assert share > 0.3 and near > 0.2  # evenly spread over M + 1 keys it would be 2
 assert by_distance[..., 0].mean() < near / 2
 
 # %% [markdown]
-# The dark columns are distances 1 and 2. Nobody asked for them: many heads have specialised in *the previous character*
-# or the one before it. Distance 0 gets little, perhaps because the current character needs no head: the residual stream
-# has it already.
+# Many heads have specialised in the last two characters before the query, although no line of the program asks for it.
+# Distance 0 gets little, perhaps because the residual stream has the current character already.
 #
-# Now split the scores of the strongest of these heads into the four terms of (5), each averaged over queries, as a
-# function of distance.
+# Now split the scores of the strongest of these heads into the four terms of (5), each averaged over queries:
 
 
 # %% jupyter={"source_hidden": true}
@@ -519,12 +514,10 @@ def draw_terms(layer, head, near=16):
     q, k, r = c.q[:, head], c.k[:, head], c.r[head, ::-1]  # (B, T, Dh)  (B, S, Dh)  (S, Dh)
     at, root = i + M - d, 1 / np.sqrt(Dh)  # at: (T, near), the key at each distance
     terms = {
-        "q·k  content": (q @ k.swapaxes(1, 2) * root)[:, i, at],  # (B, T, near)
-        "u·k  content, for any query": (k @ c.u[head] * root)[:, at],
-        "q·r  position": (q @ r.T * root)[..., d],
-        "w·r  position, for any query": np.broadcast_to(
-            (r @ c.w[head] * root)[d], (len(q), T, near)
-        ),
+        "q·k  content–content": (q @ k.swapaxes(1, 2) * root)[:, i, at],  # (B, T, near)
+        "u·k  position–content": (k @ c.u[head] * root)[:, at],
+        "q·r  content–position": (q @ r.T * root)[..., d],
+        "w·r  position–position": np.broadcast_to((r @ c.w[head] * root)[d], (len(q), T, near)),
     }
     a = c.a[:, head][:, i, at]  # (B, T, near)
     # log a is the score minus one number for each row: the four terms explain everything else
@@ -537,11 +530,14 @@ def draw_terms(layer, head, near=16):
     for (name, mean), colour, marker in zip(means.items(), colours, "s^ox"):
         axes[0].plot(d, mean, color=colour, marker=marker, markersize=4, label=name)
     axes[0].axhline(0, color=GREY, linewidth=0.8)
-    axes[0].set(title=f"layer {layer}, head {head}: its score in four terms", xlabel="distance")
+    axes[0].set(title=f"layer {layer}, head {head}: the terms with r make the peak")
+    axes[0].set_xlabel("distance")
     axes[0].set_ylabel("mean over queries")
     axes[0].legend(frameon=False, fontsize=8)
     axes[1].bar(d, a.mean((0, 1)), color=BLUE)
-    axes[1].set(title="the resulting weight", xlabel="distance", ylabel="mean weight")
+    axes[1].set(
+        title="so the nearest characters get the weight", xlabel="distance", ylabel="mean weight"
+    )
     plt.show()
     return {name: np.ptp(mean) for name, mean in means.items()}
 
@@ -551,16 +547,15 @@ range_of = draw_terms(*previous)
 print("mean over queries, largest minus smallest:")
 for name, value in range_of.items():
     print(f"{name:28} {value:5.1f}")
-assert max(range_of, key=range_of.get).endswith(("position", "position, for any query"))
+assert max(range_of, key=range_of.get).endswith("–position")
 
 # %% [markdown]
-# The peak comes from the position terms: with $q\cdot r$ the queries of this head *ask for* a distance, with $w\cdot r$
-# the head prefers one for every query. The content terms matter little in the *average*: they differ from key to key,
+# The peak comes from the two terms with $r$: with $q\cdot r$ the queries *ask for* a distance, with $w\cdot r$
+# the head prefers one for every query. The terms with $k$ matter little in the *average*: they differ from key to key,
 # but not from distance to distance.
 #
-# Not all heads look at distances. Choose two more by what they look at: the one with the largest share of its weight on
-# blanks and line ends, and the one that looks farthest, with the largest mean distance. (That is less than it may seem:
-# if most heads look near, even the farthest may stay below M / 2, the mean distance of uniform weights.)
+# Not all heads look at distances. Choose two more: the head with the largest share of its weight on
+# blanks and line ends, and the head with the largest mean distance.
 
 # %%
 seen = visible_keys(T, M + T, M)  # (T, S)
@@ -587,28 +582,14 @@ for name, (layer, head) in chosen.items():
     even = format(uniform[name], form)
     print(f"{name:20} layer {layer}, head {head}: {mean:{form}}   (uniform weights: {even})")
 
-# %% jupyter={"source_hidden": true}
-# Draws the weights of the chosen heads for one text.
-sample = 9  # one of the segments that were read
-figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.5), sharey=True)
-for ax, (name, (layer, head)) in zip(axes, chosen.items()):
-    a, extent = weights[layer, sample, head], (-M - 0.5, T - 0.5, T - 0.5, -0.5)  # (T, S)
-    ax.imshow(a, cmap="Greys", vmin=0, vmax=np.quantile(a, 0.995), aspect="auto", extent=extent)
-    ax.axvline(-0.5, color=VERMILION, linewidth=1, linestyle="--")
-    ax.set(title=f"{name}: layer {layer}, head {head}", xlabel="key (below 0: memory)")
-axes[0].set_ylabel("query")
-plt.show()
-
 # %% [markdown]
-# Here are the same three heads, with two queries each, on the text itself. The query is the framed character at the end; an
-# earlier character is darker the more weight it gets, compared with the largest weight of its row. (↵ is the end of a
-# line.) The heads are named after their *averages*, so each row says what its own query does: the share of its weight on
-# the character before, the share on blanks, the mean distance. The first query is the one where the three heads come
-# closest to what their names say, the second, of a frequent character, one where the first head does not. **Before you
-# look:** in layer 0 a query is computed from its character alone. What can decide there whether a head looks back by one?
+# Here are the three heads on the text itself, with two queries each. The query is the framed character at the end; a
+# character is darker the more weight it gets, compared with the largest weight of its row (↵ is the end of a
+# line). **Before you look:** in layer 0 a query is computed from its character alone. What can decide there whether a head looks back by one?
 
 # %% jupyter={"source_hidden": true}
 # Draws the text before two queries, shaded by the weights of the chosen heads.
+sample = 9  # one of the segments that were read
 shares = [
     measured[name][layer, sample, head] for name, (layer, head) in chosen.items()
 ]  # (T,) each
@@ -637,12 +618,14 @@ for ax, query in zip(axes, (typical, exception)):
     ax.set_yticklabels(names)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
+axes[0].set_title("a query at which the heads do what their names say")
+axes[1].set_title("a query at which the first head does something else")
 plt.show()
 
 # %% [markdown]
-# In the run that is printed here the second query is the letter *o*, and the first head looks at every earlier *e*, be it
-# near or far. Is that an accident? Look at its weight on the character before, averaged over all queries with the same
-# character, for the twenty most frequent characters.
+# In the run printed here the second query is the letter *o*, and the first head looks at every earlier *e*, near or
+# far. (So it does in the first picture of chapter 03.) Is that an accident? Look at the weight of this head on the
+# character before, averaged over all queries with the same character, for the twenty most frequent characters.
 
 # %%
 on_previous = at_distance[previous[0], :, previous[1], :, 1]  # (B, T)
@@ -650,25 +633,15 @@ by_letter = {text.tokenizer.decode(np.array([c])): on_previous[asking == c].mean
 print("  ".join(f"{letter!r} {value:.0%}" for letter, value in by_letter.items()))
 
 # %% [markdown]
-# It is the character that decides: with most of them this head looks back by one nearly always, with a few less often or
+# It is the character that decides: with most characters this head looks back by one nearly always, with a few less often or
 # hardly ever. A head of layer 0 can only learn that letter by letter. The mean over queries hides it.
 #
-# A head is a small specialist: one looks at a position, others at what is written. Whether the model could do without
-# one of them is a different question, which no picture answers. It is the subject of the remaining chapters.
+# Whether the model could do without this head is another question, which no picture answers. It is
+# the subject of the next chapters.
 #
-# ## Recap
+# ### Exercise 2 · A memory that leaves no trace
 #
-# - A memory is the layer's inputs before the segment. They serve as keys and values, and get no gradient.
-# - Positions are distances: each distance has a key $r_\mathtt{dist}$, which is compared with $q_i + w$. A shifted view
-#   turns columns of distances into columns of keys.
-# - With memory, distances and the same-length mask, a text may be cut anywhere, and the model computes the same.
-#
-# ## Now you
-#
-# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes.
-
-# %% [markdown]
-# ### Exercise 1 · A memory that leaves no trace
+# *●●○ · 10 minutes*
 #
 # Write `read(x, T)`, which reads the inputs x (n, D) of one layer T positions at a time, the last piece possibly
 # shorter. `layer(piece, m)` returns the outputs for one piece, (T, D); m (at most M, D) holds the inputs just before
@@ -703,6 +676,7 @@ for T in (20, 8, 6, 3, 1):
     assert apart < 1e-12, (
         f"expected the outputs of the whole text, got {apart:.2g} apart with T = {T}"
     )
+    print(f"passed: read in pieces of {T}, {apart:.0e} apart")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -725,75 +699,25 @@ for T in (20, 8, 6, 3, 1):
 # ```
 #
 # </details>
-
-# %% [markdown]
-# ### Exercise 2 · The gradients of distances
 #
-# The position part of one head's scores is $s_{ij} = (q_i + w)\cdot r_{\mathtt{dist}(i,j)}/\sqrt{\mathtt{Dh}}$ where
-# $\mathtt{dist}(i,j) = i + M - j$ is at least 0, and 0 for keys in the future. Write its backward pass: from ds (T, S)
-# the gradients of q (T, Dh), r (S, Dh; row = distance) and w (Dh,). Two loops, over queries and keys, are good enough.
-
-# %% tags=["exercise", "raises-exception"]
-import numpy as np
-
-from tinyprune.testing import assert_gradients
-
-
-def position_forward(q, r, w):
-    T, S = len(q), len(r)
-    dist = np.arange(T)[:, None] + (S - T) - np.arange(S)  # (T, S)
-    scores = (q + w) @ r.T / np.sqrt(q.shape[1])  # (T, S), a column for each distance
-    s = np.where(dist >= 0, np.take_along_axis(scores, np.maximum(dist, 0), 1), 0)
-    return s, (q, r, w)
-
-
-def position_backward(ds, cache):
-    """ds (T, S), cache (q, r, w) → dq (T, Dh), dr (S, Dh), dw (Dh,)."""
-    raise NotImplementedError("write position_backward: return the gradients dq, dr and dw")
-
-
-rng = np.random.default_rng(0)
-q, r, w = rng.standard_normal((3, 4)), rng.standard_normal((5, 4)), rng.standard_normal(4)
-assert_gradients(position_forward, position_backward, q, r, w, argument_names=["q", "r", "w"])
-
-# %% [markdown]
-# <details><summary>Hint</summary>
+# ## Recap
 #
-# Begin with zeros in the shapes of q, r and w. Each pair of a query and a visible key adds something to all three:
-# query $i$ receives $\mathtt{ds}_{ij}\,r_\mathtt{dist}$; the row `dist` of dr, which several pairs share, receives
-# $\mathtt{ds}_{ij}\,(q_i+w)$.
+# - A memory is the layer's inputs before the segment. They serve as keys and values, and get no gradient.
+# - Positions are distances: each distance has a key $r_\mathtt{dist}$, which is compared with $q_i + w$. A shifted view
+#   turns columns of distances into columns of keys.
+# - With memory, distances and the same-length mask, a text may be cut anywhere, and the model computes the same.
 #
-# </details>
-#
-# <details><summary>Solution</summary>
-#
-# ```python
-# def position_backward(ds, cache):
-#     q, r, w = cache
-#     dq, dr, M = np.zeros_like(q), np.zeros_like(r), len(r) - len(q)
-#     for i in range(len(q)):
-#         for j in range(i + M + 1):
-#             dq[i] += ds[i, j] * r[i + M - j]
-#             dr[i + M - j] += ds[i, j] * (q[i] + w)
-#     root = np.sqrt(q.shape[1])
-#     return dq / root, dr / root, dq.sum(0) / root
-# ```
-#
-# </details>
-
-# %% [markdown]
-# In assignment [A2](assignments/README.md), tasks a2_2 and a2_3, attention has a memory too.
+# Assignment [A2](assignments/README.md), tasks a2_2 and a2_3, has a memory too.
 #
 # ## Questions
 #
-# 1. In `attention_backward`, `du` is the sum over batch and positions of `dq`, taken *before* the position part is
-#    added. Why not after?
+# 1. The package takes `du` as the sum of `dq` over batch and positions, *before* the position part is added to
+#    `dq`. Why not after?
 #
 # <details><summary>Answer</summary>
 #
 # `u` is added to `q` in the content product only, $(q_i+u)\cdot k_j$, so it receives what $q_i$ receives there and no
-# more. What comes through $(q_i+w)\cdot r$ belongs to w. Taken after, the sum would be du + dw: of the right shape, but
-# found by the checker.
+# more. Taken after, the sum would be du + dw.
 #
 # </details>
 #
@@ -802,9 +726,7 @@ assert_gradients(position_forward, position_backward, q, r, w, argument_names=["
 # <details><summary>Answer</summary>
 #
 # Nothing, as with the key bias of chapter 03: every visible score of row $i$ gets the same $(q_i+w)\cdot
-# b/\sqrt{\mathtt{Dh}}$. Only differences between distances count. (Both cease to hold once persistent keys, which have
-# no distance, share the softmax, as in chapter 10b: such a bias then shifts weight between the text and the persistent
-# vectors.)
+# b/\sqrt{\mathtt{Dh}}$. Only differences between distances count.
 #
 # </details>
 #
@@ -812,24 +734,11 @@ assert_gradients(position_forward, position_backward, q, r, w, argument_names=["
 #
 # <details><summary>Answer</summary>
 #
-# In generation, yes, and that is commonly done: the weights are fixed, so keys and values of earlier characters stay
+# In generation, yes: the weights are fixed, so keys and values of earlier characters stay
 # valid. In training the weights have changed by one step since, and no gradient could reach $W_k$ and $W_v$ through the
-# memory's contribution: they would be trained by the segment's own positions only.
+# memory.
 #
 # </details>
 #
-# 4. What would the loss by position look like with memory, but under the plain causal mask?
-#
-# <details><summary>Answer</summary>
-#
-# Queries would see M + 1 to M + T positions, later ones more: the curve could fall a little along the segment. And
-# reading in pieces would no longer agree to the last digits, since what a query sees would depend on where its segment
-# begins.
-#
-# </details>
-#
-# **Next:** [10b all-attention](10b_all_attention.ipynb): the softmax gets N more keys that belong to no position in the
-# text, and the feed-forward block is dropped. The operation of this chapter is
-# [`ops/attention.py`](../tinyprune/ops/attention.py), memory is in [`ops/context.py`](../tinyprune/ops/context.py) and
-# [`data/segments.py`](../tinyprune/data/segments.py), the layer around it in
-# [`model/blocks.py`](../tinyprune/model/blocks.py).
+# **Next:** [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb), which asks what a head is worth. The code
+# is in [`ops/attention.py`](../tinyprune/ops/attention.py) and [`ops/context.py`](../tinyprune/ops/context.py).
