@@ -80,8 +80,8 @@ def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -
                 distance = np.abs(np.asarray(one) - other).max(initial=0) / max(np.abs(other).max(initial=0), 1e-300)
                 errors[label] = max(errors.get(label, 0.0), float(distance))
     replace_file(FOLDER / f"{name}.py", written.source.encode())
-    worst = max(errors, key=lambda label: errors[label], default="nothing")
-    digits = [f"{label} to {error:.0e}" for label, error in errors.items() if len(errors) < 5 or label == worst]
+    told = errors if len(errors) < 5 else dict.fromkeys([next(iter(errors)), max(errors, key=lambda x: errors[x])])
+    digits = [f"{label} to {errors[label]:.0e}" for label in told]
     print(f"passed: {', '.join(digits)}. Your {name} computes from here on.")
 
 
@@ -93,7 +93,8 @@ def labels(ours: Function, result: Any) -> list[str]:
     if name.endswith("_backward"):
         forward = getattr(sys.modules[ours.__module__], name.replace("_backward", "_forward"), ours)
         return [f"d{argument}" for argument in inspect.signature(forward).parameters][:count]
-    return ["out" if name.endswith("_forward") else "result", *(f"part {i} after it" for i in range(1, count))]
+    first = "out" if name.endswith("_forward") else "result"
+    return [first, *(f"cache[{i}]" if first == "out" else f"result {i + 1}" for i in range(count - 1))]
 
 
 def parts(x: Any) -> tuple[Any, ...]:
@@ -156,7 +157,8 @@ def counted(name: str, yours: Function, ours: Function, calls: dict[str, int]) -
     def function(*args: Any, **options: Any) -> Any:
         if name in GENERAL and GENERAL[name](*args, **options):
             return ours(*args, **options)
-        calls[name] = calls.get(name, 0) + (name in calls)
+        if name in calls:
+            calls[name] += 1
         return yours(*args[: len(takes)], **{k: v for k, v in options.items() if k in takes})
 
     return function
