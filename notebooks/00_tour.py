@@ -13,10 +13,11 @@
 # &nbsp; [all chapters](README.md) · [01 backprop by hand](01_backprop_by_hand.ipynb) →
 #
 # A language model reads a text and predicts how it continues. A Transformer does this with dozens of *attention heads*:
-# small readers that look back over the text and report what they find. This course rebuilds *Layer-wise Pruning of Transformer Attention Heads for
-# Efficient Language Modeling* (Shim, Choi, Sung & Choi 2021, [arXiv 2110.03252](https://arxiv.org/abs/2110.03252)): a
-# model **learns which of its heads it can do without**, these heads are removed for good, and the rest is trained
-# a little more. All of it is NumPy, every gradient derived by hand. This chapter only looks.
+# small readers that look back over the text and report what they find. This course rebuilds *Layer-wise Pruning of
+# Transformer Attention Heads for Efficient Language Modeling* (Shim, Choi, Sung & Choi 2021,
+# [arXiv 2110.03252](https://arxiv.org/abs/2110.03252)): a model **learns which of its heads it can do without**, these
+# heads are removed for good, and the rest is trained a little more. All of it is NumPy, every gradient derived by hand. This
+# chapter only looks.
 #
 # **After this chapter you can** say what the four stages do to a model's size, speed and quality, and which chapter
 # explains which part.
@@ -89,7 +90,7 @@ you_are_here("train", "gates", "prune", "finetune")
 # - **Many heads seem to be replaceable.** Michel, Levy & Neubig
 #   ([2019](https://arxiv.org/abs/1905.10650)) removed many heads from trained models and lost little.
 # - **One learns what a model does.** Voita et al. ([2019](https://arxiv.org/abs/1905.09418)) closed 38 of the 48 heads in the
-#   encoder of a translation model and lost almost nothing. The last ones to close had a job with a name.
+#   encoder of a translation model and lost almost nothing. The heads that closed last had a job with a name.
 #
 # This chapter tries it on a small model, and [chapter 09](09_a_real_language_model.ipynb) on a pretrained one.
 #
@@ -371,8 +372,8 @@ longer.fit("train", whole, settings, LanguageModelling(), resume=False, before=b
 # %% [markdown]
 # How good is a model? A character that really came, and had probability $p$, *costs*
 # $-\log_2 p$ bits. The mean over a text, in *bits per character*, is the number of yes-or-no questions that the model would
-# still have to ask. *Perplexity* is the same in another unit: the
-# model is as uncertain as in a guess among $2^{\text{bits}}$ equally likely characters.
+# still have to ask to know the next character. (Progress bars show *nats*; a nat is 1.44 bits.) *Perplexity* is the
+# same in another unit: the model is as uncertain as in a guess among $2^{\text{bits}}$ equally likely characters.
 
 # %% [markdown]
 # ### Exercise 2 · How good is a model?
@@ -539,7 +540,7 @@ def close_heads(heads):
         right.plot(heads, line[heads], "o", color=colour, markersize=8)
     right.axvline(gate_row["heads_open"], color=GREY, linestyle=":", linewidth=1)
     right.set(xlabel="open heads (dotted: after training)", ylabel="bits per character")
-    right.set(yscale="log", title="The price would pay for fewer heads")
+    right.set(yscale="log", title=f"Bits + price are smallest at {cheapest} heads")
     right.legend(frameon=False)
     ticks = [2, 3, 4, 6, 10]
     right.set_yticks(ticks, map(str, ticks))
@@ -559,11 +560,9 @@ print(
 # %% [markdown]
 # The curve of bits is flat on the right and steep on the left: the first heads to go are cheap, the last ones
 # indispensable. The curve with the price has its smallest value far left of the dotted line. So the price alone did not
-# decide how many heads stay. Their number is **the number at which 500 steps
-# stopped**: a gate starts nearly open and needs a few hundred steps to close, and closing more would still have paid.
-# (Roughly: weights that adapt, which are held fixed here, would make few heads still cheaper.)
-# More steps, faster gates or a higher price leave fewer heads. [Chapter 06](06_training_with_gates.ipynb) draws heads
-# against steps, and builds a controller that holds a number of your choice.
+# decide how many heads stay. Their number is **the number at which 500 steps stopped**: a gate starts nearly open and needs a few hundred steps to close, and closing more would still have paid.
+# (Roughly: the weights are held fixed here.) More steps, faster gates or a higher price leave fewer heads:
+# [chapter 06](06_training_with_gates.ipynb).
 #
 # ## The chapters
 #
@@ -578,7 +577,7 @@ print(
 # |[07 removing heads](07_removing_heads.ipynb)|compute the same with less|
 # |[08 fine-tuning and the trade-off](08_fine_tuning_and_trade_off.ipynb)|run a fair race|
 # |[09 a real language model](09_a_real_language_model.ipynb)|prune it with your functions|
-# |**research** [10 Does it work? How to test a claim](10_does_it_work.ipynb)|test ours|
+# |**research** [10 Does it work? How to test a claim](10_does_it_work.ipynb)|test its claims|
 # |**workshop** hot loops: [11 Numba](11_hot_loops_in_numba.ipynb), [11b attention](11b_attention_in_numba.ipynb), [11c GPU](11c_on_a_gpu.ipynb)|write fast kernels|
 #
 # From chapter 01 on, a function of yours that passes its check replaces the package's: your own code trains
