@@ -13,7 +13,7 @@
 # &nbsp; ← [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb) · [all chapters](README.md) · [07 removing heads](07_removing_heads.ipynb) →
 #
 # **After this chapter you can** train a language model together with its gates, write a step of Adam, say why a price leaves
-# 20 heads after 500 steps and 10 after 2,000, name what each of three stabilisers protects, and hold a number of heads
+# about 20 heads after 500 steps and 10 after 2,000, name what each of three stabilisers protects, and hold a number of heads
 # with a controller.
 #
 # **You need** the gate of [chapter 02](02_hard_concrete_gate.ipynb), and L0 and the difference that a head makes from
@@ -118,9 +118,8 @@ for step, share in ((0, 0.0), (25, 0.5), (50, 1.0), (400, 1.0)):
     _, _, grads = objective(model, ids, targets, None, np.random.default_rng(7), step)
     both = joined_log_alpha(grads, L, model.ops)  # (L·H,)
     np.testing.assert_allclose(both, task + share * gate.lam * p * (1 - p), rtol=0, atol=1e-7)
-print(
-    f"at log_alpha = 2: price {gate.lam * p[0] * (1 - p[0]):.4f}, task {task.min():.4f} to {task.max():.4f}"
-)
+print(f"at log_alpha = 2 the price is {gate.lam * p[0] * (1 - p[0]):.4f}")
+print(f"and the task, mostly noise in a single step, {task.min():.4f} to {task.max():.4f}")
 
 # %% [markdown]
 # ## 2 · Adam: steps of about one length
@@ -250,7 +249,7 @@ ends = {}
 for (name, (_, steps, records)), (colour, style) in zip(stages.items(), looks):
     heads = np.array([r["heads_open"] for r in records])
     ax.plot(steps, heads, style, color=colour, label=name)
-    marks = [STEPS // 4, STEPS // 2, STEPS] if steps[-1] == STEPS else [steps[-1]]
+    marks = [STEPS // 4, STEPS // 2, STEPS] if steps[-1] == STEPS else [int(steps[-1])]
     ends[name] = [int(heads[steps.searchsorted(mark)]) for mark in marks]
     ax.plot(marks, ends[name], "o", color=colour)
     for x, y in zip(marks, ends[name]):
@@ -264,10 +263,10 @@ at, (of_fast,), (of_cheap,) = ends.values()
 assert at[0] > at[-1] and of_fast < at[0] and of_fast < of_cheap
 
 # %% [markdown]
-# At 500 steps about 20 heads are open, as in the tour. Training on closes half of them; only then does the curve level
-# off, near the number at which the tour's curve of bits plus price had its smallest value. Gates that are four times as fast
-# get nearly as far in a fifth of the steps. Half the price leaves more heads. So **price, steps and rate together** decide
-# how many heads stay. To compare two ways of training gates, compare them at the same number of heads.
+# At 500 steps about 20 heads are open, as in the tour. Training on closes more than half of them, more and more slowly, down to
+# about the number at which the tour's curve of bits plus price had its smallest value. Gates that are four times as fast
+# need less than half of the steps for the same number. Half the price leaves more heads. So **price, steps and rate
+# together** decide how many heads stay. To compare two ways of training gates, compare them at the same number of heads.
 
 # %% [markdown]
 # ## 4 · Three stabilisers
@@ -522,7 +521,7 @@ axes[0].plot(steps, [r["heads_open"] for r in records], color=BLUE, label="open 
 start = L * H * float(ops.sigmoid(np.array([2.0]))[0])
 target = [start, 16, 16]
 axes[0].plot([0, steps[-1] // 2, steps[-1]], target, "--", color=GREY, linewidth=1, label="target")
-axes[0].set(xlabel="step", ylim=(0, 33), title="Open heads follow the target to 16")
+axes[0].set(xlabel="step", ylim=(0, 33), title="Open heads reach the target, 16")
 axes[0].legend(frameon=False)
 axes[1].plot(steps, [r["lam"] for r in records], color=VERMILION)
 axes[1].axhline(0, color=GREY, linewidth=0.8)
