@@ -13,19 +13,16 @@
 # &nbsp; [all chapters](README.md) · [01 backprop by hand](01_backprop_by_hand.ipynb) →
 #
 # A language model reads a text and predicts how it continues. A Transformer does this with dozens of *attention heads*:
-# small, independent readers, each of which looks back over the text and reports what it finds. Some matter a great
-# deal, others hardly at all. The paper that this project rebuilds, *Layer-wise Pruning of Transformer Attention Heads
-# for Efficient Language Modeling* (Shim, Choi, Sung & Choi 2021,
-# [arXiv 2110.03252](https://arxiv.org/abs/2110.03252)), lets a model **learn which of its heads it can do without**,
-# removes those for good, and trains the rest a little more. Here all of it is NumPy: there is no framework and no
-# automatic differentiation. Every gradient was derived by hand, and the later chapters derive them with you. This
+# small readers that look back over the text and report what they find. This course rebuilds *Layer-wise Pruning of
+# Transformer Attention Heads for Efficient Language Modeling* (Shim, Choi, Sung & Choi 2021,
+# [arXiv 2110.03252](https://arxiv.org/abs/2110.03252)): a model **learns which of its heads it can do without**, these
+# heads are removed for good, and the rest is trained a little more. All of it is NumPy, every gradient derived by hand. This
 # chapter only looks.
 #
-# **After this chapter you can** say what the four stages are, what they do to a model's size, speed and quality, and which
-# chapter to open for the part that you want to understand.
+# **After this chapter you can** say what the four stages do to a model's size, speed and quality, and which chapter
+# explains which part.
 #
-# **You need** nothing but curiosity. The text explains technical words where they first occur, and the
-# [glossary](README.md#glossary) collects them. The cells train several small models.
+# **You need** nothing but curiosity, and the [glossary](README.md#glossary). The cells train several small models.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -58,16 +55,7 @@ from tinyprune import Transformer, count_parts
 from tinyprune.ops.engine import Engine
 from tinyprune.model.generation import generate
 from tinyprune.notebook import baseline_run, sliders, use_style, you_are_here
-from tinyprune.plots import (
-    BLUE,
-    GREY,
-    KEPT,
-    REMOVED,
-    VERMILION,
-    plot_gates,
-    plot_heads,
-    plot_losses,
-)
+from tinyprune.plots import BLUE, GREY, KEPT, REMOVED, VERMILION, plot_gates, plot_heads
 from tinyprune.pruning.gates import open_heads, settle
 from tinyprune.pruning.roles import head_roles
 from tinyprune.report import summarise
@@ -92,30 +80,24 @@ def show(*figures, dpi=90):
 you_are_here("train", "gates", "prune", "finetune")
 
 # %% [markdown]
-# The map shows the whole model, and below it the four stages; blue is what a chapter is about. A head has persistent vectors,
-# as in the paper, or units of its own, as in most of our models.
+# The map shows the whole model and the four stages; blue is what a chapter is about. The drawing shows two kinds
+# of heads at once: the heads of the paper have persistent vectors, the heads of this course have hidden units of their own.
+# No model has both.
 #
 # ## 1 · Why remove heads?
 #
-# There are three reasons.
+# - **Memory and time.** Each head takes both, useful or not.
+# - **Many heads seem to be replaceable.** Michel, Levy & Neubig
+#   ([2019](https://arxiv.org/abs/1905.10650)) removed many heads from trained models and lost little.
+# - **One learns what a model does.** Voita et al. ([2019](https://arxiv.org/abs/1905.09418)) closed 38 of the 48 heads in the
+#   encoder of a translation model and lost almost nothing. The heads that closed last had a job with a name.
 #
-# - **Memory and time.** A head occupies memory and takes time for every token that the model reads, whether it is useful
-#   or not. (A *token* is the unit that a model reads; in most of these chapters it is one character.)
-# - **Most heads seem to be replaceable.** Michel, Levy & Neubig (2019, *Are Sixteen Heads Really Better than One?*,
-#   [arXiv 1905.10650](https://arxiv.org/abs/1905.10650)) removed heads from trained models without training them
-#   further; a large share could go with little loss, and some layers got by with a single head.
-# - **One learns what a model does.** Voita et al. (2019, [arXiv 1905.09418](https://arxiv.org/abs/1905.09418)) closed 38 of
-#   the 48 heads in the encoder of a translation model and lost only 0.15 BLEU (a score of translations, from 0 to 100).
-#   Heads with a job that one can name, such as to read a neighbouring word, were the last to close.
-#
-# It is a surprising claim that a trained model does not need a good part of itself. This chapter tries it on a small
-# model, and [chapter 09](09_a_real_language_model.ipynb) on a pretrained one.
+# This chapter tries it on a small model, and [chapter 09](09_a_real_language_model.ipynb) on a pretrained one.
 #
 # ## 2 · A model and its text
 #
-# The text is the language reference that comes with Python, so nothing is downloaded. The model reads it character by
-# character, in segments of 64, and predicts the next character at every place. The cell trains it for 900 steps, unless an
-# earlier run has done so; later chapters reuse the trained model.
+# The text is the language reference that comes with Python. The model reads 64 characters at a
+# time and predicts the next one at every place. The cell trains it for 900 steps, unless an earlier run has done so.
 
 # %%
 first_run = baseline_run()
@@ -131,49 +113,47 @@ print(textwrap.indent(text.tokenizer.decode(sample), "    "))
 print("\nthe same, as the model gets it:", *sample[:24], "…")
 
 # %% [markdown]
-# The model has four layers of eight heads and little else. In an ordinary Transformer more than half of the parameters
-# sit in feed-forward blocks, which do not shrink when a head is removed. The paper's **All-attention Transformer** has
-# none: its heads own *persistent vectors*, learned keys and values that they attend to beside the text. The heads of our
-# model own something that learns more at this size, namely a part of the feed-forward block: 32 of its hidden units
-# each. Both kinds are the subject of [chapter 10b](10b_all_attention.ipynb), and both do what matters here: remove a head,
-# and everything it owns goes with it. (A *multiply-add*, one multiplication and one addition, is the usual unit of
+# The model has four layers of eight heads and little else. Besides its attention, each head owns 32 *hidden units*, a small
+# network. If a head is removed, everything that it owns goes with it. (A *token* is what a
+# model reads as a unit, here one character. A *multiply-add*, a multiplication and an addition, is the usual unit of
 # computation.)
 
 # %%
 print(text_table([dataclasses.asdict(part) for part in count_parts(config)]))
 
 # %% [markdown]
-# How did it learn? A *gradient* says for each of these parameters how the loss changes with it
-# ([chapter 01](01_backprop_by_hand.ipynb) and [chapter 03](03_attention_by_hand.ipynb) derive all of them). Each step
-# moves every parameter a little in the direction in which the loss falls, by the rule called *AdamW*: it averages the
-# gradients of recent steps, divides by their usual size, so that all parameters move at a similar pace, and shrinks the
-# weights slightly
-# ([`ops/adamw.py`](../tinyprune/ops/adamw.py)).
+# How did the model learn? A *gradient* says for each of these parameters how the loss, the error of the predictions,
+# changes with it ([chapter 01](01_backprop_by_hand.ipynb)). Each step moves all parameters a little, in the direction in
+# which the loss falls ([chapter 06](06_training_with_gates.ipynb)).
 #
-# What has the model learned in 900 steps? Give it the beginning of a sentence and let it continue.
+# > **Sampling.** The model gives each possible next character a probability $p$. To write, draw a character by these
+# > probabilities, append it, and repeat. The *temperature* $t$ changes how bold the draw is: $p$
+# > becomes $p^{1/t}$, divided by the sum of all. Near $t=0$ the most probable character always wins, and the
+# > text goes round in circles. At large $t$ all become equally likely.
 
 
 # %%
 prompt = "The following statement returns the "
 
 
-def write(model, characters=320):
+def write(model, characters=320, temperature=0.7):
     """Let a model continue the prompt."""
     rng = np.random.default_rng(0)
-    new = generate(model, text.tokenizer.encode(prompt), characters, rng, temperature=0.7)
+    new = generate(model, text.tokenizer.encode(prompt), characters, rng, temperature=temperature)
     return textwrap.indent(prompt + text.tokenizer.decode(np.array(list(new))), "    ")
 
 
-print(write(baseline))
+for temperature in (0.1, 0.7, 2.0):
+    print(f"temperature {temperature}:\n{write(baseline, 200, temperature)}\n")
 
 # %% [markdown]
-# It is no author. But from single characters it has learned words, spaces and the layout of a page.
+# The text makes no sense yet. But the model has learned words, spaces and the layout of a page.
 #
 # ## 3 · Three heads read one sentence
 #
-# At every place in the text, a head gives each of the last 65 characters a *weight*. Its weights add up to 1, and
-# what it reports is the weighted mean of what those characters have to say ([chapter 03](03_attention_by_hand.ipynb)).
-# So one can look at what a head looks at.
+# At every place, a head gives each of the last 65 characters a *weight*. The weights add up to 1, and
+# the head reports the weighted mean of what those characters pass on ([chapter 03](03_attention_by_hand.ipynb)).
+# Here are three extreme heads.
 
 # %% jupyter={"source_hidden": true}
 # Reads 2·T characters of held-out text and returns the weights of all heads for the last T, (L, H, T, 2·T).
@@ -241,30 +221,28 @@ def read(position):
 
 
 # %% [markdown]
-# The framed character is the present one, the last that the heads see. Move along the text, which is held out:
+# The heads see nothing after the framed character. Move along the text:
 
 # %%
 sliders(read, position=(0, T - 4, 5))
 
 # %% [markdown]
-# The first head supplies the character before, without which no word can be spelt. The second spreads its attention
-# widely, though not everywhere. The third has found the ends of lines, which are of use to a model that has to
-# indent lines and to break them.
+# The first head passes on the previous character; without it the model could not spell a single word. The second spreads
+# its attention widely. The third puts more attention on ends of lines than any other head on this text, but at many
+# places it looks elsewhere.
 #
-# **Before you look:** suppose that one of the three had to go. Which would you remove, and which on no account? How
-# could one find out, for all 32 heads at once, without trying every combination?
+# **Before you look:** which of the three should go first?
 #
 # ## 4 · A gate on every head
 #
-# Each head now gets a **gate**, a random switch that lets its report through or not, and with it the output of its
-# hidden units ([chapter 02](02_hard_concrete_gate.ipynb)). The probability that a gate is open is learned. Training
-# continues with a loss that has two parts:
+# Each head now gets a **gate**, a random switch for all that the head contributes
+# ([chapter 02](02_hard_concrete_gate.ipynb)). The probability that the gate is open is learned. Training continues with
+# a loss of two parts:
 #
-# $$ \mathtt{loss} = \text{how wrong the guesses are} + \mathtt{lam}\cdot\text{how many gates are open} $$
+# $$ \mathtt{loss} = \text{error of the predictions} + \mathtt{lam}\cdot\text{number of open gates} $$
 #
-# A head that does not pay for itself by better predictions closes ([chapter 05](05_l0_and_the_difference.ipynb),
-# [chapter 06](06_training_with_gates.ipynb)). All that follows is kept in a temporary directory, so that the baseline
-# is not changed.
+# So an open head costs the price `lam`. Closing its gate pays if the predictions become worse by less
+# ([chapter 05](05_l0_and_the_difference.ipynb)).
 
 # %%
 folder = tempfile.TemporaryDirectory(prefix="tinyprune-tour-")  # gone when the notebook ends
@@ -285,12 +263,13 @@ gated = run.load("gate").model
 show(plot_gates(read_metrics(run.directory.metrics), run.config.gate))
 
 # %% [markdown]
-# Each line is a head; its height is the probability that the head is open. Dashed lines end closed; below the dotted
-# line evaluation counts a head as closed ([chapter 02](02_hard_concrete_gate.ipynb), section 4, says why it is not at
-# ½); the numbers on the right name the heads. All start nearly open. The price `lam` rises over the first 100 steps, and
-# then the heads separate: some stay open, some close. Nobody told the model how many to close, or in which layer.
+# Each line is a head; its height is the probability that the head is open. Dashed lines end below the dotted line, where
+# evaluation counts a head as closed. All heads start nearly open. The price rises
+# over the first 100 steps, and then the lines separate. We did not choose which heads close. *How
+# many* close depends on three numbers that we did choose: the price, the number of steps, and how fast gates learn. Many
+# lines are still falling at the end.
 #
-# **Before you look:** what do you think has become of the three heads of section 3?
+# **Before you look:** what has become of the three heads of section 3?
 
 # %%
 is_open = open_heads(gated)  # for each layer (H,)
@@ -298,14 +277,12 @@ for (layer, head), what in three_heads.items():
     print(f"{'open' if is_open[layer][head] else 'closed':6}  layer {layer}, head {head}: {what}")
 
 # %% [markdown]
-# What a head looks at and what it is worth are two questions. Three heads prove nothing; *which kinds of heads close*
-# is answered with all of them in [chapter 10](10_does_it_work.ipynb).
+# What a head looks at and what it is worth are two questions ([chapter 10](10_does_it_work.ipynb)).
 #
 # ## 5 · Cut out what is closed
 #
-# A closed head adds exactly nothing. So its columns and rows can be removed from every matrix: the model becomes
-# smaller and faster and still computes **the same**. This is meant literally: the cell compares every prediction with
-# that of the gated model ([chapter 07](07_removing_heads.ipynb)).
+# A closed head adds exactly nothing. So its columns and rows can be removed from every matrix
+# ([chapter 07](07_removing_heads.ipynb)). The smaller model computes **the same**:
 
 # %%
 run.prune()
@@ -321,275 +298,14 @@ assert sum(small.config.heads) < config.heads_total
 show(plot_heads(small.config))
 
 # %% [markdown]
-# ## 6 · Heal
-#
-# The remaining heads are trained a little more, as an ordinary model
-# ([chapter 08](08_fine_tuning_and_trade_off.ipynb)). Here is the loss over all stages, in bits. (Progress bars show
-# *nats*; one nat is 1.44 bits.) The line goes up and down because each step reads the next piece of the text, and each
-# stage reads on where the one before has stopped; some pieces are harder than others, and one pass takes about 400 steps.
-# So compare the dots, which are always measured on the same text: a second held-out text, the *validation* text. (The table further
-# down is about the *test* text, so its numbers differ.) The loss jumps up when the gates arrive, because
-# they flicker: in every step some heads are missing, and hardly ever the same ones.
-
-# %%
-run.finetune()
-final = run.load("finetune").model
-records = read_metrics(first_run.directory.metrics) + read_metrics(run.directory.metrics)
-show(plot_losses(records))
-
-# the last of each stage
-valid = {r["stage"]: r["loss"] / np.log(2) for r in records if r["split"] == "valid"}
-print("validation:", ", ".join(f"{bits:.2f} bits after {stage}" for stage, bits in valid.items()))
-assert valid["finetune"] < valid["gate"]
-
-# %% [markdown]
-# Fine-tuning heals: on the validation text the loss falls, even if the training loss happens to rise at the end.
-#
-# The pruned model has now been trained for longer than the baseline. A fair comparison needs a third model: **all heads,
-# trained as long**. It starts from the baseline as well and takes as many steps as gating and fine-tuning together.
-
-# %%
-longer = new_run("longer")
-whole = longer.load("train").model
-steps = run.config.gate_train.steps + run.config.finetune.steps
-settings = dataclasses.replace(run.config.finetune, steps=steps)
-before = longer.load("train")  # says where to read on
-longer.fit("train", whole, settings, LanguageModelling(), resume=False, before=before)
-
-# %% [markdown]
-# Here is the whole run in one table, measured on held-out text. *Bits per character* are the number of yes-or-no
-# questions that the model would still have to ask, on average, to know the next character: the fewer, the better.
-# *Perplexity* says the same in another unit: the model is as uncertain as if it had to guess among so many equally
-# likely characters, $2^{\text{bits}}$.
-#
-# **Before you look:** which of the three models will be best, and which will be the worst?
-
-# %%
-table = summarise(run)
-display(Markdown(markdown_table(table)))
-whole_bits = evaluate(whole, text.test, text.characters["test"]).bits_per_character
-before, gate_row, pruned, after = table
-more = [after["bits_per_character"] - bits for bits in (before["bits_per_character"], whole_bits)]
-print(f"all heads, trained as long: {whole_bits:.3f} bits per character")
-print(f"pruned and fine-tuned: {more[0]:+.2f} bits beside the baseline, {more[1]:+.2f} beside that")
-
-removed = pruned["bits_per_character"] - gate_row["bits_per_character"]
-assert abs(removed) < 1e-3  # removal changes nothing
-assert pruned["parameters"] < before["parameters"]
-assert after["bits_per_character"] < pruned["bits_per_character"]  # fine-tuning heals
-assert whole_bits < min(before["bits_per_character"], after["bits_per_character"])
-
-# %% jupyter={"source_hidden": true}
-# Draws size, time and quality of three models: the baseline, the same trained as long, and the pruned one.
-assert 0 < more[0] < more[1]
-names = ["baseline", "all heads,\ntrained as long", "pruned,\nfine-tuned"]
-same, columns = dict(before), {"parameters": "parameters"}
-same["bits_per_character"] = whole_bits  # it has the baseline's size and speed
-columns |= {
-    "ms_per_1k_tokens": "ms per 1,000 characters",
-    "bits_per_character": "bits per character",
-}
-figure, axes = plt.subplots(1, 3, figsize=(10, 2.5))
-for ax, (key, label) in zip(axes, columns.items()):
-    values = [record[key] for record in (before, same, after)]
-    ax.bar(names, values, color=[GREY, VERMILION, BLUE], width=0.55)
-    for x, value in enumerate(values):
-        number = f"{value:,.0f}" if value > 100 else f"{value:.2f}"
-        ax.text(x, value, number, ha="center", va="bottom")
-    ax.set(title=label, ylim=(0, 1.15 * max(values)), yticks=[])
-    ax.tick_params(axis="x", labelsize=8)
-    ax.spines["left"].set_visible(False)
-plt.show()
-
-# %% [markdown]
-# Read this with some suspicion, as this project always does. The pruned model is smaller and faster than the baseline. But
-# although it was trained for longer, it is worse; and it is clearly worse than the model that kept all heads and
-# was trained as long (the line below the table says by how much). That is the price of the removed heads. [Chapter
-# 08](08_fine_tuning_and_trade_off.ipynb) asks two more questions. Is a model that was small from the start as good? (On
-# this text it is better.) And do learned gates choose heads better than simpler methods, *at equal cost*? (On a finished
-# model they end behind the best of these; on one that still learns we cannot tell them apart.)
-#
-# The pruned model continues the prompt of section 2 like this:
-
-# %%
-print(write(final))
-
-# %% [markdown]
-# This is a single draw, and it may look worse than the numbers suggest, or better. A sample is no measurement.
-#
-# ## 7 · Close them yourself
-#
-# The gates rank all heads: the larger the learned parameter of a head's gate (`log_alpha`, chapter 02), the more the
-# head is worth. Instead of the number of heads that training arrived at, choose your own. The cell takes the model from
-# the end of the gate stage, opens the gates of that many heads, the best ones, closes the others, and reads some
-# held-out text.
-
-# %%
-held_out = text.test[:6000]
-curve, opened = {}, {}  # by the number of open heads
-for heads in range(0, config.heads_total + 1, 2):
-    params = gated.params | {
-        name: x.copy() for name, x in gated.params.items() if name.endswith("log_alpha")
-    }
-    model = Transformer(config, params, gated.gate, gated.ops)
-    settle(model, heads)  # moves log_alpha so that exactly this many are open, the largest
-    curve[heads] = evaluate(model, held_out, len(held_out)).bits_per_character
-    opened[heads] = open_heads(model)  # for each layer (H,)
-    assert sum(layer.sum() for layer in opened[heads]) == heads
-assert curve[2] > min(curve.values()) + 0.5  # the last heads are expensive to lose
-
-# %% jupyter={"source_hidden": true}
-# Draws a number of open heads: the map of all heads on the left, the place on the curve on the right.
-
-
-def close_heads(heads):
-    """Draw which heads are open if there are so many, and how good the model is then."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.5), width_ratios=(1, 1.3))
-    for layer, h in np.ndindex(config.L, config.H):
-        look = KEPT if opened[heads][layer][h] else REMOVED
-        left.add_patch(plt.Rectangle((h - 0.44, layer - 0.44), 0.88, 0.88, **look))
-    left.set(xlim=(-0.5, config.H - 0.5), ylim=(config.L - 0.5, -0.5), aspect="equal")
-    left.set(xticks=range(config.H), yticks=range(config.L), xlabel="head", ylabel="layer")
-    left.set_title(f"{heads} of {config.heads_total} heads: {curve[heads]:.2f} bits")
-    left.spines[:].set_visible(False)
-    left.tick_params(length=0)
-    right.plot(curve.keys(), curve.values(), color=BLUE, marker=".", linewidth=1.2)
-    right.plot(heads, curve[heads], "o", color=VERMILION, markersize=9)
-    right.axvline(gate_row["heads_open"], color=GREY, linestyle=":", linewidth=1)
-    right.set(xlabel="open heads (dotted: after training)", ylabel="bits per character")
-    right.set(yscale="log", title="held-out text, without fine-tuning")
-    ticks = [2, 2.5, 3, 4, 6, 10]
-    right.set_yticks(ticks, map(str, ticks))
-    right.set_yticks([], minor=True)
-    plt.show()
-
-
-# %% [markdown]
-# **Before you look:** what will the curve look like from 32 heads down to none: a straight line, or does it bend, and
-# where?
-
-# %%
-sliders(close_heads, heads=(0, config.heads_total, 2))
-
-# %% [markdown]
-# The curve is flat on the right and steep on the left: the first heads to go are cheap, the last ones are indispensable.
-# Left of the flat part lies the number that training chose: the last few heads that it closed did help, but by less than
-# their price. Here and there the curve is uneven, and more heads can do nothing, or even harm, since nothing has been
-# fine-tuned here.
-#
-# ## 8 · The whole model in one cell
-#
-# For those who want to see everything at once: this is the model that you have just pruned, from the numbers of the
-# characters to the probabilities of the next one, in plain NumPy with 64-bit numbers. Do not expect to understand each
-# line now; come back after chapter 10b.
-
-# %% tags=["subject"]
-p = {name: x.astype(np.float64) for name, x in baseline.host_params().items()}
-D, H, Dh, L, M = config.D, config.H, config.Dh, config.L, config.M
-ids = text.test[: 2 * T].astype(np.int64)  # two segments; the first is the second one's memory
-g = np.ones((L, H))  # the gates, all open
-
-
-def layernorm(x, name):
-    centred = x - x.mean(-1, keepdims=True)
-    std = np.sqrt((centred**2).mean(-1, keepdims=True) + config.norm_eps)
-    return centred / std * p[f"{name}.scale"] + p[f"{name}.bias"]
-
-
-def softmax(s):
-    e = np.exp(s - s.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-memory = [np.zeros((0, D))] * L
-for segment in ids.reshape(-1, T):
-    x = np.sqrt(D) * p["embedding"][segment]  # (T, D)
-    for i in range(L):
-        at = f"layers.{i}."
-        context = np.concatenate([memory[i], x])  # (S, D)
-        memory[i], S = context[-M:], len(context)
-        n = layernorm(context, at + "ln")
-        q, k, v = ((n @ p[at + W]).reshape(S, H, Dh) for W in ("Wq", "Wk", "Wv"))
-        r = (p["R"][:S] @ p[at + "Wr"]).reshape(S, H, Dh)  # row = distance
-        distance = np.arange(T)[:, None] + S - T - np.arange(S)  # (T, S)
-        o = np.empty((T, H, Dh))
-        for h in range(H):
-            content = (q[-T:, h] + p[at + "u"][h]) @ k[:, h].T
-            position = (q[-T:, h] + p[at + "w"][h]) @ r[:, h].T
-            s = (content + np.take_along_axis(position, distance, 1)) / np.sqrt(Dh)
-            s[(distance < 0) | (distance > M)] = -np.inf  # neither the future nor too far back
-            o[:, h] = g[i, h] * softmax(s) @ v[:, h]
-        x = x + o.reshape(T, D) @ p[at + "Wo"] + p[at + "bo"]
-        n = layernorm(x, at + "net.ln")
-        x = x + p[at + "net.bo"]
-        for h in range(H):
-            units = np.maximum(n @ p[at + "net.pk"][h].T + p[at + "net.pb"][h], 0)  # (T, N)
-            x = x + g[i, h] * units @ p[at + "net.pv"][h]
-    probabilities = softmax(layernorm(x, "ln") @ p["embedding"].T + p["out_bias"])  # (T, V)
-
-# %% [markdown]
-# - `embedding` holds a vector of $D$ numbers for each character ([chapter 01](01_backprop_by_hand.ipynb)). It is used
-#   twice: on the way in, and on the way out, where each vector is compared with the result. Such embeddings are called
-#   *tied*. Vectors that suit the output are too small for the input, hence the factor $\sqrt D$: they are *scaled*.
-# - `layernorm`, `softmax` and every product `@` are the layers of [chapter 01](01_backprop_by_hand.ipynb).
-# - `q`, `k`, `v` and the softmax over `s` are attention ([chapter 03](03_attention_by_hand.ipynb)); `memory`, `r`, `u`, `w`
-#   and `distance` are its memory and positions ([chapter 04](04_positions_and_memory.ipynb)).
-# - `x = x + …` is a *residual connection*: each block adds its result to its input and does not replace it. That is
-#   why a closed head, with `g[i, h] = 0`, leaves the rest alone.
-# - `units` are the 32 hidden units that a head owns ([chapter 10b](10b_all_attention.ipynb)), `g` its gate
-#   ([chapter 02](02_hard_concrete_gate.ipynb)).
-#
-# Is it the same model? The package computes the same probabilities:
-
-# %%
-model = Transformer(config, p)  # NumPy operations, with the parameters in float64
-_, memory, _ = model.forward(ids[None, :T])
-hidden, _, _ = model.forward(ids[None, T:], memory)  # (1, T, D)
-package = np.exp(model.log_probabilities(hidden))[0]
-print(f"largest difference of any probability: {np.abs(package - probabilities).max():.0e}")
-np.testing.assert_allclose(probabilities, package, rtol=0, atol=1e-12)
-
-# %% [markdown]
-# ## The chapters
-#
-# | | chapter | what you do there |
-# | --- | --- | --- |
-# | **core: learn to differentiate** | [01 backprop by hand](01_backprop_by_hand.ipynb) | derive three layers, and build a checker that measures every gradient |
-# | | [03 attention by hand](03_attention_by_hand.ipynb) | the operation that heads are made of, forward and backward |
-# | | [04 relative positions and memory](04_positions_and_memory.ipynb) | let heads know distances, and see the text before the segment |
-# | | [10b all-attention](10b_all_attention.ipynb) | the paper's heads with persistent vectors, this model's with hidden units, and what one owns |
-# | **core: learn to prune** | [02 the Hard-Concrete gate](02_hard_concrete_gate.ipynb) | a random switch with a gradient |
-# | | [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb) | a loss that counts, and what a layer computes with and without a head |
-# | | [06 training with gates](06_training_with_gates.ipynb) | train gates, and what keeps that stable |
-# | | [07 removing heads](07_removing_heads.ipynb) | a smaller model that computes the same, which you check |
-# | | [08 fine-tuning and the trade-off](08_fine_tuning_and_trade_off.ipynb) | heal, and a fair race against conventional pruning |
-# | | [10 which heads died?](10_does_it_work.ipynb) | what the removed heads did, and the paper's claims beside our results |
-# | **elective** | [11 hot loops in Numba](11_hot_loops_in_numba.ipynb) | from a plain loop to a fast matrix product |
-# | | [11b attention in Numba](11b_attention_in_numba.ipynb) | the kernels that trained this model |
-# | | [11c on a GPU](11c_on_a_gpu.ipynb) | the same ideas on another machine |
-# | | [09 a real language model](09_a_real_language_model.ipynb) | remove heads from a pretrained Llama |
-#
-# The short way through the core is 00 → 01 → 02 → 03 (section 10) → 04 → 05 → 06 → 07 → 08.
-#
-# ## Recap
-#
-# - Pruning has four stages: train a model, train gates on its heads with a price on each open one, remove the closed
-#   heads, and fine-tune the rest.
-# - Removing a closed head changes no prediction, and everything that the head owns goes with it.
-# - The first heads to go are cheap and the last ones indispensable. A fair judge compares with a model that was trained
-#   as long.
-#
-# ## Now you
-#
-# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes.
-
-# %% [markdown]
 # ### Exercise 1 · Cut out closed heads
 #
-# Write removal, the third stage, for one matrix. A layer writes the reports of its $H$ heads side by side into an array `o` of shape
-# (T, H·Dh), head after head, multiplies each by its gate, and multiplies the result by `Wo`, (H·Dh, D): row
-# $h\cdot\mathtt{Dh} + e$ of `Wo` belongs to number $e$ of head $h$. Return the smaller matrix, which holds the rows of the open heads
-# only. The check computes the layer's output with gates, and again without the closed heads.
+# *●○○ · 10 minutes*
+#
+# A layer writes the reports of its $H$ heads side by side into an array of shape (T, H·Dh), multiplies each report by its
+# gate, and multiplies the result by a matrix `Wo`, (H·Dh, D). Row $h\cdot\mathtt{Dh} + e$ of `Wo` belongs to number $e$ of
+# head $h$. Return the smaller matrix, the rows of the open heads. Replace the line `raise …` by your code
+# and run the cell.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -600,14 +316,23 @@ def cut(Wo, gate):
     raise NotImplementedError("write cut: return the rows of Wo whose head has gate 1")
 
 
-rng = np.random.default_rng(0)
-gate = np.array([1.0, 0.0, 0.0, 1.0, 1.0])  # H = 5
-reports, Wo = rng.standard_normal((7, 5, 3)), rng.standard_normal((15, 4))  # T = 7, Dh = 3, D = 4
-gated = (gate[:, None] * reports).reshape(7, 15) @ Wo
-smaller = cut(Wo, gate)
-assert smaller.shape == (9, 4), f"3 heads of 3 rows are open: expected (9, 4), got {smaller.shape}"
-difference = np.abs(reports[:, gate == 1].reshape(7, 9) @ smaller - gated).max()
-assert difference < 1e-12, f"the output must stay the same, it differs by {difference:.2g}"
+def check_cut(gate, Dh, D):
+    """Compare the output of a layer with gates and of the layer without the closed heads."""
+    numbers, H, opened = np.random.default_rng(0), len(gate), int(gate.sum())
+    reports, Wo = numbers.standard_normal((7, H, Dh)), numbers.standard_normal((H * Dh, D))
+    expected = (gate[:, None] * reports).reshape(7, -1) @ Wo
+    smaller, shape = cut(Wo, gate), (opened * Dh, D)
+    said = f"input     gate {gate}, Wo {Wo.shape}\ngot       "
+    assert smaller.shape == shape, f"{said}shape {smaller.shape}\nexpected  shape {shape}"
+    difference = np.abs(reports[:, gate == 1].reshape(7, -1) @ smaller - expected).max()
+    assert difference < 1e-12, (
+        f"{said}an output that differs by {difference:.2g}\nexpected  no change"
+    )
+
+
+check_cut(np.array([1.0, 0.0, 0.0, 1.0, 1.0]), Dh=3, D=4)
+check_cut(np.array([0.0, 1.0]), Dh=2, D=5)
+print("passed: the output is the same. Chapter 07 removes heads from all matrices of a layer.")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -628,11 +353,34 @@ assert difference < 1e-12, f"the output must stay the same, it differs by {diffe
 # </details>
 
 # %% [markdown]
+# ## 6 · Heal, and compare
+#
+# The remaining heads are trained a little more. The pruned model has then been trained for longer than the baseline.
+# A fair comparison needs a third model: **all heads, trained as long**.
+
+# %%
+run.finetune()
+final = run.load("finetune").model
+
+longer = new_run("longer")
+whole = longer.load("train").model
+steps = run.config.gate_train.steps + run.config.finetune.steps
+settings = dataclasses.replace(run.config.finetune, steps=steps)
+before = longer.load("train")  # says where to read on
+longer.fit("train", whole, settings, LanguageModelling(), resume=False, before=before)
+
+# %% [markdown]
+# How good is a model? A character that really came, and had probability $p$, *costs*
+# $-\log_2 p$ bits. The mean over a text, in *bits per character*, is the number of yes-or-no questions that the model would
+# still have to ask to know the next character. (Progress bars show *nats*; a nat is 1.44 bits.) *Perplexity* is the
+# same in another unit: the model is as uncertain as in a guess among $2^{\text{bits}}$ equally likely characters.
+
+# %% [markdown]
 # ### Exercise 2 · How good is a model?
 #
-# Write the measure by which the whole project judges. At every place of a text the model gave the character that really
-# came a probability; `p` holds these, (n,). A character of probability $p$ costs $-\log_2 p$ bits. Return the mean
-# number of bits, and the perplexity.
+# *●○○ · 5 minutes*
+#
+# `p` (n,) holds the probabilities of the characters that really came. Return the mean number of bits, and the perplexity.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -643,18 +391,15 @@ def judge(p):
     raise NotImplementedError("write judge: return the mean of -log2 p, and 2 to that power")
 
 
-bits, perplexity = judge(np.full(10, 1 / 8))
-assert np.isclose(bits, 3), f"probabilities of 1/8 cost 3 bits each, got {bits}"
-assert np.isclose(perplexity, 8), f"1/8 is a guess among 8, got {perplexity}"
-bits, perplexity = judge(np.array([1, 1 / 16]))
-assert np.isclose(bits, 2), f"costs of 0 and 4 bits are 2 on average, got {bits}"
-assert np.isclose(perplexity, 4), f"2 bits are a guess among 4, got {perplexity}"
+for p, expected in (([1 / 8] * 10, (3.0, 8.0)), ([1, 1 / 16], (2.0, 4.0))):
+    found = judge(np.array(p))
+    assert np.allclose(found, expected), f"input     {p}\ngot       {found}\nexpected  {expected}"
+print("passed: 3 bits are a guess among 8. This is the unit of all tables in this course.")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Take the logarithm (to base 2) of every entry of `p` first, then the mean, with a minus sign; the perplexity is 2 to
-# that power.
+# First the logarithm (to base 2) of every entry of `p`, then the mean, with a minus sign.
 #
 # </details>
 #
@@ -668,19 +413,190 @@ assert np.isclose(perplexity, 4), f"2 bits are a guess among 4, got {perplexity}
 #
 # </details>
 #
-# The [assignments](assignments/README.md) go further: six of them rebuild the method from a linear layer to a pruned
-# model. Start with A1 after chapter 01.
+# Here are all stages, measured on the held-out text.
+#
+# **Before you look:** which of the three models will be best, and which worst?
+
+# %%
+table = summarise(run)
+display(Markdown(markdown_table(table)))
+whole_bits = evaluate(whole, text.test, text.characters["test"]).bits_per_character
+before, gate_row, pruned, after = table
+more = [after["bits_per_character"] - bits for bits in (before["bits_per_character"], whole_bits)]
+print(f"all heads, trained as long: {whole_bits:.3f} bits per character")
+print(f"pruned and fine-tuned: {more[0]:+.2f} bits beside the baseline, {more[1]:+.2f} beside that")
+
+removed = pruned["bits_per_character"] - gate_row["bits_per_character"]
+assert abs(removed) < 1e-3  # removal changes nothing
+assert pruned["parameters"] < before["parameters"]
+assert after["bits_per_character"] < pruned["bits_per_character"]  # fine-tuning heals
+assert whole_bits < min(before["bits_per_character"], after["bits_per_character"])
+
+# %% jupyter={"source_hidden": true}
+# Draws bits per character against training steps, with pruning and without, and size and time before and after it.
+trained = first_run.config.train.steps
+places = [trained, trained + run.config.gate_train.steps, trained + steps]
+figure, axes = plt.subplots(1, 3, figsize=(10, 3), width_ratios=(2.2, 1, 1))
+ax = axes[0]
+bits = [row["bits_per_character"] for row in (before, gate_row, after)]
+ax.plot(places, bits, "o-", color=BLUE)
+ax.plot(places[::2], [bits[0], whole_bits], "s--", color=VERMILION)
+labels = (
+    (places[0], bits[0], "baseline", GREY, "right", -8),
+    (
+        places[1],
+        bits[1],
+        f"gates: {gate_row['heads_open']} of {config.heads_total} heads",
+        BLUE,
+        "center",
+        10,
+    ),
+    (places[2], bits[2], "fine-tuned", BLUE, "left", 8),
+    (places[2], whole_bits, "all heads,\ntrained as long", VERMILION, "left", 8),
+)
+for x, y, name, colour, side, shift in labels:
+    offset = (0, shift) if side == "center" else (shift, 0)
+    look = {"textcoords": "offset points", "va": "center", "ha": side, "color": colour}
+    ax.annotate(
+        f"{name} {y:.2f}" if side == "center" else f"{name}\n{y:.2f}", (x, y), offset, **look
+    )
+ax.set(
+    xlabel="steps of training",
+    title="Bits per character: pruning costs quality,\nfine-tuning brings most of it back",
+)
+ax.set(
+    xlim=(places[0] - 260, places[2] + 330), ylim=(min(bits[0], whole_bits) - 0.1, bits[1] + 0.1)
+)
+for ax, key, label in (
+    (axes[1], "parameters", "Parameters"),
+    (axes[2], "ms_per_1k_tokens", "ms per 1,000 characters"),
+):
+    values = [before[key], after[key]]
+    ax.bar(["all heads", "pruned"], values, color=[GREY, BLUE], width=0.6)
+    for x, value in enumerate(values):
+        ax.text(
+            x, value, f"{value:,.0f}" if value > 100 else f"{value:.1f}", ha="center", va="bottom"
+        )
+    ax.set(title=label, ylim=(0, 1.15 * max(values)), yticks=[])
+    ax.spines["left"].set_visible(False)
+plt.show()
 
 # %% [markdown]
+# Read this with some suspicion. The pruned model is smaller and faster than the baseline. But
+# it is worse, although it was trained for longer, and clearly worse than the model that kept all heads. Is a model that was
+# small from the start as good? Do gates choose heads better than simpler methods? See
+# [chapter 08](08_fine_tuning_and_trade_off.ipynb) and [chapter 10](10_does_it_work.ipynb). The pruned model writes:
+
+# %%
+print(write(final))
+
+# %% [markdown]
+# This is a single draw. A sample is no measurement.
+#
+# ## 7 · Close them yourself
+#
+# The gates rank all heads by a learned number, `log_alpha` (chapter 02): the larger it is, the later the head closes.
+# Now choose the number yourself. The cell takes the model from
+# the end of the gate stage and opens that many gates. It also computes what training
+# minimised: bits plus the price.
+
+# %%
+price = run.config.gate.lam / np.log(2)  # in bits, for one head
+curve, opened = {}, {}  # by the number of open heads
+for heads in range(0, config.heads_total + 1, 2):
+    params = gated.params | {
+        name: x.copy() for name, x in gated.params.items() if name.endswith("log_alpha")
+    }
+    model = Transformer(config, params, gated.gate, gated.ops)
+    settle(model, heads)  # moves log_alpha so that exactly this many are open, the largest
+    curve[heads] = evaluate(model, text.test, text.characters["test"]).bits_per_character
+    opened[heads] = open_heads(model)  # for each layer (H,)
+    assert sum(layer.sum() for layer in opened[heads]) == heads
+paid = {heads: bits + price * heads for heads, bits in curve.items()}
+cheapest = min(paid, key=paid.get)
+assert curve[2] > min(curve.values()) + 0.5  # the last heads are expensive to lose
+assert cheapest < gate_row["heads_open"]
+
+# %% jupyter={"source_hidden": true}
+# Draws a number of open heads: the map of all heads on the left, the place on the curve of bits, and of bits plus price, on the right.
+
+
+def close_heads(heads):
+    """Draw which heads are open if there are so many, and how good the model is then."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.7), width_ratios=(1, 1.3))
+    for layer, h in np.ndindex(config.L, config.H):
+        look = KEPT if opened[heads][layer][h] else REMOVED
+        left.add_patch(plt.Rectangle((h - 0.44, layer - 0.44), 0.88, 0.88, **look))
+    left.set(xlim=(-0.5, config.H - 0.5), ylim=(config.L - 0.5, -0.5), aspect="equal")
+    left.set(xticks=range(config.H), yticks=range(config.L), xlabel="head", ylabel="layer")
+    left.set_title(f"{heads} of {config.heads_total} heads: {curve[heads]:.2f} bits")
+    left.spines[:].set_visible(False)
+    left.tick_params(length=0)
+    for line, colour, style, name in (
+        (curve, BLUE, ".-", "bits"),
+        (paid, VERMILION, ".--", "bits + price"),
+    ):
+        right.plot(line.keys(), line.values(), style, color=colour, linewidth=1.2, label=name)
+        right.plot(heads, line[heads], "o", color=colour, markersize=8)
+    right.axvline(gate_row["heads_open"], color=GREY, linestyle=":", linewidth=1)
+    right.set(xlabel="open heads (dotted: after training)", ylabel="bits per character")
+    right.set(yscale="log", title=f"Bits + price are smallest at {cheapest} heads")
+    right.legend(frameon=False)
+    ticks = [2, 3, 4, 6, 10]
+    right.set_yticks(ticks, map(str, ticks))
+    right.set_yticks([], minor=True)
+    plt.show()
+
+
+# %% [markdown]
+# **Before you look:** what will the curve of bits look like from 32 heads down to none?
+
+# %%
+sliders(close_heads, heads=(0, config.heads_total, 2))
+print(
+    f"bits + price are smallest at {cheapest} heads; training stopped at {gate_row['heads_open']}"
+)
+
+# %% [markdown]
+# The curve of bits is flat on the right and steep on the left: the first heads to go are cheap, the last ones
+# indispensable. The curve with the price has its smallest value far left of the dotted line. So the price alone did not
+# decide how many heads stay. Their number is **the number at which 500 steps stopped**: a gate starts nearly open and needs a few hundred steps to close, and closing more would still have paid.
+# (Roughly: the weights are held fixed here.) More steps, faster gates or a higher price leave fewer heads:
+# [chapter 06](06_training_with_gates.ipynb).
+#
+# ## The chapters
+#
+# |chapter|what you do there|
+# |---|---|
+# |[01 backprop by hand](01_backprop_by_hand.ipynb)|derive layers, measure gradients|
+# |[02 the Hard-Concrete gate](02_hard_concrete_gate.ipynb)|give a random switch a gradient|
+# |[03 attention by hand](03_attention_by_hand.ipynb)|write a head, forward and backward|
+# |[04 positions and memory](04_positions_and_memory.ipynb)|let heads know distances|
+# |[05 the L0 loss and the difference](05_l0_and_the_difference.ipynb)|ask what a head is worth|
+# |[06 training with gates](06_training_with_gates.ipynb)|hold a number of heads|
+# |[07 removing heads](07_removing_heads.ipynb)|compute the same with less|
+# |[08 fine-tuning and the trade-off](08_fine_tuning_and_trade_off.ipynb)|run a fair race|
+# |[09 a real language model](09_a_real_language_model.ipynb)|prune it with your functions|
+# |**research** [10 Does it work? How to test a claim](10_does_it_work.ipynb)|test its claims|
+# |**workshop** hot loops: [11 Numba](11_hot_loops_in_numba.ipynb), [11b attention](11b_attention_in_numba.ipynb), [11c GPU](11c_on_a_gpu.ipynb)|write fast kernels|
+#
+# From chapter 01 on, a function of yours that passes its check replaces the package's: your own code trains
+# the model.
+#
+# ## Recap
+#
+# - Pruning has four stages: train a model, train gates with a price, remove closed heads, fine-tune the rest.
+# - Removing a closed head changes no prediction.
+# - Price, steps and the rate of the gates decide how many heads stay.
+#
 # ## Questions
 #
 # 1. Why not put a gate on every single *weight* instead?
 #
 # <details><summary>Answer</summary>
 #
-# One could, and many methods do that. But a matrix with zeros sprinkled over it is multiplied as slowly as a full one. A head
-# is a whole block of columns and rows; without it, the matrices are smaller, and every machine is faster with smaller
-# matrices.
+# A matrix with zeros sprinkled over it is multiplied as slowly as a full one. A head is a whole block of columns and rows;
+# without the block the matrices are smaller.
 #
 # </details>
 #
@@ -688,8 +604,7 @@ assert np.isclose(perplexity, 4), f"2 bits are a guess among 4, got {perplexity}
 #
 # <details><summary>Answer</summary>
 #
-# Closed heads are still stored in the gated model, but it skips them when it computes. Removal deletes them from
-# storage as well.
+# The gated model still stores its closed heads, but skips them when it computes. Removal deletes them.
 #
 # </details>
 #
@@ -697,11 +612,7 @@ assert np.isclose(perplexity, 4), f"2 bits are a guess among 4, got {perplexity}
 #
 # <details><summary>Answer</summary>
 #
-# Embedding, positions, normalisations and output biases (`bo`) belong to no head and stay: they are the lines of the
-# first table that are not called *heads*. And in a model this small, much of the time is spent between operations and
-# not in them.
+# The lines of the first table that are not called *heads* stay. And a model this small spends much of the time between
+# operations.
 #
 # </details>
-#
-# **Next:** [01 backprop by hand](01_backprop_by_hand.ipynb). The four stages are methods of `Run` in
-# [`runs/run.py`](../tinyprune/runs/run.py); on the command line the whole tour is `tinyprune run`.

@@ -29,10 +29,8 @@ FEWER = {
     },
     "10_does_it_work": {"MODELS = 3": "MODELS = 1"},
     "06_training_with_gates": {
-        "STEPS, WARMUP = 60, 30": "STEPS, WARMUP = 40, 20",
-        "SEEDS = (0, 1)": "SEEDS = (0,)",
-        "gate_stage(100, warmup=50, ": "gate_stage(50, warmup=25, ",
-        "gate_stage(100, seed": "gate_stage(50, seed",
+        "STEPS, RATE = 2000, 10.0": "STEPS, RATE = 300, 66.0",
+        '"gate_train.steps": 120': '"gate_train.steps": 60',
     },
     "08_fine_tuning_and_trade_off": {"GATE, FINE = 60, 90": "GATE, FINE = 30, 30"},
 }

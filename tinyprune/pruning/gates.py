@@ -105,6 +105,14 @@ def open_heads(model: Transformer) -> list[NDArray[np.bool_]]:
     return [np.ones(n, bool) if g is None else g.values != 0 for n, g in zip(model.config.parts, gates, strict=True)]
 
 
+def controller_step(
+    n: float, target: float, heads: int, lam1: float, lam2: float, lr: float
+) -> tuple[float, float, float]:
+    """Return the pressure at `n` open heads, and both multipliers after their step of ascent."""
+    distance = (n - target) / heads
+    return lam1 + 2 * lam2 * distance, lam1 + lr * distance, lam2 + lr * distance**2
+
+
 class Controller:
     """Holds the number of open heads h at a target t by a Lagrangian, lam1 · (h − t) + lam2 · (h − t)² / heads.
 
@@ -132,10 +140,7 @@ class Controller:
 
     def pressure(self, h: float, t: float) -> float:
         """Return the weight of L0 for `h` open heads and the current target `t`, and update the multipliers."""
-        distance = (h - t) / self.heads_total
-        pressure = self.lam1 + 2 * self.lam2 * distance
-        self.lam1 += self.lr * distance
-        self.lam2 += self.lr * distance**2
+        pressure, self.lam1, self.lam2 = controller_step(h, t, self.heads_total, self.lam1, self.lam2, self.lr)
         return pressure
 
 
