@@ -1,0 +1,122 @@
+"""One HTML file in which a browser runs a model: its heads can be watched on a sentence, and taken away.
+
+It loads nothing: weights are inside, as float16. Its sources are `runs/page`: model.js is the forward pass, which tests
+hold against NumPy's, page.js and page.html are what one sees.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyprune.config import ModelConfig
+from tinyprune.data import Text
+from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.files import replace_file
+from tinyprune.model.gates import by_layer, joined_log_alpha
+from tinyprune.progress import progress_bar, say
+from tinyprune.pruning.importance import keep_best, michel
+from tinyprune.pruning.importance.criteria import random_scores
+from tinyprune.pruning.importance.fits import read_fits
+from tinyprune.pruning.importance.least_squares import search
+from tinyprune.runs.directory import SavedModel, load_model, text_of
+
+SCORED, FITTED = 10_240, 20_480  # tokens that are read for scores, and for least squares, as `compare` does
+STEPS = 16  # from no head to all
+
+
+def write_page(saved: SavedModel, path: Path, target: Path, corpus: str | None = None) -> None:
+    """Write the page of a model.
+
+    Args:
+        saved: the model, with a character tokenizer and without gates.
+        path: its run or checkpoint, beside which are the gates, and perhaps the text.
+        target: the HTML file.
+        corpus: where the text lies now, or another one.
+
+    Raises:
+        UsageError: if the page cannot compute this model.
+        SaveError: if the file cannot be written.
+    """
+    check_model(saved)
+    try:
+        text = text_of(saved, path, corpus)
+    except TinypruneError as error:
+        say(f"play: no scores and no examples without the text: {error}")
+        text = None
+    config = saved.model.config
+    heads = sum(config.heads)
+    budgets = sorted({round(heads * i / STEPS) for i in range(STEPS + 1)})
+    weights = {name: x.astype("<f2") for name, x in saved.model.host_params().items()}
+    if not all(np.isfinite(x).all() for x in weights.values()):
+        raise UsageError("the weights of this model are too large for float16, or not finite")
+    names = {"span", "attended", "networks", "relative"}
+    data: dict[str, Any] = {
+        "config": {name: getattr(config, name) for name in ("D", "H", "Dh", "N", "F", "T", "M", "V", *sorted(names))}
+        | {"eps": config.norm_eps, "scaled": config.embedding == "scaled"},
+        "heads": config.heads, "head_ids": config.head_ids, "stage": saved.metadata["stage"],
+        "text": "" if text is None else text.name, "characters": saved.tokenizer.characters,
+        "budgets": budgets, "choices": choices(saved, path, text, budgets), "examples": examples(saved, text),
+        "shapes": [[name, x.shape] for name, x in weights.items()],
+        "weights": base64.b64encode(b"".join(x.tobytes() for x in weights.values())).decode(),
+    }  # fmt: skip
+    page = resources.files("tinyprune.runs") / "page"
+    content = (page / "page.html").read_text("utf-8")
+    for name in re.findall(r"\{\{(\w+\.js)\}\}", content):
+        content = content.replace(f"{{{{{name}}}}}", (page / name).read_text("utf-8"))
+    content = content.replace("{{name}}", html.escape(path.stem or path.resolve().stem))
+    content = content.replace("{{data}}", json.dumps(data).replace("<", "\\u003c"))  # which ends no script
+    replace_file(target, content.encode(), "page")
+
+
+def check_model(saved: SavedModel) -> None:
+    """Raise UsageError unless the page can compute this model; the message says what is allowed."""
+    config: ModelConfig = saved.model.config
+    allowed = {
+        "a tokenizer of characters": saved.tokenizer.kind == "character",
+        "a model without gates (--stage train, prune or finetune)": saved.model.gate is None,
+        'model.positions = "relative" or "learned"': config.positions != "rotary",
+        'model.norm = "layernorm"': config.norm == "layernorm",
+        'model.feedforward = "relu", or networks of heads': config.second in (None, "relu", "networks"),
+        "a key-value head for each head": not config.kv_heads or config.kv_heads == config.H,
+        "one table of embeddings, without model.cutoffs": not config.cutoffs,
+        "no blocks of units (model.U = 0)": not config.U,
+    }
+    missing = [what for what, holds in allowed.items() if not holds]
+    if missing:
+        raise UsageError(f"the page computes small models of characters; this one would need {'; '.join(missing)}")
+
+
+def choices(saved: SavedModel, path: Path, text: Text | None, budgets: list[int]) -> dict[str, list[str]]:
+    """Return for each method that the run has data for which heads stay, "1" or "0" each, for each number of heads."""
+    model, parts = saved.model, saved.model.config.parts
+    scores = {"random": random_scores(model, np.empty(0), np.random.default_rng(0))}
+    gate_stage, found = path / "gate.safetensors", {}
+    if saved.metadata["stage"] == "train" and gate_stage.exists():
+        gated = load_model(gate_stage, model.ops).model
+        if gated.gate is not None and not gated.gate.criterion and gated.config.parts == parts:
+            scores["gates"] = by_layer(joined_log_alpha(gated.params, gated.config.L, gated.ops), parts)
+    if text is not None:
+        scores["michel"] = michel(model, text.valid[:SCORED], np.random.default_rng(0))
+        fits = read_fits(model, text.train[:FITTED])
+        found["least-squares"] = [search(fits, k) for k in progress_bar(budgets, desc="least squares", unit="search")]
+    found |= {name: [keep_best(score, k) for k in budgets] for name, score in scores.items()}
+    order = [name for name in ("gates", "michel", "least-squares", "random") if name in found]
+    return {name: ["".join(map(str, np.concatenate(mask).astype(int))) for mask in found[name]] for name in order}
+
+
+def examples(saved: SavedModel, text: Text | None) -> list[str]:
+    """Return sentences to begin with: lines of the held-out text, no longer than a segment."""
+    if text is None:
+        return [saved.tokenizer.decode(np.arange(min(saved.model.config.T, saved.tokenizer.V)))]
+    T = saved.model.config.T
+    held_out = saved.tokenizer.decode(text.valid[:100_000])
+    lines = re.findall(rf"(?m)^[A-Z][^\n]{{{T // 2},{T - 2}}}$", held_out)
+    return lines[:: max(len(lines) // 6, 1)][:6] or [held_out[:T]]
