@@ -113,10 +113,10 @@ def choices(saved: SavedModel, path: Path, text: Text | None, budgets: list[int]
 
 
 def examples(saved: SavedModel, text: Text | None) -> list[str]:
-    """Return sentences to begin with: lines of the held-out text, no longer than a segment."""
-    if text is None:
-        return [saved.tokenizer.decode(np.arange(min(saved.model.config.T, saved.tokenizer.V)))]
+    """Return sentences to begin with: beginnings of lines of the held-out text, which stop within a word."""
     T = saved.model.config.T
+    if text is None:
+        return [saved.tokenizer.characters[:T]]
     held_out = saved.tokenizer.decode(text.valid[:100_000])
-    lines = re.findall(rf"(?m)^[A-Z][^\n]{{{T // 2},{T - 2}}}$", held_out)
+    lines = re.findall(rf"(?m)^([A-Z][^\n]{{{T // 2},{max(T // 2, T - 12)}}}\w{{2}})\w{{2,}}", held_out)
     return lines[:: max(len(lines) // 6, 1)][:6] or [held_out[:T]]

@@ -3,23 +3,30 @@
 // S that are read, width D, H heads of width Dh, N units or persistent vectors of a head, V characters that there are.
 // A matrix is a flat array, row by row. A head that is closed is skipped: it costs nothing and adds nothing.
 
-// Unpacks the weights: 16-bit floats in base64, one tensor after the other. `W…` are transposed, (out, in).
+// Unpacks the weights: 16-bit floats in base64, one tensor after the other. Matrices are then transposed, (out, in): those
+// that a head multiplies its output by, Wo and the values of its network, for each head by itself.
 function unpack(data) {
   const halves = new Uint16Array(Uint8Array.from(atob(data.weights), (c) => c.charCodeAt(0)).buffer);
-  const float16 = (h) => (h >> 15 ? -1 : 1) * (h & 31744 ? 2 ** ((h >> 10 & 31) - 25) * (1024 + (h & 1023)) : 2 ** -24 * (h & 1023));
-  const model = { ...data, p: {}, r: {} };
+  const model = { ...data, p: {}, r: {} }, { D, Dh } = data.config;
   let at = 0;
   for (const [name, shape] of data.shapes) {
-    const size = shape.reduce((a, b) => a * b, 1);
-    const flat = Float32Array.from(halves.subarray(at, at += size), float16);
-    model.p[name] = /\.W[^.]*$/.test(name) ? transposed(flat, ...shape) : flat;
+    const size = shape.reduce((a, b) => a * b, 1), flat = Float32Array.from(halves.subarray(at, (at += size)), float16);
+    if (name.endsWith(".Wo")) model.p[name] = transposed(flat, Dh, D);
+    else if (name.endsWith(".net.pv") || /\.W[^.]*$/.test(name)) model.p[name] = transposed(flat, ...shape.slice(-2));
+    else model.p[name] = flat;
   }
   return model;
 }
 
+function float16(half) {
+  const exponent = (half >> 10) & 31, fraction = half & 1023;
+  return (half >> 15 ? -1 : 1) * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : 2 ** -24 * fraction);
+}
+
+// The transposes of matrices (n, m), one after the other.
 function transposed(x, n, m) {
   const out = new Float32Array(x.length);
-  for (let i = 0; i < n; i++) for (let j = 0; j < m; j++) out[j * n + i] = x[i * m + j];
+  for (let at = 0; at < x.length; at += n * m) for (let i = 0; i < n; i++) for (let j = 0; j < m; j++) out[at + j * n + i] = x[at + i * m + j];
   return out;
 }
 
@@ -105,16 +112,13 @@ function head(model, i, h, n, T, y, memory) {
       o[t * Dh + d] = sum;
     }
   }
-  const Wo = p[`layers.${i}.Wo`], columns = new Float64Array(D * Dh); // those of this head, of Woᵀ (D, H·Dh)
-  const width = model.heads[i] * Dh;
-  for (let d = 0; d < D; d++) for (let e = 0; e < Dh; e++) columns[d * Dh + e] = Wo[d * width + h * Dh + e];
-  addProduct(y, o, columns, T, Dh, D);
+  addProduct(y, o, own("Wo", D * Dh), T, Dh, D);
   return { a, S, k: keys, v: values };
 }
 
 const joined = (x, y) => { const out = new Float64Array(x.length + y.length); out.set(x); out.set(y, x.length); return out; };
 
-// Adds the units of a network or a feed-forward block to y: max(n W1ᵀ + b1, 0) W2, with W1 (F, D) and W2ᵀ (D, F).
+// Adds the units of a network or a feed-forward block to y: max(n W1ᵀ + b1, 0) W2ᵀ, with W1 (F, D) and W2 (D, F).
 function addUnits(y, n, W1, b1, W2, T, D, F) {
   addProduct(y, product(n, W1, T, D, F, b1).map((x) => Math.max(x, 0)), W2, T, F, D);
 }
@@ -138,7 +142,7 @@ function forward(model, ids, open, memory = null, keep = model.config.M) {
       open[i].forEach((isOpen, h) => {
         if (!isOpen) return;
         const rows = (name, size) => of(`net.${name}`).subarray(h * size, (h + 1) * size);
-        addUnits(x, n, rows("pk", N * D), rows("pb", N), transposed(rows("pv", N * D), N, D), T, D, N);
+        addUnits(x, n, rows("pk", N * D), rows("pb", N), rows("pv", N * D), T, D, N);
       });
       add(of("net.bo"));
     } else if (F) {

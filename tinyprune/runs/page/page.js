@@ -5,7 +5,7 @@ const model = unpack(JSON.parse($("data").textContent));
 const characters = [...model.characters], idOf = new Map(characters.map((c, id) => [c, id]));
 const places = model.heads.flatMap((count, i) => Array.from({ length: count }, (_, h) => [i, h])); // in the order of masks
 const everyHead = () => model.heads.map((count) => new Array(count).fill(true));
-const nameOf = ([i, h]) => `layer ${i}, head ${model.head_ids[i][h]}`;
+const nameOf = ([i, h]) => `head ${model.head_ids[i][h]} of layer\u00a0${i}`;
 const shown = (c) => (c === " " ? "␣" : c === "\n" ? "↵" : c === "\t" ? "⇥" : c);
 const quoted = (c) => (c === " " ? "a space" : c === "\n" ? "a new line" : `“${shown(c)}”`);
 const percent = (x) => (x > 0 && x < 0.005 ? "under 1 %" : `${Math.round(100 * x)} %`);
@@ -22,7 +22,6 @@ const longest = model.config.relative ? 2 * model.config.T : model.config.T;
 const state = { open: everyHead(), chosen: places[0], hovered: null, query: null, method: null, example: 0 };
 let ids = [], whole = null, now = null;
 
-const ratio = (n) => new Array(n).fill(0);
 const surprises = ({ log2p }) => ids.slice(1).map((id, t) => -log2p[t][id]);
 const mean = (x) => x.reduce((a, b) => a + b, 0) / x.length;
 const openCount = () => state.open.flat().filter(Boolean).length;
@@ -52,13 +51,10 @@ function update() {
 
 function drawScore() {
   const [a, b] = [mean(surprises(whole)), mean(surprises(now))], count = openCount(), more = b - a;
-  $("score").replaceChildren(element("b", bits(b)), element("span", "bits per character of your sentence"),
-    element("span", Math.abs(more) < 0.005 || !Number.isFinite(more) ? "as with all heads" : `${bits(Math.abs(more))} ${more > 0 ? "more" : "less"} than with all heads`, more > 0.005 ? { class: "lost" } : {}),
-    element("span", `${count} of ${places.length} heads`));
-  const reset = element("button", "All heads back", { type: "button", id: "reset" });
-  reset.disabled = count === places.length;
-  reset.onclick = () => { state.open = everyHead(); state.method = null; update(); $("text").focus({ preventScroll: true }); };
-  $("score").append(reset);
+  const gone = places.length - count, said = Math.abs(more) < 0.005 ? "the same" : `${more > 0 ? "+" : "−"}${bits(Math.abs(more))}`;
+  $("bits").textContent = bits(b);
+  $("detail").replaceChildren(...(gone ? [element(more >= 0.005 ? "strong" : "span", said), ` without ${gone} of ${places.length} heads`] : [`with all ${places.length} heads`]));
+  $("reset").setAttribute("aria-disabled", String(count === places.length));
 }
 
 function drawSurprise() {
@@ -105,7 +101,7 @@ function drawHead() {
     button.tabIndex = isChosen ? 0 : -1;
   });
   const row = found ? found.a.subarray(t * n, (t + 1) * n) : null, name = nameOf([i, h]);
-  $("t3").textContent = found ? `What ${name} reads, to guess the character after ${quoted(characters[ids[t]])}` : `${name[0].toUpperCase()}${name.slice(1)} is taken away: it reads nothing`;
+  $("t3").textContent = found ? `What ${name} reads, to guess the character after ${quoted(characters[ids[t]])}` : `H${name.slice(1)} is taken away: it reads nothing`;
   let said = "Click on its square to bring it back.";
   if (row) {
     const best = row.reduce((most, x, j) => (x > row[most] ? j : most), 0), back = t - best;
@@ -142,12 +138,11 @@ function drawNext() {
 }
 
 function drawMethods() {
-  const count = openCount(), slider = $("stay"), at = state.method ? Number(slider.value) : nearestBudget(count);
-  if (!state.method) slider.value = at;
+  const slider = $("stay"), at = Number(slider.value);
   slider.setAttribute("aria-valuetext", `${model.budgets[at]} of ${places.length} heads`);
-  $("staying").textContent = `${state.method ? model.budgets[at] : count} of ${places.length}`;
+  $("staying").textContent = `${model.budgets[at]} of ${places.length}`;
   document.querySelectorAll(".method").forEach((button) => button.setAttribute("aria-pressed", String(button.value === state.method)));
-  $("method").textContent = state.method ? ABOUT[state.method][1] : "Choose how many heads stay, then a method. Below its name: the bits of your sentence with the heads that it keeps.";
+  $("method").textContent = state.method ? ABOUT[state.method][1] : "Choose how many heads to keep, then press a method. Below its name: the bits per character of your sentence with the heads that it would keep.";
   const key = `${at} ${ids}`;
   if (drawMethods.key === key) return;
   drawMethods.key = key; // the bits of all methods take a while: after the picture
@@ -157,8 +152,6 @@ function drawMethods() {
     button.querySelector("small").textContent = `${bits(mean(surprises(found)))} bits`;
   }), 60);
 }
-
-const nearestBudget = (count) => model.budgets.reduce((best, k, at) => (Math.abs(k - count) < Math.abs(model.budgets[best] - count) ? at : best), 0);
 
 function maskOf(method, at) {
   const mask = model.choices[method][at], open = everyHead();
@@ -170,6 +163,15 @@ function apply(method) {
   state.method = method;
   state.open = maskOf(method, Number($("stay").value));
   update();
+}
+
+// New lines can be seen, and many of them are no long gap.
+const written = (c, before) => (c !== "\n" ? c : before.endsWith("↵\n") || before.endsWith("↵") ? "↵" : "↵\n");
+
+// The head that puts most weight on one character other than the one that reads.
+function mostFocused() {
+  const n = ids.length, most = ([i, h]) => Math.max(...whole.weights[i][h].a.subarray((n - 1) * n, n * n - 1));
+  return places.reduce((best, place) => (most(place) > most(best) ? place : best), places[0]);
 }
 
 // Both continuations, a few characters at a time, so that the page answers meanwhile.
@@ -185,7 +187,7 @@ function write() {
   let count = 0;
   const step = () => {
     if (run !== write.run) return;
-    for (const [text, draws] of jobs) for (let i = 0; i < 4; i++) text.data += characters[draws.next().value];
+    for (const [text, draws] of jobs) for (let i = 0; i < 4; i++) text.data += written(characters[draws.next().value], text.data);
     if ((count += 4) < 160) setTimeout(step);
     else document.body.dataset.written = run;
   };
@@ -199,13 +201,13 @@ function begin() {
   $("origin").textContent = `Stage ${model.stage} of a run of tinyprune${model.text ? `, trained on ${model.text}` : ""}. Everything is computed in this page; nothing is sent or loaded.`;
   const columns = Math.max(...model.head_ids.flat(), 0) + 1, grid = $("grid");
   grid.style.gridTemplateColumns = `22px repeat(${columns}, minmax(0, 1fr))`;
-  grid.append(element("span"), ...ratio(columns).map((_, h) => element("span", h, { "aria-hidden": true })));
+  grid.append(element("span"), ...Array.from({ length: columns }, (_, h) => element("span", h, { "aria-hidden": true })));
   model.heads.forEach((count, i) => {
     grid.append(element("span", i, { "aria-hidden": true }));
     for (let column = 0; column < columns; column++) {
       const h = model.head_ids[i].indexOf(column);
       if (h < 0) { grid.append(element("span")); continue; }
-      const button = element("button", "", { type: "button", "aria-label": `${nameOf([i, h])[0].toUpperCase()}${nameOf([i, h]).slice(1)}` }), place = [i, h];
+      const button = element("button", "", { type: "button", "aria-label": `H${nameOf([i, h]).slice(1)}` }), place = [i, h];
       button.append(element("canvas"));
       button.onfocus = () => { state.chosen = place; drawHead(); };
       button.onpointerenter = (event) => { if (event.pointerType === "mouse") { state.hovered = place; drawHead(); } };
@@ -239,8 +241,9 @@ function begin() {
     return button;
   }));
   $("stay").max = model.budgets.length - 1;
-  $("stay").value = nearestBudget(places.length / 2);
-  $("stay").oninput = () => apply(state.method ?? Object.keys(model.choices)[0]);
+  $("stay").value = Math.round((model.budgets.length - 1) / 2);
+  $("stay").oninput = () => (state.method ? apply(state.method) : drawMethods());
+  $("reset").onclick = () => { state.open = everyHead(); state.method = null; update(); };
   const swatches = [0.01, 0.1, 0.3, 1].map((weight) => {
     const key = element("span", "", { class: "key" }), box = element("i");
     box.style.background = `rgba(${colour("--mark")}, ${shade(weight)})`;
@@ -263,6 +266,7 @@ function begin() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawGrid(); drawHead(); });
   $("text").value = model.examples[0];
   take(model.examples[0]);
+  state.chosen = mostFocused();
   update();
 }
 begin();
