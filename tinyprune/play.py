@@ -12,11 +12,9 @@ import json
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tinyprune.config import ModelConfig
 from tinyprune.data import Text
 from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.files import replace_file
@@ -30,20 +28,14 @@ from tinyprune.runs.directory import SavedModel, load_model, text_of
 
 SCORED, FITTED = 10_240, 20_480  # tokens that are read for scores, and for least squares, as `compare` does
 STEPS = 16  # from no head to all
+NAMES = ("D", "Dh", "N", "F", "T", "M", "V", "span", "attended", "networks", "relative")  # of the configuration
 
 
 def write_page(saved: SavedModel, path: Path, target: Path, corpus: str | None = None) -> None:
-    """Write the page of a model.
+    """Write the page of a model of characters, without gates, to the file `target`.
 
-    Args:
-        saved: the model, with a character tokenizer and without gates.
-        path: its run or checkpoint, beside which are the gates, and perhaps the text.
-        target: the HTML file.
-        corpus: where the text lies now, or another one.
-
-    Raises:
-        UsageError: if the page cannot compute this model.
-        SaveError: if the file cannot be written.
+    `path` is the folder of its run, with the gates; the text is looked for there, too, if `corpus` does not name one.
+    Raises UsageError if the page cannot compute this model, and SaveError if the file cannot be written.
     """
     check_model(saved)
     try:
@@ -52,14 +44,13 @@ def write_page(saved: SavedModel, path: Path, target: Path, corpus: str | None =
         say(f"play: no scores and no examples without the text: {error}")
         text = None
     config = saved.model.config
-    heads = sum(config.heads)
-    budgets = sorted({round(heads * i / STEPS) for i in range(STEPS + 1)})
-    weights = {name: x.astype("<f2") for name, x in saved.model.host_params().items()}
+    budgets = sorted({round(sum(config.heads) * i / STEPS) for i in range(STEPS + 1)})
+    with np.errstate(over="ignore"):
+        weights = {name: x.astype("<f2") for name, x in saved.model.host_params().items()}
     if not all(np.isfinite(x).all() for x in weights.values()):
         raise UsageError("the weights of this model are too large for float16, or not finite")
-    names = {"span", "attended", "networks", "relative"}
-    data: dict[str, Any] = {
-        "config": {name: getattr(config, name) for name in ("D", "H", "Dh", "N", "F", "T", "M", "V", *sorted(names))}
+    data = {
+        "config": {name: getattr(config, name) for name in NAMES}
         | {"eps": config.norm_eps, "scaled": config.embedding == "scaled"},
         "heads": config.heads, "head_ids": config.head_ids, "stage": saved.metadata["stage"],
         "text": "" if text is None else text.name, "characters": saved.tokenizer.characters,
@@ -78,7 +69,7 @@ def write_page(saved: SavedModel, path: Path, target: Path, corpus: str | None =
 
 def check_model(saved: SavedModel) -> None:
     """Raise UsageError unless the page can compute this model; the message says what is allowed."""
-    config: ModelConfig = saved.model.config
+    config = saved.model.config
     allowed = {
         "a tokenizer of characters": saved.tokenizer.kind == "character",
         "a model without gates (--stage train, prune or finetune)": saved.model.gate is None,
@@ -97,8 +88,7 @@ def check_model(saved: SavedModel) -> None:
 def choices(saved: SavedModel, path: Path, text: Text | None, budgets: list[int]) -> dict[str, list[str]]:
     """Return for each method that the run has data for which heads stay, "1" or "0" each, for each number of heads."""
     model, parts = saved.model, saved.model.config.parts
-    scores = {"random": random_scores(model, np.empty(0), np.random.default_rng(0))}
-    gate_stage, found = path / "gate.safetensors", {}
+    scores, found, gate_stage = {}, {}, path / "gate.safetensors"
     if saved.metadata["stage"] == "train" and gate_stage.exists():
         gated = load_model(gate_stage, model.ops).model
         if gated.gate is not None and not gated.gate.criterion and gated.config.parts == parts:
@@ -107,16 +97,14 @@ def choices(saved: SavedModel, path: Path, text: Text | None, budgets: list[int]
         scores["michel"] = michel(model, text.valid[:SCORED], np.random.default_rng(0))
         fits = read_fits(model, text.train[:FITTED])
         found["least-squares"] = [search(fits, k) for k in progress_bar(budgets, desc="least squares", unit="search")]
-    found |= {name: [keep_best(score, k) for k in budgets] for name, score in scores.items()}
-    order = [name for name in ("gates", "michel", "least-squares", "random") if name in found]
-    return {name: ["".join(map(str, np.concatenate(mask).astype(int))) for mask in found[name]] for name in order}
+    scores["random"] = random_scores(model, np.empty(0), np.random.default_rng(0))
+    found = {name: [keep_best(score, k) for k in budgets] for name, score in scores.items()} | found
+    return {name: ["".join(map(str, np.concatenate(x).astype(int))) for x in masks] for name, masks in found.items()}
 
 
 def examples(saved: SavedModel, text: Text | None) -> list[str]:
     """Return sentences to begin with: beginnings of lines of the held-out text, which stop within a word."""
-    T = saved.model.config.T
-    if text is None:
-        return [saved.tokenizer.characters[:T]]
-    held_out = saved.tokenizer.decode(text.valid[:100_000])
+    T, characters = saved.model.config.T, saved.tokenizer.characters
+    held_out = characters[:T] if text is None else saved.tokenizer.decode(text.valid[:100_000])
     lines = re.findall(rf"(?m)^([A-Z][^\n]{{{T // 2},{max(T // 2, T - 12)}}}\w{{2}})\w{{2,}}", held_out)
     return lines[:: max(len(lines) // 6, 1)][:6] or [held_out[:T]]
