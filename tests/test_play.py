@@ -4,12 +4,10 @@ import base64
 import dataclasses
 import json
 import re
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from command import files_up_to, harmless, refused, succeed
+from command import files_up_to, harmless, refused, succeed, write_text
 
 import tinyprune as tp
 from tinyprune.config import DataConfig
@@ -50,15 +48,12 @@ def test_javascript_computes_what_numpy_computes(driver, book, tmp_path, rng, ki
 
 @pytest.mark.browser
 def test_the_page_needs_a_keyboard_and_no_network(driver, finished, tmp_path):
-    """Tab to the heads, arrows, Space and Enter; the methods' buttons take the heads that Python says."""
     Keys = pytest.importorskip("selenium.webdriver").Keys
-    page = tmp_path / "play.html"
-    succeed("play", finished, page)
+    succeed("play", finished, page := tmp_path / "play.html")
     driver.get(page.as_uri())
-    assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
-    assert not driver.get_log("browser")
+    assert not driver.get_log("browser") + driver.execute_script("return performance.getEntriesByType('resource')")
 
-    def press(key: str, until: str = "*"):
+    def press(key, until="*"):
         driver.switch_to.active_element.send_keys(key)
         there = driver.execute_script("return document.activeElement.matches(arguments[0])", until)
         return driver.switch_to.active_element if there else press(key, until)
@@ -78,15 +73,12 @@ def test_the_page_needs_a_keyboard_and_no_network(driver, finished, tmp_path):
 
 
 def test_the_file_is_small_whole_and_of_known_models_only(book, finished, tmp_path):
-    model, page = (
-        tp.Transformer.new(tp.load_text(text := shutil.copy(book, tmp_path)), 0, "numpy"),
-        tmp_path / "page.html",
-    )
-    run = tp.save(model, tmp_path / "run").parent
-    Path(text).unlink()
+    text, page = write_text(tmp_path), tmp_path / "page.html"
+    run = tp.save(model := tp.Transformer.new(tp.load_text(text), 0, "numpy"), tmp_path / "run").parent
+    text.unlink()
     assert "no scores" in succeed("play", run, page).stderr and page.stat().st_size < 2e6
     assert not re.search(r"https?:|\bsrc=|@import|url\(", page.read_text("utf-8"))
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"))[1])
+    data = json.loads(re.search(r'id="data">(.*)</script>', page.read_text("utf-8"))[1])
     params = b"".join(model.params[name].astype("<f2").tobytes() for name, _ in data["shapes"])
     assert list(data["choices"]) == ["random"] and base64.b64decode(data["weights"]) == params
     with files_up_to(100_000):
