@@ -166,7 +166,7 @@ function apply(method) {
 }
 
 // New lines can be seen, and many of them are no long gap.
-const written = (c, before) => (c !== "\n" ? c : before.endsWith("↵\n") || before.endsWith("↵") ? "↵" : "↵\n");
+const written = (c, before) => (c === "\n" ? "↵" : before.endsWith("↵") ? `\n${c}` : c);
 
 // The head that puts most weight on one character other than the one that reads.
 function mostFocused() {
