@@ -1,7 +1,6 @@
-"""One HTML file in which a browser runs a model: its heads can be watched on a sentence, and taken away.
+"""One HTML file in which a browser runs a model, whose weights are inside as float16: see its heads, take them away.
 
-It loads nothing: weights are inside, as float16. Its sources are `runs/page`: model.js is the forward pass, which tests
-hold against NumPy's, page.js and page.html are what one sees.
+Its sources are in runs/page: model.js is the forward pass, which tests hold against NumPy's, the rest what one sees.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ NAMES = ("D", "Dh", "N", "F", "T", "M", "V", "span", "attended", "networks", "re
 
 
 def write_page(saved: SavedModel, path: Path, target: Path, corpus: str | None = None) -> None:
-    """Write the page of a model of characters, without gates, to the file `target`.
+    """Write the page of a model to `target`, or if that is a .json file only what `html_page` puts into the page.
 
-    `path` is the folder of its run, with the gates; the text is looked for there, too, if `corpus` does not name one.
-    Raises UsageError if the page cannot compute this model, and SaveError if the file cannot be written.
+    `path`: the folder of its run, where gates, and the text if `corpus` names none, are looked for. Raises UsageError
+    if the page cannot compute this model, and SaveError if the file cannot be written.
     """
     check_model(saved)
     try:
@@ -43,28 +42,28 @@ def write_page(saved: SavedModel, path: Path, target: Path, corpus: str | None =
     except TinypruneError as error:
         say(f"play: no scores and no examples without the text: {error}")
         text = None
-    config = saved.model.config
+    config, params = saved.model.config, saved.model.host_params()
     budgets = sorted({round(sum(config.heads) * i / STEPS) for i in range(STEPS + 1)})
-    with np.errstate(over="ignore"):
-        weights = {name: x.astype("<f2") for name, x in saved.model.host_params().items()}
-    if not all(np.isfinite(x).all() for x in weights.values()):
-        raise UsageError("the weights of this model are too large for float16, or not finite")
-    data = {
+    data = json.dumps({
         "config": {name: getattr(config, name) for name in NAMES}
         | {"eps": config.norm_eps, "scaled": config.embedding == "scaled"},
         "heads": config.heads, "head_ids": config.head_ids, "stage": saved.metadata["stage"],
         "text": "" if text is None else text.name, "characters": saved.tokenizer.characters,
         "budgets": budgets, "choices": choices(saved, path, text, budgets), "examples": examples(saved, text),
-        "shapes": [[name, x.shape] for name, x in weights.items()],
-        "weights": base64.b64encode(b"".join(x.tobytes() for x in weights.values())).decode(),
-    }  # fmt: skip
-    page = resources.files("tinyprune.runs") / "page"
-    content = (page / "page.html").read_text("utf-8")
-    for name in re.findall(r"\{\{(\w+\.js)\}\}", content):
-        content = content.replace(f"{{{{{name}}}}}", (page / name).read_text("utf-8"))
-    content = content.replace("{{name}}", html.escape(path.stem or path.resolve().stem))
-    content = content.replace("{{data}}", json.dumps(data).replace("<", "\\u003c"))  # which ends no script
+        "shapes": [[name, x.shape] for name, x in params.items()],
+        "weights": base64.b64encode(b"".join(x.astype("<f2").tobytes() for x in params.values())).decode(),
+    })  # fmt: skip
+    content = data if target.suffix == ".json" else html_page(data, path.resolve().name)
     replace_file(target, content.encode(), "page")
+
+
+def html_page(data: str, name: str) -> str:
+    """Return the page of a model called `name`."""
+    page = resources.files("tinyprune.runs") / "page"
+    content = (page / "page.html").read_text("utf-8").replace("{{name}}", html.escape(name))
+    for script in re.findall(r"\{\{(\w+\.js)\}\}", content):
+        content = content.replace(f"{{{{{script}}}}}", (page / script).read_text("utf-8"))
+    return content.replace("{{data}}", data.replace("<", "\\u003c"))  # which ends no script
 
 
 def check_model(saved: SavedModel) -> None:
@@ -77,8 +76,8 @@ def check_model(saved: SavedModel) -> None:
         'model.norm = "layernorm"': config.norm == "layernorm",
         'model.feedforward = "relu", or networks of heads': config.second in (None, "relu", "networks"),
         "a key-value head for each head": not config.kv_heads or config.kv_heads == config.H,
-        "one table of embeddings, without model.cutoffs": not config.cutoffs,
-        "no blocks of units (model.U = 0)": not config.U,
+        "no model.cutoffs, and no blocks of units (model.U)": not config.cutoffs and not config.U,
+        "weights that float16 can hold": all((abs(x) < 65_000).all() for x in saved.model.host_params().values()),
     }
     missing = [what for what, holds in allowed.items() if not holds]
     if missing:
