@@ -52,7 +52,7 @@ PLACES = {
 }
 INDEX = {"README": "index", "__init__": "index"}
 NAMES = "public-names.md"
-# of a run of the preset tiny, which the first page shows: tinyprune play RUN notebooks/site/play.json
+# of a run of the preset tiny, for the first page: tinyprune play RUN notebooks/site/play.json
 PLAY = REPOSITORY / "notebooks/site/play.json"
 SHOWN = """
 ## Take heads away
