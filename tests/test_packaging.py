@@ -66,7 +66,7 @@ def sdist(tmp_path_factory) -> tarfile.TarFile:
 
 
 def test_the_sdist_is_whole_and_small(sdist):
-    """It has the package and its tests, but not executed chapters, pictures, cells and a page's model, nor what is tested on these."""
+    """It has the package and its tests, but no executed chapters, pictures, cells or models, nor what tests these."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("this is not a git repository")

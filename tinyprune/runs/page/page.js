@@ -43,10 +43,10 @@ function take(text) {
 }
 
 function update() {
-  now = readText(model, ids, state.open);
+  now = openCount() < places.length ? readText(model, ids, state.open) : whole;
   drawScore(); drawSurprise(); drawGrid(); drawHead(); drawNext(); drawMethods();
   clearTimeout(update.timer);
-  update.timer = setTimeout(write, 150);
+  update.timer = setTimeout(write, 400);
 }
 
 function drawScore() {
@@ -145,12 +145,15 @@ function drawMethods() {
   $("method").textContent = state.method ? ABOUT[state.method][1] : "Choose how many heads to keep, then press a method. Below its name: the bits per character of your sentence with the heads that it would keep.";
   const key = `${at} ${ids}`;
   if (drawMethods.key === key) return;
-  drawMethods.key = key; // the bits of all methods take a while: after the picture
+  drawMethods.key = key;
   clearTimeout(drawMethods.timer);
-  drawMethods.timer = setTimeout(() => document.querySelectorAll(".method").forEach((button) => {
-    const found = readText(model, ids, maskOf(button.value, at));
+  const waiting = [...document.querySelectorAll(".method")]; // one at a time, when the typing pauses
+  const next = () => {
+    const button = waiting.shift(), found = readText(model, ids, maskOf(button.value, at));
     button.querySelector("small").textContent = `${bits(mean(surprises(found)))} bits`;
-  }), 60);
+    if (waiting.length) drawMethods.timer = setTimeout(next);
+  };
+  drawMethods.timer = setTimeout(next, 250);
 }
 
 function maskOf(method, at) {
