@@ -57,12 +57,12 @@ function drawGates() {
   add("text", { x: x(MOST_STEPS / 2), y: height - 6, "text-anchor": "middle" }, "step");
   const shut = probability(0);
   add("line", { x1: left, x2: width - right, y1: y(shut), y2: y(shut), class: "shut" });
-  add("text", { x: width - right - 4, y: y(shut) + 16, "text-anchor": "end" }, "below: shut when training ends");
   drawGates.paths.forEach((path, i) => {
     const points = path.filter((_, step) => step % 10 === 0).map((a, j) => `${x(10 * j).toFixed(1)},${y(probability(a)).toFixed(1)}`);
     add("polyline", { points: points.join(" "), class: now[i] ? "curve stays" : "curve goes" });
   });
   add("line", { x1: x(steps), x2: x(steps), y1: top, y2: height - bottom, class: "stop" });
+  add("text", { x: width - right - 4, y: y(shut) + 16, "text-anchor": "end", class: "halo" }, "below: shut at the end");
   const labels = drawGates.paths.map((path, i) => [y(probability(path[MOST_STEPS])), WORTHS[i], now[i]]).sort((a, b) => a[0] - b[0]);
   for (let i = 1; i < labels.length; i++) labels[i][0] = Math.max(labels[i][0], labels[i - 1][0] + 14);
   const over = Math.max(0, labels.at(-1)[0] - (height - bottom));

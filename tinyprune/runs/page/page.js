@@ -51,7 +51,7 @@ function update() {
 
 function drawScore() {
   const [a, b] = [mean(surprises(whole)), mean(surprises(now))], count = openCount(), more = b - a;
-  const gone = places.length - count, said = Math.abs(more) < 0.005 ? "the same" : `${more > 0 ? "+" : "−"}${bits(Math.abs(more))}`;
+  const gone = places.length - count, said = !(Math.abs(more) >= 0.005) ? "the same" : `${more > 0 ? "+" : "−"}${bits(Math.abs(more))}`;
   $("bits").textContent = bits(b);
   $("detail").replaceChildren(...(gone ? [element(more >= 0.005 ? "strong" : "span", said), ` without ${gone} of ${places.length} heads`] : [`with all ${places.length} heads`]));
   $("reset").setAttribute("aria-disabled", String(count === places.length));
