@@ -1,6 +1,7 @@
 """What tests of all rooms share."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -53,6 +54,24 @@ def finished(book: Path) -> Path:
     """A run with all stages, which tests must not change."""
     do_stages(book.parent / "finished", book, settings(), ["--target-heads=3"])
     return book.parent / "finished"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory):
+    """A headless browser with an empty profile."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("needs chromium and chromium-driver")
+    flags = ["headless=new", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "disable-background-networking"]
+    flags += ["disable-component-update", "disable-sync", "window-size=1400,1000"]
+    flags += ["no-sandbox"]  # needed as root, in a container
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (*flags, f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(f"--{flag}")
+    with webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver"))) as driver:
+        yield driver
 
 
 def pytest_report_header() -> str:

@@ -20,7 +20,7 @@ from tinyprune.training.checkpoints import load_checkpoint
 
 COMMANDS_WITH_MODELS = {stage: ["--overwrite"] for stage in STAGES}
 COMMANDS_WITH_MODELS |= {"eval": [], "heads": [], "generate": ["--prompt=1", "--tokens=5"]}
-COMMANDS = ["run", *STAGES, "eval", "generate", "heads", "describe", "gradcheck", "experiment", "compare"]
+COMMANDS = ["run", *STAGES, "eval", "generate", "heads", "play", "describe", "gradcheck", "experiment", "compare"]
 COMMANDS += ["bench", "list"]
 
 

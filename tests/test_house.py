@@ -13,7 +13,7 @@ PACKAGE = ROOT / "tinyprune"
 # Lines of each room, docstrings and blank lines included.
 BUDGET = {
     "bench": 1480,
-    "cli": 945,
+    "cli": 965,
     "course": 1725,
     "data": 985,
     "experiments": 2135,
@@ -27,7 +27,7 @@ BUDGET = {
     "pruning": 1290,
     "runs": 800,
     "training": 1111,
-    ".": 2022,  # modules at the top
+    ".": 2128,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 17_900
 # Longest functions without their docstrings, and most parameters; kernels have more of both.

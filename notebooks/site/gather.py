@@ -31,6 +31,7 @@ from properdocs.structure.files import File, Files
 from properdocs.structure.nav import Navigation, Section
 from properdocs.utils import nest_paths
 from tinyprune.cli.parser import build_parser
+from tinyprune.play import html_page
 
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
@@ -51,6 +52,17 @@ PLACES = {
 }
 INDEX = {"README": "index", "__init__": "index"}
 NAMES = "public-names.md"
+# of a run of the preset tiny, for the first page: tinyprune play RUN notebooks/site/play.json
+PLAY = REPOSITORY / "notebooks/site/play.json"
+SHOWN = """
+## Take heads away
+
+A small language model runs in this page: type, see what each of its heads reads, and click heads
+away. [On a page of its own](play.html)
+
+<iframe class="play" src="play.html" title="A language model, and all of its heads" loading="lazy">
+</iframe>
+"""
 spec = importlib.util.spec_from_file_location("", REPOSITORY / "notebooks/assignments/build.py")
 build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
@@ -101,8 +113,10 @@ def on_files(files: Files, config: ProperDocsConfig) -> Files:
                     posixpath.join(posixpath.dirname(place), p): pictures[p] for p in pictures
                 }
             text += "".join(commands()) if place == "commands.md" else ""
+            text = text.replace("\n## ", f"{SHOWN}\n## ", 1) if place == "index.md" else text
             content[place] = with_links(text, path, where)
     content[NAMES] = "".join(public_names())
+    content["play.html"] = html_page(PLAY.read_text("utf-8"), "tinyprune")
     kept = [file for file in files if not file.src_uri.endswith(".md")]
     made = [File.generated(config, place, content=text) for place, text in content.items()]
     sources = {

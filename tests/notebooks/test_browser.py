@@ -1,7 +1,5 @@
 """Sliders in a real browser: they change pictures on a page without a kernel, and on the site."""
 
-import shutil
-
 import pytest
 from folder import executor
 
@@ -11,27 +9,10 @@ pytest.importorskip("selenium", reason=f"needs {install_command('browser')}")
 pytest.importorskip("nbconvert", reason=f"needs {install_command('notebooks')}")
 
 from nbconvert import HTMLExporter
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="needs chromium and chromium-driver")]
-FLAGS = ["headless=new", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "disable-background-networking"]
-FLAGS += ["disable-component-update", "disable-sync", "window-size=1400,1000"]
-FLAGS += ["no-sandbox"]  # needed as root, in a container
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    """A headless browser with an empty profile."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (*FLAGS, f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(f"--{flag}")
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    with webdriver.Chrome(options, service) as driver:
-        yield driver
+pytestmark = pytest.mark.browser
 
 
 def pictures_of(sliders):

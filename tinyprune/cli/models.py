@@ -110,6 +110,19 @@ def pieces(tokenizer: Any, before: int, tokens: Iterable[int]) -> Iterator[str]:
         yield tokenizer.decode(held)[shown:]
 
 
+def play_page(arguments: argparse.Namespace) -> None:
+    """Run `tinyprune play`: print where the page is."""
+    from tinyprune.play import write_page
+
+    path = Path(arguments.model)
+    if path.is_dir():
+        arguments.stage = arguments.stage or "train"
+    folder = path if path.is_dir() else path.parent
+    page = Path(arguments.path or folder / "play.html")
+    write_page(load_saved(arguments), folder, page, arguments.corpus)
+    print(page)
+
+
 def describe(arguments: argparse.Namespace) -> None:
     """Run `tinyprune describe`."""
     import dataclasses

@@ -168,6 +168,13 @@ OPTIONS = {
         JSON,
         option("--plot", "also draw a map of all heads", metavar="FILE.png"),
     ],
+    "play": [
+        MODEL | {"help": "a run's directory (its baseline) or a checkpoint"},
+        option("path", "the HTML file (play.html beside the model)", nargs="?", metavar="FILE.html"),
+        STAGE | {"help": "stage of the run (train)"},
+        BACKEND,
+        OTHER,
+    ],
     "describe": [
         option("model", "a run's directory or a checkpoint", nargs="?"),
         preset("a preset or a .toml file instead"),

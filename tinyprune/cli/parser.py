@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import tinyprune
 from tinyprune.cli.lists import list_things
-from tinyprune.cli.models import describe, evaluate_model, generate_text, gradcheck, show_heads
+from tinyprune.cli.models import describe, evaluate_model, generate_text, gradcheck, play_page, show_heads
 from tinyprune.cli.options import OPTIONS, add_options, switch
 from tinyprune.cli.pretrained import export_pretrained, import_pretrained
 from tinyprune.cli.stages import run_all, run_stage
@@ -73,6 +73,7 @@ COMMANDS = {
     "eval": (evaluate_model, "evaluate a model on held-out text, with the memory carried along"),
     "generate": (generate_text, "continue a prompt"),
     "heads": (show_heads, "show what each head attends to, in numbers and as a map of all heads"),
+    "play": (play_page, "write a web page in which one sees what each head reads, and takes heads away"),
     "describe": (describe, "count a model's parameters and multiply-adds, part by part"),
     "gradcheck": (gradcheck, "check every operation's gradient, and whole models'"),
     "experiment": (experiment, "a study: train, prune and compare many models, then tables and pictures"),

@@ -1,0 +1,109 @@
+"""One HTML file in which a browser runs a model, whose weights are inside as float16: see its heads, take them away.
+
+Its sources are in runs/page: model.js is the forward pass, which tests hold against NumPy's, the rest what one sees.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from tinyprune.data import Text
+from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.files import replace_file
+from tinyprune.model.gates import by_layer, joined_log_alpha
+from tinyprune.progress import progress_bar, say
+from tinyprune.pruning.importance import keep_best, michel
+from tinyprune.pruning.importance.criteria import random_scores
+from tinyprune.pruning.importance.fits import read_fits
+from tinyprune.pruning.importance.least_squares import search
+from tinyprune.runs.directory import SavedModel, load_model, text_of
+
+SCORED, FITTED = 10_240, 20_480  # tokens that are read for scores, and for least squares, as `compare` does
+STEPS = 16  # from no head to all
+NAMES = ("D", "Dh", "N", "F", "T", "M", "V", "span", "attended", "networks", "relative")  # of the configuration
+
+
+def write_page(saved: SavedModel, path: Path, target: Path, corpus: str | None = None) -> None:
+    """Write the page of a model to `target`, or if that is a .json file only what `html_page` puts into the page.
+
+    `path`: the folder of its run, where gates, and the text if `corpus` names none, are looked for. Raises UsageError
+    if the page cannot compute this model, and SaveError if the file cannot be written.
+    """
+    check_model(saved)
+    try:
+        text = text_of(saved, path, corpus)
+    except TinypruneError as error:
+        say(f"play: no scores and no examples without the text: {error}")
+        text = None
+    config, params = saved.model.config, saved.model.host_params()
+    budgets = sorted({round(sum(config.heads) * i / STEPS) for i in range(STEPS + 1)})
+    data = json.dumps({
+        "config": {name: getattr(config, name) for name in NAMES}
+        | {"eps": config.norm_eps, "scaled": config.embedding == "scaled"},
+        "heads": config.heads, "head_ids": config.head_ids, "stage": saved.metadata["stage"],
+        "text": "" if text is None else text.name, "characters": saved.tokenizer.characters,
+        "budgets": budgets, "choices": choices(saved, path, text, budgets), "examples": examples(saved, text),
+        "shapes": [[name, x.shape] for name, x in params.items()],
+        "weights": base64.b64encode(b"".join(x.astype("<f2").tobytes() for x in params.values())).decode(),
+    })  # fmt: skip
+    content = data if target.suffix == ".json" else html_page(data, path.resolve().name)
+    replace_file(target, content.encode(), "page")
+
+
+def html_page(data: str, name: str) -> str:
+    """Return the page of a model called `name`."""
+    page = resources.files("tinyprune.runs") / "page"
+    content = (page / "page.html").read_text("utf-8").replace("{{name}}", html.escape(name))
+    for script in re.findall(r"\{\{(\w+\.js)\}\}", content):
+        content = content.replace(f"{{{{{script}}}}}", (page / script).read_text("utf-8"))
+    return content.replace("{{data}}", data.replace("<", "\\u003c"))  # which ends no script
+
+
+def check_model(saved: SavedModel) -> None:
+    """Raise UsageError unless the page can compute this model; the message says what is allowed."""
+    config = saved.model.config
+    allowed = {
+        "a tokenizer of characters": saved.tokenizer.kind == "character",
+        "a model without gates (--stage train, prune or finetune)": saved.model.gate is None,
+        'model.positions = "relative" or "learned"': config.positions != "rotary",
+        'model.norm = "layernorm"': config.norm == "layernorm",
+        'model.feedforward = "relu", or networks of heads': config.second in (None, "relu", "networks"),
+        "a key-value head for each head": not config.kv_heads or config.kv_heads == config.H,
+        "no model.cutoffs, and no blocks of units (model.U)": not config.cutoffs and not config.U,
+        "weights that float16 can hold": all((abs(x) < 65_000).all() for x in saved.model.host_params().values()),
+    }
+    missing = [what for what, holds in allowed.items() if not holds]
+    if missing:
+        raise UsageError(f"the page computes small models of characters; this one would need {'; '.join(missing)}")
+
+
+def choices(saved: SavedModel, path: Path, text: Text | None, budgets: list[int]) -> dict[str, list[str]]:
+    """Return for each method that the run has data for which heads stay, "1" or "0" each, for each number of heads."""
+    model, parts = saved.model, saved.model.config.parts
+    scores, found, gate_stage = {}, {}, path / "gate.safetensors"
+    if saved.metadata["stage"] == "train" and gate_stage.exists():
+        gated = load_model(gate_stage, model.ops).model
+        if gated.gate is not None and not gated.gate.criterion and gated.config.parts == parts:
+            scores["gates"] = by_layer(joined_log_alpha(gated.params, gated.config.L, gated.ops), parts)
+    if text is not None:
+        scores["michel"] = michel(model, text.valid[:SCORED], np.random.default_rng(0))
+        fits = read_fits(model, text.train[:FITTED])
+        found["least-squares"] = [search(fits, k) for k in progress_bar(budgets, desc="least squares", unit="search")]
+    scores["random"] = random_scores(model, np.empty(0), np.random.default_rng(0))
+    found = {name: [keep_best(score, k) for k in budgets] for name, score in scores.items()} | found
+    return {name: ["".join(map(str, np.concatenate(x).astype(int))) for x in masks] for name, masks in found.items()}
+
+
+def examples(saved: SavedModel, text: Text | None) -> list[str]:
+    """Return sentences to begin with: beginnings of lines of the held-out text, which stop within a word."""
+    T, characters = saved.model.config.T, saved.tokenizer.characters
+    held_out = characters[:T] if text is None else saved.tokenizer.decode(text.valid[:100_000])
+    lines = re.findall(rf"(?m)^([A-Z][^\n]{{{T // 2},{max(T // 2, T - 12)}}}\w{{2}})\w{{2,}}", held_out)
+    return lines[:: max(len(lines) // 6, 1)][:6] or [held_out[:T]]
