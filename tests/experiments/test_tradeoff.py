@@ -11,5 +11,5 @@ def test_it_ends_with_tables_and_pictures(tmp_path):
     entries = tradeoff.STUDY.entries(plan)
     assert len(entries) == 2 * (2 + 3 + 2)  # seeds · (baseline, unpruned, methods, small ones)
     files, pictures = whole_study("tradeoff", plan, tmp_path)
-    assert pictures == {"tradeoff", "kept"}
+    assert pictures == {"tradeoff"}
     assert {r["reference"] for r in read_csv(files["comparison.csv"])} == {"gates", "random"}

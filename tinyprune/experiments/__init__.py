@@ -1,7 +1,6 @@
 """Studies: the paper's claims, tested at a laptop's scale, and pruning methods compared with each other.
 
     tradeoff       quality against the number of heads that stay, for every method
-    ablation       gates without each of the three stabilisers, and without a converged model to start from
     architecture   heads that own a share of the feed-forward block, against heads and blocks removed apart
 
 Each study is one file of `studies`: its models, what they are compared with, its tables. `pictures` draws for all of
@@ -13,4 +12,4 @@ cell to its report (`results`). A new study is a file in `studies/` and its name
 """
 
 # The command line needs the names, without importing what the studies need.
-STUDIES = ("tradeoff", "ablation", "architecture")
+STUDIES = ("tradeoff", "architecture")

@@ -51,7 +51,6 @@ from tinyprune.training.step import Objective, training_steps
 SCORE_TOKENS = 24_000  # how much of the validation split criteria read
 REPAIR_TOKENS = 60_000  # how much of the training split repairs read
 REVISION = 1  # of the methods: with another number all cells are computed again
-PATH_EVERY = 10  # steps between two records of log_alpha while gates are trained
 NOT_IN_KEYS = "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_every"  # settings that change no result
 
 # Numba's simplest threading layer ends the process when two threads call it at the same time.
@@ -256,30 +255,22 @@ class CellRun:
         warmup = stage.steps // 2 if gate.lam_warmup is None else gate.lam_warmup
         gated, objective = with_new_gates(self.start(), gate, warmup)
         before = self.record["steps_total"]
-        path = self.train(gated, name, stage, objective)
+        self.train(gated, name, stage, objective)
         if self.recipe.rewound:
             self.record["steps_total"] = before  # these steps only chose heads: what stays is trained for as many again
         self.record["scores"] = self.log_alpha(gated, 4)
         if gate.distribution != "top-k":
             self.record["heads_shifted"] = hit_target(gated)
-        self.record["gate_path"] = [
-            {"step": point["step"], "log_alpha": [[round(x, 2) for x in layer] for layer in point["log_alpha"]]}
-            for point in path[:-1]
-        ]
-        # The last point is read after `hit_target`, which may have moved some gates.
-        self.record["gate_path"].append({"step": stage.steps, "log_alpha": self.log_alpha(gated, 3)})
         self.record["bits_per_character_gated"] = self.bits(gated, "valid")
         return gated
 
-    def train(self, model: Transformer, stage: str, config: TrainConfig, objective: Objective) -> list[dict[str, Any]]:
-        """Train `model` in place for one stage; returns the objective's description of every `PATH_EVERY`th step."""
-        path: list[dict[str, Any]] = []
+    def train(self, model: Transformer, stage: str, config: TrainConfig, objective: Objective) -> None:
+        """Train `model` in place for one stage."""
         step, before = 0, self.record["steps_total"]
         try:
             segments = Segments(self.text.train, config.B, model.config.T, before)
-            for step in training_steps(model, segments, config, objective, self.generator(stage)):
-                if step and (step % PATH_EVERY == 0 or step == config.steps):
-                    path.append({"step": step, **objective.describe(model)})
+            for step in training_steps(model, segments, config, objective, self.generator(stage)):  # noqa: B007
+                pass
         except NotFiniteError as error:
             table = "gate_train" if stage == "gate" else stage
             raise NotFiniteError(
@@ -288,7 +279,6 @@ class CellRun:
             ) from error
         self.record["steps_total"] = before + config.steps
         self.record.setdefault("bits_per_character_after", {})[stage] = self.bits(model, "valid")
-        return path
 
     def shuffle(self, gated: Transformer) -> None:
         """Deal the values of all gates to other heads: the open ones to those that the criterion `random` keeps."""

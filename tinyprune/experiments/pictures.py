@@ -58,31 +58,6 @@ def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]
     return figure, list(figure.subplots(1, count, squeeze=False, sharey=True)[0])
 
 
-def draw_seeds(axes: Axes, values: dict[str, Sequence[float]]) -> None:
-    """Draw a row for each name, the first on top: a dot for each seed, a bar at their mean."""
-    for place, own in enumerate(values.values()):
-        axes.plot(own, [place] * len(own), "o", color=HEAD_COLOURS[0], alpha=0.6, markersize=4)
-        if own:
-            axes.plot([statistics.fmean(own)] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
-    axes.set(yticks=range(len(values)), yticklabels=list(values), ylim=(len(values) - 0.5, -0.5))
-    axes.grid(axis="x", alpha=0.3, linewidth=0.5)
-
-
-def draw_table(axes: Axes, table: NDArray, names: Sequence[str], texts: dict[float, str], **options: Any) -> None:
-    """Draw a table (rows, columns) as an image (`options` of `imshow`) with the rows' names; NaN is left empty.
-
-    `texts` are written for their values, in white where the colour is dark: above 0.6 of the largest magnitude.
-    """
-    axes.imshow(table, **options)
-    for (i, j), value in np.ndenumerate(table):
-        if value in texts and not np.isnan(value):
-            color = "white" if abs(value) > 0.6 * options["vmax"] else "black"
-            axes.text(j, i, texts[value], ha="center", va="center", color=color, size=7)
-    axes.set(yticks=range(len(names)), yticklabels=list(names))
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-
-
 def draw_level(axes: Axes, level: float, place: tuple[float, str], line: str) -> None:
     """Draw the level of the model with all heads, named at the given x (in the Axes, 0 … 1) and alignment."""
     axes.axhline(level, color=GREY, linestyle=line, linewidth=1)
@@ -164,51 +139,6 @@ def plot_differences(compared: Sequence[Record]) -> Figure:
     names = [f"{r['method']} − {r['reference']} ({r['heads_open']} heads)" for r in compared]
     axes.set(yticks=range(len(compared)), yticklabels=names, ylim=(len(compared) - 0.5, -0.5))
     axes.legend(loc="best", frameon=False, fontsize=8)
-    return figure
-
-
-@matplotlib.style.context(STYLE)
-def plot_layers(rows: Sequence[Record]) -> Figure:
-    """Draw how many heads of each layer stay: an Axes for each number of heads in all layers together.
-
-    It has a row for each method and a column for each layer; the mean over seeds is written in the cell.
-    """
-    own = pruned(rows)
-    methods = list(dict.fromkeys(r["method"] for r in own))
-    counts = sorted({r["heads_open"] for r in own}, reverse=True)
-    L = len(str(own[0]["heads_by_layer"]).split())
-    H = own[0]["heads_total"] // L
-    width = max(7.0, 1.6 + len(counts) * (0.34 * L + 0.35))
-    figure, by_count = panels(len(counts), width, 1.1 + 0.27 * len(methods))
-    for axes, count in zip(by_count, counts, strict=True):
-        table = np.full((len(methods), L), np.nan)
-        for i, method in enumerate(methods):
-            layers = [
-                [int(h) for h in str(r["heads_by_layer"]).split()]
-                for r in own
-                if r["method"] == method and r["heads_open"] == count
-            ]
-            if layers:
-                table[i] = np.mean(layers, 0)
-        axes.set(title=f"{count} of {own[0]['heads_total']}", xticks=range(L))
-        texts = {value: f"{value:.1f}".removesuffix(".0") for value in table.flat}
-        draw_table(axes, table, methods, texts, cmap="Blues", vmin=0, vmax=H, aspect="auto")
-    figure.supxlabel(f"layer (heads that stay in it, of {H}, mean over seeds)")
-    return figure
-
-
-@matplotlib.style.context(STYLE)
-def plot_ablation(rows: Sequence[Record]) -> Figure:
-    """Draw bits per character: an Axes for each number of heads, a row for each variant, dots for seeds, their mean."""
-    own = both_splits(rows)
-    variants = list(dict.fromkeys(r["method"] for r in own))
-    counts = sorted({r["heads_open"] for r in own}, reverse=True)
-    figure, by_count = panels(len(counts), 2 + 2.6 * len(counts), 1.2 + 0.32 * len(variants))
-    for axes, count in zip(by_count, counts, strict=True):
-        here = [r for r in own if r["heads_open"] == count]
-        draw_seeds(axes, {v: [r["bits_per_character"] for r in here if r["method"] == v] for v in variants})
-        axes.set_title(f"{count} of {own[0]['heads_total']} heads")
-    figure.supxlabel("bits per character; dots: seeds, bar: mean; left is better")
     return figure
 
 

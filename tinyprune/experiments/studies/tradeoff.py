@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tinyprune.experiments.experiment import Entry, Finished, Picture, Plan, Study
 from tinyprune.experiments.intervals import compared
 from tinyprune.experiments.methods import BASELINE, SMALL, SMALL_LONGER, UNPRUNED
-from tinyprune.experiments.pictures import plot_differences, plot_layers, plot_tradeoff
+from tinyprune.experiments.pictures import plot_differences, plot_tradeoff
 from tinyprune.tables import Record
 
 
@@ -35,7 +35,6 @@ def pictures(done: Finished) -> Iterator[Picture]:
         caption = f"How many more bits per character than {of} each method needs, with intervals"
         figure = plot_differences([r for r in found if r["reference"] == of])
     yield "tradeoff", caption, figure
-    yield "kept", "Heads that stay in each layer, for each method", plot_layers(rows)
 
 
 STUDY = Study(entries, tables, pictures)
