@@ -92,15 +92,6 @@ def test_what_is_wrong_is_refused_with_the_hint_and_not_kept(old, new, message, 
     assert "hint      three paths" in str(error.value) or message == "not as many results"
 
 
-def test_a_function_that_changes_its_input_is_refused():
-    dout, cache = np.ones((2, 3)), (np.full((2, 3), 0.5), np.ones((2, 3), bool), 1.0, 1.2)
-    changing = GATE.replace(
-        "return dout * inside", "dout *= 1\n    dout += 0\n    dout[:] = dout + 1\n    return (dout - 1) * inside"
-    )
-    with pytest.raises(Unexpected, match="changes its input"):
-        yours.check(written(changing), ops.hard_concrete_backward, (dout, cache), hint="")
-
-
 def test_a_function_that_needs_another_cell_is_refused():
     with pytest.raises(NameError, match="layernorm_backward is kept alone"):
         check(RIGHT.replace("dout.sum(axes)", "total(dout, axes)"))
@@ -130,11 +121,7 @@ def hard_concrete_forward(log_alpha, u, *, beta, gamma, zeta, hard):
 
 
 def check_forward(source):
-    log_alpha, u, options = (
-        np.array([-3.0, 0.2, 1]),
-        np.array([0.3, 0.4, 0.9]),
-        {"beta": 0.4, "gamma": -0.2, "zeta": 1.1},
-    )
+    log_alpha, u, options = np.array([-3, 0.2, 1]), np.array([0.3, 0.4, 0.9]), {"beta": 0.4, "gamma": -0.2, "zeta": 1.1}
     cases = [(log_alpha, noise, options | {"hard": hard}) for noise in (u, None) for hard in (True, False)]
     yours.check(written(source), ops.hard_concrete_forward, *cases, hint="smooth, stretch, clip")
     return log_alpha, u, options
@@ -164,18 +151,16 @@ def test_a_forward_with_another_result_or_cache_is_refused(old, new, message):
         check_forward(FORWARD.replace(old, new))
 
 
-def test_attention_of_the_chapter_leaves_other_kinds_to_the_package(capsys):
-    rng = np.random.default_rng(0)
-    q, k, v, r = (rng.standard_normal((1, 3, 2, 4)) for _ in range(4))
-    plain = ops.attention_forward(q, k, v)[1]
-    relative = ops.attention_forward(q, k, v, r[0], np.ones((2, 4)), np.ones((2, 4)))[1]
-    source = "def attention_backward(dout, cache):\n    raise RuntimeError('mine')\n"
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_attention_of_the_chapter_leaves_other_kinds_to_the_package(backend, capsys):
+    q, k, v, r = (x.astype(np.float32) for x in np.random.default_rng(0).standard_normal((4, 1, 3, 2, 4)))
     yours.FOLDER.mkdir()
-    (yours.FOLDER / "attention_backward.py").write_text(source)
-    with yours.engine() as mine:
-        mine.attention_backward(q, relative)
-        with pytest.raises(RuntimeError, match="mine"):
-            mine.attention_backward(q, plain)
+    (yours.FOLDER / "attention_backward.py").write_text("def attention_backward(dout, cache):\n    return cache.q\n")
+    with yours.engine(backend) as mine:
+        cache = mine.attention_forward(q, k, v, r[0], np.ones((2, 4), "f"), np.ones((2, 4), "f"))[1]
+        assert len(mine.attention_backward(q, cache)) == 9
+        cache = mine.attention_forward(q, k, v)[1]  # the textbook's, whatever computes the rest
+        np.testing.assert_array_equal(mine.attention_backward(q, cache), q.swapaxes(1, 2))
 
 
 def test_nothing_kept_says_so(capsys):
