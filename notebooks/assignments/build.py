@@ -34,8 +34,8 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-from nbformat import NotebookNode
 from nbconvert.filters import markdown2html
+from nbformat import NotebookNode
 from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
 from tinyprune.files import replace_file
 
@@ -316,10 +316,10 @@ def lecture(chapter: Path, most: int = 10) -> str:
     found = pictures_of(chapter)
     chosen = [found[i * len(found) // most] for i in range(most)] if len(found) > most else found
     slides = [
-        f"<section><h1>{html.escape(section)}</h1><img src='{picture}' alt='{html.escape(caption)}'>"
-        f"<p>{html.escape(caption)}</p><details><summary>Notes</summary>"
+        f"<section><h1>{html.escape(section)}</h1><img src='{picture}' alt='{html.escape(said)}'>"
+        f"<p>{html.escape(said)}</p><details><summary>Notes</summary>"
         f"{markdown2html(chr(10).join(notes))}</details></section>"
-        for section, picture, caption, notes in chosen
+        for section, picture, said, notes in chosen
     ]
     if len(chosen) < most:
         slides.append(f"<section><p>This chapter has {len(chosen)} pictures.</p></section>")

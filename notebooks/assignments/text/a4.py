@@ -34,9 +34,7 @@ def check_shapes(name, *arrays):
     """Say so if a function of the task gets something else than arrays of one shape (L, H)."""
     shapes = [np.shape(a) for a in arrays]
     if len(set(shapes)) > 1 or len(shapes[0]) != 2:
-        raise ValueError(
-            f"{name} must get arrays (L, H), got {', '.join(map(str, shapes))}"
-        )
+        raise ValueError(f"{name} must get arrays (L, H), got {', '.join(map(str, shapes))}")
 
 
 class Watch:

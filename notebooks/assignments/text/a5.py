@@ -990,7 +990,7 @@ def prune_and_fine_tune(
     ### END SOLUTION
 
 
-# %% solution="a5_5_report"
+# %% solution="a5_5_paired"
 def paired_difference(mine, theirs):
     """What three pairs say: (mean, half-width of its 95 % interval), two numbers.
 
@@ -1007,7 +1007,9 @@ apart = np.array([2.3, 2.9, 1.7])
 for shift in (np.array([-0.1, -0.2, -0.3]), np.array([0.02, 0.05, -0.01])):
     expect_close(
         answer("paired_difference")(apart + shift, apart),
-        np.array([shift.mean(), 4.303 / np.sqrt(3) * np.sqrt(((shift - shift.mean()) ** 2).sum() / 2)]),
+        np.array(
+            [shift.mean(), 4.303 / np.sqrt(3) * np.sqrt(((shift - shift.mean()) ** 2).sum() / 2)]
+        ),
         "the report must be the mean of the three differences, and 4.303 s / √3",
         fed={"mine": apart + shift, "theirs": apart},
         hint="first the difference of each pair: the pairs are far apart from each other, and that does not matter",
