@@ -4,7 +4,7 @@
     python notebooks/assignments/build.py folders           aN/, the folders for students
     python notebooks/assignments/build.py gradescope a2     a2-gradescope.zip, with hidden tests
     python notebooks/assignments/build.py variant --seed 7  variant-7/, the same with other tasks
-    python notebooks/assignments/build.py lecture           lecture/NN.html, ten pictures of each chapter
+    python notebooks/assignments/build.py lecture           lecture/NN.html, slides of each chapter
 
 A folder has the answers to fill in, the visible tests, and pytest's settings; it is committed. The
 source notebooks have the same tasks and are not committed: nbgrader's own steps remove solutions
@@ -318,7 +318,7 @@ def lecture(chapter: Path, most: int = 10) -> str:
     slides = [
         f"<section><h1>{html.escape(section)}</h1><img src='{picture}' alt='{html.escape(said)}'>"
         f"<p>{html.escape(said)}</p><details><summary>Notes</summary>"
-        f"{markdown2html(chr(10).join(notes))}</details></section>"
+        f"{markdown2html((2 * chr(10)).join(notes))}</details></section>"
         for section, picture, said, notes in chosen
     ]
     if len(chosen) < most:

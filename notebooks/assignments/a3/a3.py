@@ -2,7 +2,7 @@
 # # A3 · Hard-Concrete gates and the L0 loss
 #
 # You write what decides about a head: a **gate** that can be exactly 0 and still learns, the price of
-# an open gate, and the difference that a head makes. This gate ends with a power, and the price is in
+# an open gate, and the difference that a gate makes. This gate ends with a power, and the price is in
 # parameters: the chapters have neither, so derive what changes. About 2½ hours. Helpful before:
 # [chapter 02](https://github.com/tinyprune/tinyprune/blob/main/notebooks/02_hard_concrete_gate.ipynb)
 # for tasks 1 to 3,
@@ -14,7 +14,7 @@
 # | a3_1 | the soft gate | 9 |
 # | a3_2 | the hard gate, straight-through | 6 |
 # | a3_3 | probability of being open, and L0 in parameters | 8 |
-# | a3_4 | the difference that a head makes | 7 |
+# | a3_4 | the difference that a gate of several heads makes | 7 |
 #
 # No task needs the answer to another one. Helper functions of your own are welcome, in any of the
 # cells for answers.
@@ -151,42 +151,45 @@ def l0_backward(dout, cache):
     raise NotImplementedError()
 
 # %% [markdown]
-# ## a3_4 · The difference that a head makes
+# ## a3_4 · The difference that a gate of several heads makes
 #
-# In the output of a layer, gate $g_h$ multiplies what head $h$ has to say:
+# In the output of a layer, heads may share a gate, as heads do that share keys and values in large models. There
+# are G gates; head $h$ is multiplied by gate $n = \mathtt{gate\_of}[h]$, a number from 0 to G − 1:
 #
-# $$ y = \sum_h g_h\; o_h\, \mathtt{Wo}_h \qquad o_h\,(B, T, Dh),\ \mathtt{Wo}_h\,(Dh, D),\ y\,(B, T, D) $$
+# $$ y = \sum_h g_{\mathtt{gate\_of}[h]}\; o_h\, \mathtt{Wo}_h \qquad o_h\,(B, T, Dh),\ \mathtt{Wo}_h\,(Dh, D),\ y\,(B, T, D) $$
 #
 # All heads' outputs come as one array `o` (B, T, H, Dh), in which $o_h$ is `o[:, :, h]`, and all
 # projections as one matrix `Wo` (H·Dh, D), of which the first Dh rows belong to head 0, the next Dh
 # to head 1, and so on. (What the layer adds to $y$ beside its heads does not depend on gates.)
 #
-# The difference that a head makes is the output with it minus the output without it,
+# The difference that a gate makes is the output with it minus the output without it,
 #
-# $$ \Delta_h = y(g_h = 1) - y(g_h = 0), $$
+# $$ \Delta_n = y(g_n = 1) - y(g_n = 0), $$
 #
-# and the gradient of its gate is, with $\mathtt{dy} = \partial\,\mathtt{loss}/\partial y$,
+# and the gradient of the gate is, with $\mathtt{dy} = \partial\,\mathtt{loss}/\partial y$,
 #
-# $$ \frac{\partial\,\mathtt{loss}}{\partial g_h} = \sum_{b,t,d} \mathtt{dy}_{btd}\; \Delta_{h,btd} $$
+# $$ \frac{\partial\,\mathtt{loss}}{\partial g_n} = \sum_{b,t,d} \mathtt{dy}_{btd}\; \Delta_{n,btd} $$
 #
-# exactly, whatever the loss is: $y$ is a straight line in $g_h$. What is left of $\Delta_h$ if you
-# write it out? The gradients can be had without storing any Δ, which is H times as large as $y$:
-# how?
+# exactly, whatever the loss is: $y$ is a straight line in $g_n$. What is left of $\Delta_n$ if you
+# write it out? The gradients can be had without storing any Δ, which is G times as large as $y$:
+# how? Every gate has at least one head, but the heads of a gate need not follow one another.
 
 # %%
-def head_differences(o, Wo):
-    """What each head adds to the output of its layer.
+def gate_differences(o, Wo, gate_of):
+    """What each gate lets into the output of its layer.
 
-    o (B, T, H, Dh), head outputs; Wo (H·Dh, D). Returns Δ (H, B, T, D).
+    o (B, T, H, Dh), head outputs; Wo (H·Dh, D); gate_of (H,), integers from 0 to G − 1.
+    Returns Δ (G, B, T, D).
     """
     # YOUR CODE HERE
     raise NotImplementedError()
 
 
-def gate_gradients(dy, o, Wo):
+def gate_gradients(dy, o, Wo, gate_of):
     """Gradient of the loss with respect to every gate of a layer.
 
-    dy (B, T, D), gradient with respect to y; o (B, T, H, Dh); Wo (H·Dh, D). Returns dgate (H,).
+    dy (B, T, D), gradient with respect to y; o (B, T, H, Dh); Wo (H·Dh, D); gate_of (H,).
+    Returns dgate (G,).
     """
     # YOUR CODE HERE
     raise NotImplementedError()

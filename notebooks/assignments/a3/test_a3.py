@@ -67,9 +67,9 @@ def layer_output(gates, o, Wo):
     return (gates[:, None] * o).reshape(B, T, H * Dh) @ Wo
 
 
-def without_head(h, H):
-    gates = np.ones(H)
-    gates[h] = 0
+def without_gate(n, G):
+    gates = np.ones(G)
+    gates[n] = 0
     return gates
 
 import numpy as np
@@ -274,26 +274,28 @@ def test_a3_3_backward():
 @pytest.mark.points(3)
 def test_a3_4_differences():
     rng = np.random.default_rng(38)
-    differences = answer("head_differences")
+    differences = answer("gate_differences")
     o, Wo = rng.standard_normal((2, 3, 4, 2)), rng.standard_normal((8, 8))
-    came = differences(o, Wo)
-    expect(
-        np.shape(came) == (4, 2, 3, 8),
-        "there must be one difference for each head, and each must have the shape of y",
-        fed="o (B, T, H, Dh) = (2, 3, 4, 2), Wo (H·Dh, D) = (8, 8)",
-        came=f"shape {np.shape(came)}",
-        expected="shape (H, B, T, D) = (4, 2, 3, 8)",
-        hint="heads come first in Δ, and third in o",
-    )
     with_all = layer_output(np.ones(4), o, Wo)
-    for h in range(4):
-        expect_close(
-            np.asarray(came)[h],
-            with_all - layer_output(without_head(h, 4), o, Wo),
-            f"Δ[{h}] must be the output with all heads minus the output without head {h}",
-            fed=f"o {o.shape}, Wo {Wo.shape}, random",
-            hint="which rows of Wo belong to a head, and do they follow one another?",
+    for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
+        G = gate_of.max() + 1
+        came = differences(o, Wo, gate_of)
+        expect(
+            np.shape(came) == (G, 2, 3, 8),
+            "there must be one difference for each gate, and each must have the shape of y",
+            fed=f"o (B, T, H, Dh) = (2, 3, 4, 2), Wo (H·Dh, D) = (8, 8), gate_of {gate_of}",
+            came=f"shape {np.shape(came)}",
+            expected=f"shape (G, B, T, D) = ({G}, 2, 3, 8)",
+            hint="gates come first in Δ, heads third in o",
         )
+        for n in range(G):
+            expect_close(
+                np.asarray(came)[n],
+                with_all - layer_output(without_gate(n, G)[gate_of], o, Wo),
+                f"Δ[{n}] must be the output with all heads minus the output without the heads of gate {n}",
+                fed=f"o {o.shape}, Wo {Wo.shape}, random, gate_of {gate_of}",
+                hint="which rows of Wo belong to a head, do they follow one another, and which heads belong to a gate?",
+            )
 
 
 @pytest.mark.a3_4
@@ -308,11 +310,13 @@ def test_a3_4_gradients():
     )
     # with loss = Σ dy · y the loss is a straight line too: its slope is a difference
     with_all = (dy * layer_output(np.ones(4), o, Wo)).sum()
-    without = [(dy * layer_output(without_head(h, 4), o, Wo)).sum() for h in range(4)]
-    expect_close(
-        gradients(dy, o, Wo),
-        with_all - np.array(without),
-        "for loss = Σ dy · y a gate's gradient must be the loss with the head minus the loss without it",
-        fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random",
-        hint="one number for each head: a sum over batch, positions and features, with its sign",
-    )
+    for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
+        G = gate_of.max() + 1
+        without = [(dy * layer_output(without_gate(n, G)[gate_of], o, Wo)).sum() for n in range(G)]
+        expect_close(
+            gradients(dy, o, Wo, gate_of),
+            with_all - np.array(without),
+            "for loss = Σ dy · y a gate's gradient must be the loss with its heads minus the loss without them",
+            fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random, gate_of {gate_of}",
+            hint="one number for each gate: a sum over its heads, batch, positions and features, with its sign",
+        )

@@ -50,7 +50,7 @@ def formula_of_cross_entropy(logits, targets):
 # your forward does not work yet. Neither inputs, nor `dout`, nor the cache may be modified.
 #
 # A test cell that prints `passed` passed. Your gradients are compared with measured derivatives,
-# not with somebody's code: write it as you like. `tinyprune` itself, PyTorch and the like must not
+# not with a stored solution: write it as you like. `tinyprune` itself, PyTorch and the like must not
 # be imported by answers. Hidden tests use other shapes and values.
 
 # %% given="a1_imports"

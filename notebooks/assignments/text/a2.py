@@ -111,8 +111,7 @@ def random_persistent(rng, B, T, S, H, Dh, N):
 # a memory and a learned **bias** for each distance, its gradients, and the paper's **persistent vectors**,
 # which take the place of the feed-forward block. NumPy alone. About 3½ hours. Helpful before:
 # [chapter 03](https://github.com/tinyprune/tinyprune/blob/main/notebooks/03_attention_by_hand.ipynb) and
-# section 1 of
-# [chapter 04](https://github.com/tinyprune/tinyprune/blob/main/notebooks/04_positions_and_memory.ipynb),
+# [chapter 04](https://github.com/tinyprune/tinyprune/blob/main/notebooks/04_positions_and_memory.ipynb) (memory),
 # and for a2_4 the page on the paper's own heads in
 # [chapter 10](https://github.com/tinyprune/tinyprune/blob/main/notebooks/10_does_it_work.ipynb).
 #

@@ -66,9 +66,9 @@ def layer_output(gates, o, Wo):
     return (gates[:, None] * o).reshape(B, T, H * Dh) @ Wo
 
 
-def without_head(h, H):
-    gates = np.ones(H)
-    gates[h] = 0
+def without_gate(n, G):
+    gates = np.ones(G)
+    gates[n] = 0
     return gates
 
 
@@ -76,7 +76,7 @@ def without_head(h, H):
 # # A3 · Hard-Concrete gates and the L0 loss
 #
 # You write what decides about a head: a **gate** that can be exactly 0 and still learns, the price of
-# an open gate, and the difference that a head makes. This gate ends with a power, and the price is in
+# an open gate, and the difference that a gate makes. This gate ends with a power, and the price is in
 # parameters: the chapters have neither, so derive what changes. About 2½ hours. Helpful before:
 # [chapter 02](https://github.com/tinyprune/tinyprune/blob/main/notebooks/02_hard_concrete_gate.ipynb)
 # for tasks 1 to 3,
@@ -88,7 +88,7 @@ def without_head(h, H):
 # | a3_1 | the soft gate | 9 |
 # | a3_2 | the hard gate, straight-through | 6 |
 # | a3_3 | probability of being open, and L0 in parameters | 8 |
-# | a3_4 | the difference that a head makes | 7 |
+# | a3_4 | the difference that a gate of several heads makes | 7 |
 #
 # No task needs the answer to another one. Helper functions of your own are welcome, in any of the
 # cells for answers.
@@ -656,96 +656,109 @@ expect_gradients(
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## a3_4 · The difference that a head makes
+# ## a3_4 · The difference that a gate of several heads makes
 #
-# In the output of a layer, gate $g_h$ multiplies what head $h$ has to say:
+# In the output of a layer, heads may share a gate, as heads do that share keys and values in large models. There
+# are G gates; head $h$ is multiplied by gate $n = \mathtt{gate\_of}[h]$, a number from 0 to G − 1:
 #
-# $$ y = \sum_h g_h\; o_h\, \mathtt{Wo}_h \qquad o_h\,(B, T, Dh),\ \mathtt{Wo}_h\,(Dh, D),\ y\,(B, T, D) $$
+# $$ y = \sum_h g_{\mathtt{gate\_of}[h]}\; o_h\, \mathtt{Wo}_h \qquad o_h\,(B, T, Dh),\ \mathtt{Wo}_h\,(Dh, D),\ y\,(B, T, D) $$
 #
 # All heads' outputs come as one array `o` (B, T, H, Dh), in which $o_h$ is `o[:, :, h]`, and all
 # projections as one matrix `Wo` (H·Dh, D), of which the first Dh rows belong to head 0, the next Dh
 # to head 1, and so on. (What the layer adds to $y$ beside its heads does not depend on gates.)
 #
-# The difference that a head makes is the output with it minus the output without it,
+# The difference that a gate makes is the output with it minus the output without it,
 #
-# $$ \Delta_h = y(g_h = 1) - y(g_h = 0), $$
+# $$ \Delta_n = y(g_n = 1) - y(g_n = 0), $$
 #
-# and the gradient of its gate is, with $\mathtt{dy} = \partial\,\mathtt{loss}/\partial y$,
+# and the gradient of the gate is, with $\mathtt{dy} = \partial\,\mathtt{loss}/\partial y$,
 #
-# $$ \frac{\partial\,\mathtt{loss}}{\partial g_h} = \sum_{b,t,d} \mathtt{dy}_{btd}\; \Delta_{h,btd} $$
+# $$ \frac{\partial\,\mathtt{loss}}{\partial g_n} = \sum_{b,t,d} \mathtt{dy}_{btd}\; \Delta_{n,btd} $$
 #
-# exactly, whatever the loss is: $y$ is a straight line in $g_h$. What is left of $\Delta_h$ if you
-# write it out? The gradients can be had without storing any Δ, which is H times as large as $y$:
-# how?
+# exactly, whatever the loss is: $y$ is a straight line in $g_n$. What is left of $\Delta_n$ if you
+# write it out? The gradients can be had without storing any Δ, which is G times as large as $y$:
+# how? Every gate has at least one head, but the heads of a gate need not follow one another.
 
 
 # %% solution="a3_4"
-def head_differences(o, Wo):
-    """What each head adds to the output of its layer.
+def gate_differences(o, Wo, gate_of):
+    """What each gate lets into the output of its layer.
 
-    o (B, T, H, Dh), head outputs; Wo (H·Dh, D). Returns Δ (H, B, T, D).
+    o (B, T, H, Dh), head outputs; Wo (H·Dh, D); gate_of (H,), integers from 0 to G − 1.
+    Returns Δ (G, B, T, D).
     """
     ### BEGIN SOLUTION
     B, T, H, Dh = o.shape
     per_head = Wo.reshape(H, Dh, -1)
-    return np.stack([o[:, :, h] @ per_head[h] for h in range(H)])
+    each = np.stack([o[:, :, h] @ per_head[h] for h in range(H)])
+    return np.stack([each[gate_of == n].sum(axis=0) for n in range(gate_of.max() + 1)])
     ### END SOLUTION
 
 
-def gate_gradients(dy, o, Wo):
+def gate_gradients(dy, o, Wo, gate_of):
     """Gradient of the loss with respect to every gate of a layer.
 
-    dy (B, T, D), gradient with respect to y; o (B, T, H, Dh); Wo (H·Dh, D). Returns dgate (H,).
+    dy (B, T, D), gradient with respect to y; o (B, T, H, Dh); Wo (H·Dh, D); gate_of (H,).
+    Returns dgate (G,).
     """
     ### BEGIN SOLUTION
     # Σ dy · (o_h Wo_h) = Σ (dy Wo_hᵀ) · o_h
     do = (dy @ Wo.T).reshape(o.shape)
-    return (do * o).sum(axis=(0, 1, 3))
+    per_head = (do * o).sum(axis=(0, 1, 3))
+    return np.bincount(gate_of, weights=per_head)
     ### END SOLUTION
 
 
 # %% test="a3_4_differences" points=3
 rng = np.random.default_rng(38)
-differences = answer("head_differences")
+differences = answer("gate_differences")
 o, Wo = rng.standard_normal((2, 3, 4, 2)), rng.standard_normal((8, 8))
-came = differences(o, Wo)
-expect(
-    np.shape(came) == (4, 2, 3, 8),
-    "there must be one difference for each head, and each must have the shape of y",
-    fed="o (B, T, H, Dh) = (2, 3, 4, 2), Wo (H·Dh, D) = (8, 8)",
-    came=f"shape {np.shape(came)}",
-    expected="shape (H, B, T, D) = (4, 2, 3, 8)",
-    hint="heads come first in Δ, and third in o",
-)
 with_all = layer_output(np.ones(4), o, Wo)
-for h in range(4):
-    expect_close(
-        np.asarray(came)[h],
-        with_all - layer_output(without_head(h, 4), o, Wo),
-        f"Δ[{h}] must be the output with all heads minus the output without head {h}",
-        fed=f"o {o.shape}, Wo {Wo.shape}, random",
-        hint="which rows of Wo belong to a head, and do they follow one another?",
+for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
+    G = gate_of.max() + 1
+    came = differences(o, Wo, gate_of)
+    expect(
+        np.shape(came) == (G, 2, 3, 8),
+        "there must be one difference for each gate, and each must have the shape of y",
+        fed=f"o (B, T, H, Dh) = (2, 3, 4, 2), Wo (H·Dh, D) = (8, 8), gate_of {gate_of}",
+        came=f"shape {np.shape(came)}",
+        expected=f"shape (G, B, T, D) = ({G}, 2, 3, 8)",
+        hint="gates come first in Δ, heads third in o",
     )
+    for n in range(G):
+        expect_close(
+            np.asarray(came)[n],
+            with_all - layer_output(without_gate(n, G)[gate_of], o, Wo),
+            f"Δ[{n}] must be the output with all heads minus the output without the heads of gate {n}",
+            fed=f"o {o.shape}, Wo {Wo.shape}, random, gate_of {gate_of}",
+            hint="which rows of Wo belong to a head, do they follow one another, and which heads belong to a gate?",
+        )
 
 # %% test="a3_4_differences_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(39)
-differences = answer("head_differences")
-expect_unmodified(differences, rng.standard_normal((2, 3, 4, 2)), rng.standard_normal((8, 8)))
-for B, T, H, Dh, D in ((2, 3, 4, 5, 7), (3, 4, 2, 3, 5), (1, 5, 3, 1, 2), (2, 3, 1, 4, 6)):
+differences = answer("gate_differences")
+shapes = (2, 3, 4, 2), (8, 8)
+expect_unmodified(differences, *map(rng.standard_normal, shapes), np.array([0, 1, 1, 0]))
+for B, T, H, Dh, D, G in (
+    (2, 3, 4, 5, 7, 2),
+    (3, 4, 2, 3, 5, 2),
+    (1, 5, 3, 1, 2, 2),
+    (2, 3, 1, 4, 6, 1),
+):
     o, Wo = rng.standard_normal((B, T, H, Dh)), rng.standard_normal((H * Dh, D))
     # whatever the other gates are
-    gates = rng.uniform(0, 1, H)
+    gates, gate_of = rng.uniform(0, 1, G), np.arange(H) % G
     expected = [
-        layer_output(np.where(np.arange(H) == h, 1, gates), o, Wo)
-        - layer_output(np.where(np.arange(H) == h, 0, gates), o, Wo)
-        for h in range(H)
+        layer_output(np.where(np.arange(G) == n, 1, gates)[gate_of], o, Wo)
+        - layer_output(np.where(np.arange(G) == n, 0, gates)[gate_of], o, Wo)
+        for n in range(G)
     ]
     expect_close(
-        differences(o, Wo),
+        differences(o, Wo, gate_of),
         np.array(expected),
-        "Δ of a head must be y with its gate at 1 minus y with its gate at 0",
-        fed=f"o (B, T, H, Dh) = {o.shape}, Wo (H·Dh, D) = {Wo.shape}, random",
+        "Δ of a gate must be y with the gate at 1 minus y with the gate at 0",
+        fed=f"o (B, T, H, Dh) = {o.shape}, Wo (H·Dh, D) = {Wo.shape}, random, gate_of {gate_of}",
         hint="D need not be H·Dh; is every size taken from the right axis?",
     )
 ### END HIDDEN TESTS
@@ -760,37 +773,47 @@ o, Wo, dy = (
 )
 # with loss = Σ dy · y the loss is a straight line too: its slope is a difference
 with_all = (dy * layer_output(np.ones(4), o, Wo)).sum()
-without = [(dy * layer_output(without_head(h, 4), o, Wo)).sum() for h in range(4)]
-expect_close(
-    gradients(dy, o, Wo),
-    with_all - np.array(without),
-    "for loss = Σ dy · y a gate's gradient must be the loss with the head minus the loss without it",
-    fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random",
-    hint="one number for each head: a sum over batch, positions and features, with its sign",
-)
+for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
+    G = gate_of.max() + 1
+    without = [(dy * layer_output(without_gate(n, G)[gate_of], o, Wo)).sum() for n in range(G)]
+    expect_close(
+        gradients(dy, o, Wo, gate_of),
+        with_all - np.array(without),
+        "for loss = Σ dy · y a gate's gradient must be the loss with its heads minus the loss without them",
+        fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random, gate_of {gate_of}",
+        hint="one number for each gate: a sum over its heads, batch, positions and features, with its sign",
+    )
 
 # %% test="a3_4_gradients_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(41)
 gradients = answer("gate_gradients")
 shapes = (2, 3, 8), (2, 3, 4, 2), (8, 8)
-expect_unmodified(gradients, *map(rng.standard_normal, shapes))
-for B, T, H, Dh, D in ((2, 3, 4, 5, 7), (3, 4, 2, 3, 5), (1, 5, 3, 1, 2), (2, 3, 1, 4, 6)):
+expect_unmodified(gradients, *map(rng.standard_normal, shapes), np.array([0, 1, 1, 0]))
+for B, T, H, Dh, D, G in (
+    (2, 3, 4, 5, 7, 2),
+    (3, 4, 2, 3, 5, 2),
+    (1, 5, 3, 1, 2, 2),
+    (2, 3, 1, 4, 6, 1),
+):
     o, Wo = rng.standard_normal((B, T, H, Dh)), rng.standard_normal((H * Dh, D))
-    gates, target = rng.uniform(0, 1, H), rng.standard_normal((B, T, D))
+    gate_of = np.arange(H) % G
+    gates, target = rng.uniform(0, 1, G), rng.standard_normal((B, T, D))
     # a loss that is curved: Σ (y − target)³ / 3, whose gradient with respect to y is (y − target)²,
     # and its derivative with respect to each gate, measured with a complex step
-    dy = (layer_output(gates, o, Wo) - target) ** 2
+    dy = (layer_output(gates[gate_of], o, Wo) - target) ** 2
     step = 1e-20
     measured = [
-        ((layer_output(gates + 1j * step * row, o, Wo) - target) ** 3).sum().imag / 3 / step
-        for row in np.eye(H)
+        ((layer_output((gates + 1j * step * row)[gate_of], o, Wo) - target) ** 3).sum().imag
+        / 3
+        / step
+        for row in np.eye(G)
     ]
     expect_close(
-        gradients(dy, o, Wo),
+        gradients(dy, o, Wo, gate_of),
         np.array(measured),
         "the gradient of a gate must be the derivative of the loss, whatever the loss is",
-        fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random; loss = Σ (y − target)³ / 3",
+        fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random, gate_of {gate_of}; loss = Σ (y − target)³ / 3",
         hint="D need not be H·Dh, and B may be more than 1: what is summed, and what is not?",
     )
 ### END HIDDEN TESTS
