@@ -95,7 +95,7 @@ def softmax_backward(da, cache):
 # query 2     ×  ×   ×  ×  ×
 # ```
 #
-# Attention does not know how far away a key is. Here each head learns it: $d = i + S - T - j$ is the
+# Attention does not know how far away a key is. Here each head learns a bias for that: $d = i + S - T - j$ is the
 # **distance** from query $i$ back to key $j$, 0 for its own position. Distances are counted in groups of
 # 2, and all far ones share the last group: $g(d) = \min(\lfloor d / 2 \rfloor,\ C - 1)$. Each head has a
 # number for each group, `b` (H, C), which is added to the score. Which array of (T, S) numbers of groups

@@ -578,7 +578,8 @@ for name, value in folded.items():
 # Then choose: exactly `keep` heads of the whole model, those with the highest scores, whichever layers
 # they are in. Michel and chapter 08 divide each layer's importances by their norm first, because gradients of
 # different layers differ in size for reasons that have nothing to do with heads. Here the scores stay as they
-# are, so that your function can be compared with them; in a5_5 you may divide. Where would it matter? Equal scores may go either way, but the number of heads must be right.
+# are, so that your function can be compared with them; in a5_5 you may divide. Where would it matter? Equal
+# scores may go either way, but the number of heads must be right.
 
 
 # %% solution="a5_3_scores"
@@ -925,9 +926,10 @@ expect_close(
 # text, for everything: each call of `loss_and_gradients` or `loss_and_gate_gradients` costs one, and
 # one more than `steps` is an error. Spend them wisely: how many on looking, how many on training?
 #
-# One run decides nothing: a single draw of random heads may be better than any method. So yours is compared
+# One run decides nothing: a single draw of random heads may happen to be a good one. So yours is compared
 # with random heads in **three pairs**. In each pair both get the same batches, and the random heads are
-# another draw. What counts is the mean of the three differences, yours minus random, in bits per character:
+# another draw. (The draws are the same for all students.) What counts is the mean of the three differences,
+# yours minus random, in bits per character:
 #
 # | random heads | their bits at `keep` = 6 | the mean difference must be | points |
 # | --- | --- | --- | ---: |
@@ -943,7 +945,7 @@ expect_close(
 # half-width of its 95 % interval, $\bar d \pm 4.303\, s/\sqrt 3$. Here $s$ is the standard deviation of the three
 # differences (their squared distances from the mean are divided by 2), and 4.303 is Student's factor for
 # three pairs. If the interval contains 0, three pairs have not shown a difference. The tests print it for your
-# answer: report it, also if it contains 0.
+# answer (with pytest, add `-s`): report it, also if it contains 0.
 #
 # `remove_heads` and `adam_step` come as arguments again, in the forms of a5_1 and a5_4. Does the learning rate
 # have to stay the same all the way? Which would you rather waste, batches on looking or on training?
