@@ -3,6 +3,8 @@
     python notebooks/assignments/build.py source            source/aN/aN.ipynb, for nbgrader
     python notebooks/assignments/build.py folders           aN/, the folders for students
     python notebooks/assignments/build.py gradescope a2     a2-gradescope.zip, with hidden tests
+    python notebooks/assignments/build.py variant --seed 7  variant-7/, the same with other tasks
+    python notebooks/assignments/build.py lecture           lecture/NN.html, slides of each chapter
 
 A folder has the answers to fill in, the visible tests, and pytest's settings; it is committed. The
 source notebooks have the same tasks and are not committed: nbgrader's own steps remove solutions
@@ -21,14 +23,18 @@ and a test belongs to the task whose name its own begins with.
 from __future__ import annotations
 
 import ast
+import html
+import random
 import re
 import sys
 import textwrap
+import tomllib
 import zipfile
 from pathlib import Path
 
 import jupytext
 import nbformat
+from nbconvert.filters import markdown2html
 from nbformat import NotebookNode
 from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
 from tinyprune.files import replace_file
@@ -207,9 +213,9 @@ def settings(name: str, notebook: NotebookNode) -> str:
     return "\n".join([*lines, *(f"    {task}: the tests of task {task}" for task in tasks)]) + "\n"
 
 
-def folder_of(name: str) -> dict[str, str]:
+def folder_of(name: str, folder: Path = FOLDER) -> dict[str, str]:
     """Return the files of the folder for students: path → content."""
-    notebook = notebook_of(name)
+    notebook = notebook_of(name, folder)
     return {
         f"{name}/{name}.py": stub(name, notebook),
         f"{name}/test_{name}.py": tests(name, notebook, hidden=False),
@@ -217,9 +223,9 @@ def folder_of(name: str) -> dict[str, str]:
     }
 
 
-def source_of(name: str) -> dict[str, str]:
+def source_of(name: str, folder: Path = FOLDER) -> dict[str, str]:
     """Return nbgrader's source notebook, with solutions and hidden tests: path → content."""
-    return {f"source/{name}/{name}.ipynb": nbformat.writes(notebook_of(name)) + "\n"}
+    return {f"source/{name}/{name}.ipynb": nbformat.writes(notebook_of(name, folder)) + "\n"}
 
 
 def write(files: dict[str, str], directory: Path) -> None:
@@ -228,9 +234,9 @@ def write(files: dict[str, str], directory: Path) -> None:
         replace_file(directory / path, content.encode())
 
 
-def gradescope(name: str, target: Path) -> None:
+def gradescope(name: str, target: Path, folder: Path = FOLDER) -> None:
     """Write the zip file for Gradescope: all tests, and scripts that install and run them."""
-    notebook = notebook_of(name)
+    notebook = notebook_of(name, folder)
     # Gradescope's own python3 may be older than 3.11 and must not be changed.
     install = (
         "#!/usr/bin/env bash\nset -e\n"
@@ -257,6 +263,71 @@ def gradescope(name: str, target: Path) -> None:
         archive.writestr(f"{name}/pytest.ini", settings(name, notebook))
 
 
+def varied(name: str, text: str, seed: str) -> str:
+    """Return a text with the substitutions of variants.toml, whose values the seed draws."""
+    rng = random.Random(f"{name} {seed}")
+    for rule in tomllib.loads((FOLDER / "variants.toml").read_text("utf-8")).get(name, []):
+        drawn = rng.choice(rule["draw"])
+        for old, new in rule["change"]:
+            if old not in text:
+                raise TextError(f"{name}: variants.toml changes “{old}”, which is not in the text")
+            for key, value in drawn.items():
+                new = new.replace(f"«{key}»", value)
+            text = text.replace(old, new)
+    return text
+
+
+def variant(seed: str, directory: Path = FOLDER) -> Path:
+    """Write a course directory whose tasks in A1 to A4 have other formulas, drawn from the seed."""
+    course = directory / f"variant-{seed}"
+    write({"nbgrader_config.py": (FOLDER / "nbgrader_config.py").read_text("utf-8")}, course)
+    for name in NAMES:
+        text = (FOLDER / "text" / f"{name}.py").read_text("utf-8")
+        write({f"text/{name}.py": varied(name, text, seed)}, course)
+        write(folder_of(name, course) | source_of(name, course), course)
+        gradescope(name, course / f"{name}-gradescope.zip", course)
+    return course
+
+
+def pictures_of(chapter: Path) -> list[tuple[str, str, str, list[str]]]:
+    """Return section, picture, caption and the words around it, for each picture but the map."""
+    section, words, found = "", "", []
+    for cell in nbformat.read(chapter, 4).cells:
+        if cell.cell_type == "markdown":
+            section = next(reversed(re.findall(r"^#+ (.*)", cell.source, re.MULTILINE)), section)
+            words = re.sub(r"<details>.*?</details>|^#+ .*", "", cell.source, flags=re.S | re.M)
+            if found and len(found[-1][3]) == 1:
+                found[-1][3].append(words)
+            continue
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            shown = re.search(r'src="(data:image/[^"]+)"', "".join(data.get("text/html", "")))
+            png = data.get("image/png")
+            picture = f"data:image/png;base64,{png}" if png else shown and shown[1]
+            if picture and "you_are_here(" not in cell.source:
+                comment = re.search(r"^ *# *(.+)", cell.source, re.MULTILINE)
+                said = output.get("metadata", {}).get("image/png", {}).get("alt")
+                found.append((section, picture, said or (comment or [section] * 2)[1], [words]))
+    return found
+
+
+def lecture(chapter: Path, most: int = 10) -> str:
+    """Return a page of slides: at most so many pictures of a chapter, evenly chosen, with notes."""
+    found = pictures_of(chapter)
+    chosen = [found[i * len(found) // most] for i in range(most)] if len(found) > most else found
+    slides = [
+        f"<section><h1>{html.escape(section)}</h1><img src='{picture}' alt='{html.escape(said)}'>"
+        f"<p>{html.escape(said)}</p><details><summary>Notes</summary>"
+        f"{markdown2html((2 * chr(10)).join(notes))}</details></section>"
+        for section, picture, said, notes in chosen
+    ]
+    if len(chosen) < most:
+        slides.append(f"<section><p>This chapter has {len(chosen)} pictures.</p></section>")
+    style = "section {min-height: 95vh; max-width: 60em; margin: auto} img {max-width: 100%}"
+    head = f"<meta charset='utf-8'><title>{chapter.stem}</title><style>{style}</style>"
+    return f"<!doctype html><html lang='en'>{head}{''.join(slides)}</html>\n"
+
+
 def main(arguments: list[str]) -> None:
     """Write what the first argument names."""
     match arguments:
@@ -266,8 +337,14 @@ def main(arguments: list[str]) -> None:
         case ["source" | "folders" as what]:
             for name in NAMES:
                 write(source_of(name) if what == "source" else folder_of(name), FOLDER)
+        case ["variant", "--seed", seed]:
+            print(f"written to {variant(seed)}")
+        case ["lecture"]:
+            for chapter in sorted(FOLDER.parent.glob("[0-9]*.ipynb")):
+                write({f"lecture/{chapter.stem}.html": lecture(chapter)}, FOLDER)
+                print(f"lecture/{chapter.stem}.html: {min(len(pictures_of(chapter)), 10)} pictures")
         case _:
-            sys.exit("build.py source, build.py folders, or build.py gradescope a1")
+            sys.exit("build.py source, folders, gradescope a1, variant --seed 7, or lecture")
 
 
 if __name__ == "__main__":

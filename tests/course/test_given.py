@@ -87,10 +87,10 @@ def test_gates_that_do_not_fit_are_refused(model, gate):
 
 
 def test_random_heads_are_computed_once_and_kept(model, monkeypatch):
-    bits = model.random_heads(6, 5)
+    bits = model.random_heads(6, 5, 1)
     assert bits > model.bits(model.parameters)
     monkeypatch.setattr(given, "adam_step", lambda *arguments: pytest.fail("computed again"))
-    assert model.random_heads(6, 5) == bits
+    assert model.random_heads(6, 5, 1) == bits
 
 
 def test_second_call_loads_the_trained_model(model, monkeypatch, capsys):

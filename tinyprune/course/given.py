@@ -4,7 +4,7 @@
     batches = model.batches(steps=100)
     loss, dgate = batches.loss_and_gate_gradients(np.ones((model.L, model.H)))
     model.bits(model.parameters)                                   # bits per character on held-out text
-    model.random_heads(keep=6, steps=100)                          # the same after random heads were removed
+    model.random_heads(keep=6, steps=100, seed=0)                  # the same after random heads were removed
 
 It stays in the tests' process: an answer gets numbers, and functions that it can call.
 """
@@ -17,7 +17,6 @@ import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +38,6 @@ from tinyprune.warmup import announced
 MODEL = ModelConfig(kind="all-attention", L=3, D=64, H=4, persistent="stream", N=32, init_gain=2.0, T=64, M=64)
 TRAIN = TrainConfig(steps=600, B=16, lr=8e-3, lr_min=8e-4, weight_decay=0.1, warmup=50)
 HELD_OUT = 6_000  # characters of the test split, which take less than a tenth of a second
-DRAWS = 4  # draws of random heads
 RANDOM_LR = 3e-3  # learning rate of their fine-tuning
 
 
@@ -144,30 +142,28 @@ class GivenModel:
         with self.model.ops.threads(1):
             return float(evaluate(self.with_parameters(parameters), held_out, len(held_out)).bits_per_character)
 
-    def batches(self, steps: int) -> Batches:
-        """Return the training text as batches for so many steps."""
-        return Batches(self, steps)
+    def batches(self, steps: int, seed: int = 0) -> Batches:
+        """Return the training text as batches for so many steps, others for each seed."""
+        return Batches(self, steps, seed)
 
-    def random_heads(self, keep: int, steps: int) -> float:
-        """Return bits per character of `keep` random heads after `steps` steps of fine-tuning, the median of 4 draws.
+    def random_heads(self, keep: int, steps: int, seed: int) -> float:
+        """Return bits per character of `keep` heads that a seed draws, after `steps` steps on the batches of that seed.
 
         The first call on a machine computes it and keeps it beside the model.
         """
         weights = b"".join(value.tobytes() for value in self.model.params.values())
-        asked = f"{keep} {steps} {DRAWS} {RANDOM_LR} median".encode() + weights
+        asked = f"{keep} {steps} {seed} {RANDOM_LR}".encode() + weights
         path = self.path / f"random-heads-{hashlib.sha256(asked).hexdigest()[:16]}.json"
         if path.exists():
             return json.loads(path.read_bytes())
-        bits = []
-        for seed in range(DRAWS):
-            chosen = np.random.default_rng(seed).permutation(self.L * self.H)[:keep]
-            kept = [chosen[chosen // self.H == i] % self.H for i in range(self.L)]
-            parameters, batches, state = remove_heads(self.parameters, kept, self.Dh), self.batches(steps), None
-            for _ in range(steps):
-                parameters, state = adam_step(parameters, batches.loss_and_gradients(parameters)[1], state, RANDOM_LR)
-            bits.append(self.bits(parameters))
-        replace_file(path, json.dumps(median(bits)).encode())
-        return median(bits)
+        chosen = np.random.default_rng(seed).permutation(self.L * self.H)[:keep]
+        kept = [chosen[chosen // self.H == i] % self.H for i in range(self.L)]
+        parameters, batches, state = remove_heads(self.parameters, kept, self.Dh), self.batches(steps, seed), None
+        for _ in range(steps):
+            parameters, state = adam_step(parameters, batches.loss_and_gradients(parameters)[1], state, RANDOM_LR)
+        bits = self.bits(parameters)
+        replace_file(path, json.dumps(bits).encode())
+        return bits
 
 
 def remove_heads(parameters: Parameters, kept: Sequence[Sequence[int]], Dh: int) -> Parameters:
@@ -195,8 +191,8 @@ def adam_step(
 class Batches:
     """A limited number of training steps on successive batches: `used` of `steps` have been made."""
 
-    def __init__(self, given: GivenModel, steps: int) -> None:
-        self.given, self.steps, self.used = given, steps, 0
+    def __init__(self, given: GivenModel, steps: int, seed: int = 0) -> None:
+        self.given, self.steps, self.used, self.first = given, steps, 0, seed * steps
         self._segments = Segments(given.text.train, 16, given.model.config.T)
         self._memory: Memory | None = None
 
@@ -210,7 +206,7 @@ class Batches:
         if self.used == self.steps:
             raise BudgetUsed(f"all {self.steps} steps are used")
         model = self.given.with_parameters(parameters)
-        ids, targets, fresh = self._segments.batch(self.used)
+        ids, targets, fresh = self._segments.batch(self.first + self.used)
         self.used += 1
         with model.ops.threads(1):
             loss, self._memory, cache = model.loss(ids, targets, None if fresh else self._memory)

@@ -155,7 +155,7 @@ class Marking:
         if not any(entry["hidden"] for entry in self.items.values()):
             terminalreporter.write_line(
                 "These are the visible tests only. Hidden tests, which run after you hand in, remain: "
-                "they feed other shapes and values to the same functions."
+                "they call the same functions with other shapes and values."
             )
 
 

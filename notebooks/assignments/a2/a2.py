@@ -1,21 +1,19 @@
 # %% [markdown]
-# # A2 · Attention forwards and backwards, with persistent vectors
+# # A2 · Attention forwards and backwards, with a bias and with persistent vectors
 #
-# You write the operation that everything else in this course turns around: causal **attention** with
-# a memory, its gradients, and the **persistent vectors** that take the place of the feed-forward
-# block. NumPy alone. About 3 hours. Helpful before:
+# You write the operation that everything else in this course revolves around: causal **attention** with
+# a memory and a learned **bias** for each distance, its gradients, and the paper's **persistent vectors**,
+# which take the place of the feed-forward block. NumPy alone. About 3½ hours. Helpful before:
 # [chapter 03](https://github.com/tinyprune/tinyprune/blob/main/notebooks/03_attention_by_hand.ipynb) and
-# section 1 of
-# [chapter 04](https://github.com/tinyprune/tinyprune/blob/main/notebooks/04_positions_and_memory.ipynb),
-# and for a2_4
-# [chapter 10b](https://github.com/tinyprune/tinyprune/blob/main/notebooks/10b_all_attention.ipynb)
-# (sections 2 and 3).
+# [chapter 04](https://github.com/tinyprune/tinyprune/blob/main/notebooks/04_positions_and_memory.ipynb) (memory),
+# and for a2_4 the page on the paper's own heads in
+# [chapter 10](https://github.com/tinyprune/tinyprune/blob/main/notebooks/10_does_it_work.ipynb).
 #
 # | task | what | points |
 # | --- | --- | ---: |
 # | a2_1 | softmax | 6 |
-# | a2_2 | attention, forwards | 6 |
-# | a2_3 | attention, backwards | 9 |
+# | a2_2 | attention with a bias for each distance, forwards | 6 |
+# | a2_3 | the same, backwards | 9 |
 # | a2_4 | persistent vectors, forwards and backwards | 9 |
 #
 # The letters are those of the whole course:
@@ -28,6 +26,7 @@
 # | S = M + T | keys and values: memory first, then the segment |
 # | H, Dh | heads, and the width of one |
 # | N | persistent vectors of a head |
+# | C | groups of distances that share a bias |
 #
 # As in A1, a layer is `out, cache = x_forward(*inputs)` and `x_backward(dout, cache)`, which returns
 # one gradient for each input, in their order and of their shapes. A `cache` may hold what you like;
@@ -36,7 +35,7 @@
 #
 # A test cell that prints `passed` passed. Gradients are compared with measured derivatives, outputs
 # with what must be true of any attention: write it as you like, with `einsum`, with `@` or with
-# loops. `tinyprune` itself, PyTorch and the like must not be imported by answers. Hidden tests feed
+# loops. `tinyprune` itself, PyTorch and the like must not be imported by answers. Hidden tests use
 # other shapes and values.
 
 # %%
@@ -76,11 +75,11 @@ def softmax_backward(da, cache):
     raise NotImplementedError()
 
 # %% [markdown]
-# ## a2_2 · Attention, forwards
+# ## a2_2 · Attention with a bias for each distance, forwards
 #
 # For every text of the batch and every head by itself:
 #
-# $$s_{ij} = \frac{q_i\cdot k_j}{\sqrt{\mathtt{Dh}}} \ \text{ if query } i \text{ sees key } j
+# $$s_{ij} = \frac{q_i\cdot k_j}{\mathtt{Dh}^{1/2}} + b_{g(d)} \ \text{ if query } i \text{ sees key } j
 # \text{, else } -\infty
 # \qquad a_i = \operatorname{softmax}(s_i) \qquad \text{out}_i = \sum_j a_{ij}\,v_j$$
 #
@@ -95,6 +94,12 @@ def softmax_backward(da, cache):
 # query 1     ×  ×   ×  ×
 # query 2     ×  ×   ×  ×  ×
 # ```
+#
+# Attention does not know how far away a key is. Here each head learns a bias for that: $d = i + S - T - j$ is the
+# **distance** from query $i$ back to key $j$, 0 for its own position. Distances are counted in groups of
+# 2, and all far ones share the last group: $g(d) = \min(\lfloor d / 2 \rfloor,\ C - 1)$. Each head has a
+# number for each group, `b` (H, C), which is added to the score. Which array of (T, S) numbers of groups
+# do you need, and what does `b[:, groups]` give?
 #
 # Axes come as (batch, position, head, width), and weights go as (batch, head, query, key). Which
 # axis is summed over in each of the two products? `reshape` does not swap axes: what does?
@@ -117,11 +122,11 @@ def given_softmax_backward(da, a):
     return ((own - others) @ da[..., None])[..., 0]
 
 # %%
-def attention_forward(q, k, v):
-    """Causal attention with memory.
+def attention_forward(q, k, v, b):
+    """Causal attention with memory and a bias for each distance.
 
-    q (B, T, H, Dh), k and v (B, S, H, Dh), S ≥ T. Returns out (B, T, H, Dh) and the cache
-    (q, k, v, a), with the weights a (B, H, T, S).
+    q (B, T, H, Dh), k and v (B, S, H, Dh), S ≥ T, b (H, C), C ≥ 1. Returns out (B, T, H, Dh) and the
+    cache (q, k, v, b, a), with the weights a (B, H, T, S).
     """
     # YOUR CODE HERE
     raise NotImplementedError()
@@ -130,21 +135,21 @@ def attention_forward(q, k, v):
 # ## a2_3 · Attention, backwards
 #
 # Go through the three lines of a2_2 from the last to the first: from `dout` to the gradients of the
-# weights and of `v`; from those of the weights to those of the scores; from there to `q` and `k`.
+# weights and of `v`; from those of the weights to those of the scores; from there to `q`, `k` and `b`.
 #
-# Each line uses one thing in many places: a value is read by many queries, a query meets many keys.
-# What was used in many places gets the sum of what comes back from all of them. Which of the three
-# gradients needs no softmax? And what does the mask do on the way back: is there anything left for
-# it to do?
+# Each line uses one thing in many places: a value is read by many queries, a query meets many keys, a
+# bias is added to all scores of its group, in every text. What was used in many places gets the sum of
+# what comes back from all of them. Which of the four gradients needs no softmax? And what does the mask
+# do on the way back: is there anything left for it to do?
 #
 # Each gradient has tests and points of its own. Whatever is not written yet may be `None`:
-# `return None, None, dv`.
+# `return None, None, dv, None`.
 
 # %%
 def attention_backward(dout, cache):
-    """Gradients of attention_forward, from its cache (q, k, v, a).
+    """Gradients of attention_forward, from its cache (q, k, v, b, a).
 
-    dout (B, T, H, Dh) → dq (B, T, H, Dh), dk (B, S, H, Dh), dv (B, S, H, Dh).
+    dout (B, T, H, Dh) → dq (B, T, H, Dh), dk (B, S, H, Dh), dv (B, S, H, Dh), db (H, C).
     """
     # YOUR CODE HERE
     raise NotImplementedError()
@@ -165,7 +170,7 @@ def attention_backward(dout, cache):
 # keep learned vectors small; mind that the one cancels and the other does not.
 #
 # There are two ways to write this: as it stands, or by making more keys and values of `pk` and `pv`
-# and going the way of a2_2. With the second, what has to be done to the mask, and on the way back
+# and going the way of a2_2, without its bias. With the second, what has to be done to the mask, and on the way back
 # with the gradients of what was copied for every text? N may be 0, and then nothing is added.
 #
 # The given softmax and its gradient serve here too, or yours.
@@ -194,5 +199,5 @@ def persistent_attention_backward(dout, cache):
 # ## Hand in
 #
 # Hand in this file, under the name that it has. If every test cell above prints `passed`, or
-# `pytest a2` shows no failure, all *visible* tests pass. They are worth 10 of 30 points; the hidden
-# tests, which run after you hand in, decide about the other 20.
+# `pytest a2` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 10.

@@ -10,10 +10,14 @@ def formula_of_softmax(s):
     return a, a
 
 
-def formula_of_attention(q, k, v):
-    """What a2_2 asks for."""
-    out, cache = ops.attention_forward(q, k, v)
-    return out, (q, k, v, cache.a)
+def formula_of_attention(q, k, v, b):
+    """What a2_2 asks for: the package's weights, times e to the power of the bias, normalised again."""
+    Dh, T, S, C = q.shape[3], q.shape[1], k.shape[1], b.shape[1]
+    _, cache = ops.attention_forward(q * (np.sqrt(Dh) / Dh ** (1 / 2)), k, v)
+    distance = np.arange(T)[:, None] + S - T - np.arange(S)
+    e = cache.a * np.exp(b[:, np.clip(distance // 2, 0, C - 1)])
+    a = e / e.sum(-1, keepdims=True)
+    return np.einsum("bhij,bjhd->bihd", a, v), (q, k, v, b, a)
 
 
 def formula_of_persistent(q, k, v, pk, pv):
@@ -90,8 +94,13 @@ def random_qkv(rng, B, T, S, H, Dh):
     return {x: rng.standard_normal(shape) for x, shape in shapes.items()}
 
 
+def random_biased(rng, B, T, S, H, Dh, C):
+    """The same, with a bias for each of C groups of distances."""
+    return {**random_qkv(rng, B, T, S, H, Dh), "b": rng.standard_normal((H, C))}
+
+
 def random_persistent(rng, B, T, S, H, Dh, N):
-    """The same, with N persistent vectors for each head."""
+    """Queries, keys and values, with N persistent vectors for each head."""
     pk, pv = 0.5 * rng.standard_normal((H, N, Dh)), rng.standard_normal((H, N, Dh))
     return {**random_qkv(rng, B, T, S, H, Dh), "pk": pk, "pv": pv}
 
@@ -113,7 +122,7 @@ import pytest
 
 
 @pytest.mark.a2_1
-@pytest.mark.points(1)
+@pytest.mark.points(2)
 def test_a2_1_forward():
     expect_close(
         out_of("softmax_forward", s=np.zeros((2, 3, 5))),
@@ -141,7 +150,7 @@ def test_a2_1_forward():
 
 
 @pytest.mark.a2_1
-@pytest.mark.points(1)
+@pytest.mark.points(2)
 def test_a2_1_backward():
     expect_gradients(
         "softmax_backward",
@@ -152,28 +161,45 @@ def test_a2_1_backward():
 
 
 @pytest.mark.a2_2
-@pytest.mark.points(2)
+@pytest.mark.points(5)
 def test_a2_2_forward():
     q, k, v = np.zeros((1, 1, 1, 4)), np.zeros((1, 2, 1, 4)), np.zeros((1, 2, 1, 4))
     q[0, 0, 0, 0], k[0, 0, 0, 0] = 2 * np.log(3), 1
     v[0, 0, 0], v[0, 1, 0] = [4, 0, 0, 0], [0, 4, 0, 0]
+    q *= 4 ** (1 / 2) / 2
     expect_close(
-        out_of("attention_forward", q=q, k=k, v=v)[0, 0, 0],
+        out_of("attention_forward", q=q, k=k, v=v, b=np.zeros((1, 1)))[0, 0, 0],
         np.array([3.0, 1, 0, 0]),
         "scores log 3 and 0 must give weights 3/4 and 1/4",
-        fed="one query (2 log 3, 0, 0, 0), keys (1, 0, 0, 0) and zeros, values (4, 0, 0, 0) and (0, 4, 0, 0)",
-        hint="here q·k is 2 log 3, and √Dh is 2",
+        fed={"q[0, 0, 0]": q[0, 0, 0], "keys": "(1, 0, 0, 0) and zeros", "b": "zeros (1, 1)"},
+        hint="here q·k divided by the power of Dh in the formula is log 3",
     )
     rng = np.random.default_rng(23)
     for T, S in ((4, 4), (3, 5)):
-        inputs = random_qkv(rng, 1, T, S, 2, 3)
-        inputs["q"][:] = 0
+        inputs = random_biased(rng, 1, T, S, 2, 3, 2)
+        inputs["q"][:] = inputs["b"][:] = 0
         expect_close(
             out_of("attention_forward", **inputs),
             np.stack([inputs["v"][:, : i + S - T + 1].mean(1) for i in range(T)], axis=1),
             "with equal scores, a query must get the mean of all values that it sees",
-            fed=f"q zeros {inputs['q'].shape}, k and v random {inputs['k'].shape}",
+            fed=f"q zeros {inputs['q'].shape}, k and v random {inputs['k'].shape}, b zeros (2, 2)",
             hint="query 0 sees S − T + 1 keys, the last one all S; is the mask there before the softmax, and do heads stay apart?",
+        )
+    # without queries only the biases speak: value j is the unit vector j, so that out is the weights
+    T, S = 2, 9
+    b = np.log(np.array([[1.0, 2, 3], [5, 1, 4]]))
+    a = out_of(
+        "attention_forward", q=np.zeros((1, T, 2, S)), k=np.zeros((1, S, 2, S)), v=one_hot(S, 2, S), b=b
+    )
+    for i in range(T):
+        back = [i + S - T - j for j in range(i + S - T + 1)]
+        wanted = np.exp(b)[:, [min(d // 2, 2) for d in back]]
+        expect_close(
+            a[0, i, :, : len(back)],
+            wanted / wanted.sum(1, keepdims=True),
+            f"with queries of 0, the weights of query {i} must be e to the power of the bias of each key's group",
+            fed={"q and k": "zeros", "e to the power of b": np.exp(b), "distances of keys": back},
+            hint="how far is key j from query i, which group is that, and what is the last group?",
         )
 
 
@@ -183,7 +209,7 @@ def test_a2_3_dv():
     expect_gradients(
         "attention_backward",
         formula_of_attention,
-        random_qkv(np.random.default_rng(25), 1, 3, 4, 2, 2),
+        random_biased(np.random.default_rng(25), 1, 3, 4, 2, 2, 2),
         only=["v"],
         hint="v_j is read by every query, with the weight that the query gives to it",
     )
@@ -195,9 +221,9 @@ def test_a2_3_dq():
     expect_gradients(
         "attention_backward",
         formula_of_attention,
-        random_qkv(np.random.default_rng(26), 1, 3, 4, 2, 2),
+        random_biased(np.random.default_rng(26), 1, 3, 4, 2, 2, 2),
         only=["q"],
-        hint="first the gradient of the weights, then through the softmax, then through q·k / √Dh",
+        hint="first the gradient of the weights, then through the softmax, then through the scaled q·k",
     )
 
 
@@ -207,14 +233,27 @@ def test_a2_3_dk():
     expect_gradients(
         "attention_backward",
         formula_of_attention,
-        random_qkv(np.random.default_rng(27), 1, 3, 4, 2, 2),
+        random_biased(np.random.default_rng(27), 1, 3, 4, 2, 2, 2),
         only=["k"],
-        hint="the same road as to q; k_j is met by every query: which axis of ds is summed over?",
+        hint="the same path as to q; k_j is met by every query: which axis of ds is summed over?",
     )
 
 
+@pytest.mark.a2_3
+@pytest.mark.points(2)
+def test_a2_3_db():
+    for n, sizes in enumerate(((1, 3, 4, 2, 2, 3), (2, 3, 8, 2, 3, 2))):
+        expect_gradients(
+            "attention_backward",
+            formula_of_attention,
+            random_biased(np.random.default_rng(37 + n), *sizes),
+            only=["b"],
+            hint="a bias is added to every score of its group, of all queries and texts: where do these stand in ds?",
+        )
+
+
 @pytest.mark.a2_4
-@pytest.mark.points(1)
+@pytest.mark.points(2)
 def test_a2_4_forward():
     rng = np.random.default_rng(31)
     B, T, S, H, Dh, N = 1, 3, 4, 2, 5, 2
@@ -232,7 +271,7 @@ def test_a2_4_forward():
 
 
 @pytest.mark.a2_4
-@pytest.mark.points(1)
+@pytest.mark.points(2)
 def test_a2_4_context():
     expect_gradients(
         "persistent_attention_backward",
@@ -249,7 +288,7 @@ def test_a2_4_context():
 
 
 @pytest.mark.a2_4
-@pytest.mark.points(1)
+@pytest.mark.points(2)
 def test_a2_4_persistent():
     expect_gradients(
         "persistent_attention_backward",

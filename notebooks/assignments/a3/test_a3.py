@@ -9,11 +9,20 @@ OTHERS = (0.7, -0.3, 1.1)
 FORM = "one gradient comes back, dlog_alpha, of the shape of log_alpha; dout and the cache stay as they are"
 
 
+def powered(clipped):
+    # the last step of the soft gate
+    return clipped**2
+
+
 def formula_of_gate(log_alpha, u, beta, gamma, zeta, hard=False):
-    # the gate of the text, and the cache as the text describes it
-    gate, (s, _, temperature, stretch) = ops.hard_concrete_forward(
-        log_alpha, u, beta=beta, gamma=gamma, zeta=zeta, hard=hard
+    # the gate of the text, and the cache as the text describes it; the package knows it without the power
+    clipped, (s, _, temperature, stretch) = ops.hard_concrete_forward(
+        log_alpha, u, beta=beta, gamma=gamma, zeta=zeta, hard=False
     )
+    soft = powered(clipped)
+    # a hard gate in complex numbers has the soft gate's derivative
+    gate = (clipped.real >= 0.5) + 1j * soft.imag if hard else soft
+    gate = gate if np.iscomplexobj(log_alpha) else gate.real
     return gate, (s, s * stretch + gamma, temperature, stretch)
 
 
@@ -21,9 +30,9 @@ def formula_of_hard_gate(log_alpha, u, beta, gamma, zeta):
     return formula_of_gate(log_alpha, u, beta, gamma, zeta, hard=True)
 
 
-def formula_of_l0(log_alpha, beta, gamma, zeta):
-    L0, (p, _) = ops.l0_forward(log_alpha, beta=beta, gamma=gamma, zeta=zeta)
-    return L0, p
+def formula_of_l0(log_alpha, size, beta, gamma, zeta):
+    p = ops.p_open(log_alpha, beta=beta, gamma=gamma, zeta=zeta)
+    return (size * p).sum(), (p, size)
 
 
 def log_alpha_of(stretched, u, beta, gamma, zeta):
@@ -58,9 +67,9 @@ def layer_output(gates, o, Wo):
     return (gates[:, None] * o).reshape(B, T, H * Dh) @ Wo
 
 
-def without_head(h, H):
-    gates = np.ones(H)
-    gates[h] = 0
+def without_gate(n, G):
+    gates = np.ones(G)
+    gates[n] = 0
     return gates
 
 import numpy as np
@@ -69,21 +78,21 @@ import pytest
 
 
 @pytest.mark.a3_1
-@pytest.mark.points(2)
+@pytest.mark.points(3)
 def test_a3_1_forward():
     forward = answer("hard_concrete_forward")
     gate, _ = forward(np.zeros(2), np.full(2, 0.5), *OTHERS)
     expect_close(
         gate,
-        np.full(2, 0.4),
-        "with log_alpha = 0 and u = ½ a gate must stand in the middle between gamma and zeta",
+        powered(np.full(2, 0.4)),
+        "with log_alpha = 0 and u = ½ the clipped gate must stand in the middle between gamma and zeta, at 0.4",
         fed="log_alpha zeros (2,), u = 0.5, beta 0.7, gamma −0.3, zeta 1.1",
-        hint="log u − log(1 − u) is 0 here: what is s? Is it stretched, and by what?",
+        hint="log u − log(1 − u) is 0 here: what is s? Is it stretched, and by what? What is the last step?",
     )
     gate, _ = forward(np.zeros(2), None, *OTHERS)
     expect_close(
         gate,
-        np.full(2, 0.4),
+        powered(np.full(2, 0.4)),
         "in evaluation, with u = None, a log_alpha of 0 must give the same",
         fed="log_alpha zeros (2,), u None, beta 0.7, gamma −0.3, zeta 1.1",
         hint="s = sigmoid(log_alpha), and then the same stretch as with noise",
@@ -94,9 +103,9 @@ def test_a3_1_forward():
     gate, _ = forward(log_alpha, u, *PAPERS)
     expect_close(
         gate,
-        wanted,
-        "log_alpha was computed backwards from the gates, and they must come out again",
-        fed={"log_alpha": log_alpha, "u": u, "beta, gamma, zeta": PAPERS},
+        powered(wanted),
+        "log_alpha was computed backwards from the clipped gates, and their powers must come out",
+        fed={"log_alpha": log_alpha, "u": u, "beta, gamma, zeta": PAPERS, "clipped": wanted},
         hint="the sign of the noise; all of the sum is divided by beta, not a part of it",
     )
     log_alpha = np.array([-4.0, -1.0, 1.0, 4.0])
@@ -109,10 +118,19 @@ def test_a3_1_forward():
         expected="[0, 0, 1, 1], not nearly but exactly",
         hint="first stretch, then clip: in the other order 0 and 1 are hardly ever reached",
     )
+    stretched = np.array([-0.1, 0.3, 0.6, 1.05])
+    gate, _ = forward(log_alpha_of(stretched, None, *OTHERS), None, *OTHERS)
+    expect_close(
+        gate,
+        powered(stretched.clip(0, 1)),
+        "in evaluation there must be neither noise nor temperature",
+        fed={"s̄": stretched, "u": None, "beta, gamma, zeta": OTHERS},
+        hint="s = sigmoid(log_alpha): no beta; and beta, gamma and zeta are those of the call",
+    )
 
 
 @pytest.mark.a3_1
-@pytest.mark.points(2)
+@pytest.mark.points(3)
 def test_a3_1_backward():
     expect_gate_gradients(
         "hard_concrete_backward",
@@ -120,7 +138,7 @@ def test_a3_1_backward():
         np.array([[0.02, 0.3, 0.45], [0.6, 0.8, 0.98]]),
         np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]]),
         PAPERS,
-        hint="all of these gates lie inside the clip: which factor comes from which step, and is dout there?",
+        hint="all of these gates lie inside the clip: which factor comes from which of the four steps, and is dout there?",
     )
     expect_gate_gradients(
         "hard_concrete_backward",
@@ -133,7 +151,7 @@ def test_a3_1_backward():
 
 
 @pytest.mark.a3_2
-@pytest.mark.points(1)
+@pytest.mark.points(2)
 def test_a3_2_forward():
     forward = answer("hard_gate_forward")
     stretched = np.array([[-0.05, 0.05, 0.48], [0.52, 0.9, 1.05]])
@@ -143,9 +161,17 @@ def test_a3_2_forward():
     expect_close(
         gate,
         np.array([[0.0, 0, 0], [1, 1, 1]]),
-        "a hard gate must be 1 where the soft one is at least ½, and 0 elsewhere",
-        fed={"log_alpha": log_alpha, "u": u, "soft gates before the clip": stretched},
-        hint="0 or 1 and nothing between; it is the noisy gate that is compared",
+        "a hard gate must be 1 where s̄ is at least ½, and 0 elsewhere",
+        fed={"log_alpha": log_alpha, "u": u, "s̄": stretched},
+        hint="0 or 1 and nothing between; it is s̄ with its noise that is compared, and not its power",
+    )
+    gate, _ = forward(log_alpha_of(stretched, u, *OTHERS), u, *OTHERS)
+    expect_close(
+        gate,
+        np.array([[0.0, 0, 0], [1, 1, 1]]),
+        "the same must hold with other constants than the paper's",
+        fed={"s̄": stretched, "u": u, "beta, gamma, zeta": OTHERS},
+        hint="gamma + zeta is not 1 here, so s = ½ does not mean s̄ = ½",
     )
     gate, _ = forward(np.array([-0.5, 0.5]), None, *PAPERS)
     expect_close(
@@ -158,7 +184,7 @@ def test_a3_2_forward():
 
 
 @pytest.mark.a3_2
-@pytest.mark.points(1)
+@pytest.mark.points(2)
 def test_a3_2_backward():
     expect_gate_gradients(
         "hard_gate_backward",
@@ -179,7 +205,7 @@ def test_a3_2_backward():
 
 
 @pytest.mark.a3_3
-@pytest.mark.points(2)
+@pytest.mark.points(3)
 def test_a3_3_probability():
     rng = np.random.default_rng(34)
     probability = answer("p_open")
@@ -215,13 +241,14 @@ def test_a3_3_forward():
     forward = answer("l0_forward")
     for shape in ((6,), (4, 8)):
         log_alpha = np.full(shape, 0.333 * np.log(0.1 / 1.1))
-        L0, _ = forward(log_alpha, *PAPERS)
+        size = 100 + 10.0 * np.arange(log_alpha.size).reshape(shape)
+        L0, _ = forward(log_alpha, size, *PAPERS)
         expect_close(
             L0,
-            log_alpha.size / 2,
-            "of gates that are open half of the time, half must be open on average",
-            fed={"log_alpha": log_alpha, "beta, gamma, zeta": PAPERS},
-            hint="one number for all heads of all layers, a sum of probabilities. Is p_open right?",
+            size.sum() / 2,
+            "if all gates are open half of the time, half of the parameters must stay on average",
+            fed={"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": PAPERS},
+            hint="one number for all heads of all layers, a sum of sizes times probabilities. Is p_open right?",
         )
 
 
@@ -231,40 +258,48 @@ def test_a3_3_backward():
     expect_gradients(
         "l0_backward",
         formula_of_l0,
-        {"log_alpha": np.array([-2.0, -0.5, 1.0, 2.0]), "beta": 0.333, "gamma": -0.1, "zeta": 1.1},
-        hint="derivative of the sigmoid, times the incoming gradient, a number; neither noise nor temperature",
-        fixed=("beta", "gamma", "zeta"),
+        {
+            "log_alpha": np.array([-2.0, -0.5, 1.0, 2.0]),
+            "size": np.array([3.0, 1, 2, 5]),
+            "beta": 0.333,
+            "gamma": -0.1,
+            "zeta": 1.1,
+        },
+        hint="size times the derivative of the sigmoid, times the incoming gradient, a number; neither noise nor temperature",
+        fixed=("size", "beta", "gamma", "zeta"),
     )
+
+
+@pytest.mark.a3_4
+@pytest.mark.points(3)
+def test_a3_4_differences():
+    rng = np.random.default_rng(38)
+    differences = answer("gate_differences")
+    o, Wo = rng.standard_normal((2, 3, 4, 2)), rng.standard_normal((8, 8))
+    with_all = layer_output(np.ones(4), o, Wo)
+    for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
+        G = gate_of.max() + 1
+        came = differences(o, Wo, gate_of)
+        expect(
+            np.shape(came) == (G, 2, 3, 8),
+            "there must be one difference for each gate, and each must have the shape of y",
+            fed=f"o (B, T, H, Dh) = (2, 3, 4, 2), Wo (H·Dh, D) = (8, 8), gate_of {gate_of}",
+            came=f"shape {np.shape(came)}",
+            expected=f"shape (G, B, T, D) = ({G}, 2, 3, 8)",
+            hint="gates come first in Δ, heads third in o",
+        )
+        for n in range(G):
+            expect_close(
+                np.asarray(came)[n],
+                with_all - layer_output(without_gate(n, G)[gate_of], o, Wo),
+                f"Δ[{n}] must be the output with all heads minus the output without the heads of gate {n}",
+                fed=f"o {o.shape}, Wo {Wo.shape}, random, gate_of {gate_of}",
+                hint="which rows of Wo belong to a head, do they follow one another, and which heads belong to a gate?",
+            )
 
 
 @pytest.mark.a3_4
 @pytest.mark.points(2)
-def test_a3_4_differences():
-    rng = np.random.default_rng(38)
-    differences = answer("head_differences")
-    o, Wo = rng.standard_normal((2, 3, 4, 2)), rng.standard_normal((8, 8))
-    came = differences(o, Wo)
-    expect(
-        np.shape(came) == (4, 2, 3, 8),
-        "there must be one difference for each head, and each must have the shape of y",
-        fed="o (B, T, H, Dh) = (2, 3, 4, 2), Wo (H·Dh, D) = (8, 8)",
-        came=f"shape {np.shape(came)}",
-        expected="shape (H, B, T, D) = (4, 2, 3, 8)",
-        hint="heads come first in Δ, and third in o",
-    )
-    with_all = layer_output(np.ones(4), o, Wo)
-    for h in range(4):
-        expect_close(
-            np.asarray(came)[h],
-            with_all - layer_output(without_head(h, 4), o, Wo),
-            f"Δ[{h}] must be the output with all heads minus the output without head {h}",
-            fed=f"o {o.shape}, Wo {Wo.shape}, random",
-            hint="which rows of Wo belong to a head, and do they follow one another?",
-        )
-
-
-@pytest.mark.a3_4
-@pytest.mark.points(1)
 def test_a3_4_gradients():
     rng = np.random.default_rng(40)
     gradients = answer("gate_gradients")
@@ -275,11 +310,13 @@ def test_a3_4_gradients():
     )
     # with loss = Σ dy · y the loss is a straight line too: its slope is a difference
     with_all = (dy * layer_output(np.ones(4), o, Wo)).sum()
-    without = [(dy * layer_output(without_head(h, 4), o, Wo)).sum() for h in range(4)]
-    expect_close(
-        gradients(dy, o, Wo),
-        with_all - np.array(without),
-        "for loss = Σ dy · y a gate's gradient must be the loss with the head minus the loss without it",
-        fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random",
-        hint="one number for each head: a sum over batch, positions and features, with its sign",
-    )
+    for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
+        G = gate_of.max() + 1
+        without = [(dy * layer_output(without_gate(n, G)[gate_of], o, Wo)).sum() for n in range(G)]
+        expect_close(
+            gradients(dy, o, Wo, gate_of),
+            with_all - np.array(without),
+            "for loss = Σ dy · y a gate's gradient must be the loss with its heads minus the loss without them",
+            fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random, gate_of {gate_of}",
+            hint="one number for each gate: a sum over its heads, batch, positions and features, with its sign",
+        )

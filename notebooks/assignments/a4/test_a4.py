@@ -14,8 +14,8 @@ def scaling(gate):
 
 
 def scaled_by_formula(gate):
-    """As a4_3 wants it, in complex numbers too."""
-    c = scaling(gate)
+    """As a4_3 wants it, in complex numbers too: a power of the paper's c."""
+    c = scaling(gate) ** (1 / 2)
     return c * gate, c
 
 
@@ -32,16 +32,14 @@ def l0_gradient_of(log_alpha):
 
 
 def check_shapes(name, *arrays):
-    """Say so if a function of the task is fed with something else than arrays of one shape (L, H)."""
+    """Say so if a function of the task gets something else than arrays of one shape (L, H)."""
     shapes = [np.shape(a) for a in arrays]
     if len(set(shapes)) > 1 or len(shapes[0]) != 2:
-        raise ValueError(
-            f"{name} must be fed with arrays (L, H), got {', '.join(map(str, shapes))}"
-        )
+        raise ValueError(f"{name} must get arrays (L, H), got {', '.join(map(str, shapes))}")
 
 
 class Watch:
-    """Functions for train_gates that note, step by step, what they are fed with.
+    """Functions for train_gates that note, step by step, what they get.
 
     losses: step → function of the scaled gates → (loss, gradient).
     places, noise, fed: log_alpha, u and scaled gates of each step.
@@ -59,7 +57,7 @@ class Watch:
     def loss_and_gradient(self, scaled):
         check_shapes("loss_and_gradient", scaled)
         if self.sampled is None:
-            raise ValueError("loss_and_gradient must be fed with gates that were sampled")
+            raise ValueError("loss_and_gradient must get gates that were sampled")
         self.places.append(self.sampled[0])
         self.noise.append(self.sampled[1])
         self.fed.append(np.array(scaled))
@@ -106,7 +104,12 @@ def straight(worth):
 def penalty(lam1, lam2, h, target, heads_total):
     """What the controller adds to the loss."""
     d = (h - target) / heads_total
-    return heads_total * (lam1 * d + lam2 * d**2)
+    return heads_total * (lam1 * d + lam2 * (np.exp(d) - 1 - d))
+
+
+def slope_of_penalty(lam1, lam2, h, target, heads_total):
+    """Its derivative with respect to h, measured by the complex step."""
+    return penalty(lam1, lam2, h + 1e-20j, target, heads_total).imag / 1e-20
 
 import numpy as np
 
@@ -114,12 +117,13 @@ import pytest
 
 
 @pytest.mark.a4_1
-@pytest.mark.points(1)
+@pytest.mark.points(2)
 def test_a4_1_warmup():
     price = answer("lam_at")
     for at, expected, hint in (
         (0, 0.0, "the first step costs nothing; steps count from 0"),
-        (5, 0.05, "half of the way is half of the price"),
+        (5, 0.1 * (5 / 10) ** 2, "half of the way: what is the power of ½ in the formula?"),
+        (8, 0.1 * (8 / 10) ** 2, "8 of 10 steps: what is the power of 0.8 in the formula?"),
         (10, 0.2 / 2, "the end of the warm-up has the full price"),
         (25, 0.1, "after the warm-up the price stays as it is"),
     ):
@@ -130,10 +134,17 @@ def test_a4_1_warmup():
             fed={"step": at, "lam": 0.1, "warmup_steps": 10},
             hint=hint,
         )
+    expect_close(
+        price(0, 0.1, 0),
+        0.1,
+        "without a warm-up, the price must be lam from the first step on",
+        fed={"step": 0, "lam": 0.1, "warmup_steps": 0},
+        hint="what does your formula do if warmup_steps is 0?",
+    )
 
 
 @pytest.mark.a4_2
-@pytest.mark.points(2)
+@pytest.mark.points(4)
 def test_a4_2_start():
     start = answer("starting_log_alpha")
     wanted = np.array([0.05, 0.5, 0.9, 0.943])
@@ -164,7 +175,7 @@ def test_a4_2_start():
 
 
 @pytest.mark.a4_3
-@pytest.mark.points(2)
+@pytest.mark.points(3)
 def test_a4_3_forward():
     forward = answer("scaled_gates_forward")
     gate = np.ones((2, 3))
@@ -186,9 +197,9 @@ def test_a4_3_forward():
         hint="*= and /= change the array itself",
     )
     expect_close(
-        np.sum(scaled, 1),
-        np.full(3, 4.0),
-        "the open heads of each layer must make up for those that are shut (got: the sums of the layers' gates)",
+        np.max(scaled, 1),
+        (4 / np.array([3.0, 1, 2])) ** (1 / 2),
+        "open gates of 1 must become the c of their layer (got: the largest gate of each layer)",
         fed={"gate": gate},
         hint="count the open heads of each layer for itself; H is the number of heads in a layer",
     )
@@ -199,10 +210,18 @@ def test_a4_3_forward():
         fed={"gate": gate},
         hint="one c for each layer; a gate that is 0 stays 0",
     )
+    gate = np.array([[0.0, 0.0, 0.0, 0.0], [0.3, 0.0, 0.9, 0.1]])
+    expect_close(
+        forward(gate)[0],
+        (4 / 3) ** (1 / 2) * gate,
+        "soft gates must be scaled by how many are above 0, and a layer without an open head must stay 0",
+        fed={"gate": gate},
+        hint="a gate of 0.1 is open: count, and do not add up; what is divided by zero?",
+    )
 
 
 @pytest.mark.a4_3
-@pytest.mark.points(1)
+@pytest.mark.points(2)
 def test_a4_3_backward():
     expect_gradients(
         "scaled_gates_backward",
@@ -334,27 +353,57 @@ def test_a4_4_model():
     )
 
 
+@pytest.mark.a4_4
+@pytest.mark.points(1)
+def test_a4_4_noise():
+    for seed, shape in ((41, (2, 3)), (42, (3, 1))):
+        watch = Watch(lambda step: flat)
+        watch.train(np.zeros(shape), np.random.default_rng(seed), 5, 1.0)
+        rng = np.random.default_rng(seed)
+        drawn = np.array([rng.uniform(1e-6, 1 - 1e-6, shape) for _ in range(5)])
+        fed = {"log_alpha": f"zeros {shape}", "rng": f"np.random.default_rng({seed})", "steps": 5}
+        # a model that is run twice in a step is another mistake
+        noise = [u for i, u in enumerate(watch.noise) if not i or (u != watch.noise[i - 1]).any()]
+        expect(
+            len(noise) == 5,
+            "each step must draw its noise anew",
+            fed=fed,
+            came=f"{len(noise)} different arrays u",
+            expected="5, one in each step",
+            hint="where in the program does the drawing stand?",
+        )
+        expect_close(
+            np.array(noise),
+            drawn,
+            "the noise must be what the given rng draws, between 1e-6 and 1 − 1e-6 (got: the u of all steps)",
+            fed=fed,
+            hint="use the rng that is given, once a step, with the limits and the shape in the task",
+            relative=1e-12,
+            absolute=0,
+        )
+
+
 @pytest.mark.a4_5
 @pytest.mark.points(1)
 def test_a4_5_pressure():
     step = answer("controller_step")
-    fed = {"lam1": 0.25, "lam2": 0.5, "h": 16.0, "target": 16, "heads_total": 32, "lr": 0.1}
+    fed = {"lam1": 0.25, "lam2": 1.0, "h": 16.0, "target": 16, "heads_total": 32, "lr": 0.1}
     expect_close(
         step(*fed.values()),
-        np.array([0.25, 0.25, 0.5]),
+        np.array([0.25, 0.25, 1.0]),
         "at the target the pressure must be lam1, and the multipliers must stand still",
         fed=fed,
         hint="d is 0; three numbers in the order pressure, lam1, lam2",
     )
     for h in (24.0, 4.0):
         fed["h"] = h
-        slope = (penalty(0.25, 0.5, h + 0.01, 16, 32) - penalty(0.25, 0.5, h - 0.01, 16, 32)) / 0.02
+        slope = slope_of_penalty(0.25, 1.0, h, 16, 32)
         expect_close(
             step(*fed.values())[0],
             slope,
             "the pressure must be the slope of the penalty over h, which was measured",
             fed=fed,
-            hint="the derivative with respect to h, with its sign; d depends on h, and so does its square; "
+            hint="the derivative with respect to h, with its sign; d depends on h, and so does e to the power of d; "
             "lam1 and lam2 are those before the step",
         )
 
@@ -382,3 +431,29 @@ def test_a4_5_multipliers():
             expected="lam2 above 0.5",
             hint="what is the derivative of the penalty with respect to lam2?",
         )
+
+
+@pytest.mark.a4_5
+@pytest.mark.points(1)
+def test_a4_5_loop():
+    step = answer("controller_step")
+    # heads close where the pressure is above what a head is worth
+    lam1, lam2, h, heads, target, worth = 0.0, 0.5, 32.0, 32, 12, 0.17
+    for _ in range(300):
+        pressure, lam1, lam2 = step(lam1, lam2, h, target, heads, 0.1)
+        h -= 0.5 * heads * (pressure - worth)
+        if not abs(h) < 1e6:
+            break
+    expect_close(
+        np.array([h, lam1]),
+        np.array([target, worth]),
+        "in a loop of 300 steps the controller must bring h to the target, and lam1 to what a head is worth",
+        fed={
+            "h": "32, then h − 16 · (pressure − 0.17)",
+            "target": target,
+            "heads_total": heads,
+            "lr": 0.1,
+        },
+        hint="each step starts with the multipliers that the last one returned, in the order lam1, lam2",
+        relative=1e-6,
+    )

@@ -28,9 +28,8 @@
 # | `layers.0.bo`, `.net.bo`, `.ln.scale`, `.ln.bias`, `.net.ln.scale`, `.net.ln.bias` | (D,) | nothing |
 #
 # Head h owns columns h·Dh … (h+1)·Dh − 1, and so on. `u` and `w` are its biases of content and position.
-# This model has no persistent vectors in the softmax. Instead each head has a **network** of its own, N
-# hidden units of a feed-forward block ([chapter 10b](https://github.com/tinyprune/tinyprune/blob/main/notebooks/10b_all_attention.ipynb),
-# section 10): `net.pk` holds the weights from the layer's activations to these units, `net.pb` their biases, and
+# This is the model of the chapters: each head owns N hidden units of the feed-forward block, its **network**
+# ([chapter 03](https://github.com/tinyprune/tinyprune/blob/main/notebooks/03_attention_by_hand.ipynb)): `net.pk` holds the weights from the layer's activations to these units, `net.pb` their biases, and
 # `net.pv` the weights from the units to what the network adds. A layer takes two steps. Each reads
 # its input through a LayerNorm of its own, `ln` or `net.ln`, and adds to it:
 #
@@ -42,7 +41,7 @@
 # all c are 1.) A layer that has lost all heads adds `bo` and `net.bo`.
 #
 # Parameters, gradients, gates that a function is given must not be modified. `tinyprune` itself, PyTorch
-# and the like must not be imported by answers. Hidden tests feed other shapes and values. No task needs
+# and the like must not be imported by answers. Hidden tests use other shapes and values. No task needs
 # your answer to another.
 
 # %%
@@ -106,8 +105,10 @@ def fold(parameters, gate, scale, Dh):
 # Think of a head that helps in every other batch and hurts in the rest.
 #
 # Then choose: exactly `keep` heads of the whole model, those with the highest scores, whichever layers
-# they are in. (Michel divides each layer's importances by their norm first; we do not. Where would that
-# matter?) Equal scores may go either way, but the number of heads must be right.
+# they are in. Michel and chapter 08 divide each layer's importances by their norm first, because gradients of
+# different layers differ in size for reasons that have nothing to do with heads. Here the scores stay as they
+# are, so that your function can be compared with them; in a5_5 you may divide. Where would it matter? Equal
+# scores may go either way, but the number of heads must be right.
 
 # %%
 def head_importance(loss_and_gate_gradients, L, H, batches):
@@ -131,6 +132,7 @@ def choose_heads(scores, keep):
 # %% [markdown]
 # ## a5_4 · Adam, and fine-tuning
 #
+# [Chapter 06](https://github.com/tinyprune/tinyprune/blob/main/notebooks/06_training_with_gates.ipynb) introduces Adam.
 # What is left has never been without the heads that went, and can be trained to be. Adam with decoupled
 # weight decay gives each number a step of its own size. With gradient γ, at step t = 1, 2, …:
 #
@@ -181,17 +183,26 @@ def fine_tune(loss_and_gradients, parameters, steps, lr, adam_step):
 # text, for everything: each call of `loss_and_gradients` or `loss_and_gate_gradients` costs one, and
 # one more than `steps` is an error. Spend them wisely: how many on looking, how many on training?
 #
-# Points of the trade-off between heads and bits, computed from the same model, on your machine:
+# One run decides nothing: a single draw of random heads may happen to be a good one. So yours is compared
+# with random heads in **three pairs**. In each pair both get the same batches, and the random heads are
+# another draw. (The draws are the same for all students.) What counts is the mean of the three differences,
+# yours minus random, in bits per character:
 #
-# | point | at `keep` = 6 | points |
-# | --- | --- | ---: |
-# | random heads cut, no training, 20 steps for you | about 4.6 bits | 1 |
-# | random heads cut, 40 steps of Adam at lr = 0.003, 40 steps for you | about 2.4 bits | 2 |
-# | the same with another number of heads | hidden | 1 |
-# | an eighth of the way from there to the whole model, all of whose heads are open | hidden | 2 |
+# | random heads | their bits at `keep` = 6 | the mean difference must be | points |
+# | --- | --- | --- | ---: |
+# | cut, no training, 20 steps for you | 4.9, 4.6 and 4.1 | below 0 | 1 |
+# | cut, 40 steps of Adam at lr = 0.003, 40 steps for you | 2.43, 2.46 and 2.41 | below 0 | 2 |
+# | the same with another number of heads | hidden | below 0 | 1 |
+# | the same with 6 heads | | an eighth of the way to the whole model below 0 (hidden) | 1 |
 #
-# (Each point is the median of four draws of random heads. The whole model needs about 1.9 bits.) The first
-# call of the tests trains the model and computes these points: that takes half a minute, once.
+# (The whole model, all of whose heads are open, needs about 1.9 bits.) The first call of the tests trains the
+# model and computes the random heads: that takes half a minute, once.
+#
+# The sixth point is for your report, `paired_difference`: the mean $\bar d$ of the three differences and the
+# half-width of its 95 % interval, $\bar d \pm 4.303\, s/\sqrt 3$. Here $s$ is the standard deviation of the three
+# differences (their squared distances from the mean are divided by 2), and 4.303 is Student's factor for
+# three pairs. If the interval contains 0, three pairs have not shown a difference. The tests print it for your
+# answer (with pytest, add `-s`): report it, also if it contains 0.
 #
 # `remove_heads` and `adam_step` come as arguments again, in the forms of a5_1 and a5_4. Does the learning rate
 # have to stay the same all the way? Which would you rather waste, batches on looking or on training?
@@ -222,9 +233,18 @@ def prune_and_fine_tune(
     # YOUR CODE HERE
     raise NotImplementedError()
 
+# %%
+def paired_difference(mine, theirs):
+    """What three pairs say: (mean, half-width of its 95 % interval), two numbers.
+
+    mine, theirs (3,): bits per character, entry n of both from pair n. The difference is mine − theirs.
+    """
+    # YOUR CODE HERE
+    raise NotImplementedError()
+
 # %% [markdown]
 # ## Hand in
 #
 # Hand in this file, under the name that it has. If every test cell above prints `passed`, or
-# `pytest a5` shows no failure, all *visible* tests pass. They are worth 13 of 30 points; the hidden
-# tests, which run after you hand in, decide about the other 17.
+# `pytest a5` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 10.

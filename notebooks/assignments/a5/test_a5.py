@@ -241,13 +241,21 @@ def tuned(loss_and_gradients, start, steps, lr):
 
 
 trained = cache(given.trained)
-RESULTS = {}  # (keep, steps): bits per character
+SEEDS = (0, 1, 2)  # of the pairs: each has batches and random heads of its own
+RESULTS = {}  # (keep, steps): bits per character of each pair
 
 
 def pruned_bits(keep, steps):
+    """Bits per character of what prune_and_fine_tune makes in each pair."""
+    if (keep, steps) not in RESULTS:
+        RESULTS[keep, steps] = [bits_of_one(keep, steps, seed) for seed in SEEDS]
+    return RESULTS[keep, steps]
+
+
+def bits_of_one(keep, steps, seed):
     """Bits per character of what prune_and_fine_tune makes, after a look at what it is."""
     model = trained()
-    batches = model.batches(steps)
+    batches = model.batches(steps, seed)
     came = answer("prune_and_fine_tune")(
         model.parameters,
         keep,
@@ -281,20 +289,26 @@ def pruned_bits(keep, steps):
         expected=f"{keep} heads",
         hint="keep counts the heads of all layers; closed heads are still there, removed ones are not",
     )
-    RESULTS[keep, steps] = bits
     return bits
 
 
-def expect_fewer_bits(bits, point, what, keep, steps, hint):
-    """Fail unless `bits` is below a point of the trade-off; say by how much."""
+def expect_fewer_bits(keep, steps, training, what, hint, share=0.0):
+    """Fail unless the mean paired difference to random heads is below 0, or below a share of the way to the whole model."""
+    bits, model = np.array(pruned_bits(keep, steps)), trained()
+    others = np.array([model.random_heads(keep, training, seed) for seed in SEEDS])
+    goal = -share * (others.mean() - model.bits(model.parameters)) if share else 0.0
+    difference = bits - others
+    mean, half = difference.mean(), 4.303 * difference.std(ddof=1) / np.sqrt(3)
+    said = f"{mean:+.3f} ± {half:.3f} bits, of three pairs {np.round(difference, 3)}"
     expect(
-        bits < point,
-        f"more bits per character than {what}",
-        fed=f"keep = {keep}, steps = {steps}",
-        came=f"{bits:.3f} bits per character",
-        expected=f"less than {point:.3f} bits per character: {what}",
+        bool(mean < goal),
+        f"not fewer bits per character than {what}",
+        fed=f"keep = {keep}, steps = {steps}, three pairs",
+        came=f"yours minus random: {said}; yours {np.round(bits, 3)}, random {np.round(others, 3)}",
+        expected=f"a mean paired difference below {goal:.3f} bits per character",
         hint=hint,
     )
+    print(f"keep = {keep}, steps = {steps}: yours minus {what}: {said}")
 
 import numpy as np
 
@@ -332,7 +346,7 @@ def test_a5_1_owned():
 
 
 @pytest.mark.a5_1
-@pytest.mark.points(2)
+@pytest.mark.points(3)
 def test_a5_1_logits():
     expect_same_model(
         (4, 4),
@@ -348,8 +362,20 @@ def test_a5_1_logits():
     )
 
 
+@pytest.mark.a5_1
+@pytest.mark.points(1)
+def test_a5_1_empty():
+    for kept in ([[], [1, 2]], [[0, 3], []], [[], []]):
+        expect_same_model(
+            (4, 4),
+            kept,
+            "a layer that has lost all heads adds bo and net.bo, and nothing else",
+            seed=4,
+        )
+
+
 @pytest.mark.a5_2
-@pytest.mark.points(2)
+@pytest.mark.points(3)
 def test_a5_2_fold():
     # hard gates: head h is open where log_alpha is 0 or more, and c = heads / open heads
     parameters, settings = small_model((4, 4, 4), 7), GateConfig()
@@ -374,7 +400,7 @@ def test_a5_2_fold():
 
 
 @pytest.mark.a5_3
-@pytest.mark.points(1)
+@pytest.mark.points(2)
 def test_a5_3_importance():
     rng = np.random.default_rng(10)
     size = rng.uniform(1, 2, (2, 4))
@@ -390,7 +416,7 @@ def test_a5_3_importance():
 
 
 @pytest.mark.a5_3
-@pytest.mark.points(1)
+@pytest.mark.points(2)
 def test_a5_3_choose():
     rng = np.random.default_rng(12)
     expect_best(np.array([[0.9, 0.1, 0.5, 0.3], [0.2, 0.4, 0.8, 0.7]]), 3)
@@ -430,7 +456,7 @@ def test_a5_4_step():
 
 
 @pytest.mark.a5_4
-@pytest.mark.points(1)
+@pytest.mark.points(2)
 def test_a5_4_tune():
     lowest = {"W": np.array([[1.0, -2], [0, 3]]), "b": np.array([4.0])}
     curvature = {"W": np.array([[0.01, 1], [10, 100]]), "b": np.array([3.0])}
@@ -449,14 +475,29 @@ def test_a5_4_tune():
 
 @pytest.mark.a5_5
 @pytest.mark.points(1)
+def test_a5_5_report():
+    apart = np.array([2.3, 2.9, 1.7])
+    for shift in (np.array([-0.1, -0.2, -0.3]), np.array([0.02, 0.05, -0.01])):
+        expect_close(
+            answer("paired_difference")(apart + shift, apart),
+            np.array(
+                [shift.mean(), 4.303 / np.sqrt(3) * np.sqrt(((shift - shift.mean()) ** 2).sum() / 2)]
+            ),
+            "the report must be the mean of the three differences, and 4.303 s / √3",
+            fed={"mine": apart + shift, "theirs": apart},
+            hint="first the difference of each pair: the pairs are far apart from each other, and that does not matter",
+            relative=1e-6,
+        )
+
+
+@pytest.mark.a5_5
+@pytest.mark.points(1)
 def test_a5_5_heads():
-    bits = pruned_bits(6, 20)
     expect_fewer_bits(
-        bits,
-        trained().random_heads(6, 0),
-        "random heads cut, and nothing trained",
         6,
         20,
+        0,
+        "random heads cut, and nothing trained",
         "does the loss fall while you train? Against the gradient, with a small lr",
     )
 
@@ -464,13 +505,10 @@ def test_a5_5_heads():
 @pytest.mark.a5_5
 @pytest.mark.points(2)
 def test_a5_5_point():
-    bits = pruned_bits(6, 40)
-    print(f"{bits:.3f} bits per character with 6 of 12 heads")
     expect_fewer_bits(
-        bits,
-        trained().random_heads(6, 40),
-        "random heads, fine-tuned as long",
         6,
         40,
+        40,
+        "random heads, fine-tuned as long",
         "which heads stay? Are most of the batches spent on training what is left, after the cut?",
     )

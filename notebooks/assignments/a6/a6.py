@@ -30,7 +30,7 @@
 # where answers are marked, and there is 2 GiB of memory for all.
 #
 # A test cell that prints `passed` passed. `tinyprune` itself, PyTorch and the like must not be
-# imported by answers. Inputs must not be modified. Hidden tests feed other shapes and values. Run
+# imported by answers. Inputs must not be modified. Hidden tests use other shapes and values. Run
 # the notebook from its first cell on: it has to set Numba up before Numba is imported.
 
 # %%
@@ -137,7 +137,7 @@ def fused_attention(q, k, v, span):
 #    simulator tells them apart by their lines); it is one array for all threads of a block;
 # 2. for each TILE columns of A, and rows of B: each thread copies *one* number of A and *one* of B
 #    into the tiles, or 0 where there is none;
-# 3. `cuda.syncthreads()`: a barrier. Nobody goes on until all threads of the block have come here;
+# 3. `cuda.syncthreads()`: a barrier. No thread goes on until all threads of the block have come here;
 # 4. each thread adds the TILE products of its row of `tile_A` and its column of `tile_B` to its sum;
 # 5. another barrier. What would go wrong without it?
 #
@@ -244,5 +244,5 @@ def tiled_matmul(A, B):
 # ## Hand in
 #
 # Hand in this file, under the name that it has. If every test cell above prints `passed`, or
-# `pytest a6` shows no failure, all *visible* tests pass. They are worth 13 of 30 points; the hidden
-# tests, which run after you hand in, decide about the other 17.
+# `pytest a6` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 10.

@@ -225,7 +225,7 @@ import pytest
 
 
 @pytest.mark.a6_1
-@pytest.mark.points(1)
+@pytest.mark.points(2)
 def test_a6_1_values():
     rng = np.random.default_rng(0)
     softmax = answer("bias_softmax").in_place
@@ -269,7 +269,7 @@ def test_a6_1_speed():
 
 
 @pytest.mark.a6_2
-@pytest.mark.points(2)
+@pytest.mark.points(3)
 def test_a6_2_values():
     rng = np.random.default_rng(3)
     attention = answer("fused_attention")
@@ -306,7 +306,37 @@ def test_a6_2_values():
 
 
 @pytest.mark.a6_2
-@pytest.mark.points(3)
+@pytest.mark.points(2)
+def test_a6_2_memory():
+    rng = np.random.default_rng(5)
+    T, span = 26_000, 15
+    q, k, v = normal(rng, 1, 1, T, 4), normal(rng, 1, 1, T, 4), normal(rng, 1, 1, T, 4)
+    fed = f"{shapes(q=q, k=k, v=v)}, span {span}; 2 GiB of memory for all"
+    try:
+        came, out = "", answer("fused_attention")(q, k, v, span)
+    except AnswerError as error:
+        came, out = str(error), None
+    expect(
+        out is not None,
+        "memory must not grow with T · S",
+        fed=fed,
+        came=came,
+        expected="a result: q, k, v and out together are about 1 MB",
+        hint="where is an array of all scores, of all weights, or of what is in sight?",
+    )
+    expect_close(
+        out[:, :, -100:],
+        exact_attention(q[:, :, -100:], k[:, :, -200:], v[:, :, -200:], span),
+        "the last 100 queries must be right in a long text",
+        fed=fed,
+        hint="is anything kept from one query for the next?",
+        relative=1e-5,
+        absolute=2e-5,
+    )
+
+
+@pytest.mark.a6_2
+@pytest.mark.points(4)
 def test_a6_2_speed():
     rng = np.random.default_rng(6)
     T, S, span = 3072, 3072, 63
@@ -323,7 +353,7 @@ def test_a6_2_speed():
 
 
 @pytest.mark.a6_3
-@pytest.mark.points(2)
+@pytest.mark.points(3)
 def test_a6_3_product():
     rng = np.random.default_rng(8)
     multiply = answer("watched")
@@ -335,7 +365,7 @@ def test_a6_3_product():
             A @ B,
             "out must be A B; here TILE divides all sizes",
             fed=shapes(A=A, B=B, TILE=4),
-            hint="NaN: somebody read a tile before it was whole. Wrong with K > TILE only: is a tile "
+            hint="NaN: a thread read a tile before it was whole. Wrong with K > TILE only: is a tile "
             "overwritten while others still read it, does the sum go on from tile to tile?",
             relative=1e-5,
             absolute=1e-5,
@@ -344,7 +374,7 @@ def test_a6_3_product():
 
 
 @pytest.mark.a6_3
-@pytest.mark.points(2)
+@pytest.mark.points(3)
 def test_a6_3_shared():
     rng = np.random.default_rng(10)
     A, B = normal(rng, 8, 8), normal(rng, 8, 12)

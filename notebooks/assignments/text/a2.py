@@ -9,10 +9,14 @@ def formula_of_softmax(s):
     return a, a
 
 
-def formula_of_attention(q, k, v):
-    """What a2_2 asks for."""
-    out, cache = ops.attention_forward(q, k, v)
-    return out, (q, k, v, cache.a)
+def formula_of_attention(q, k, v, b):
+    """What a2_2 asks for: the package's weights, times e to the power of the bias, normalised again."""
+    Dh, T, S, C = q.shape[3], q.shape[1], k.shape[1], b.shape[1]
+    _, cache = ops.attention_forward(q * (np.sqrt(Dh) / Dh ** (1 / 2)), k, v)
+    distance = np.arange(T)[:, None] + S - T - np.arange(S)
+    e = cache.a * np.exp(b[:, np.clip(distance // 2, 0, C - 1)])
+    a = e / e.sum(-1, keepdims=True)
+    return np.einsum("bhij,bjhd->bihd", a, v), (q, k, v, b, a)
 
 
 def formula_of_persistent(q, k, v, pk, pv):
@@ -89,30 +93,33 @@ def random_qkv(rng, B, T, S, H, Dh):
     return {x: rng.standard_normal(shape) for x, shape in shapes.items()}
 
 
+def random_biased(rng, B, T, S, H, Dh, C):
+    """The same, with a bias for each of C groups of distances."""
+    return {**random_qkv(rng, B, T, S, H, Dh), "b": rng.standard_normal((H, C))}
+
+
 def random_persistent(rng, B, T, S, H, Dh, N):
-    """The same, with N persistent vectors for each head."""
+    """Queries, keys and values, with N persistent vectors for each head."""
     pk, pv = 0.5 * rng.standard_normal((H, N, Dh)), rng.standard_normal((H, N, Dh))
     return {**random_qkv(rng, B, T, S, H, Dh), "pk": pk, "pv": pv}
 
 
 # %% [markdown]
-# # A2 · Attention forwards and backwards, with persistent vectors
+# # A2 · Attention forwards and backwards, with a bias and with persistent vectors
 #
-# You write the operation that everything else in this course turns around: causal **attention** with
-# a memory, its gradients, and the **persistent vectors** that take the place of the feed-forward
-# block. NumPy alone. About 3 hours. Helpful before:
+# You write the operation that everything else in this course revolves around: causal **attention** with
+# a memory and a learned **bias** for each distance, its gradients, and the paper's **persistent vectors**,
+# which take the place of the feed-forward block. NumPy alone. About 3½ hours. Helpful before:
 # [chapter 03](https://github.com/tinyprune/tinyprune/blob/main/notebooks/03_attention_by_hand.ipynb) and
-# section 1 of
-# [chapter 04](https://github.com/tinyprune/tinyprune/blob/main/notebooks/04_positions_and_memory.ipynb),
-# and for a2_4
-# [chapter 10b](https://github.com/tinyprune/tinyprune/blob/main/notebooks/10b_all_attention.ipynb)
-# (sections 2 and 3).
+# [chapter 04](https://github.com/tinyprune/tinyprune/blob/main/notebooks/04_positions_and_memory.ipynb) (memory),
+# and for a2_4 the page on the paper's own heads in
+# [chapter 10](https://github.com/tinyprune/tinyprune/blob/main/notebooks/10_does_it_work.ipynb).
 #
 # | task | what | points |
 # | --- | --- | ---: |
 # | a2_1 | softmax | 6 |
-# | a2_2 | attention, forwards | 6 |
-# | a2_3 | attention, backwards | 9 |
+# | a2_2 | attention with a bias for each distance, forwards | 6 |
+# | a2_3 | the same, backwards | 9 |
 # | a2_4 | persistent vectors, forwards and backwards | 9 |
 #
 # The letters are those of the whole course:
@@ -125,6 +132,7 @@ def random_persistent(rng, B, T, S, H, Dh, N):
 # | S = M + T | keys and values: memory first, then the segment |
 # | H, Dh | heads, and the width of one |
 # | N | persistent vectors of a head |
+# | C | groups of distances that share a bias |
 #
 # As in A1, a layer is `out, cache = x_forward(*inputs)` and `x_backward(dout, cache)`, which returns
 # one gradient for each input, in their order and of their shapes. A `cache` may hold what you like;
@@ -133,7 +141,7 @@ def random_persistent(rng, B, T, S, H, Dh, N):
 #
 # A test cell that prints `passed` passed. Gradients are compared with measured derivatives, outputs
 # with what must be true of any attention: write it as you like, with `einsum`, with `@` or with
-# loops. `tinyprune` itself, PyTorch and the like must not be imported by answers. Hidden tests feed
+# loops. `tinyprune` itself, PyTorch and the like must not be imported by answers. Hidden tests use
 # other shapes and values.
 
 # %% given="a2_imports"
@@ -180,7 +188,7 @@ def softmax_backward(da, cache):
     ### END SOLUTION
 
 
-# %% test="a2_1_forward" points=1
+# %% test="a2_1_forward" points=2
 expect_close(
     out_of("softmax_forward", s=np.zeros((2, 3, 5))),
     np.full((2, 3, 5), 1 / 5),
@@ -205,7 +213,7 @@ expect_close(
     hint="exp(1000) is infinite in float64; subtract something from the row first. exp(-inf) is 0",
 )
 
-# %% test="a2_1_forward_hidden" points=2
+# %% test="a2_1_forward_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(20)
 for shape in ((7,), (3, 4), (2, 3, 4, 6)):
@@ -256,7 +264,7 @@ expect_close(
 )
 ### END HIDDEN TESTS
 
-# %% test="a2_1_backward" points=1
+# %% test="a2_1_backward" points=2
 expect_gradients(
     "softmax_backward",
     formula_of_softmax,
@@ -264,7 +272,7 @@ expect_gradients(
     hint="a score moves its own weight, and through the sum all the others of its row",
 )
 
-# %% test="a2_1_backward_hidden" points=2
+# %% test="a2_1_backward_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(22)
 for shape in ((2, 3, 4, 5), (6,), (3, 3, 3)):
@@ -299,11 +307,11 @@ expect_close(
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## a2_2 · Attention, forwards
+# ## a2_2 · Attention with a bias for each distance, forwards
 #
 # For every text of the batch and every head by itself:
 #
-# $$s_{ij} = \frac{q_i\cdot k_j}{\sqrt{\mathtt{Dh}}} \ \text{ if query } i \text{ sees key } j
+# $$s_{ij} = \frac{q_i\cdot k_j}{\mathtt{Dh}^{1/2}} + b_{g(d)} \ \text{ if query } i \text{ sees key } j
 # \text{, else } -\infty
 # \qquad a_i = \operatorname{softmax}(s_i) \qquad \text{out}_i = \sum_j a_{ij}\,v_j$$
 #
@@ -318,6 +326,12 @@ expect_close(
 # query 1     ×  ×   ×  ×
 # query 2     ×  ×   ×  ×  ×
 # ```
+#
+# Attention does not know how far away a key is. Here each head learns a bias for that: $d = i + S - T - j$ is the
+# **distance** from query $i$ back to key $j$, 0 for its own position. Distances are counted in groups of
+# 2, and all far ones share the last group: $g(d) = \min(\lfloor d / 2 \rfloor,\ C - 1)$. Each head has a
+# number for each group, `b` (H, C), which is added to the score. Which array of (T, S) numbers of groups
+# do you need, and what does `b[:, groups]` give?
 #
 # Axes come as (batch, position, head, width), and weights go as (batch, head, query, key). Which
 # axis is summed over in each of the two products? `reshape` does not swap axes: what does?
@@ -342,64 +356,83 @@ def given_softmax_backward(da, a):
 
 
 # %% solution="a2_2"
-def attention_forward(q, k, v):
-    """Causal attention with memory.
+def attention_forward(q, k, v, b):
+    """Causal attention with memory and a bias for each distance.
 
-    q (B, T, H, Dh), k and v (B, S, H, Dh), S ≥ T. Returns out (B, T, H, Dh) and the cache
-    (q, k, v, a), with the weights a (B, H, T, S).
+    q (B, T, H, Dh), k and v (B, S, H, Dh), S ≥ T, b (H, C), C ≥ 1. Returns out (B, T, H, Dh) and the
+    cache (q, k, v, b, a), with the weights a (B, H, T, S).
     """
     ### BEGIN SOLUTION
     T, Dh = q.shape[1], q.shape[3]
     S = k.shape[1]
-    s = np.einsum("bihd,bjhd->bhij", q, k) / np.sqrt(Dh)
+    s = np.einsum("bihd,bjhd->bhij", q, k) / Dh ** (1 / 2)
     # what query i sees: keys up to its own position
-    seen = np.arange(S) <= np.arange(T)[:, None] + S - T
-    a = given_softmax(np.where(seen, s, -np.inf))
-    return np.einsum("bhij,bjhd->bihd", a, v), (q, k, v, a)
+    distance = np.arange(T)[:, None] + S - T - np.arange(S)
+    seen = distance >= 0
+    group = np.minimum(np.maximum(distance, 0) // 2, b.shape[1] - 1)
+    a = given_softmax(np.where(seen, s + b[:, group], -np.inf))
+    return np.einsum("bhij,bjhd->bihd", a, v), (q, k, v, b, a)
     ### END SOLUTION
 
 
-# %% test="a2_2_forward" points=2
+# %% test="a2_2_forward" points=5
 q, k, v = np.zeros((1, 1, 1, 4)), np.zeros((1, 2, 1, 4)), np.zeros((1, 2, 1, 4))
 q[0, 0, 0, 0], k[0, 0, 0, 0] = 2 * np.log(3), 1
 v[0, 0, 0], v[0, 1, 0] = [4, 0, 0, 0], [0, 4, 0, 0]
+q *= 4 ** (1 / 2) / 2
 expect_close(
-    out_of("attention_forward", q=q, k=k, v=v)[0, 0, 0],
+    out_of("attention_forward", q=q, k=k, v=v, b=np.zeros((1, 1)))[0, 0, 0],
     np.array([3.0, 1, 0, 0]),
     "scores log 3 and 0 must give weights 3/4 and 1/4",
-    fed="one query (2 log 3, 0, 0, 0), keys (1, 0, 0, 0) and zeros, values (4, 0, 0, 0) and (0, 4, 0, 0)",
-    hint="here q·k is 2 log 3, and √Dh is 2",
+    fed={"q[0, 0, 0]": q[0, 0, 0], "keys": "(1, 0, 0, 0) and zeros", "b": "zeros (1, 1)"},
+    hint="here q·k divided by the power of Dh in the formula is log 3",
 )
 rng = np.random.default_rng(23)
 for T, S in ((4, 4), (3, 5)):
-    inputs = random_qkv(rng, 1, T, S, 2, 3)
-    inputs["q"][:] = 0
+    inputs = random_biased(rng, 1, T, S, 2, 3, 2)
+    inputs["q"][:] = inputs["b"][:] = 0
     expect_close(
         out_of("attention_forward", **inputs),
         np.stack([inputs["v"][:, : i + S - T + 1].mean(1) for i in range(T)], axis=1),
         "with equal scores, a query must get the mean of all values that it sees",
-        fed=f"q zeros {inputs['q'].shape}, k and v random {inputs['k'].shape}",
+        fed=f"q zeros {inputs['q'].shape}, k and v random {inputs['k'].shape}, b zeros (2, 2)",
         hint="query 0 sees S − T + 1 keys, the last one all S; is the mask there before the softmax, and do heads stay apart?",
     )
+# without queries only the biases speak: value j is the unit vector j, so that out is the weights
+T, S = 2, 9
+b = np.log(np.array([[1.0, 2, 3], [5, 1, 4]]))
+a = out_of(
+    "attention_forward", q=np.zeros((1, T, 2, S)), k=np.zeros((1, S, 2, S)), v=one_hot(S, 2, S), b=b
+)
+for i in range(T):
+    back = [i + S - T - j for j in range(i + S - T + 1)]
+    wanted = np.exp(b)[:, [min(d // 2, 2) for d in back]]
+    expect_close(
+        a[0, i, :, : len(back)],
+        wanted / wanted.sum(1, keepdims=True),
+        f"with queries of 0, the weights of query {i} must be e to the power of the bias of each key's group",
+        fed={"q and k": "zeros", "e to the power of b": np.exp(b), "distances of keys": back},
+        hint="how far is key j from query i, which group is that, and what is the last group?",
+    )
 
-# %% test="a2_2_forward_hidden" points=4
+# %% test="a2_2_forward_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(24)
 name = "attention_forward"
-B, T, S, H, Dh = 2, 4, 6, 3, 7
-inputs = random_qkv(rng, B, T, S, H, Dh)
+B, T, S, H, Dh, C = 2, 4, 6, 3, 7, 2
+inputs = random_biased(rng, B, T, S, H, Dh, C)
 out = out_of(name, **inputs)
-for b in range(B):
+for n in range(B):
     for h in range(H):
-        alone = {x: value[b : b + 1, :, h : h + 1] for x, value in inputs.items()}
+        alone = {x: inputs[x][n : n + 1, :, h : h + 1] for x in ("q", "k", "v")}
         expect_close(
-            out_of(name, **alone),
-            out[b : b + 1, :, h : h + 1],
+            out_of(name, **alone, b=inputs["b"][h : h + 1]),
+            out[n : n + 1, :, h : h + 1],
             "a head of a text alone must give what it gives among others",
-            fed=f"q ({B}, {T}, {H}, {Dh}), k and v ({B}, {S}, {H}, {Dh}), and of these text {b}, head {h} alone",
+            fed=f"q ({B}, {T}, {H}, {Dh}), k and v ({B}, {S}, {H}, {Dh}), b ({H}, {C}), and of these text {n}, head {h} alone",
             hint="texts and heads never meet: a reshape may have mixed their axes",
         )
-single = random_qkv(rng, 1, T, S, H, Dh)
+single = random_biased(rng, 1, T, S, H, Dh, C)
 single["v"] = one_hot(S, H, Dh)
 a = out_of(name, **single)
 for i in range(T):
@@ -408,6 +441,7 @@ for i in range(T):
         fed = {
             f"q[0, {i}, {h}]": single["q"][0, i, h],
             f"k[0, :, {h}]": single["k"][0, :, h],
+            f"b[{h}]": single["b"][h],
             "v": f"value j is the unit vector j, so that out[0, {i}, {h}] is a[0, {h}, {i}]",
         }
         came = f"weights {np.round(a[0, i, h], 6)}"
@@ -426,18 +460,19 @@ for i in range(T):
             fed=fed,
             hint="over which axis is the softmax?",
         )
-        difference = single["k"][0, : last + 1, h] - single["k"][0, 0, h]
+        scores = single["k"][0, : last + 1, h] @ single["q"][0, i, h] / Dh ** (1 / 2)
+        scores += single["b"][h, [min((last - j) // 2, C - 1) for j in range(last + 1)]]
         expect_close(
             np.log(a[0, i, h, : last + 1] / a[0, i, h, 0]),
-            difference @ single["q"][0, i, h] / np.sqrt(Dh),
-            "the ratio of two weights must be e to the power of (q_i·k_j − q_i·k_0) / √Dh",
+            scores - scores[0],
+            "the ratio of two weights must be e to the power of the difference of their scores",
             fed=fed,
-            hint="is a query scored with keys of its own head only, and is Dh the width of one head?",
+            hint="are a query and a bias met by keys of their own head only, and is Dh the width of one head?",
         )
 for t in range(1, T):
     later = {x: value.copy() for x, value in inputs.items()}
-    for value in later.values():
-        value[:, t - T :] = rng.standard_normal(value[:, t - T :].shape)
+    for x in ("q", "k", "v"):
+        later[x][:, t - T :] = rng.standard_normal(later[x][:, t - T :].shape)
     expect_close(
         out_of(name, **later)[:, :t],
         out[:, :t],
@@ -446,7 +481,7 @@ for t in range(1, T):
         hint="does a query see a key of a later position?",
     )
     expect_close(
-        out_of(name, q=inputs["q"][:, t:], k=inputs["k"], v=inputs["v"]),
+        out_of(name, **inputs | {"q": inputs["q"][:, t:]}),
         out[:, t:],
         "the last queries alone, with the earlier positions as memory, must give what they gave",
         fed=f"the last {T - t} of {T} queries, and all {S} keys and values",
@@ -454,15 +489,16 @@ for t in range(1, T):
     )
 order = np.arange(S)
 order[: S - T + 1] = order[S - T :: -1]
+unbiased = inputs | {"b": np.zeros((H, C))}
 expect_close(
-    out_of(name, q=inputs["q"], k=inputs["k"][:, order], v=inputs["v"][:, order]),
-    out,
-    "the order of keys that every query sees must not matter, as long as values follow keys",
-    fed=f"T = {T}, S = {S}, with the first {S - T + 1} keys and values reversed",
+    out_of(name, **unbiased | {x: inputs[x][:, order] for x in ("k", "v")}),
+    out_of(name, **unbiased),
+    "without biases, the order of keys that every query sees must not matter, as long as values follow keys",
+    fed=f"T = {T}, S = {S}, b zeros, with the first {S - T + 1} keys and values reversed",
     hint="a weight and its value belong to the same key",
 )
 expect_close(
-    out_of(name, q=inputs["q"], k=inputs["k"] + rng.standard_normal(Dh), v=inputs["v"]),
+    out_of(name, **inputs | {"k": inputs["k"] + rng.standard_normal(Dh)}),
     out,
     "one vector added to all keys must change nothing: it adds the same to all scores of a query",
     fed=f"T = {T}, S = {S}",
@@ -474,35 +510,41 @@ expect_close(
 # ## a2_3 · Attention, backwards
 #
 # Go through the three lines of a2_2 from the last to the first: from `dout` to the gradients of the
-# weights and of `v`; from those of the weights to those of the scores; from there to `q` and `k`.
+# weights and of `v`; from those of the weights to those of the scores; from there to `q`, `k` and `b`.
 #
-# Each line uses one thing in many places: a value is read by many queries, a query meets many keys.
-# What was used in many places gets the sum of what comes back from all of them. Which of the three
-# gradients needs no softmax? And what does the mask do on the way back: is there anything left for
-# it to do?
+# Each line uses one thing in many places: a value is read by many queries, a query meets many keys, a
+# bias is added to all scores of its group, in every text. What was used in many places gets the sum of
+# what comes back from all of them. Which of the four gradients needs no softmax? And what does the mask
+# do on the way back: is there anything left for it to do?
 #
 # Each gradient has tests and points of its own. Whatever is not written yet may be `None`:
-# `return None, None, dv`.
+# `return None, None, dv, None`.
 
 
 # %% solution="a2_3"
 def attention_backward(dout, cache):
-    """Gradients of attention_forward, from its cache (q, k, v, a).
+    """Gradients of attention_forward, from its cache (q, k, v, b, a).
 
-    dout (B, T, H, Dh) → dq (B, T, H, Dh), dk (B, S, H, Dh), dv (B, S, H, Dh).
+    dout (B, T, H, Dh) → dq (B, T, H, Dh), dk (B, S, H, Dh), dv (B, S, H, Dh), db (H, C).
     """
     ### BEGIN SOLUTION
-    q, k, v, a = cache
-    root = np.sqrt(q.shape[3])
+    q, k, v, b, a = cache
+    T, S = a.shape[2:]
+    root = q.shape[3] ** (1 / 2)
     # out = a v
     dv = np.einsum("bhij,bihd->bjhd", a, dout)
     da = np.einsum("bihd,bjhd->bhij", dout, v)
     # a = softmax(s); where a key is not seen, a is 0, and so is ds
     ds = a * (da - (a * da).sum(axis=-1, keepdims=True))
-    # s = q k / √Dh
+    # s = q k / root + b
     dq = np.einsum("bhij,bjhd->bihd", ds, k) / root
     dk = np.einsum("bhij,bihd->bjhd", ds, q) / root
-    return dq, dk, dv
+    distance = np.arange(T)[:, None] + S - T - np.arange(S)
+    group = np.minimum(np.maximum(distance, 0) // 2, b.shape[1] - 1)
+    db = np.zeros(b.shape)
+    for n in range(b.shape[1]):
+        db[:, n] = (ds * (group == n)).sum(axis=(0, 2, 3))
+    return dq, dk, dv, db
     ### END SOLUTION
 
 
@@ -510,7 +552,7 @@ def attention_backward(dout, cache):
 expect_gradients(
     "attention_backward",
     formula_of_attention,
-    random_qkv(np.random.default_rng(25), 1, 3, 4, 2, 2),
+    random_biased(np.random.default_rng(25), 1, 3, 4, 2, 2, 2),
     only=["v"],
     hint="v_j is read by every query, with the weight that the query gives to it",
 )
@@ -519,58 +561,82 @@ expect_gradients(
 expect_gradients(
     "attention_backward",
     formula_of_attention,
-    random_qkv(np.random.default_rng(26), 1, 3, 4, 2, 2),
+    random_biased(np.random.default_rng(26), 1, 3, 4, 2, 2, 2),
     only=["q"],
-    hint="first the gradient of the weights, then through the softmax, then through q·k / √Dh",
+    hint="first the gradient of the weights, then through the softmax, then through the scaled q·k",
 )
 
 # %% test="a2_3_dk" points=1
 expect_gradients(
     "attention_backward",
     formula_of_attention,
-    random_qkv(np.random.default_rng(27), 1, 3, 4, 2, 2),
+    random_biased(np.random.default_rng(27), 1, 3, 4, 2, 2, 2),
     only=["k"],
-    hint="the same road as to q; k_j is met by every query: which axis of ds is summed over?",
+    hint="the same path as to q; k_j is met by every query: which axis of ds is summed over?",
 )
 
-# %% test="a2_3_dv_hidden" points=2
-### BEGIN HIDDEN TESTS
-rng = np.random.default_rng(28)
-for sizes in ((2, 3, 5, 4, 6), (3, 4, 4, 1, 2), (2, 1, 3, 3, 1)):
+# %% test="a2_3_db" points=2
+for n, sizes in enumerate(((1, 3, 4, 2, 2, 3), (2, 3, 8, 2, 3, 2))):
     expect_gradients(
         "attention_backward",
         formula_of_attention,
-        random_qkv(rng, *sizes),
+        random_biased(np.random.default_rng(37 + n), *sizes),
+        only=["b"],
+        hint="a bias is added to every score of its group, of all queries and texts: where do these stand in ds?",
+    )
+
+# %% test="a2_3_dv_hidden" points=1
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(28)
+for sizes in ((2, 3, 5, 4, 6, 2), (3, 4, 4, 1, 2, 1), (2, 1, 3, 3, 1, 4)):
+    expect_gradients(
+        "attention_backward",
+        formula_of_attention,
+        random_biased(rng, *sizes),
         only=["v"],
         hint="every text and every head by itself; summed over queries, and nothing else",
         rng=rng,
     )
 ### END HIDDEN TESTS
 
-# %% test="a2_3_dq_hidden" points=2
+# %% test="a2_3_dq_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(29)
-for sizes in ((2, 3, 5, 4, 6), (3, 4, 4, 1, 2), (2, 1, 3, 3, 1)):
+for sizes in ((2, 3, 5, 4, 6, 2), (3, 4, 4, 1, 2, 1), (2, 1, 3, 3, 1, 4)):
     expect_gradients(
         "attention_backward",
         formula_of_attention,
-        random_qkv(rng, *sizes),
+        random_biased(rng, *sizes),
         only=["q"],
         hint="is the root that of Dh, and is every sum within one text and one head?",
         rng=rng,
     )
 ### END HIDDEN TESTS
 
-# %% test="a2_3_dk_hidden" points=2
+# %% test="a2_3_dk_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(30)
-for sizes in ((2, 3, 5, 4, 6), (3, 4, 4, 1, 2), (2, 1, 3, 3, 1)):
+for sizes in ((2, 3, 5, 4, 6, 2), (3, 4, 4, 1, 2, 1), (2, 1, 3, 3, 1, 4)):
     expect_gradients(
         "attention_backward",
         formula_of_attention,
-        random_qkv(rng, *sizes),
+        random_biased(rng, *sizes),
         only=["k"],
         hint="is the root that of Dh, and do keys of the memory get their gradient too?",
+        rng=rng,
+    )
+### END HIDDEN TESTS
+
+# %% test="a2_3_db_hidden" points=1
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(39)
+for sizes in ((2, 3, 9, 4, 3, 3), (3, 4, 4, 1, 2, 1), (2, 1, 3, 3, 1, 4)):
+    expect_gradients(
+        "attention_backward",
+        formula_of_attention,
+        random_biased(rng, *sizes),
+        only=["b"],
+        hint="far distances share the last group; a group that no query sees has the gradient 0",
         rng=rng,
     )
 ### END HIDDEN TESTS
@@ -591,7 +657,7 @@ for sizes in ((2, 3, 5, 4, 6), (3, 4, 4, 1, 2), (2, 1, 3, 3, 1)):
 # keep learned vectors small; mind that the one cancels and the other does not.
 #
 # There are two ways to write this: as it stands, or by making more keys and values of `pk` and `pv`
-# and going the way of a2_2. With the second, what has to be done to the mask, and on the way back
+# and going the way of a2_2, without its bias. With the second, what has to be done to the mask, and on the way back
 # with the gradients of what was copied for every text? N may be 0, and then nothing is added.
 #
 # The given softmax and its gradient serve here too, or yours.
@@ -646,7 +712,7 @@ def persistent_attention_backward(dout, cache):
     ### END SOLUTION
 
 
-# %% test="a2_4_forward" points=1
+# %% test="a2_4_forward" points=2
 rng = np.random.default_rng(31)
 B, T, S, H, Dh, N = 1, 3, 4, 2, 5, 2
 inputs = random_persistent(rng, B, T, S, H, Dh, N)
@@ -661,7 +727,7 @@ expect_close(
     hint=f"one softmax: query 0 shares its weight among {S - T + 1} + {N} keys, the last among {S} + {N}",
 )
 
-# %% test="a2_4_forward_hidden" points=2
+# %% test="a2_4_forward_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(32)
 name = "persistent_attention_forward"
@@ -756,7 +822,7 @@ expect_close(
 )
 ### END HIDDEN TESTS
 
-# %% test="a2_4_context" points=1
+# %% test="a2_4_context" points=2
 expect_gradients(
     "persistent_attention_backward",
     formula_of_persistent,
@@ -770,7 +836,7 @@ expect_gradients(
     },
 )
 
-# %% test="a2_4_persistent" points=1
+# %% test="a2_4_persistent" points=2
 expect_gradients(
     "persistent_attention_backward",
     formula_of_persistent,
@@ -783,7 +849,7 @@ expect_gradients(
     },
 )
 
-# %% test="a2_4_context_hidden" points=2
+# %% test="a2_4_context_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(35)
 for sizes in ((2, 3, 5, 4, 7, 6), (3, 4, 4, 1, 3, 2), (2, 3, 4, 3, 2, 0)):
@@ -797,7 +863,7 @@ for sizes in ((2, 3, 5, 4, 7, 6), (3, 4, 4, 1, 3, 2), (2, 3, 4, 3, 2, 0)):
     )
 ### END HIDDEN TESTS
 
-# %% test="a2_4_persistent_hidden" points=2
+# %% test="a2_4_persistent_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(36)
 for sizes in ((2, 3, 5, 4, 7, 6), (3, 4, 4, 1, 3, 2), (4, 1, 2, 3, 5, 4)):
@@ -815,5 +881,5 @@ for sizes in ((2, 3, 5, 4, 7, 6), (3, 4, 4, 1, 3, 2), (4, 1, 2, 3, 5, 4)):
 # ## Hand in
 #
 # Hand in this file, under the name that it has. If every test cell above prints `passed`, or
-# `pytest a2` shows no failure, all *visible* tests pass. They are worth 10 of 30 points; the hidden
-# tests, which run after you hand in, decide about the other 20.
+# `pytest a2` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 10.

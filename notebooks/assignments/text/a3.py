@@ -8,11 +8,20 @@ OTHERS = (0.7, -0.3, 1.1)
 FORM = "one gradient comes back, dlog_alpha, of the shape of log_alpha; dout and the cache stay as they are"
 
 
+def powered(clipped):
+    # the last step of the soft gate
+    return clipped**2
+
+
 def formula_of_gate(log_alpha, u, beta, gamma, zeta, hard=False):
-    # the gate of the text, and the cache as the text describes it
-    gate, (s, _, temperature, stretch) = ops.hard_concrete_forward(
-        log_alpha, u, beta=beta, gamma=gamma, zeta=zeta, hard=hard
+    # the gate of the text, and the cache as the text describes it; the package knows it without the power
+    clipped, (s, _, temperature, stretch) = ops.hard_concrete_forward(
+        log_alpha, u, beta=beta, gamma=gamma, zeta=zeta, hard=False
     )
+    soft = powered(clipped)
+    # a hard gate in complex numbers has the soft gate's derivative
+    gate = (clipped.real >= 0.5) + 1j * soft.imag if hard else soft
+    gate = gate if np.iscomplexobj(log_alpha) else gate.real
     return gate, (s, s * stretch + gamma, temperature, stretch)
 
 
@@ -20,9 +29,9 @@ def formula_of_hard_gate(log_alpha, u, beta, gamma, zeta):
     return formula_of_gate(log_alpha, u, beta, gamma, zeta, hard=True)
 
 
-def formula_of_l0(log_alpha, beta, gamma, zeta):
-    L0, (p, _) = ops.l0_forward(log_alpha, beta=beta, gamma=gamma, zeta=zeta)
-    return L0, p
+def formula_of_l0(log_alpha, size, beta, gamma, zeta):
+    p = ops.p_open(log_alpha, beta=beta, gamma=gamma, zeta=zeta)
+    return (size * p).sum(), (p, size)
 
 
 def log_alpha_of(stretched, u, beta, gamma, zeta):
@@ -57,9 +66,9 @@ def layer_output(gates, o, Wo):
     return (gates[:, None] * o).reshape(B, T, H * Dh) @ Wo
 
 
-def without_head(h, H):
-    gates = np.ones(H)
-    gates[h] = 0
+def without_gate(n, G):
+    gates = np.ones(G)
+    gates[n] = 0
     return gates
 
 
@@ -67,7 +76,8 @@ def without_head(h, H):
 # # A3 · Hard-Concrete gates and the L0 loss
 #
 # You write what decides about a head: a **gate** that can be exactly 0 and still learns, the price of
-# an open gate, and the difference that a head makes. About 2½ hours. Helpful before:
+# an open gate, and the difference that a gate makes. This gate ends with a power, and the price is in
+# parameters: the chapters have neither, so derive what changes. About 2½ hours. Helpful before:
 # [chapter 02](https://github.com/tinyprune/tinyprune/blob/main/notebooks/02_hard_concrete_gate.ipynb)
 # for tasks 1 to 3,
 # [chapter 05](https://github.com/tinyprune/tinyprune/blob/main/notebooks/05_l0_and_the_difference.ipynb)
@@ -77,8 +87,8 @@ def without_head(h, H):
 # | --- | --- | ---: |
 # | a3_1 | the soft gate | 9 |
 # | a3_2 | the hard gate, straight-through | 6 |
-# | a3_3 | probability of being open, and L0 | 8 |
-# | a3_4 | the difference that a head makes | 7 |
+# | a3_3 | probability of being open, and L0 in parameters | 8 |
+# | a3_4 | the difference that a gate of several heads makes | 7 |
 #
 # No task needs the answer to another one. Helper functions of your own are welcome, in any of the
 # cells for answers.
@@ -86,7 +96,7 @@ def without_head(h, H):
 # As in A1, a `cache` carries what a backward needs. You may put into it what you like; where a task
 # names its contents, a backward is marked with these even if your forward does not work yet.
 # Neither inputs, nor `dout`, nor the cache may be modified. Answers use NumPy alone. Hidden tests
-# feed other shapes, other values, and other constants than the paper's, which are
+# use other shapes, other values, and other constants than the paper's, which are
 #
 # $$ \mathtt{beta} = 0.333 \qquad \mathtt{gamma} = -0.1 \qquad \mathtt{zeta} = 1.1 . $$
 #
@@ -99,11 +109,12 @@ import numpy as np
 # ## a3_1 · The soft gate
 #
 # A gate has one parameter, `log_alpha`, and in every training step new noise $u$, uniform between 0
-# and 1. The gate is made in three steps: smear, stretch, clip.
+# and 1. The gate is made in four steps: smooth, stretch, clip and, which the paper does not do, the power of 2.
+# So a gate leaves 0 without a kink.
 #
 # $$ s = \operatorname{sigmoid}\Big(\frac{\log u - \log(1-u) + \mathtt{log\_alpha}}{\mathtt{beta}}\Big) \qquad
 # \bar s = s\,(\mathtt{zeta}-\mathtt{gamma}) + \mathtt{gamma} \qquad
-# g = \min(1, \max(0, \bar s)) $$
+# g = \min(1, \max(0, \bar s))^2 $$
 #
 # with $\operatorname{sigmoid}(z) = 1/(1+e^{-z})$. In **evaluation** `u` is `None`: there is neither
 # noise nor temperature, and $s = \operatorname{sigmoid}(\mathtt{log\_alpha})$. `log_alpha`, `u` and
@@ -111,8 +122,7 @@ import numpy as np
 #
 # The noise is given and stands still while you differentiate. How much does $g$ move with $\bar s$,
 # on either side of 0 and of 1? Which factor does each of the steps bring, and which of them
-# is different in evaluation? (At exactly $\bar s = 0$ and $\bar s = 1$ there is a kink. Nobody asks
-# about it.)
+# is different in evaluation? (The tests do not ask for the kink at exactly $\bar s = 1$.)
 
 
 # %% solution="a3_1"
@@ -133,7 +143,7 @@ def hard_concrete_forward(log_alpha, u, beta, gamma, zeta):
     # sigmoid(z) = (1 + tanh(z / 2)) / 2
     s = (1 + np.tanh((noise + log_alpha) / temperature / 2)) / 2
     s_bar = s * (zeta - gamma) + gamma
-    return np.clip(s_bar, 0, 1), (s, s_bar, temperature, zeta - gamma)
+    return np.clip(s_bar, 0, 1) ** 2, (s, s_bar, temperature, zeta - gamma)
     ### END SOLUTION
 
 
@@ -142,24 +152,25 @@ def hard_concrete_backward(dout, cache):
     ### BEGIN SOLUTION
     s, s_bar, temperature, stretch = cache
     inside = (s_bar > 0) & (s_bar < 1)
-    return dout * inside * stretch * s * (1 - s) / temperature
+    slope = 2 * np.where(inside, s_bar, 0)
+    return dout * slope * stretch * s * (1 - s) / temperature
     ### END SOLUTION
 
 
-# %% test="a3_1_forward" points=2
+# %% test="a3_1_forward" points=3
 forward = answer("hard_concrete_forward")
 gate, _ = forward(np.zeros(2), np.full(2, 0.5), *OTHERS)
 expect_close(
     gate,
-    np.full(2, 0.4),
-    "with log_alpha = 0 and u = ½ a gate must stand in the middle between gamma and zeta",
+    powered(np.full(2, 0.4)),
+    "with log_alpha = 0 and u = ½ the clipped gate must stand in the middle between gamma and zeta, at 0.4",
     fed="log_alpha zeros (2,), u = 0.5, beta 0.7, gamma −0.3, zeta 1.1",
-    hint="log u − log(1 − u) is 0 here: what is s? Is it stretched, and by what?",
+    hint="log u − log(1 − u) is 0 here: what is s? Is it stretched, and by what? What is the last step?",
 )
 gate, _ = forward(np.zeros(2), None, *OTHERS)
 expect_close(
     gate,
-    np.full(2, 0.4),
+    powered(np.full(2, 0.4)),
     "in evaluation, with u = None, a log_alpha of 0 must give the same",
     fed="log_alpha zeros (2,), u None, beta 0.7, gamma −0.3, zeta 1.1",
     hint="s = sigmoid(log_alpha), and then the same stretch as with noise",
@@ -170,9 +181,9 @@ log_alpha = log_alpha_of(wanted, u, *PAPERS)
 gate, _ = forward(log_alpha, u, *PAPERS)
 expect_close(
     gate,
-    wanted,
-    "log_alpha was computed backwards from the gates, and they must come out again",
-    fed={"log_alpha": log_alpha, "u": u, "beta, gamma, zeta": PAPERS},
+    powered(wanted),
+    "log_alpha was computed backwards from the clipped gates, and their powers must come out",
+    fed={"log_alpha": log_alpha, "u": u, "beta, gamma, zeta": PAPERS, "clipped": wanted},
     hint="the sign of the noise; all of the sum is divided by beta, not a part of it",
 )
 log_alpha = np.array([-4.0, -1.0, 1.0, 4.0])
@@ -185,8 +196,17 @@ expect(
     expected="[0, 0, 1, 1], not nearly but exactly",
     hint="first stretch, then clip: in the other order 0 and 1 are hardly ever reached",
 )
+stretched = np.array([-0.1, 0.3, 0.6, 1.05])
+gate, _ = forward(log_alpha_of(stretched, None, *OTHERS), None, *OTHERS)
+expect_close(
+    gate,
+    powered(stretched.clip(0, 1)),
+    "in evaluation there must be neither noise nor temperature",
+    fed={"s̄": stretched, "u": None, "beta, gamma, zeta": OTHERS},
+    hint="s = sigmoid(log_alpha): no beta; and beta, gamma and zeta are those of the call",
+)
 
-# %% test="a3_1_forward_hidden" points=2
+# %% test="a3_1_forward_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(30)
 forward = answer("hard_concrete_forward")
@@ -206,8 +226,8 @@ for shape, constants in (
         fed = {"log_alpha": log_alpha, "u": noise, "beta, gamma, zeta": constants}
         expect_close(
             forward(log_alpha, noise, *constants)[0],
-            stretched.clip(0, 1),
-            "log_alpha was computed backwards from the gates, and they must come out again",
+            powered(stretched.clip(0, 1)),
+            "log_alpha was computed backwards from the clipped gates, and their powers must come out",
             fed=fed,
             hint=(
                 "evaluation: is there neither noise nor temperature?"
@@ -226,14 +246,14 @@ for noise in (np.array([1 - 1e-6, 1e-6]), None):
     )
 ### END HIDDEN TESTS
 
-# %% test="a3_1_backward" points=2
+# %% test="a3_1_backward" points=3
 expect_gate_gradients(
     "hard_concrete_backward",
     formula_of_gate,
     np.array([[0.02, 0.3, 0.45], [0.6, 0.8, 0.98]]),
     np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]]),
     PAPERS,
-    hint="all of these gates lie inside the clip: which factor comes from which step, and is dout there?",
+    hint="all of these gates lie inside the clip: which factor comes from which of the four steps, and is dout there?",
 )
 expect_gate_gradients(
     "hard_concrete_backward",
@@ -244,7 +264,7 @@ expect_gate_gradients(
     hint="some gates are clipped to 0 or to 1: do they move with log_alpha?",
 )
 
-# %% test="a3_1_backward_hidden" points=3
+# %% test="a3_1_backward_hidden" points=2
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(31)
 for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2), (2.0, -0.3, 1.5))):
@@ -272,8 +292,8 @@ for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2),
 #
 # A soft gate of 0.7 is neither a head nor none. A **hard** gate is 0 or 1 in the forward pass:
 #
-# $$ \hat g = \begin{cases} 1 & \text{if } g \ge \tfrac12 \\ 0 & \text{otherwise} \end{cases} \qquad
-# g = \min(1, \max(0, \bar s)), \quad \bar s = s\,(\mathtt{zeta}-\mathtt{gamma}) + \mathtt{gamma} $$
+# $$ \hat g = \begin{cases} 1 & \text{if } \bar s \ge \tfrac12 \\ 0 & \text{otherwise} \end{cases} \qquad
+# g = \min(1, \max(0, \bar s))^2, \quad \bar s = s\,(\mathtt{zeta}-\mathtt{gamma}) + \mathtt{gamma} $$
 #
 # $$ s = \operatorname{sigmoid}\Big(\frac{\log u - \log(1-u) + \mathtt{log\_alpha}}{\mathtt{beta}}\Big)
 # \quad\text{or, where } u \text{ is None,}\quad s = \operatorname{sigmoid}(\mathtt{log\_alpha}). $$
@@ -284,12 +304,12 @@ for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2),
 #
 # You may call your functions of a3_1, or write new helper functions if those do not work yet. Which
 # hard gates get a gradient: those that are 1, those that are 0, or some of both? And is
-# "$g \ge \frac12$" the same as "$s \ge \frac12$"?
+# "$\bar s \ge \frac12$" the same as "$s \ge \frac12$", or as "$g \ge \frac12$"?
 
 
 # %% solution="a3_2"
 def hard_gate_forward(log_alpha, u, beta, gamma, zeta):
-    """Gates of 0 or 1: 1 where the soft gate is at least ½.
+    """Gates of 0 or 1: 1 where s_bar is at least ½.
 
     log_alpha (...), u (...) or None; beta, gamma, zeta numbers. Returns gate (...) and the cache
     (s, s_bar, temperature, stretch) of the soft gate: s (...) and s_bar (...), before the clip;
@@ -299,7 +319,6 @@ def hard_gate_forward(log_alpha, u, beta, gamma, zeta):
     noisy, heat = (log_alpha, 1.0) if u is None else (np.log(u / (1 - u)) + log_alpha, beta)
     s = 0.5 + 0.5 * np.tanh(0.5 * noisy / heat)
     s_bar = gamma + (zeta - gamma) * s
-    # the clip moves nothing from one side of ½ to the other
     gate = np.where(s_bar >= 0.5, 1.0, 0.0)
     return gate, (s, s_bar, heat, zeta - gamma)
     ### END SOLUTION
@@ -309,12 +328,12 @@ def hard_gate_backward(dout, cache):
     """The soft gate's gradient: dout (...) → dlog_alpha (...)."""
     ### BEGIN SOLUTION
     s, s_bar, heat, stretch = cache
-    slope = stretch * s * (1 - s) / heat
+    slope = 2 * s_bar * stretch * s * (1 - s) / heat
     return dout * np.where((s_bar > 0) & (s_bar < 1), slope, 0)
     ### END SOLUTION
 
 
-# %% test="a3_2_forward" points=1
+# %% test="a3_2_forward" points=2
 forward = answer("hard_gate_forward")
 stretched = np.array([[-0.05, 0.05, 0.48], [0.52, 0.9, 1.05]])
 u = np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]])
@@ -323,9 +342,17 @@ gate, _ = forward(log_alpha, u, *PAPERS)
 expect_close(
     gate,
     np.array([[0.0, 0, 0], [1, 1, 1]]),
-    "a hard gate must be 1 where the soft one is at least ½, and 0 elsewhere",
-    fed={"log_alpha": log_alpha, "u": u, "soft gates before the clip": stretched},
-    hint="0 or 1 and nothing between; it is the noisy gate that is compared",
+    "a hard gate must be 1 where s̄ is at least ½, and 0 elsewhere",
+    fed={"log_alpha": log_alpha, "u": u, "s̄": stretched},
+    hint="0 or 1 and nothing between; it is s̄ with its noise that is compared, and not its power",
+)
+gate, _ = forward(log_alpha_of(stretched, u, *OTHERS), u, *OTHERS)
+expect_close(
+    gate,
+    np.array([[0.0, 0, 0], [1, 1, 1]]),
+    "the same must hold with other constants than the paper's",
+    fed={"s̄": stretched, "u": u, "beta, gamma, zeta": OTHERS},
+    hint="gamma + zeta is not 1 here, so s = ½ does not mean s̄ = ½",
 )
 gate, _ = forward(np.array([-0.5, 0.5]), None, *PAPERS)
 expect_close(
@@ -336,7 +363,7 @@ expect_close(
     hint="without noise s = sigmoid(log_alpha); the threshold is the same",
 )
 
-# %% test="a3_2_forward_hidden" points=2
+# %% test="a3_2_forward_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(32)
 forward = answer("hard_gate_forward")
@@ -354,30 +381,30 @@ for shape, constants in (
         expect_close(
             forward(log_alpha, noise, *constants)[0],
             (stretched > 0.5).astype(float),
-            "a hard gate must be 1 where the soft one is at least ½, and 0 elsewhere",
+            "a hard gate must be 1 where s̄ is at least ½, and 0 elsewhere",
             fed={
                 "log_alpha": log_alpha,
                 "u": noise,
                 "beta, gamma, zeta": constants,
-                "soft gates before the clip": stretched,
+                "s̄": stretched,
             },
             hint=(
                 "evaluation: is there neither noise nor temperature?"
                 if noise is None
-                else "gamma + zeta is not 1 here, so s = ½ does not mean g = ½"
+                else "gamma + zeta is not 1 here, so s = ½ does not mean s̄ = ½"
             ),
         )
 for noise in (np.full(3, 0.5), None):
     expect_close(
         forward(np.array([-1e-3, 0.0, 1e-3]), noise, 0.5, -0.5, 1.5)[0],
         np.array([0.0, 1, 1]),
-        "a soft gate of exactly ½ must be open",
+        "with s̄ of exactly ½ a gate must be open",
         fed={"log_alpha": "[-0.001, 0, 0.001]", "u": noise, "beta, gamma, zeta": (0.5, -0.5, 1.5)},
         hint="“at least ½”; and np.round goes to the even number",
     )
 ### END HIDDEN TESTS
 
-# %% test="a3_2_backward" points=1
+# %% test="a3_2_backward" points=2
 expect_gate_gradients(
     "hard_gate_backward",
     formula_of_hard_gate,
@@ -395,7 +422,7 @@ expect_gate_gradients(
     hint="some soft gates are clipped to 0 or to 1: do these move with log_alpha?",
 )
 
-# %% test="a3_2_backward_hidden" points=2
+# %% test="a3_2_backward_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(33)
 for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2), (2.0, -0.3, 1.5))):
@@ -419,21 +446,22 @@ for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2),
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## a3_3 · Probability of being open, and L0
+# ## a3_3 · Probability of being open, and L0 in parameters
 #
-# Left to itself a model keeps all of its heads. The L0 loss puts a price on the number of open
-# gates, of which, as gates are random, there is an expectation:
+# Left to itself a model keeps all of its heads. The L0 loss puts a price on what open gates keep. Heads
+# need not be of one size here: head h owns $n_h$ parameters, and L0 is the expected number of parameters
+# that stay, as gates are random:
 #
 # $$ \mathtt{p\_open} = P(g > 0) = \operatorname{sigmoid}\Big(\mathtt{log\_alpha} -
-# \mathtt{beta}\,\log\frac{-\mathtt{gamma}}{\mathtt{zeta}}\Big) \qquad \mathtt{L0} = \sum_h \mathtt{p\_open}_h $$
+# \mathtt{beta}\,\log\frac{-\mathtt{gamma}}{\mathtt{zeta}}\Big) \qquad \mathtt{L0} = \sum_h n_h\,\mathtt{p\_open}_h $$
 #
 # $g$ is the soft gate of a3_1. `log_alpha` may have any shape, such as (L, H), layers by heads, and
-# the sum goes over **all** heads of all layers. Try to find the formula yourself before you use it:
+# the sum goes over **all** heads of all layers. The power has no part in it: why? Try to find the formula yourself before you use it:
 # set $\bar s > 0$, and undo stretch, sigmoid and temperature until the noise $\log\frac{u}{1-u}$
 # stands alone. The probability that it is larger than $t$ is $\operatorname{sigmoid}(-t)$.
 #
 # The loss of gate training is cross-entropy + lam · L0. So the gradient that comes into `l0_backward`
-# is a number, lam, the price of an open head.
+# is a number, lam, the price of a parameter. The sizes are fixed: they have no gradient.
 #
 # `log_alpha` of ±1000 must give 1 and 0, forwards, and a gradient of 0. Which ways of writing the
 # sigmoid and its derivative end in ∞/∞? (A warning about an overflow costs no points, a `nan`
@@ -454,26 +482,27 @@ def p_open(log_alpha, beta, gamma, zeta):
     ### END SOLUTION
 
 
-def l0_forward(log_alpha, beta, gamma, zeta):
-    """Expected number of open gates.
+def l0_forward(log_alpha, size, beta, gamma, zeta):
+    """Expected number of parameters that stay.
 
-    log_alpha (...). Returns L0, a number, and the cache p_open (...), an array.
+    log_alpha (...); size (...), the parameters of each head. Returns L0, a number, and the cache
+    (p_open, size), two arrays (...).
     """
     ### BEGIN SOLUTION
     p = p_open(log_alpha, beta, gamma, zeta)
-    return p.sum(), p
+    return (size * p).sum(), (p, size)
     ### END SOLUTION
 
 
 def l0_backward(dout, cache):
-    """Gradient of l0_forward: dout, a number → dlog_alpha (...)."""
+    """Gradient of l0_forward: dout, a number → dlog_alpha (...), nothing for the sizes."""
     ### BEGIN SOLUTION
-    p = cache
-    return dout * p * (1 - p)
+    p, size = cache
+    return dout * size * p * (1 - p)
     ### END SOLUTION
 
 
-# %% test="a3_3_probability" points=2
+# %% test="a3_3_probability" points=3
 rng = np.random.default_rng(34)
 probability = answer("p_open")
 for constants in (PAPERS, OTHERS):
@@ -501,7 +530,7 @@ expect_close(
     absolute=6 * 0.5 / np.sqrt(n),
 )
 
-# %% test="a3_3_probability_hidden" points=2
+# %% test="a3_3_probability_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(35)
 probability = answer("p_open")
@@ -533,44 +562,45 @@ expect_close(
 forward = answer("l0_forward")
 for shape in ((6,), (4, 8)):
     log_alpha = np.full(shape, 0.333 * np.log(0.1 / 1.1))
-    L0, _ = forward(log_alpha, *PAPERS)
+    size = 100 + 10.0 * np.arange(log_alpha.size).reshape(shape)
+    L0, _ = forward(log_alpha, size, *PAPERS)
     expect_close(
         L0,
-        log_alpha.size / 2,
-        "of gates that are open half of the time, half must be open on average",
-        fed={"log_alpha": log_alpha, "beta, gamma, zeta": PAPERS},
-        hint="one number for all heads of all layers, a sum of probabilities. Is p_open right?",
+        size.sum() / 2,
+        "if all gates are open half of the time, half of the parameters must stay on average",
+        fed={"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": PAPERS},
+        hint="one number for all heads of all layers, a sum of sizes times probabilities. Is p_open right?",
     )
 
 # %% test="a3_3_forward_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(36)
 forward = answer("l0_forward")
-expect_unmodified(forward, rng.standard_normal((2, 3)), *OTHERS)
+expect_unmodified(forward, rng.standard_normal((2, 3)), np.ones((2, 3)), *OTHERS)
 for shape, constants in (((1,), PAPERS), ((3, 5), OTHERS), ((2, 3, 4), (0.4, -0.6, 1.2))):
-    log_alpha = 2 * rng.standard_normal(shape)
-    fed = {"log_alpha": log_alpha, "beta, gamma, zeta": constants}
+    log_alpha, size = 2 * rng.standard_normal(shape), rng.uniform(1, 9, shape)
+    fed = {"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": constants}
     expect_close(
-        forward(log_alpha, *constants)[0],
-        share_of_open(log_alpha, *constants).sum(),
-        "L0 must be the expected number of open gates",
+        forward(log_alpha, size, *constants)[0],
+        (size * share_of_open(log_alpha, *constants)).sum(),
+        "L0 must be the expected number of parameters that stay",
         fed=fed,
-        hint="the sum of all probabilities, over every axis. Is p_open right?",
+        hint="the sum of all sizes times probabilities, over every axis. Is p_open right?",
         absolute=1e-7,
     )
     expect_close(
-        forward(np.stack([log_alpha, log_alpha]), *constants)[0],
-        2 * np.asarray(forward(log_alpha, *constants)[0]),
+        forward(np.stack([log_alpha, log_alpha]), np.stack([size, size]), *constants)[0],
+        2 * np.asarray(forward(log_alpha, size, *constants)[0]),
         "twice the heads must have twice the L0",
         fed=fed,
         hint="a mean, over whatever axis, does not grow with the number of heads",
     )
 log_alpha = np.array([[-1000.0, 1000.0, 1000.0], [1000.0, -1000.0, -1000.0]])
 expect_close(
-    forward(log_alpha, *PAPERS)[0],
-    3.0,
-    "L0 must count the heads if all of them are surely open or surely shut",
-    fed={"log_alpha": log_alpha, "beta, gamma, zeta": PAPERS},
+    forward(log_alpha, np.array([[1.0, 2, 4], [8, 16, 32]]), *PAPERS)[0],
+    14.0,
+    "L0 must add up the sizes of open heads if all heads are surely open or surely shut",
+    fed={"log_alpha": log_alpha, "size": "[[1, 2, 4], [8, 16, 32]]", "beta, gamma, zeta": PAPERS},
     hint="exp(1000) is infinite, and ∞/∞ is nan",
 )
 ### END HIDDEN TESTS
@@ -579,9 +609,15 @@ expect_close(
 expect_gradients(
     "l0_backward",
     formula_of_l0,
-    {"log_alpha": np.array([-2.0, -0.5, 1.0, 2.0]), "beta": 0.333, "gamma": -0.1, "zeta": 1.1},
-    hint="derivative of the sigmoid, times the incoming gradient, a number; neither noise nor temperature",
-    fixed=("beta", "gamma", "zeta"),
+    {
+        "log_alpha": np.array([-2.0, -0.5, 1.0, 2.0]),
+        "size": np.array([3.0, 1, 2, 5]),
+        "beta": 0.333,
+        "gamma": -0.1,
+        "zeta": 1.1,
+    },
+    hint="size times the derivative of the sigmoid, times the incoming gradient, a number; neither noise nor temperature",
+    fixed=("size", "beta", "gamma", "zeta"),
 )
 
 # %% test="a3_3_backward_hidden" points=1
@@ -592,117 +628,142 @@ for shape, constants in (((1,), PAPERS), ((3, 2), OTHERS), ((2, 3, 2), (2.0, -0.
     expect_gradients(
         "l0_backward",
         formula_of_l0,
-        {"log_alpha": 2 * rng.standard_normal(shape), "beta": beta, "gamma": gamma, "zeta": zeta},
+        {
+            "log_alpha": 2 * rng.standard_normal(shape),
+            "size": rng.uniform(1, 9, shape),
+            "beta": beta,
+            "gamma": gamma,
+            "zeta": zeta,
+        },
         hint="each head has its own gradient: of a sum, not of a mean, whatever the number of axes",
         rng=rng,
-        fixed=("beta", "gamma", "zeta"),
+        fixed=("size", "beta", "gamma", "zeta"),
     )
 expect_gradients(
     "l0_backward",
     formula_of_l0,
-    {"log_alpha": np.array([-1000.0, 0.0, 1000.0]), "beta": 0.333, "gamma": -0.1, "zeta": 1.1},
+    {
+        "log_alpha": np.array([-1000.0, 0.0, 1000.0]),
+        "size": np.ones(3),
+        "beta": 0.333,
+        "gamma": -0.1,
+        "zeta": 1.1,
+    },
     hint="log_alpha of ±1000 must have gradient 0: ∞/∞ and 0 · ∞ are nan",
     rng=rng,
-    fixed=("beta", "gamma", "zeta"),
+    fixed=("size", "beta", "gamma", "zeta"),
 )
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## a3_4 · The difference that a head makes
+# ## a3_4 · The difference that a gate of several heads makes
 #
-# In the output of a layer, gate $g_h$ multiplies what head $h$ has to say:
+# In the output of a layer, heads may share a gate, as heads do that share keys and values in large models. There
+# are G gates; head $h$ is multiplied by gate $n = \mathtt{gate\_of}[h]$, a number from 0 to G − 1:
 #
-# $$ y = \sum_h g_h\; o_h\, \mathtt{Wo}_h \qquad o_h\,(B, T, Dh),\ \mathtt{Wo}_h\,(Dh, D),\ y\,(B, T, D) $$
+# $$ y = \sum_h g_{\mathtt{gate\_of}[h]}\; o_h\, \mathtt{Wo}_h \qquad o_h\,(B, T, Dh),\ \mathtt{Wo}_h\,(Dh, D),\ y\,(B, T, D) $$
 #
 # All heads' outputs come as one array `o` (B, T, H, Dh), in which $o_h$ is `o[:, :, h]`, and all
 # projections as one matrix `Wo` (H·Dh, D), of which the first Dh rows belong to head 0, the next Dh
 # to head 1, and so on. (What the layer adds to $y$ beside its heads does not depend on gates.)
 #
-# The difference that a head makes is the output with it minus the output without it,
+# The difference that a gate makes is the output with it minus the output without it,
 #
-# $$ \Delta_h = y(g_h = 1) - y(g_h = 0), $$
+# $$ \Delta_n = y(g_n = 1) - y(g_n = 0), $$
 #
-# and the gradient of its gate is, with $\mathtt{dy} = \partial\,\mathtt{loss}/\partial y$,
+# and the gradient of the gate is, with $\mathtt{dy} = \partial\,\mathtt{loss}/\partial y$,
 #
-# $$ \frac{\partial\,\mathtt{loss}}{\partial g_h} = \sum_{b,t,d} \mathtt{dy}_{btd}\; \Delta_{h,btd} $$
+# $$ \frac{\partial\,\mathtt{loss}}{\partial g_n} = \sum_{b,t,d} \mathtt{dy}_{btd}\; \Delta_{n,btd} $$
 #
-# exactly, whatever the loss is: $y$ is a straight line in $g_h$. What is left of $\Delta_h$ if you
-# write it out? The gradients can be had without storing any Δ, which is H times as large as $y$:
-# how?
+# exactly, whatever the loss is: $y$ is a straight line in $g_n$. What is left of $\Delta_n$ if you
+# write it out? The gradients can be had without storing any Δ, which is G times as large as $y$:
+# how? Every gate has at least one head, but the heads of a gate need not follow one another.
 
 
 # %% solution="a3_4"
-def head_differences(o, Wo):
-    """What each head adds to the output of its layer.
+def gate_differences(o, Wo, gate_of):
+    """What each gate lets into the output of its layer.
 
-    o (B, T, H, Dh), head outputs; Wo (H·Dh, D). Returns Δ (H, B, T, D).
+    o (B, T, H, Dh), head outputs; Wo (H·Dh, D); gate_of (H,), integers from 0 to G − 1.
+    Returns Δ (G, B, T, D).
     """
     ### BEGIN SOLUTION
     B, T, H, Dh = o.shape
     per_head = Wo.reshape(H, Dh, -1)
-    return np.stack([o[:, :, h] @ per_head[h] for h in range(H)])
+    each = np.stack([o[:, :, h] @ per_head[h] for h in range(H)])
+    return np.stack([each[gate_of == n].sum(axis=0) for n in range(gate_of.max() + 1)])
     ### END SOLUTION
 
 
-def gate_gradients(dy, o, Wo):
+def gate_gradients(dy, o, Wo, gate_of):
     """Gradient of the loss with respect to every gate of a layer.
 
-    dy (B, T, D), gradient with respect to y; o (B, T, H, Dh); Wo (H·Dh, D). Returns dgate (H,).
+    dy (B, T, D), gradient with respect to y; o (B, T, H, Dh); Wo (H·Dh, D); gate_of (H,).
+    Returns dgate (G,).
     """
     ### BEGIN SOLUTION
     # Σ dy · (o_h Wo_h) = Σ (dy Wo_hᵀ) · o_h
     do = (dy @ Wo.T).reshape(o.shape)
-    return (do * o).sum(axis=(0, 1, 3))
+    per_head = (do * o).sum(axis=(0, 1, 3))
+    return np.bincount(gate_of, weights=per_head)
     ### END SOLUTION
 
 
-# %% test="a3_4_differences" points=2
+# %% test="a3_4_differences" points=3
 rng = np.random.default_rng(38)
-differences = answer("head_differences")
+differences = answer("gate_differences")
 o, Wo = rng.standard_normal((2, 3, 4, 2)), rng.standard_normal((8, 8))
-came = differences(o, Wo)
-expect(
-    np.shape(came) == (4, 2, 3, 8),
-    "there must be one difference for each head, and each must have the shape of y",
-    fed="o (B, T, H, Dh) = (2, 3, 4, 2), Wo (H·Dh, D) = (8, 8)",
-    came=f"shape {np.shape(came)}",
-    expected="shape (H, B, T, D) = (4, 2, 3, 8)",
-    hint="heads come first in Δ, and third in o",
-)
 with_all = layer_output(np.ones(4), o, Wo)
-for h in range(4):
-    expect_close(
-        np.asarray(came)[h],
-        with_all - layer_output(without_head(h, 4), o, Wo),
-        f"Δ[{h}] must be the output with all heads minus the output without head {h}",
-        fed=f"o {o.shape}, Wo {Wo.shape}, random",
-        hint="which rows of Wo belong to a head, and do they follow one another?",
+for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
+    G = gate_of.max() + 1
+    came = differences(o, Wo, gate_of)
+    expect(
+        np.shape(came) == (G, 2, 3, 8),
+        "there must be one difference for each gate, and each must have the shape of y",
+        fed=f"o (B, T, H, Dh) = (2, 3, 4, 2), Wo (H·Dh, D) = (8, 8), gate_of {gate_of}",
+        came=f"shape {np.shape(came)}",
+        expected=f"shape (G, B, T, D) = ({G}, 2, 3, 8)",
+        hint="gates come first in Δ, heads third in o",
     )
+    for n in range(G):
+        expect_close(
+            np.asarray(came)[n],
+            with_all - layer_output(without_gate(n, G)[gate_of], o, Wo),
+            f"Δ[{n}] must be the output with all heads minus the output without the heads of gate {n}",
+            fed=f"o {o.shape}, Wo {Wo.shape}, random, gate_of {gate_of}",
+            hint="which rows of Wo belong to a head, do they follow one another, and which heads belong to a gate?",
+        )
 
-# %% test="a3_4_differences_hidden" points=2
+# %% test="a3_4_differences_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(39)
-differences = answer("head_differences")
-expect_unmodified(differences, rng.standard_normal((2, 3, 4, 2)), rng.standard_normal((8, 8)))
-for B, T, H, Dh, D in ((2, 3, 4, 5, 7), (3, 4, 2, 3, 5), (1, 5, 3, 1, 2), (2, 3, 1, 4, 6)):
+differences = answer("gate_differences")
+shapes = (2, 3, 4, 2), (8, 8)
+expect_unmodified(differences, *map(rng.standard_normal, shapes), np.array([0, 1, 1, 0]))
+for B, T, H, Dh, D, G in (
+    (2, 3, 4, 5, 7, 2),
+    (3, 4, 2, 3, 5, 2),
+    (1, 5, 3, 1, 2, 2),
+    (2, 3, 1, 4, 6, 1),
+):
     o, Wo = rng.standard_normal((B, T, H, Dh)), rng.standard_normal((H * Dh, D))
     # whatever the other gates are
-    gates = rng.uniform(0, 1, H)
+    gates, gate_of = rng.uniform(0, 1, G), np.arange(H) % G
     expected = [
-        layer_output(np.where(np.arange(H) == h, 1, gates), o, Wo)
-        - layer_output(np.where(np.arange(H) == h, 0, gates), o, Wo)
-        for h in range(H)
+        layer_output(np.where(np.arange(G) == n, 1, gates)[gate_of], o, Wo)
+        - layer_output(np.where(np.arange(G) == n, 0, gates)[gate_of], o, Wo)
+        for n in range(G)
     ]
     expect_close(
-        differences(o, Wo),
+        differences(o, Wo, gate_of),
         np.array(expected),
-        "Δ of a head must be y with its gate at 1 minus y with its gate at 0",
-        fed=f"o (B, T, H, Dh) = {o.shape}, Wo (H·Dh, D) = {Wo.shape}, random",
+        "Δ of a gate must be y with the gate at 1 minus y with the gate at 0",
+        fed=f"o (B, T, H, Dh) = {o.shape}, Wo (H·Dh, D) = {Wo.shape}, random, gate_of {gate_of}",
         hint="D need not be H·Dh; is every size taken from the right axis?",
     )
 ### END HIDDEN TESTS
 
-# %% test="a3_4_gradients" points=1
+# %% test="a3_4_gradients" points=2
 rng = np.random.default_rng(40)
 gradients = answer("gate_gradients")
 o, Wo, dy = (
@@ -712,37 +773,47 @@ o, Wo, dy = (
 )
 # with loss = Σ dy · y the loss is a straight line too: its slope is a difference
 with_all = (dy * layer_output(np.ones(4), o, Wo)).sum()
-without = [(dy * layer_output(without_head(h, 4), o, Wo)).sum() for h in range(4)]
-expect_close(
-    gradients(dy, o, Wo),
-    with_all - np.array(without),
-    "for loss = Σ dy · y a gate's gradient must be the loss with the head minus the loss without it",
-    fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random",
-    hint="one number for each head: a sum over batch, positions and features, with its sign",
-)
+for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
+    G = gate_of.max() + 1
+    without = [(dy * layer_output(without_gate(n, G)[gate_of], o, Wo)).sum() for n in range(G)]
+    expect_close(
+        gradients(dy, o, Wo, gate_of),
+        with_all - np.array(without),
+        "for loss = Σ dy · y a gate's gradient must be the loss with its heads minus the loss without them",
+        fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random, gate_of {gate_of}",
+        hint="one number for each gate: a sum over its heads, batch, positions and features, with its sign",
+    )
 
-# %% test="a3_4_gradients_hidden" points=2
+# %% test="a3_4_gradients_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(41)
 gradients = answer("gate_gradients")
 shapes = (2, 3, 8), (2, 3, 4, 2), (8, 8)
-expect_unmodified(gradients, *map(rng.standard_normal, shapes))
-for B, T, H, Dh, D in ((2, 3, 4, 5, 7), (3, 4, 2, 3, 5), (1, 5, 3, 1, 2), (2, 3, 1, 4, 6)):
+expect_unmodified(gradients, *map(rng.standard_normal, shapes), np.array([0, 1, 1, 0]))
+for B, T, H, Dh, D, G in (
+    (2, 3, 4, 5, 7, 2),
+    (3, 4, 2, 3, 5, 2),
+    (1, 5, 3, 1, 2, 2),
+    (2, 3, 1, 4, 6, 1),
+):
     o, Wo = rng.standard_normal((B, T, H, Dh)), rng.standard_normal((H * Dh, D))
-    gates, target = rng.uniform(0, 1, H), rng.standard_normal((B, T, D))
+    gate_of = np.arange(H) % G
+    gates, target = rng.uniform(0, 1, G), rng.standard_normal((B, T, D))
     # a loss that is curved: Σ (y − target)³ / 3, whose gradient with respect to y is (y − target)²,
     # and its derivative with respect to each gate, measured with a complex step
-    dy = (layer_output(gates, o, Wo) - target) ** 2
+    dy = (layer_output(gates[gate_of], o, Wo) - target) ** 2
     step = 1e-20
     measured = [
-        ((layer_output(gates + 1j * step * row, o, Wo) - target) ** 3).sum().imag / 3 / step
-        for row in np.eye(H)
+        ((layer_output((gates + 1j * step * row)[gate_of], o, Wo) - target) ** 3).sum().imag
+        / 3
+        / step
+        for row in np.eye(G)
     ]
     expect_close(
-        gradients(dy, o, Wo),
+        gradients(dy, o, Wo, gate_of),
         np.array(measured),
         "the gradient of a gate must be the derivative of the loss, whatever the loss is",
-        fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random; loss = Σ (y − target)³ / 3",
+        fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random, gate_of {gate_of}; loss = Σ (y − target)³ / 3",
         hint="D need not be H·Dh, and B may be more than 1: what is summed, and what is not?",
     )
 ### END HIDDEN TESTS
@@ -751,5 +822,5 @@ for B, T, H, Dh, D in ((2, 3, 4, 5, 7), (3, 4, 2, 3, 5), (1, 5, 3, 1, 2), (2, 3,
 # ## Hand in
 #
 # Hand in this file, under the name that it has. If every test cell above prints `passed`, or
-# `pytest a3` shows no failure, all *visible* tests pass. They are worth 13 of 30 points; the hidden
-# tests, which run after you hand in, decide about the other 17.
+# `pytest a3` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 10.

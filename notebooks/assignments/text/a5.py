@@ -240,13 +240,21 @@ def tuned(loss_and_gradients, start, steps, lr):
 
 
 trained = cache(given.trained)
-RESULTS = {}  # (keep, steps): bits per character
+SEEDS = (0, 1, 2)  # of the pairs: each has batches and random heads of its own
+RESULTS = {}  # (keep, steps): bits per character of each pair
 
 
 def pruned_bits(keep, steps):
+    """Bits per character of what prune_and_fine_tune makes in each pair."""
+    if (keep, steps) not in RESULTS:
+        RESULTS[keep, steps] = [bits_of_one(keep, steps, seed) for seed in SEEDS]
+    return RESULTS[keep, steps]
+
+
+def bits_of_one(keep, steps, seed):
     """Bits per character of what prune_and_fine_tune makes, after a look at what it is."""
     model = trained()
-    batches = model.batches(steps)
+    batches = model.batches(steps, seed)
     came = answer("prune_and_fine_tune")(
         model.parameters,
         keep,
@@ -280,20 +288,26 @@ def pruned_bits(keep, steps):
         expected=f"{keep} heads",
         hint="keep counts the heads of all layers; closed heads are still there, removed ones are not",
     )
-    RESULTS[keep, steps] = bits
     return bits
 
 
-def expect_fewer_bits(bits, point, what, keep, steps, hint):
-    """Fail unless `bits` is below a point of the trade-off; say by how much."""
+def expect_fewer_bits(keep, steps, training, what, hint, share=0.0):
+    """Fail unless the mean paired difference to random heads is below 0, or below a share of the way to the whole model."""
+    bits, model = np.array(pruned_bits(keep, steps)), trained()
+    others = np.array([model.random_heads(keep, training, seed) for seed in SEEDS])
+    goal = -share * (others.mean() - model.bits(model.parameters)) if share else 0.0
+    difference = bits - others
+    mean, half = difference.mean(), 4.303 * difference.std(ddof=1) / np.sqrt(3)
+    said = f"{mean:+.3f} ± {half:.3f} bits, of three pairs {np.round(difference, 3)}"
     expect(
-        bits < point,
-        f"more bits per character than {what}",
-        fed=f"keep = {keep}, steps = {steps}",
-        came=f"{bits:.3f} bits per character",
-        expected=f"less than {point:.3f} bits per character: {what}",
+        bool(mean < goal),
+        f"not fewer bits per character than {what}",
+        fed=f"keep = {keep}, steps = {steps}, three pairs",
+        came=f"yours minus random: {said}; yours {np.round(bits, 3)}, random {np.round(others, 3)}",
+        expected=f"a mean paired difference below {goal:.3f} bits per character",
         hint=hint,
     )
+    print(f"keep = {keep}, steps = {steps}: yours minus {what}: {said}")
 
 
 # %% [markdown]
@@ -326,9 +340,8 @@ def expect_fewer_bits(bits, point, what, keep, steps, hint):
 # | `layers.0.bo`, `.net.bo`, `.ln.scale`, `.ln.bias`, `.net.ln.scale`, `.net.ln.bias` | (D,) | nothing |
 #
 # Head h owns columns h·Dh … (h+1)·Dh − 1, and so on. `u` and `w` are its biases of content and position.
-# This model has no persistent vectors in the softmax. Instead each head has a **network** of its own, N
-# hidden units of a feed-forward block ([chapter 10b](https://github.com/tinyprune/tinyprune/blob/main/notebooks/10b_all_attention.ipynb),
-# section 10): `net.pk` holds the weights from the layer's activations to these units, `net.pb` their biases, and
+# This is the model of the chapters: each head owns N hidden units of the feed-forward block, its **network**
+# ([chapter 03](https://github.com/tinyprune/tinyprune/blob/main/notebooks/03_attention_by_hand.ipynb)): `net.pk` holds the weights from the layer's activations to these units, `net.pb` their biases, and
 # `net.pv` the weights from the units to what the network adds. A layer takes two steps. Each reads
 # its input through a LayerNorm of its own, `ln` or `net.ln`, and adds to it:
 #
@@ -340,7 +353,7 @@ def expect_fewer_bits(bits, point, what, keep, steps, hint):
 # all c are 1.) A layer that has lost all heads adds `bo` and `net.bo`.
 #
 # Parameters, gradients, gates that a function is given must not be modified. `tinyprune` itself, PyTorch
-# and the like must not be imported by answers. Hidden tests feed other shapes and values. No task needs
+# and the like must not be imported by answers. Hidden tests use other shapes and values. No task needs
 # your answer to another.
 
 # %% given="a5_imports"
@@ -409,7 +422,7 @@ for layer, heads in enumerate(kept):
             hint="head h owns entries h·Dh … (h+1)·Dh − 1 of a wide axis; each layer counts from 0",
         )
 
-# %% test="a5_1_logits" points=2
+# %% test="a5_1_logits" points=3
 expect_same_model(
     (4, 4),
     [[0, 1, 2, 3], [0, 1, 2, 3]],
@@ -433,8 +446,7 @@ expect_same_model(
 )
 ### END HIDDEN TESTS
 
-# %% test="a5_1_empty_hidden" points=1
-### BEGIN HIDDEN TESTS
+# %% test="a5_1_empty" points=1
 for kept in ([[], [1, 2]], [[0, 3], []], [[], []]):
     expect_same_model(
         (4, 4),
@@ -442,9 +454,8 @@ for kept in ([[], [1, 2]], [[0, 3], []], [[], []]):
         "a layer that has lost all heads adds bo and net.bo, and nothing else",
         seed=4,
     )
-### END HIDDEN TESTS
 
-# %% test="a5_1_again_hidden" points=2
+# %% test="a5_1_again_hidden" points=1
 ### BEGIN HIDDEN TESTS
 for heads, kept in (((3, 4), [[0, 2], [1, 2, 3]]), ((2, 3, 1), [[1], [0, 2], [0]])):
     expect_same_model(
@@ -487,7 +498,7 @@ def fold(parameters, gate, scale, Dh):
     ### END SOLUTION
 
 
-# %% test="a5_2_fold" points=2
+# %% test="a5_2_fold" points=3
 # hard gates: head h is open where log_alpha is 0 or more, and c = heads / open heads
 parameters, settings = small_model((4, 4, 4), 7), GateConfig()
 log_alpha = np.array([[1, -1, 1, -1], [-1, -1, -1, 1], [1, 1, 1, 1.0]])
@@ -509,7 +520,7 @@ expect_close(
     hint="which rows of Wo and which part of net.pv belong to head h, and what are they multiplied by?",
 )
 
-# %% test="a5_2_fold_hidden" points=2
+# %% test="a5_2_fold_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(8)
 # soft gates: any number from 0 to 1
@@ -565,8 +576,10 @@ for name, value in folded.items():
 # Think of a head that helps in every other batch and hurts in the rest.
 #
 # Then choose: exactly `keep` heads of the whole model, those with the highest scores, whichever layers
-# they are in. (Michel divides each layer's importances by their norm first; we do not. Where would that
-# matter?) Equal scores may go either way, but the number of heads must be right.
+# they are in. Michel and chapter 08 divide each layer's importances by their norm first, because gradients of
+# different layers differ in size for reasons that have nothing to do with heads. Here the scores stay as they
+# are, so that your function can be compared with them; in a5_5 you may divide. Where would it matter? Equal
+# scores may go either way, but the number of heads must be right.
 
 
 # %% solution="a5_3_scores"
@@ -585,7 +598,7 @@ def head_importance(loss_and_gate_gradients, L, H, batches):
     ### END SOLUTION
 
 
-# %% test="a5_3_importance" points=1
+# %% test="a5_3_importance" points=2
 rng = np.random.default_rng(10)
 size = rng.uniform(1, 2, (2, 4))
 signs = np.array([1, -1, -1, 1])[:, None, None]
@@ -598,7 +611,7 @@ expect_close(
     hint=hint,
 )
 
-# %% test="a5_3_importance_hidden" points=2
+# %% test="a5_3_importance_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(11)
 hint = "a mean over batches of absolute values, for each head by itself"
@@ -644,12 +657,12 @@ def choose_heads(scores, keep):
     ### END SOLUTION
 
 
-# %% test="a5_3_choose" points=1
+# %% test="a5_3_choose" points=2
 rng = np.random.default_rng(12)
 expect_best(np.array([[0.9, 0.1, 0.5, 0.3], [0.2, 0.4, 0.8, 0.7]]), 3)
 expect_best(rng.random((3, 4)), 6)
 
-# %% test="a5_3_choose_hidden" points=2
+# %% test="a5_3_choose_hidden" points=1
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(13)
 for shape in ((2, 5), (4, 3), (1, 6)):
@@ -666,6 +679,7 @@ expect_best(np.array([[3.0, 1, 1, 1], [1, 1, 0, 2]]), 4)
 # %% [markdown]
 # ## a5_4 · Adam, and fine-tuning
 #
+# [Chapter 06](https://github.com/tinyprune/tinyprune/blob/main/notebooks/06_training_with_gates.ipynb) introduces Adam.
 # What is left has never been without the heads that went, and can be trained to be. Adam with decoupled
 # weight decay gives each number a step of its own size. With gradient γ, at step t = 1, 2, …:
 #
@@ -845,7 +859,7 @@ def fine_tune(loss_and_gradients, parameters, steps, lr, adam_step):
     ### END SOLUTION
 
 
-# %% test="a5_4_tune" points=1
+# %% test="a5_4_tune" points=2
 lowest = {"W": np.array([[1.0, -2], [0, 3]]), "b": np.array([4.0])}
 curvature = {"W": np.array([[0.01, 1], [10, 100]]), "b": np.array([3.0])}
 start = {name: x + 1.025 for name, x in lowest.items()}
@@ -860,7 +874,7 @@ for name in start:
         hint="is every step Adam's, with the state of the step before, from where that step led to?",
     )
 
-# %% test="a5_4_tune_hidden" points=2
+# %% test="a5_4_tune_hidden" points=1
 ### BEGIN HIDDEN TESTS
 start = {"W": np.array([[1.0, -2, 5]]), "b": np.array([4.0])}
 lowest = {name: x - np.array([1e6, -1e6, 1e6][: x.size]) for name, x in start.items()}
@@ -895,7 +909,7 @@ came = tuned(valley, {"W": np.ones(4)}, 30, 0.08)
 expect_close(
     came["W"],
     np.full(4, came["W"][3]),
-    "four valleys of one shape, one a hundred times as steep as another, must be walked alike",
+    "Adam must take the same path down four valleys that differ only in steepness",
     fed={"curvature": valley.curvature["W"], "start": np.ones(4), "steps": 30, "lr": 0.08},
     hint="Adam's steps do not depend on the size of gradients: is it Adam, with its state kept?",
     relative=1e-3,
@@ -912,17 +926,26 @@ expect_close(
 # text, for everything: each call of `loss_and_gradients` or `loss_and_gate_gradients` costs one, and
 # one more than `steps` is an error. Spend them wisely: how many on looking, how many on training?
 #
-# Points of the trade-off between heads and bits, computed from the same model, on your machine:
+# One run decides nothing: a single draw of random heads may happen to be a good one. So yours is compared
+# with random heads in **three pairs**. In each pair both get the same batches, and the random heads are
+# another draw. (The draws are the same for all students.) What counts is the mean of the three differences,
+# yours minus random, in bits per character:
 #
-# | point | at `keep` = 6 | points |
-# | --- | --- | ---: |
-# | random heads cut, no training, 20 steps for you | about 4.6 bits | 1 |
-# | random heads cut, 40 steps of Adam at lr = 0.003, 40 steps for you | about 2.4 bits | 2 |
-# | the same with another number of heads | hidden | 1 |
-# | an eighth of the way from there to the whole model, all of whose heads are open | hidden | 2 |
+# | random heads | their bits at `keep` = 6 | the mean difference must be | points |
+# | --- | --- | --- | ---: |
+# | cut, no training, 20 steps for you | 4.9, 4.6 and 4.1 | below 0 | 1 |
+# | cut, 40 steps of Adam at lr = 0.003, 40 steps for you | 2.43, 2.46 and 2.41 | below 0 | 2 |
+# | the same with another number of heads | hidden | below 0 | 1 |
+# | the same with 6 heads | | an eighth of the way to the whole model below 0 (hidden) | 1 |
 #
-# (Each point is the median of four draws of random heads. The whole model needs about 1.9 bits.) The first
-# call of the tests trains the model and computes these points: that takes half a minute, once.
+# (The whole model, all of whose heads are open, needs about 1.9 bits.) The first call of the tests trains the
+# model and computes the random heads: that takes half a minute, once.
+#
+# The sixth point is for your report, `paired_difference`: the mean $\bar d$ of the three differences and the
+# half-width of its 95 % interval, $\bar d \pm 4.303\, s/\sqrt 3$. Here $s$ is the standard deviation of the three
+# differences (their squared distances from the mean are divided by 2), and 4.303 is Student's factor for
+# three pairs. If the interval contains 0, three pairs have not shown a difference. The tests print it for your
+# answer (with pytest, add `-s`): report it, also if it contains 0.
 #
 # `remove_heads` and `adam_step` come as arguments again, in the forms of a5_1 and a5_4. Does the learning rate
 # have to stay the same all the way? Which would you rather waste, batches on looking or on training?
@@ -969,55 +992,70 @@ def prune_and_fine_tune(
     ### END SOLUTION
 
 
+# %% solution="a5_5_paired"
+def paired_difference(mine, theirs):
+    """What three pairs say: (mean, half-width of its 95 % interval), two numbers.
+
+    mine, theirs (3,): bits per character, entry n of both from pair n. The difference is mine − theirs.
+    """
+    ### BEGIN SOLUTION
+    d = mine - theirs
+    return d.mean(), 4.303 * d.std(ddof=1) / np.sqrt(3)
+    ### END SOLUTION
+
+
+# %% test="a5_5_report" points=1
+apart = np.array([2.3, 2.9, 1.7])
+for shift in (np.array([-0.1, -0.2, -0.3]), np.array([0.02, 0.05, -0.01])):
+    expect_close(
+        answer("paired_difference")(apart + shift, apart),
+        np.array(
+            [shift.mean(), 4.303 / np.sqrt(3) * np.sqrt(((shift - shift.mean()) ** 2).sum() / 2)]
+        ),
+        "the report must be the mean of the three differences, and 4.303 s / √3",
+        fed={"mine": apart + shift, "theirs": apart},
+        hint="first the difference of each pair: the pairs are far apart from each other, and that does not matter",
+        relative=1e-6,
+    )
+
 # %% test="a5_5_heads" points=1
-bits = pruned_bits(6, 20)
 expect_fewer_bits(
-    bits,
-    trained().random_heads(6, 0),
-    "random heads cut, and nothing trained",
     6,
     20,
+    0,
+    "random heads cut, and nothing trained",
     "does the loss fall while you train? Against the gradient, with a small lr",
 )
 
 # %% test="a5_5_point" points=2
-bits = pruned_bits(6, 40)
-print(f"{bits:.3f} bits per character with 6 of 12 heads")
 expect_fewer_bits(
-    bits,
-    trained().random_heads(6, 40),
-    "random heads, fine-tuned as long",
     6,
     40,
+    40,
+    "random heads, fine-tuned as long",
     "which heads stay? Are most of the batches spent on training what is left, after the cut?",
 )
 
 # %% test="a5_5_point_hidden" points=1
 ### BEGIN HIDDEN TESTS
 expect_fewer_bits(
-    pruned_bits(5, 40),
-    trained().random_heads(5, 40),
-    "random heads, fine-tuned as long",
     5,
     40,
+    40,
+    "random heads, fine-tuned as long",
     "the same with another number of heads: is a number like 6 written into your answer?",
 )
 ### END HIDDEN TESTS
 
-# %% test="a5_5_hard_hidden" points=2
+# %% test="a5_5_hard_hidden" points=1
 ### BEGIN HIDDEN TESTS
-bits = RESULTS[6, 40] if (6, 40) in RESULTS else pruned_bits(6, 40)
-random, whole = (
-    trained().random_heads(6, 40),
-    trained().bits(trained().parameters),
-)
 expect_fewer_bits(
-    bits,
-    random - (random - whole) / 8,
-    "an eighth of the way from random heads to the whole model",
     6,
     40,
+    40,
+    "random heads, fine-tuned as long, by an eighth of the way to the whole model",
     "better heads (from more batches?), a better learning rate, more of the batches for training",
+    share=1 / 8,
 )
 ### END HIDDEN TESTS
 
@@ -1025,5 +1063,5 @@ expect_fewer_bits(
 # ## Hand in
 #
 # Hand in this file, under the name that it has. If every test cell above prints `passed`, or
-# `pytest a5` shows no failure, all *visible* tests pass. They are worth 13 of 30 points; the hidden
-# tests, which run after you hand in, decide about the other 17.
+# `pytest a5` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 10.

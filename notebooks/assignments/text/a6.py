@@ -174,7 +174,7 @@ def expect_faster(name, args, numpy_version, numpy_args, target, fed, hint):
 # where answers are marked, and there is 2 GiB of memory for all.
 #
 # A test cell that prints `passed` passed. `tinyprune` itself, PyTorch and the like must not be
-# imported by answers. Inputs must not be modified. Hidden tests feed other shapes and values. Run
+# imported by answers. Inputs must not be modified. Hidden tests use other shapes and values. Run
 # the notebook from its first cell on: it has to set Numba up before Numba is imported.
 
 # %% given="a6_imports"
@@ -233,7 +233,7 @@ def bias_softmax(x, bias, out):
     ### END SOLUTION
 
 
-# %% test="a6_1_values" points=1
+# %% test="a6_1_values" points=2
 rng = np.random.default_rng(0)
 softmax = answer("bias_softmax").in_place
 out = np.full((2, 4), 7, np.float32)
@@ -258,7 +258,7 @@ expect_close(
     relative=1e-5,
 )
 
-# %% test="a6_1_values_hidden" points=3
+# %% test="a6_1_values_hidden" points=2
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(1)
 softmax = answer("bias_softmax").in_place
@@ -404,7 +404,7 @@ def fused_attention(q, k, v, span):
     ### END SOLUTION
 
 
-# %% test="a6_2_values" points=2
+# %% test="a6_2_values" points=3
 rng = np.random.default_rng(3)
 attention = answer("fused_attention")
 q, k, v = normal(rng, 1, 2, 4, 3), normal(rng, 1, 2, 4, 3), normal(rng, 1, 2, 4, 3)
@@ -438,7 +438,7 @@ expect_close(
     absolute=2e-5,
 )
 
-# %% test="a6_2_values_hidden" points=3
+# %% test="a6_2_values_hidden" points=2
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(4)
 attention = answer("fused_attention").in_place
@@ -495,8 +495,7 @@ for title, q in (
     )
 ### END HIDDEN TESTS
 
-# %% test="a6_2_memory_hidden" points=2
-### BEGIN HIDDEN TESTS
+# %% test="a6_2_memory" points=2
 rng = np.random.default_rng(5)
 T, span = 26_000, 15
 q, k, v = normal(rng, 1, 1, T, 4), normal(rng, 1, 1, T, 4), normal(rng, 1, 1, T, 4)
@@ -522,9 +521,8 @@ expect_close(
     relative=1e-5,
     absolute=2e-5,
 )
-### END HIDDEN TESTS
 
-# %% test="a6_2_speed" points=3
+# %% test="a6_2_speed" points=4
 rng = np.random.default_rng(6)
 T, S, span = 3072, 3072, 63
 q, k, v = normal(rng, 1, 1, T, 8), normal(rng, 1, 1, S, 8), normal(rng, 1, 1, S, 8)
@@ -538,7 +536,7 @@ expect_faster(
     hint="is it compiled; does it make a matrix, arrays for each query, or look at keys that no query sees?",
 )
 
-# %% test="a6_2_speed_hidden" points=3
+# %% test="a6_2_speed_hidden" points=2
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(7)
 T, S, span = 1024, 2048, 50
@@ -574,7 +572,7 @@ expect_faster(
 #    simulator tells them apart by their lines); it is one array for all threads of a block;
 # 2. for each TILE columns of A, and rows of B: each thread copies *one* number of A and *one* of B
 #    into the tiles, or 0 where there is none;
-# 3. `cuda.syncthreads()`: a barrier. Nobody goes on until all threads of the block have come here;
+# 3. `cuda.syncthreads()`: a barrier. No thread goes on until all threads of the block have come here;
 # 4. each thread adds the TILE products of its row of `tile_A` and its column of `tile_B` to its sum;
 # 5. another barrier. What would go wrong without it?
 #
@@ -699,7 +697,7 @@ def tiled_matmul(A, B):
     ### END SOLUTION
 
 
-# %% test="a6_3_product" points=2
+# %% test="a6_3_product" points=3
 rng = np.random.default_rng(8)
 multiply = answer("watched")
 for M, K, N in ((4, 4, 4), (4, 8, 4), (8, 12, 8)):
@@ -710,14 +708,14 @@ for M, K, N in ((4, 4, 4), (4, 8, 4), (8, 12, 8)):
         A @ B,
         "out must be A B; here TILE divides all sizes",
         fed=shapes(A=A, B=B, TILE=4),
-        hint="NaN: somebody read a tile before it was whole. Wrong with K > TILE only: is a tile "
+        hint="NaN: a thread read a tile before it was whole. Wrong with K > TILE only: is a tile "
         "overwritten while others still read it, does the sum go on from tile to tile?",
         relative=1e-5,
         absolute=1e-5,
     )
 expect_float32(out, shapes(A=A, B=B))
 
-# %% test="a6_3_product_hidden" points=3
+# %% test="a6_3_product_hidden" points=2
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(9)
 multiply = answer("watched").in_place
@@ -745,7 +743,7 @@ for M, K, N in ((1, 1, 1), (5, 3, 2), (4, 9, 13), (10, 5, 3), (3, 17, 6)):
     )
 ### END HIDDEN TESTS
 
-# %% test="a6_3_shared" points=2
+# %% test="a6_3_shared" points=3
 rng = np.random.default_rng(10)
 A, B = normal(rng, 8, 8), normal(rng, 8, 12)
 did = answer("watched")(A, B)[1]
@@ -760,7 +758,7 @@ expect(
     hint="0: no kernel was launched. Too many: the sum reads tiles in shared memory, and not A, B or out",
 )
 
-# %% test="a6_3_shared_hidden" points=3
+# %% test="a6_3_shared_hidden" points=2
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(11)
 for M, K, N in ((6, 11, 9), (9, 6, 2)):
@@ -798,5 +796,5 @@ for M, K, N in ((6, 11, 9), (9, 6, 2)):
 # ## Hand in
 #
 # Hand in this file, under the name that it has. If every test cell above prints `passed`, or
-# `pytest a6` shows no failure, all *visible* tests pass. They are worth 13 of 30 points; the hidden
-# tests, which run after you hand in, decide about the other 17.
+# `pytest a6` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 10.

@@ -76,10 +76,10 @@ def linear_backward(dout, cache):
     x[...] = W[...] = 0
     return np.zeros(x.shape), np.zeros(W.shape), dout.reshape(-1, dout.shape[-1]).sum(0)""",
     "a1_2": """
-def layernorm_forward(x, scale, bias, eps=0):
+def norm_forward(x, scale, bias, eps=0):
     x[...] = scale[...] = bias[...] = 0
     return np.zeros(x.shape), None
-def layernorm_backward(dout, cache):
+def norm_backward(dout, cache):
     n, std, scale = cache
     scale[...] = 0
     axes = tuple(range(dout.ndim - 1))

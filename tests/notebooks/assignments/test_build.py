@@ -9,10 +9,18 @@ import subprocess
 import sys
 import tokenize
 import zipfile
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from marks import FOLDER, assignment, build, cells_that_test, wrong_answers
+from marks import FOLDER, assignment, build, cells_that_test, only, wrong_answers
 from mischief import MISCHIEF
+
+from tinyprune import ops
+from tinyprune.course.answers import submission
+from tinyprune.course.marking import run_test
+from tinyprune.model.gates import output_scaling
+from tinyprune.training.schedules import linear_warmup
 
 REPOSITORY = FOLDER.parents[1]
 # `nbgrader generate_assignment` for each in one process, which takes longer to start than they take.
@@ -123,6 +131,7 @@ def test_every_task_has_visible_and_hidden_tests_with_points_that_the_words_say(
     total = sum(points.values())
     assert f"worth {total - hidden:g} of {total:g} points" in hand_in
     assert f"decide about the other {hidden:g}." in hand_in
+    assert 3 * hidden <= total
 
 
 @pytest.mark.parametrize("name", build.NAMES)
@@ -157,6 +166,57 @@ def test_mistakes_in_a_text_are_named(tmp_path, text, what):
     (tmp_path / "text" / "a1.py").write_text(text)
     with pytest.raises(build.TextError, match=what):
         build.notebook_of("a1", tmp_path)
+
+
+def gate(log_alpha, u, beta, gamma, zeta, hard=False):
+    return ops.hard_concrete_forward(log_alpha, u, beta=beta, gamma=gamma, zeta=zeta, hard=hard)
+
+
+def scaled(gate):
+    c = np.array([[output_scaling(len(row), int((row > 0).sum()))] for row in gate])
+    return c * gate, c
+
+
+# Tasks that every variant changes, and the package's functions for them.
+VARIED = {
+    "a1_2": {"norm_forward": ops.layernorm_forward, "norm_backward": ops.layernorm_backward},
+    "a1_3": {name: getattr(ops, name) for name in ("cross_entropy_forward", "cross_entropy_backward")},
+    "a2_2": {"attention_forward": lambda q, k, v, b: ops.attention_forward(q, k, v)},
+    "a2_3": {"attention_backward": lambda dout, cache: ops.attention_backward(dout, cache)[:4]},
+    "a3_1": {"hard_concrete_forward": gate, "hard_concrete_backward": ops.hard_concrete_backward},
+    "a3_2": {"hard_gate_forward": lambda *x: gate(*x, hard=True), "hard_gate_backward": ops.hard_concrete_backward},
+    "a4_1": {"lam_at": lambda step, lam, warmup: lam * linear_warmup(step, warmup)},
+    "a4_3": {"scaled_gates_forward": scaled, "scaled_gates_backward": lambda dout, c: c * dout},
+}
+
+
+def lost(answers, notebook):
+    """Return the tasks that lose points if these functions are marked, in this process."""
+    unknown = {name: lambda *args, f=f: f(*args) for name, f in answers.items() if callable(f)}  # not as the package's
+    cells, tests = (c for c in notebook.cells if c.cell_type == "code" and not c.metadata.nbgrader.solution), {}
+    with submission(SimpleNamespace(**unknown)):
+        said = {cell.metadata.nbgrader.grade_id: run_test(cell.source, "test", tests) for cell in cells}
+    return {build.task_of(test) for test, outputs in said.items() if any(o.output_type == "error" for o in outputs)}
+
+
+@pytest.mark.parametrize("seed", ["1", "2026"])
+@pytest.mark.parametrize("name", ["a1", "a2", "a3", "a4"])
+def test_variant_refuses_the_packages_functions_and_last_years_answers(name, seed, tmp_path):
+    text = build.varied(name, (FOLDER / "text" / f"{name}.py").read_text("utf-8"), seed)
+    build.write({f"text/{name}.py": text}, tmp_path)
+    tasks = {task for task in VARIED if task.startswith(name)}
+    notebook = only(tasks, build.notebook_of(name, tmp_path))
+    exec(build.answers(notebook), its_own := {})
+    exec(build.answers(assignment(name)), last_year := {})
+    package = {function: f for task in tasks for function, f in VARIED[task].items()}
+    assert lost(its_own, notebook) == set()
+    assert lost(last_year, notebook) == lost(package, notebook) == tasks
+
+
+def test_lecture_has_ten_pictures_or_says_how_many():
+    for chapter in sorted(FOLDER.parent.glob("[0-9]*.ipynb")):
+        page, found = build.lecture(chapter), len(build.pictures_of(chapter))
+        assert (page.count("<img src='data:"), f"has {found} pictures" in page) == (min(found, 10), found < 10)
 
 
 @pytest.mark.slow
