@@ -45,7 +45,7 @@ def exercises(source):
         if "exercise" not in cell.metadata.get("tags", []):
             continue
         assert "raises-exception" in cell.metadata["tags"]
-        assert f"### Exercise {len(found) + 1} · " in before.source
+        assert re.search(rf"### Exercise {len(found) + 1} · .*\n\n\*[●○]{{3}} · \d+ minutes\*", before.source)
         folded = r"<details><summary>Hint</summary>\n\n.*?\n\n</details>\s+"
         folded += (
             r"<details><summary>(?:Solution|Compare with ours)</summary>\n\n.*?```python\n(.*?)```.*?\n\n</details>"
