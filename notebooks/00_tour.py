@@ -17,12 +17,12 @@
 # Transformer Attention Heads for Efficient Language Modeling* (Shim, Choi, Sung & Choi 2021,
 # [arXiv 2110.03252](https://arxiv.org/abs/2110.03252)): a model **learns which of its heads it can do without**, these
 # heads are removed for good, and the rest is trained a little more. All of it is NumPy, every gradient derived by hand. This
-# chapter only looks.
+# chapter derives nothing.
 #
 # **After this chapter you can** say what the four stages do to a model's size, speed and quality, and which chapter
 # explains which part.
 #
-# **You need** nothing but curiosity, and the [glossary](README.md#glossary). The cells train several small models.
+# **You need** some NumPy for two exercises, and the [glossary](README.md#glossary). The cells train several small models.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -81,7 +81,7 @@ you_are_here("train", "gates", "prune", "finetune")
 
 # %% [markdown]
 # The map shows the whole model and the four stages; blue is what a chapter is about. The drawing shows two kinds
-# of heads at once: the heads of the paper have persistent vectors, the heads of this course have hidden units of their own.
+# of heads at once: the heads of the paper have persistent vectors (chapter 10), the heads of this course have hidden units.
 # No model has both.
 #
 # ## 1 · Why remove heads?
@@ -89,10 +89,10 @@ you_are_here("train", "gates", "prune", "finetune")
 # - **Memory and time.** Each head takes both, useful or not.
 # - **Many heads seem to be replaceable.** Michel, Levy & Neubig
 #   ([2019](https://arxiv.org/abs/1905.10650)) removed many heads from trained models and lost little.
-# - **One learns what a model does.** Voita et al. ([2019](https://arxiv.org/abs/1905.09418)) closed 38 of the 48 heads in the
-#   encoder of a translation model and lost almost nothing. The heads that closed last had a job with a name.
+# - **One learns what a model does.** Voita et al. ([2019](https://arxiv.org/abs/1905.09418)) closed 38 of the 48 heads in
+#   the encoder of a translation model and lost almost nothing. The heads that closed last had recognisable jobs.
 #
-# This chapter tries it on a small model, and [chapter 09](09_a_real_language_model.ipynb) on a pretrained one.
+# This chapter tries it on a small model, and [chapter 09](09_a_real_language_model.ipynb) on a pretrained model.
 #
 # ## 2 · A model and its text
 #
@@ -128,8 +128,8 @@ print(text_table([dataclasses.asdict(part) for part in count_parts(config)]))
 #
 # > **Sampling.** The model gives each possible next character a probability $p$. To write, draw a character by these
 # > probabilities, append it, and repeat. The *temperature* $t$ changes how bold the draw is: $p$
-# > becomes $p^{1/t}$, divided by the sum of all. Near $t=0$ the most probable character always wins, and the
-# > text goes round in circles. At large $t$ all become equally likely.
+# > becomes $p^{1/t}$, divided by the sum of all. Near $t=0$ the most probable character is nearly always drawn, and
+# > the text repeats itself. At large $t$ all become equally likely.
 
 
 # %%
@@ -147,7 +147,7 @@ for temperature in (0.1, 0.7, 2.0):
     print(f"temperature {temperature}:\n{write(baseline, 200, temperature)}\n")
 
 # %% [markdown]
-# The text makes no sense yet. But the model has learned words, spaces and the layout of a page.
+# The text makes no sense. But the model has learned words, spaces and the layout of a page.
 #
 # ## 3 · Three heads read one sentence
 #
@@ -227,11 +227,11 @@ def read(position):
 sliders(read, position=(0, T - 4, 5))
 
 # %% [markdown]
-# The first head passes on the previous character; without it the model could not spell a single word. The second spreads
+# The first head passes on the previous character, which helps to spell a word. The second spreads
 # its attention widely. The third puts more attention on ends of lines than any other head on this text, but at many
 # places it looks elsewhere.
 #
-# **Before you look:** which of the three should go first?
+# **Before you look:** which of the three would you remove first?
 #
 # ## 4 · A gate on every head
 #
@@ -241,7 +241,7 @@ sliders(read, position=(0, T - 4, 5))
 #
 # $$ \mathtt{loss} = \text{error of the predictions} + \mathtt{lam}\cdot\text{number of open gates} $$
 #
-# So an open head costs the price `lam`. Closing its gate pays if the predictions become worse by less
+# So an open head costs the price `lam`. Closing its gate pays if the error grows by less than `lam`
 # ([chapter 05](05_l0_and_the_difference.ipynb)).
 
 # %%
@@ -302,10 +302,10 @@ show(plot_heads(small.config))
 #
 # *●○○ · 10 minutes*
 #
-# A layer writes the reports of its $H$ heads side by side into an array of shape (T, H·Dh), multiplies each report by its
-# gate, and multiplies the result by a matrix `Wo`, (H·Dh, D). Row $h\cdot\mathtt{Dh} + e$ of `Wo` belongs to number $e$ of
-# head $h$. Return the smaller matrix, the rows of the open heads. Replace the line `raise …` by your code
-# and run the cell.
+# For T characters, the reports of $H$ heads, Dh numbers each, stand side by side in an array (T, H·Dh). A layer multiplies
+# each report by the gate of its head, and the result by a matrix `Wo`, (H·Dh, D). Row $h\cdot\mathtt{Dh} + e$ of `Wo`
+# belongs to number $e$ of head $h$. Return the smaller matrix: the rows of the open heads. Replace the line `raise …` by
+# your code and run the cell.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -415,7 +415,7 @@ print("passed: 3 bits are a guess among 8. This is the unit of all tables in thi
 #
 # Here are all stages, measured on the held-out text.
 #
-# **Before you look:** which of the three models will be best, and which worst?
+# **Before you look:** rank the baseline, the fine-tuned model, and the model with all heads trained as long.
 
 # %%
 table = summarise(run)
@@ -482,8 +482,8 @@ for ax, key, label in (
 plt.show()
 
 # %% [markdown]
-# Read this with some suspicion. The pruned model is smaller and faster than the baseline. But
-# it is worse, although it was trained for longer, and clearly worse than the model that kept all heads. Is a model that was
+# The pruned model is smaller and faster than the baseline. But
+# it is worse, although it was trained for longer, and worse than the model that kept all heads. Is a model that was
 # small from the start as good? Do gates choose heads better than simpler methods? See
 # [chapter 08](08_fine_tuning_and_trade_off.ipynb) and [chapter 10](10_does_it_work.ipynb). The pruned model writes:
 
@@ -491,12 +491,12 @@ plt.show()
 print(write(final))
 
 # %% [markdown]
-# This is a single draw. A sample is no measurement.
+# This is one sample, not a measurement.
 #
 # ## 7 · Close them yourself
 #
-# The gates rank all heads by a learned number, `log_alpha` (chapter 02): the larger it is, the later the head closes.
-# Now choose the number yourself. The cell takes the model from
+# The gates rank all heads by a learned value, `log_alpha` (chapter 02): the larger it is, the later the head closes.
+# Now choose the number of open heads yourself. The cell takes the model from
 # the end of the gate stage and opens that many gates. It also computes what training
 # minimised: bits plus the price.
 
@@ -558,10 +558,11 @@ print(
 )
 
 # %% [markdown]
-# The curve of bits is flat on the right and steep on the left: the first heads to go are cheap, the last ones
+# The curve of bits is flat on the right and steep on the left: the first heads to go are cheap, the last heads
 # indispensable. The curve with the price has its smallest value far left of the dotted line. So the price alone did not
-# decide how many heads stay. Their number is **the number at which 500 steps stopped**: a gate starts nearly open and needs a few hundred steps to close, and closing more would still have paid.
-# (Roughly: the weights are held fixed here.) More steps, faster gates or a higher price leave fewer heads:
+# decide how many heads stay. **Training ended after 500 steps, before more gates could close**: a gate starts
+# nearly open and needs a few hundred steps to close, and closing more would still have paid.
+# (This is rough, since the weights are held fixed here.) More steps, faster gates or a higher price leave fewer heads:
 # [chapter 06](06_training_with_gates.ipynb).
 #
 # ## The chapters
@@ -587,7 +588,7 @@ print(
 #
 # - Pruning has four stages: train a model, train gates with a price, remove closed heads, fine-tune the rest.
 # - Removing a closed head changes no prediction.
-# - Price, steps and the rate of the gates decide how many heads stay.
+# - Price, steps and the gates' learning rate decide how many heads stay.
 #
 # ## Questions
 #
@@ -612,7 +613,7 @@ print(
 #
 # <details><summary>Answer</summary>
 #
-# The lines of the first table that are not called *heads* stay. And a model this small spends much of the time between
-# operations.
+# The lines of the first table that are not called *heads* stay. And a model this small spends much of its time on
+# overhead.
 #
 # </details>

@@ -14,7 +14,7 @@
 #
 # **After this chapter you can** derive the backward pass of a layer with pencil and paper, write it in NumPy, and show that
 # it is right to fifteen digits. You do this for *linear*, *LayerNorm*, *RMSNorm* and *cross-entropy*. Then a small
-# language model trains with the LayerNorm that you wrote.
+# language model trains with your LayerNorm.
 #
 # **You need** Python, NumPy's broadcasting, and the chain rule of school calculus. Unfamiliar words are in the
 # [glossary](README.md#glossary).
@@ -64,7 +64,7 @@ you_are_here("embedding", "norm", "softmax")
 # Training takes small steps *against* the gradient: a parameter $W$ becomes $W-\mathtt{lr}\cdot\mathtt{dW}$, where `lr` is
 # the **learning rate**.
 #
-# Thanks to the chain rule, each operation needs to know only itself. It computes `out` from `x`. Backward, it receives
+# By the chain rule, each operation can be treated alone. It computes `out` from `x`. Backward, it receives
 # `dout`, the gradient of its output, and returns `dx`:
 #
 # $$ \mathtt{dx}_i = \sum_j \mathtt{dout}_j \, \frac{\partial\, \mathtt{out}_j}{\partial x_i} \tag{1} $$
@@ -75,7 +75,7 @@ you_are_here("embedding", "norm", "softmax")
 #     out, cache = layer_forward(x, W, …)        cache: whatever backward needs
 #     dx, dW, …  = layer_backward(dout, cache)   gradients, in the order of the arguments
 #
-# What remains is to work out (1) for each operation, without ever building the matrix
+# What remains is to work out (1) for each operation, without building the matrix
 # $\partial\,\mathtt{out}/\partial x$.
 
 # %% [markdown]
@@ -202,11 +202,11 @@ show_lines(ops.layernorm_forward, "centred = ", "return")
 #
 # *●●○ · 10 minutes*
 #
-# Write it. `dout` is (…, D), with any number of leading axes. `scale` and `bias` are used in every row, so the second rule of
-# thumb gives their gradients.
+# Write `layernorm_backward`. `dout` is (…, D), with any number of leading axes. `scale` and `bias` are used in every row, so
+# the second rule of thumb gives their gradients.
 #
 # Replace the line `raise NotImplementedError(…)` and run the cell. If the check passes, your function computes in place of
-# the package's from here on, in this chapter and the later ones.
+# the package's from here on, in later chapters too.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -256,7 +256,7 @@ yours.check(layernorm_backward, ops.layernorm_backward, *cases, hint=hint)
 # %% [markdown]
 # ### The three paths as matrices
 #
-# The formula claims to cover *all* paths. So build each of them as a $D\times D$ matrix $\partial n_{d'}/\partial x_d$, and
+# The formula claims to cover *all* paths. So build each path as a $D\times D$ matrix $\partial n_{d'}/\partial x_d$, and
 # see whether their sum gives the same `dx`.
 #
 # **Before you look:** which of the three matrices is diagonal, and which has the same number everywhere? What do the
@@ -302,13 +302,13 @@ plt.show()
 #
 # *●●○ · 10 minutes*
 #
-# Many recent models leave out the mean and the bias. The pretrained model that you prune in
-# [chapter 09](09_a_real_language_model.ipynb) does, and it will use your function.
+# Many recent models leave out the mean and the bias. So does the pretrained model of
+# [chapter 09](09_a_real_language_model.ipynb), which will use your function.
 #
 # $$ \mathtt{rms} = \sqrt{\tfrac1D\sum_d x_d^2+\mathtt{eps}} \qquad n_d = \frac{x_d}{\mathtt{rms}} \qquad
 # \mathtt{out}_d = n_d\cdot\mathtt{scale}_d $$
 #
-# Derive the backward pass on paper (how many paths lead from $x_d$ to the output?) and write it.
+# Derive the backward pass on paper (how many paths lead from $x_d$ to the output?) and write `rmsnorm_backward`.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -334,7 +334,7 @@ yours.check(rmsnorm_backward, ops.rmsnorm_backward, *cases, hint=hint)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Two paths: straight into the own $n_d$, and through `rms`, where $\partial\,\mathtt{rms}/\partial x_d = n_d/D$.
+# Two paths: straight into $n_d$, and through `rms`, where $\partial\,\mathtt{rms}/\partial x_d = n_d/D$.
 #
 # </details>
 #
@@ -361,12 +361,13 @@ yours.check(rmsnorm_backward, ops.rmsnorm_backward, *cases, hint=hint)
 # = \log\sum_{v'} e^{\mathtt{logits}_{v'}} - \mathtt{logits}_\mathtt{target} $$
 #
 # The derivative of the first term with respect to $\mathtt{logits}_v$ is $e^{\mathtt{logits}_v}/\sum = p_v$; that of the
-# second is 1 for the target and 0 for all others. Averaged over $R$ rows:
+# second is 1 for the target and 0 for all others. Averaged over $R$ rows (in training `dout` is 1):
 #
 # $$ \mathtt{dlogits}_{rv} = \frac{\mathtt{dout}}{R}\,\big(p_{rv} - \mathbf 1[v = \mathtt{target}_r]\big) $$
 #
 # ($\mathbf 1[\dots]$ is 1 where the statement in brackets holds, and 0 elsewhere.) The exponentials and logarithms have
-# cancelled: what is left is the error of each probability.
+# cancelled: what is left is the error of each probability. The package subtracts the
+# largest logit, against overflow:
 
 # %%
 show_source(ops.log_softmax, docstring=False)
@@ -405,10 +406,10 @@ plt.show()
 #
 # $$ f(x + ih) = f(x) + ih\,f'(x) - \tfrac12h^2 f''(x) - \dots \qquad\Longrightarrow\qquad f'(x) \approx \frac{\operatorname{Im} f(x+ih)}{h} $$
 #
-# The derivative is alone in the imaginary part.
+# The imaginary part holds the derivative, up to an error of order $h^2$.
 #
 # **Before you look:** the next cell measures one derivative of LayerNorm in all three ways, with steps down to $10^{-20}$. A
-# float64 holds 16 digits. For which of the three does the error become smaller and smaller as $h$ does?
+# float64 holds 16 digits. For which of the three does the error keep shrinking with $h$?
 
 
 # %%
@@ -446,10 +447,10 @@ print(
 assert best_complex / abs(exact) < 1e-14 and errors["central difference"][0] > 1e-3 * abs(exact)
 
 # %% [markdown]
-# $f(x+h)$ and $f(x-h)$ agree in most of their 16 digits, and the subtraction cancels those. What is left has an
-# error of about $10^{-16}\,|f|$, which is then *divided* by $h$. Small $h$, large error. The central difference is at its
-# best at the bottom of a valley, with some ten correct digits. The complex step subtracts nothing:
-# with $h = 10^{-20}$, $h^2$ vanishes and the result is right to the last digit (Squire & Trapp 1998).
+# $f(x+h)$ and $f(x-h)$ agree in most of their 16 digits, and the subtraction cancels those. What is left has an error of
+# about $10^{-16}\,|f|$, which is then *divided* by $h$. The smaller $h$, the larger the error. The central difference is
+# at its best at the bottom of a valley, with ten correct digits. The complex step subtracts nothing: with $h = 10^{-20}$,
+# $h^2$ vanishes and the result is right to the last digit (Squire & Trapp 1998).
 
 # %% [markdown]
 # ### Exercise 3 · Your gradient checker
@@ -512,8 +513,8 @@ print(f"LayerNorm's dx, computed and measured: {np.abs(dx - through).max():.0e} 
 # %% [markdown]
 # ### A test for every layer
 #
-# `assert_gradients` does this for every argument. It draws a random `dout`, so that the output becomes the
-# single number $f=\sum \mathtt{dout}\cdot\mathtt{out}$, measures all derivatives, and compares norms of whole tensors.
+# `assert_gradients` measures the gradients of all arguments. It draws a random `dout`, so that the output becomes the
+# single number $f=\sum \mathtt{dout}\cdot\mathtt{out}$, and compares norms of whole tensors.
 # (Where the true gradient is zero, both sides are rounding errors, so relative errors of single entries mean nothing.)
 #
 # A check that has never failed proves nothing. **Plant a bug**: here is a LayerNorm that forgets the second path.
@@ -602,9 +603,9 @@ def step(p, ids, targets, layernorm_backward=ops.layernorm_backward):
 
 
 # %% [markdown]
-# The checker takes the whole model like a layer, with parameters as inputs and the loss as output. Then the model
-# trains by plain gradient descent, once with **your** LayerNorm (the package's, until you solve exercise 1) and once with the
-# forgetful one.
+# The checker treats the whole model as one layer, with parameters as inputs and the loss as output. Then the model trains
+# by plain gradient descent, once with **your** LayerNorm (the package's, until you solve exercise 1) and once with the
+# forgetful LayerNorm.
 #
 # **Before you look:** how different will the two training curves be?
 
@@ -671,14 +672,14 @@ print(f"held-out text: correct {valid:.3f} bits per character, forgetful {valid_
 # %% [markdown]
 # The model learns, with no automatic differentiation anywhere. And the curve of the planted bug coincides with the correct
 # curve. What the bug forgets in `dh` is the same number for all features of a row. In $W_1$ and $b_1$ that only shifts all
-# features together, and LayerNorm ignores such a shift. Only the embeddings learn from a wrong gradient. Nobody
-# would find the bug by looking at losses; the checker found it in milliseconds.
+# features together, and LayerNorm ignores such a shift. Only the embeddings learn from a wrong gradient. The
+# losses do not show the bug; the checker found it in milliseconds.
 #
 # ### Box: sampling
 #
-# To write text, the model draws the next character from its probabilities, appends the character, and repeats. Logits may be
-# divided by a **temperature** before: below 1 likely characters become likelier still, above 1 rare characters come more
-# often.
+# To write text, the model draws the next character from its probabilities, appends the character, and repeats. Dividing
+# the logits by a **temperature** $t$ first gives the tour's $p^{1/t}$: below 1 likely characters become likelier still,
+# above 1 rare characters come more often.
 
 # %%
 for temperature in (0.5, 1.0, 1.5):
@@ -690,7 +691,7 @@ for temperature in (0.5, 1.0, 1.5):
     print(f"{temperature}  {text.tokenizer.decode(np.array(written))!r}")
 
 # %% [markdown]
-# Eight characters are a short memory. [Chapter 03](03_attention_by_hand.ipynb) finds a longer one.
+# Eight characters are little context. [Chapter 03](03_attention_by_hand.ipynb) reads further back.
 #
 # ## Recap
 #
@@ -709,7 +710,7 @@ for temperature in (0.5, 1.0, 1.5):
 #
 # <details><summary>Answer</summary>
 #
-# `cross_entropy` has already put the $1/R$ of its mean into `dlogits`; a second one would make this layer's
+# `cross_entropy` has already put the $1/R$ of its mean into `dlogits`; a second $1/R$ would make this layer's
 # gradient R times too small. The checker would reject it.
 #
 # </details>

@@ -66,8 +66,8 @@ you_are_here("gate", "gates")
 #
 # Which parts of a model can go? Give every part a factor, its **gate** $g$, and multiply all that the part adds by $g$. A
 # gate of 1 changes nothing. A gate of 0 silences the part, which can then be removed for good
-# ([chapter 07](07_removing_heads.ipynb)). A gate of 0.03 saves nothing. (The parts of later chapters are
-# *attention heads*; those of this chapter are inputs.)
+# ([chapter 07](07_removing_heads.ipynb)). A gate of 0.03 saves nothing, since the part is still computed. (The parts of
+# later chapters are *attention heads*; those of this chapter are inputs.)
 #
 # So we want a number that is 0 or 1 and that gradient descent can train. Let `log_alpha` be its parameter. The obvious
 # switch $g = \mathbf 1[\mathtt{log\_alpha} \ge 0]$ has the derivative 0 wherever it exists, so gradient descent never
@@ -121,8 +121,8 @@ you_are_here("gate", "gates")
 #
 # *●●○ · 10 minutes*
 #
-# Write it, with what backward will need as `cache`: $s$, where $0<\bar s<1$, the temperature used, and
-# $\mathtt{zeta}-\mathtt{gamma}$.
+# Write `hard_concrete_forward`. Return the gates, and as cache what backward will need: $s$, the booleans `inside`
+# ($0<\bar s<1$), the temperature used, and $\mathtt{zeta}-\mathtt{gamma}$.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -202,6 +202,8 @@ axes[0].set_ylabel("value")
 plt.show()
 
 # %% [markdown]
+# Only the clip reaches exactly 0, where the noise is below $0.333\,\log\frac{0.1}{1.1}=-0.80$.
+#
 # ## 3 · The whole distribution from one formula
 #
 # How likely is the gate to be larger than some $x$ between 0 and 1? Go back from $g$ to the noise, one change at a time:
@@ -243,10 +245,10 @@ show_source(ops.p_open, docstring=False)
 assert P_above(0.0, 2.0, **PAPER) == ops.p_open(np.array(2.0), **PAPER)
 
 # %% [markdown]
-# The draws of the package do not use (3), so let them decide. Among $n$ draws, an event of probability $p$ has the frequency
+# The package's draws do not use (3), so they can test it. Among $n$ draws, an event of probability $p$ has the frequency
 # $p$ with a standard error of $\sqrt{p(1-p)/n}$. We count exact zeros, exact ones, and 40 bins in between. If (3) holds,
-# none of the 168 deviations should exceed 5 standard errors. The last printed line tries a planted mistake: a P(open) that
-# forgets `beta`.
+# none of the 168 deviations should exceed 5 standard errors. The last line tries a planted mistake: a P(open) without
+# `beta`.
 #
 # **Before you look:** for `log_alpha` = 0, how much of the probability do you expect at exactly 0, at exactly 1, and
 # in between?
@@ -350,7 +352,7 @@ assert round(float(P_above(0.0, 2.0, **PAPER)), 3) == 0.943
 # *●○○ · 10 minutes*
 #
 # Write $\partial g/\partial\,\mathtt{log\_alpha}$ as a product of four factors, and multiply by `dout`. A hard gate gets the
-# same gradient; section 5 says why.
+# same gradient, as section 5 explains.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -398,9 +400,9 @@ yours.check(hard_concrete_backward, ops.hard_concrete_backward, *cases, hint=hin
 # </details>
 
 # %% [markdown]
-# Turn the knobs. On the left is the distribution, derived and sampled. On the right is the gradient of every draw against its
-# noise: the *area* under the hump is the mean gradient. `stretch` is how far both ends are moved: `gamma` = −`stretch`,
-# `zeta` = 1 + `stretch`.
+# On the left is the distribution, derived and sampled. On the right is the gradient of every draw against its noise: the
+# *area* under the hump is the mean gradient. The slider `stretch` moves both ends (exercise 2 called their distance
+# `stretch`): `gamma` = −`stretch`, `zeta` = 1 + `stretch`.
 #
 # **Before you look:** what does a small `beta` do to the width of the hump, to its height, and to the area?
 
@@ -445,8 +447,8 @@ sliders(turn, log_alpha=[-2, 0, 2], beta=[0.2, 0.333, 0.667, 1.5], stretch=[0.1,
 
 # %% [markdown]
 # `beta` hardly changes the area as long as it is below 1. A small `beta` makes the gradient rare and large: most draws are
-# clipped and teach the gate nothing, and the others move it far. A large `beta` gives almost every draw a gradient, but from
-# gates that are almost never 0 or 1. Usual values lie between 0.33 and 0.67.
+# clipped and teach the gate nothing, and the other draws move it far. A large `beta` gives almost every draw a gradient,
+# but from gates that are almost never 0 or 1. Usual values lie between 0.33 and 0.67.
 #
 # ## 5 · Straight-through is the trapezoid rule
 #
@@ -455,9 +457,9 @@ sliders(turn, log_alpha=[-2, 0, 2], beta=[0.2, 0.333, 0.667, 1.5], stretch=[0.1,
 # - forward uses $\hat g = \mathbf 1[g\ge\frac12]$, so that a training step sees the model as it will be after pruning;
 # - backward uses the gradient of $g$, as if $\hat g$ were $g$.
 #
-# With a soft gate the mean gradient is exact, by (2). What is it with a hard gate? The derivative that we want is that of
-# $E[\mathtt{loss}(\hat g)] = \mathtt{loss}(0) + p\,\big(\mathtt{loss}(1)-\mathtt{loss}(0)\big)$ with $p = P(g\ge\frac12) =
-# \mathrm{sigmoid}(\mathtt{log\_alpha})$:
+# With a soft gate the mean gradient is exact, by (2). What is the mean with a hard gate? The derivative that we want is
+# that of $E[\mathtt{loss}(\hat g)] = \mathtt{loss}(0) + p\,\big(\mathtt{loss}(1)-\mathtt{loss}(0)\big)$ with
+# $p = P(g\ge\frac12) = \mathrm{sigmoid}(\mathtt{log\_alpha})$:
 #
 # $$ p\,(1-p)\,\big(\mathtt{loss}(1)-\mathtt{loss}(0)\big) = p\,(1-p)\int_0^1\mathtt{loss}'(x)\,\mathrm dx. \tag{4} $$
 #
@@ -467,7 +469,7 @@ sliders(turn, log_alpha=[-2, 0, 2], beta=[0.2, 0.333, 0.667, 1.5], stretch=[0.1,
 #
 # $$ \text{straight-through} \;\longrightarrow\; p\,(1-p)\cdot\tfrac12\big(\mathtt{loss}'(0)+\mathtt{loss}'(1)\big). $$
 #
-# It is the **trapezoid rule**: the mean of the two ends replaces the area under $\mathtt{loss}'$. The rule is exact when
+# This is the **trapezoid rule**: the mean of the two ends replaces the area under $\mathtt{loss}'$. The rule is exact when
 # $\mathtt{loss}'$ is a straight line.
 
 # %% jupyter={"source_hidden": true}
@@ -498,8 +500,8 @@ plt.show()
 # *●●○ · 15 minutes*
 #
 # For a loss of one gate, return what straight-through computes on average minus the exact derivative (4). Given are the
-# functions `loss` and `slope` (its derivative), $p$, and for n tosses the soft gates `g` (n,) and their gradients `dg` =
-# ∂g/∂log_alpha (n,).
+# functions `loss` and `slope` (its derivative), $p$ of (4), and for n tosses the soft gates `g` (n,) and their gradients
+# `dg` = ∂g/∂log_alpha (n,).
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -550,16 +552,16 @@ print("passed: with a small beta, your measured bias is the trapezoid rule's")
 # </details>
 
 # %% [markdown]
-# At `beta` = 0.333 the bias of the parabola is 0.027 instead of 0: the temperature adds a bias, which vanishes with `beta`. The
-# bias of the trapezoid rule stays.
+# At `beta` = 0.333 the bias of the parabola is 0.027 instead of 0: the temperature adds a bias, which vanishes with
+# `beta`. The bias of the trapezoid rule stays.
 #
-# How curved is the loss of a real model in one gate? [Chapter 05](05_l0_and_the_difference.ipynb) measures that the trapezoid
-# rule comes close for all heads. That is why straight-through works in practice. It does not prove that it must.
+# How curved is the loss of a real model in one gate? [Chapter 05](05_l0_and_the_difference.ipynb) measures that the
+# trapezoid rule comes close for all heads. This explains why straight-through works in practice. It is no proof.
 #
 # ## 6 · Your gates decide
 #
 # How many of the last 8 characters does a model need to predict the next one? Give the character $c$ places back
-# a table $E_c$, (V, V), which says what characters may follow, and a gate:
+# a table $E_c$, (V, V), a row of logits for each character, and a gate:
 #
 # $$ \mathtt{logits} = \sum_{c=1}^{8} g_c\cdot E_c[\mathtt{id}_c] + b $$
 #
@@ -642,8 +644,8 @@ axes[0].set_ylabel("P(open)")
 plt.show()
 
 # %% [markdown]
-# The nearest four stay, and the model needs only 0.03 bits more than with all eight. Four is no law: the price, the learning
-# rates and the number of steps decide together, as [chapter 06](06_training_with_gates.ipynb) shows.
+# The nearest four stay, and the model needs only 0.03 bits more than with all eight. The number four depends on the
+# price, the learning rates and the number of steps, as [chapter 06](06_training_with_gates.ipynb) shows.
 #
 # ## Recap
 #
@@ -651,11 +653,11 @@ plt.show()
 #   clipped: exactly 0, exactly 1 or in between. One formula, $P(g>x)$, gives the whole distribution.
 # - The gradient of a draw is a product of four factors. It is zero where the clip acts, and its mean is exact for soft
 #   gates.
-# - A hard gate uses 0 or 1 forward and the soft gate's gradient backward. On average that is the trapezoid rule, exact for a
-#   loss that is linear or a parabola.
+# - A hard gate uses 0 or 1 forward and the soft gate's gradient backward. On average that is the trapezoid rule, exact for
+#   linear and quadratic losses.
 #
 # **Next:** [03 attention by hand](03_attention_by_hand.ipynb), the part that the gates of all later chapters open and
-# close. In the [assignments](assignments/README.md), a3_1 to a3_3 belong to this chapter.
+# close. In the [assignments](assignments/README.md), a3_1 and a3_2 belong to this chapter.
 
 # %% [markdown]
 # ## Questions

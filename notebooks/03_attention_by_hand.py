@@ -190,7 +190,7 @@ plt.show()
 assert a[0, 0] == 1 and np.allclose(a.sum(1), 1) and (a[~visible] == 0).all()
 
 # %% [markdown]
-# The first: this query sees only the key of its position, which gets all the weight.
+# The first row: query 0 sees only key 0, which gets the weight 1.
 #
 # ## 3 · The backward pass, twice
 #
@@ -205,7 +205,7 @@ assert a[0, 0] == 1 and np.allclose(a.sum(1), 1) and (a[~visible] == 0).all()
 # | $a_{ij}=e_{ij}/z_i$ | $\mathtt{de}_{ij}=\mathtt{da}_{ij}/z_i\qquad{}\mathtt{dz}_i=-\sum_j\mathtt{da}_{ij}\,e_{ij}/z_i^2$ |
 # | $o=a\,v$ | $\mathtt{da}=\mathtt{do}\;v^\top\qquad{}\mathtt{dv}=a^\top\,\mathtt{do}$ |
 #
-# This is what automatic differentiation would record. Here it is for one head:
+# This is what automatic differentiation would record. `do` is the gradient of $o$. For one head:
 
 
 # %% tags=["subject"]
@@ -250,8 +250,8 @@ print("one head, step by step: all gradients agree with the complex step")
 # \;=\; a_{im}\Big(\mathtt{da}_{im} - \sum_j a_{ij}\,\mathtt{da}_{ij}\Big) \tag{3} $$
 #
 # In words: $\mathtt{da}_{im}$ is how much the loss changes with the weight on key $m$. The sum is
-# the average of this over all keys, weighted as the query weights them now. *Only the difference from this average
-# counts*, in proportion to the weight that the key already has. What one key gains the others
+# the average of `da` over all keys, with the weights $a$. *Only the difference from this average
+# counts*, in proportion to the weight that the key already has. What one key gains, the others
 # lose, so every row of `ds` adds up to zero. Where a mask has made a weight 0, `ds` is 0.
 #
 # The picture shows `da` of one query, and its `a` and `ds` twice: with a softmax that is undecided,
@@ -282,7 +282,7 @@ plt.show()
 assert sizes[1] < sizes[0] / 10
 
 # %% [markdown]
-# The undecided softmax, more than ten times. The terms of `ds` have the factors $a_{im}(1-a_{im})$ and $a_{ij}a_{im}$,
+# The undecided softmax: 0.58 against 0.03 in sum. The terms of `ds` have the factors $a_{im}(1-a_{im})$ and $a_{ij}a_{im}$,
 # which vanish when one weight is 1. A head that is certain hardly learns any more, although key 5 would be better.
 #
 # ### Broadcasting and `einsum`
@@ -296,7 +296,7 @@ assert sizes[1] < sizes[0] / 10
 #   the sum of a row where it can be subtracted from the row.
 # - **`einsum`** names the axes: in `np.einsum("bhtd,bhsd->bhts", q, k)` entries with equal letters are multiplied, and a
 #   letter that is missing after the arrow is summed over. For a gradient, exchange the letters of output and input:
-#   `np.einsum("bhts,bhsd->bhtd", ds, k)` is `dq`, but for the root.
+#   `np.einsum("bhts,bhsd->bhtd", ds, k)` is `dq` without the root.
 
 # %%
 q, k = (
@@ -388,7 +388,7 @@ yours.check(
 #
 # </details>
 #
-# Both ways give the same. And the average in (3) needs no `da`, because $\sum_j a_{ij}\,(\mathtt{do}_i\cdot v_j) =
+# Both ways give the same gradients. The average in (3) needs no `da`, because $\sum_j a_{ij}\,(\mathtt{do}_i\cdot v_j) =
 # \mathtt{do}_i\cdot o_i$. The compiled code calls this number *delta*.
 
 # %%
@@ -415,7 +415,8 @@ np.testing.assert_allclose((da * a).sum(1), (do * o).sum(1), rtol=1e-12)
 #
 # $$ y = [o_0;\dots;o_{H-1}]\,W_o + b_o = \sum_h o_h\,W_o^{(h)} + b_o \tag{4} $$
 #
-# with $o_h$ (T, Dh) for the output of head h, and $W_o^{(h)}$ for the rows $h\,\mathtt{Dh}\dots(h+1)\,\mathtt{Dh}-1$ of $W_o$.
+# with $o_h$ (T, Dh) for the output of head h, and $W_o^{(h)}$ for the rows $h\,\mathtt{Dh}\dots(h+1)\,\mathtt{Dh}-1$ of
+# $W_o$.
 #
 # **A head is a summand.** The whole project rests on this: a summand can be multiplied by a gate, and left out.
 
@@ -448,8 +449,8 @@ print("a loop over heads and one product with all of Wo give the same")
 # ## 5 · A trap in testing attention
 #
 # The next cell plants five bugs in `head_backward`, one at a time, and lets the gradient checker look at each at
-# T = S = 1, the smallest example, and at T = S = 3. **Before you look:** which of the five does it find with one query
-# and one key?
+# T = S = 1, the smallest example, and at T = S = 3. **Before you look:** which of the five does the checker find with one
+# query and one key?
 
 # %%
 bugs = {
@@ -540,7 +541,7 @@ assert shares["usual layer"] < 0.34 and shares["head networks"] > 0.99
 #
 # *●○○ · 5 minutes*
 #
-# Count the parameters that disappear with one head: its parts of the four matrices, and its units in (5).
+# Count the parameters that disappear with one head: its parts of $W_q$, $W_k$, $W_v$ and $W_o$, and its units in (5).
 
 # %% tags=["exercise", "raises-exception"]
 from dataclasses import replace
@@ -610,7 +611,7 @@ assert shares.max() < share
 
 # %% [markdown]
 # Not yet. In the run printed here the heads read certain letters, which they find by *content*. To look back by one is
-# hard for this model: it has a learned vector for each of its 40 positions, and must learn for each of them which
+# hard for this model: it has a learned vector for each of its 40 positions, and must learn for each position which
 # position comes before. The next chapter gives heads distances.
 #
 # ## Recap
@@ -620,16 +621,18 @@ assert shares.max() < share
 # - The heads of a layer are summands. Each head also owns N hidden units, so that
 #   nearly all of a layer goes with its heads.
 #
-# Assignment [A2](assignments/README.md), tasks a2_1 to a2_3, continues from here.
+# Task a2_1 of assignment [A2](assignments/README.md) continues from here.
 #
 # ## Questions
 #
-# 1. The rows of $W_o$ that belong to head 2 are all zero. Which of the head's parameters in (4) have a gradient that is not zero?
+# 1. The rows of $W_o$ that belong to head 2 are all zero. Which of the head's parameters in (4) have a gradient that is
+#    not zero?
 #
 # <details><summary>Answer</summary>
 #
 # Only these rows, $\mathtt{dW}_o^{(2)} = o_2^\top\mathtt{dout}$. The gradient of $o_2$, $\mathtt{dout}\,W_o^{(2)\top}$, is
-# zero, so $W_q$, $W_k$ and $W_v$ of this head get none. After one step the rows are no longer zero, and all of the head learns.
+# zero, so $W_q$, $W_k$ and $W_v$ of this head get none. After one step the rows are no longer zero, and all of the head
+# learns.
 #
 # </details>
 #

@@ -124,7 +124,7 @@ assert (visible_keys(7, 14, 7).sum(1) == 7 + 1).all()
 #
 # With the same-length mask and a memory, the cut into segments leaves no trace: each query sees the same M + 1 latest
 # positions in every layer, whether a text is read in long pieces or in short ones. We check this on the
-# [tour's](00_tour.ipynb) model, which has T = M = 64. (The next cell trains it if there is none yet.)
+# [tour's](00_tour.ipynb) model, which has T = M = 64. (The next cell trains it if needed.)
 #
 # **Before you look:** the model reads 192 characters in pieces of 64, then in pieces of 5. How far apart are the
 # results with memory, and how far without?
@@ -161,7 +161,7 @@ for size in (32, 19, 5):
 
 # %% [markdown]
 # What is the memory worth? Let the model read held-out text with its memory, and again with the memory removed at the
-# beginning of every segment. **Before you look:** after how many positions will the reader without memory have caught up?
+# beginning of every segment. **Before you look:** after how many positions will the model without memory have caught up?
 
 
 # %% jupyter={"source_hidden": true}
@@ -228,14 +228,14 @@ assert early > 0.5 and late < early / 2
 # $$ (x_i + p_i)W_q\cdot(x_j+p_j)W_k = \underbrace{x_iW_q\cdot x_jW_k}_{\text{content–content}} + \underbrace{x_iW_q\cdot p_jW_k}_{\text{content–position}} +
 # \underbrace{p_iW_q\cdot x_jW_k}_{\text{position–content}} + \underbrace{p_iW_q\cdot p_jW_k}_{\text{position–position}} $$
 #
-# and with a memory they go wrong: position 3 of the segment and position 3 of the memory would carry the same $p_3$. What
-# means the same everywhere is the **distance**. So Dai et al. (2019, § 3.3) rewrite the four terms:
+# and with a memory the terms with $p$ go wrong: position 3 of the segment and position 3 of the memory would carry the
+# same $p_3$. Only a **distance** means the same everywhere. So Dai et al. (2019, § 3.3) rewrite the four terms:
 #
 # - In the key, $p_j$ is replaced by $r_\mathtt{dist} = R_\mathtt{dist}\,W_r$, a key that belongs to the distance. The
 #   table `R` has a row for each distance, and all layers share it. (Here its rows are learned; in Transformer-XL they are
 #   sines and cosines.) Each head owns Dh columns of $W_r$.
 # - In the query, $p_i$ is replaced by a learned vector of the head, the same for all queries, since every query has
-#   distance 0 from itself: **u** in the content term, **w** in the position term.
+#   distance 0 from itself: **u** beside the keys $k_j$, **w** beside $r_\mathtt{dist}$.
 #
 # $$ s_{ij} = \frac{\overbrace{q_i\cdot k_j}^{\text{content–content}} + \overbrace{q_i\cdot r_\mathtt{dist}}^{\text{content–position}} + \overbrace{u\cdot k_j}^{\text{position–content}} + \overbrace{w\cdot r_\mathtt{dist}}^{\text{position–position}}}{\sqrt{\mathtt{Dh}}}
 # = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{dist}(i,j)}}{\sqrt{\mathtt{Dh}}} \tag{5} $$
@@ -244,19 +244,19 @@ assert early > 0.5 and late < early / 2
 #
 # ### The shift
 #
-# The second product of (5) has a catch. Computed as a matrix product, $(q_i + w)\cdot r$ has one column for each *distance*. To be
-# added to $q_i\cdot k_j$, it must have one column for each *key*. Each row has to be shifted one place further to the right
-# than the row above it.
+# The second product of (5) has a catch. Computed as a matrix product, $(q_i + w)\cdot r$ has one column for each
+# *distance*. To be added to $q_i\cdot k_j$, it must have one column for each *key*. Each row has to be shifted one place
+# further to the right than the row above it.
 #
-# No number has to move. Let column $c$ of a matrix P hold distance $S-1-c$, and give P one extra column, so
-# that its rows are $S+1$ long. Entry $(i, c)$ then lies at place $i(S+1)+c$ in the computer's memory. Its key is $j = i + M -
-# \mathtt{dist} = c + i - (T-1)$, so the same place is
+# No number has to move. Let column $c$ of a matrix P hold distance $S-1-c$, and give P one extra column, so that its rows
+# are $S+1$ long. Entry $(i, c)$ then lies at place $i(S+1)+c$ in the computer's memory. The key of this entry is
+# $j = i + M - \mathtt{dist} = c + i - (T-1)$, so the same place is
 #
 # $$ i(S+1) + c \;=\; i\,S + (i + c) \;=\; i\,S + j + (T-1) : $$
 #
-# row $i$ and column $j$ of a matrix whose rows have $S$ entries and which begins $T-1$ places later. It is another
+# row $i$ and column $j$ of a matrix whose rows have $S$ entries and which begins $T-1$ places later. This matrix is another
 # **view** of the same numbers. **Before you look:** the last key of a segment lies after every query
-# but the last. What will stand in the upper right corner? Step through the rows:
+# but the last. What will stand in the view's upper right corner? Step through the rows:
 
 # %% jupyter={"source_hidden": true}
 # Draws the memory of P as one line of numbers, P itself, and the rows that the shifted view cuts out of the line.
@@ -386,7 +386,8 @@ assert share > 0.3
 show_lines(ops.attention_forward, "np.matmul((qh + u", "context += by_key(P)")
 
 # %% [markdown]
-# Compute (5) again in the slowest and plainest way:
+# Compute (5) again, one score at a time. `span` is the largest visible distance, M for the same-length mask, `None`
+# for no limit.
 
 
 # %% tags=["subject"]
@@ -420,9 +421,9 @@ for span in (None, S6 - T6, 2):
 print("score by score it is the same, for causal, same-length and a shorter span")
 
 # %% [markdown]
-# **Backward.** Everything up to `ds` is chapter 03. From there, reverse (5). $q_i$ occurs in it twice, so `dq` has two
-# parts. $u$ is added to every query of every text, so its
-# gradient is summed over batch and positions. The same holds for $w$, and for $r$, which all texts share:
+# **Backward.** Everything up to `ds` is chapter 03. From there, reverse (5). $q_i$ occurs twice, so `dq` has two parts.
+# $u$ is added to every query of every text, so its gradient is summed over batch and positions. The same holds for $w$,
+# and for $r$, which all texts share:
 #
 # $$ \mathtt{dq}_i = \tfrac{1}{\sqrt{\mathtt{Dh}}}\Big(\underbrace{\textstyle\sum_j \mathtt{ds}_{ij}\,k_j}_{\text{content}} +
 # \underbrace{\textstyle\sum_j \mathtt{ds}_{ij}\,r_\mathtt{dist}}_{\text{position}}\Big) \qquad
@@ -583,9 +584,10 @@ for name, (layer, head) in chosen.items():
     print(f"{name:20} layer {layer}, head {head}: {mean:{form}}   (uniform weights: {even})")
 
 # %% [markdown]
-# Here are the three heads on the text itself, with two queries each. The query is the framed character at the end; a
+# Here are the three heads on the text, with two queries each. The query is the framed character at the end; a
 # character is darker the more weight it gets, compared with the largest weight of its row (↵ is the end of a
-# line). **Before you look:** in layer 0 a query is computed from its character alone. What can decide there whether a head looks back by one?
+# line). **Before you look:** in layer 0 a query is computed from its character alone. What can decide there whether a head
+# looks back by one?
 
 # %% jupyter={"source_hidden": true}
 # Draws the text before two queries, shaded by the weights of the chosen heads.
@@ -624,7 +626,7 @@ plt.show()
 
 # %% [markdown]
 # In the run printed here the second query is the letter *o*, and the first head looks at every earlier *e*, near or
-# far. (So it does in the first picture of chapter 03.) Is that an accident? Look at the weight of this head on the
+# far. (So it does in the first picture of chapter 03.) Look at the weight of this head on the
 # character before, averaged over all queries with the same character, for the twenty most frequent characters.
 
 # %%
@@ -633,20 +635,19 @@ by_letter = {text.tokenizer.decode(np.array([c])): on_previous[asking == c].mean
 print("  ".join(f"{letter!r} {value:.0%}" for letter, value in by_letter.items()))
 
 # %% [markdown]
-# It is the character that decides: with most characters this head looks back by one nearly always, with a few less often or
-# hardly ever. A head of layer 0 can only learn that letter by letter. The mean over queries hides it.
+# The character decides: with most characters this head looks back by one nearly always, with a few less often or
+# hardly ever. A head of layer 0 can learn this only letter by letter. The mean over queries hides it.
 #
-# Whether the model could do without this head is another question, which no picture answers. It is
-# the subject of the next chapters.
+# Whether the model could do without this head, no picture says. The next chapters measure it.
 #
 # ### Exercise 2 · A memory that leaves no trace
 #
 # *●●○ · 10 minutes*
 #
-# Write `read(x, T)`, which reads the inputs x (n, D) of one layer T positions at a time, the last piece possibly
-# shorter. `layer(piece, m)` returns the outputs for one piece, (T, D); m (at most M, D) holds the inputs just before
-# the piece and is empty, (0, D), at the beginning. Return all outputs, (n, D). They must not depend on T, even where T
-# is less than M.
+# Write `read(x, T)`, which reads the inputs x (n, D) of one layer T positions at a time, the last piece possibly shorter.
+# `layer(piece, m)` returns the outputs for one piece, (T, D); m (at most M, D) holds the inputs just before the piece and
+# is empty, (0, D), at the beginning. Return all outputs, (n, D). The outputs must not depend on T, even where T is less
+# than M.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -707,7 +708,7 @@ for T in (20, 8, 6, 3, 1):
 #   turns columns of distances into columns of keys.
 # - With memory, distances and the same-length mask, a text may be cut anywhere, and the model computes the same.
 #
-# Assignment [A2](assignments/README.md), tasks a2_2 and a2_3, has a memory too.
+# Tasks a2_2 and a2_3 of assignment [A2](assignments/README.md) continue from here.
 #
 # ## Questions
 #
