@@ -97,7 +97,8 @@ you_are_here("train", "gates", "prune", "finetune")
 # ## 2 · A model and its text
 #
 # The text is the language reference that comes with Python. The model reads 64 characters at a
-# time and predicts the next one at every place. The cell trains it for 900 steps, unless an earlier run has done so.
+# time and predicts the next one at every position. The cell trains this *baseline* for
+# 900 steps, unless an earlier run did so.
 
 # %%
 first_run = baseline_run()
@@ -151,7 +152,7 @@ for temperature in (0.1, 0.7, 2.0):
 #
 # ## 3 · Three heads read one sentence
 #
-# At every place, a head gives each of the last 65 characters a *weight*. The weights add up to 1, and
+# At every position, a head gives each of the last 65 characters a *weight*. The weights add up to 1, and
 # the head reports the weighted mean of what those characters pass on ([chapter 03](03_attention_by_hand.ipynb)).
 # Here are three extreme heads.
 
@@ -229,7 +230,7 @@ sliders(read, position=(0, T - 4, 5))
 # %% [markdown]
 # The first head passes on the previous character, which helps to spell a word. The second spreads
 # its attention widely. The third puts more attention on ends of lines than any other head on this text, but at many
-# places it looks elsewhere.
+# positions it looks elsewhere.
 #
 # **Before you look:** which of the three would you remove first?
 #

@@ -249,7 +249,7 @@ print("one head, step by step: all gradients agree with the complex step")
 # $$ \mathtt{ds}_{im} = \sum_j \mathtt{da}_{ij}\,a_{ij}\big(\mathbf 1[j=m]-a_{im}\big)
 # \;=\; a_{im}\Big(\mathtt{da}_{im} - \sum_j a_{ij}\,\mathtt{da}_{ij}\Big) \tag{3} $$
 #
-# In words: $\mathtt{da}_{im}$ is how much the loss changes with the weight on key $m$. The sum is
+# $\mathtt{da}_{im}$ is how much the loss changes with the weight on key $m$. The sum is
 # the average of `da` over all keys, with the weights $a$. *Only the difference from this average
 # counts*, in proportion to the weight that the key already has. What one key gains, the others
 # lose, so every row of `ds` adds up to zero. Where a mask has made a weight 0, `ds` is 0.
@@ -316,7 +316,7 @@ print("q", q.shape, " k", k.shape, " scores", s.shape)
 # Write the second way for all texts and heads at once. `cache` has `q` (B, H, T, Dh), `k` and `v` (B, H, S, Dh) and the
 # weights `a` (B, H, T, S), *heads first*. The output is `out = gate · scale · o`, *positions first*, (B, T, H, Dh):
 # `cache.o` is o in this order, `cache.gate` holds the gates, (H,), or is `None`, and `cache.scale` is a number without a
-# gradient.
+# gradient (chapter 06).
 #
 # From `dout` (B, T, H, Dh) return dq, dk and dv, positions first; `None` five times, for arguments that plain
 # attention does not have; and the gradient of the gates, (H,) or `None`.
@@ -448,7 +448,7 @@ print("a loop over heads and one product with all of Wo give the same")
 #
 # ## 5 · A trap in testing attention
 #
-# The next cell plants five bugs in `head_backward`, one at a time, and lets the gradient checker look at each at
+# The next cell plants five bugs in `head_backward`, one at a time, and lets the gradient checker look at each bug at
 # T = S = 1, the smallest example, and at T = S = 3. **Before you look:** which of the five does the checker find with one
 # query and one key?
 
