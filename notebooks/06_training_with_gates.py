@@ -281,8 +281,8 @@ assert at[0] > at[-1] and of_fast < at[0] and of_fast < of_cheap
 # and half of the trained model is gone in the first step. From 2, as in the paper, 12 % of it is.
 #
 # **Output scaling.** A block adds the sum of what its heads contribute. When heads close, the sum loses terms, and later
-# layers get less than they were trained on. Dropout divides by the share that stays; do the same with $n$ open heads of
-# $H$. Of all subsets of $n$ heads, a share $n/H$ contains a given head, so
+# layers get less than they were trained on. Dropout sets random numbers to 0 and divides by the share that stays; do the
+# same with $n$ open heads of $H$. Of all subsets of $n$ heads, a share $n/H$ contains a given head, so
 #
 # $$ y = x + c\sum_h g_h\,\Delta_h + b_o, \quad c = \frac Hn: \qquad
 # \operatorname{mean}_{|S|=n}\; c\sum_{h\in S} \Delta_h = \sum_h \Delta_h. $$

@@ -344,8 +344,8 @@ print(f"float32, compiled kernels: {assert_same_logits(small, gated, 1e-4):.1e}"
 print(f"float64, textbook:         {assert_same_logits(small64, float64, 1e-11):.1e}")
 
 # %% [markdown]
-# Only rounding is left. In the picture the rest of `Wo` is darker than before: gate and $c$ are folded in. (A grey cell is
-# the mean of 4 × 4 sizes.)
+# Only rounding is left. In the next picture the rest of `Wo` is darker than before: gate and $c$ are folded in. (A grey
+# cell is the mean of 4 × 4 sizes.)
 
 # %% jupyter={"source_hidden": true}
 # The matrices of attention in one layer: before, with the closed heads' slices shaded, and after, narrower.
