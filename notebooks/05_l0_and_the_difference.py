@@ -20,7 +20,7 @@
 #
 # **After this chapter you can** say what closes a gate and what holds it open, in the same unit; prove that a gate's
 # gradient is exactly the output with its head minus the output without it, weighted by the loss's gradient and summed;
-# and explain why that exact number is still a bad estimate of the cost of removing the head.
+# and explain why this exact gradient is still a bad estimate of what removing the head costs.
 #
 # **You need** the gates of [chapter 02](02_hard_concrete_gate.ipynb) and the heads of
 # [chapter 03](03_attention_by_hand.ipynb).
@@ -80,9 +80,8 @@ L, H = config.L, config.H
 you_are_here("gate", "gates")
 
 # %% [markdown]
-# [Chapter 02](02_hard_concrete_gate.ipynb) gave each head a switch. What pushes the switch shut? In a trained model the
-# slope of the loss at an open gate tells you little about what the head is worth. This chapter looks for something that
-# does.
+# [Chapter 02](02_hard_concrete_gate.ipynb) built a gate, and now each head gets one. What pushes a gate shut? And what is
+# its head worth? In a trained model the slope of the loss at the open gate hardly tells you. This chapter shows why.
 #
 # ## 1 · What closes a gate: L0
 #
@@ -90,7 +89,8 @@ you_are_here("gate", "gates")
 # gradient. But gates are random, and the expected count has one:
 #
 # $$ \mathtt{L0} = E\Big[\sum_h \mathbf 1[g_h>0]\Big] = \sum_h P(g_h>0) = \sum_h \mathtt{p\_open}_h,
-# \qquad \mathtt{p\_open}_h = \mathrm{sigmoid}\Big(\mathtt{log\_alpha}_h-\mathtt{beta}\log\frac{-\mathtt{gamma}}{\mathtt{zeta}}\Big). $$
+# \qquad \mathtt{p\_open}_h =
+# \mathrm{sigmoid}\Big(\mathtt{log\_alpha}_h-\mathtt{beta}\log\frac{-\mathtt{gamma}}{\mathtt{zeta}}\Big). $$
 #
 # The expectation of an indicator is a probability; [chapter 02](02_hard_concrete_gate.ipynb) derives its formula. **L0 is
 # a sum over all heads of all layers.** The package also accepts a weight for each head, for heads of different sizes;
@@ -151,7 +151,7 @@ yours.check(
 
 # %% [markdown]
 # Unlike the gradient through the gates, this gradient, $p\,(1-p)$, needs no noise: it is exact in every step, and never
-# zero. Check L0 itself: draw all 32 gates 20,000 times and count the open ones.
+# zero. Check L0: draw 32 gates 20,000 times and count the open ones.
 
 # %%
 rng = np.random.default_rng(0)
@@ -165,12 +165,12 @@ assert abs(counts.mean() - l0) < 5 * counts.std() / np.sqrt(len(counts))
 
 # %% [markdown]
 # The loss of gate training is `cross-entropy + lam · L0`. Cross-entropy is a mean over tokens, in nats, so `lam` is a
-# **price: the nats per token that one open head has to be worth.** A program that divides L0 by the number of heads asks
-# 32 times less of each head. So a `lam` does not carry over; always report how many heads stayed open. The paper takes
-# 0.01 to 0.02 for 128 heads and words, we take 0.1 for 32 heads and characters.
+# **price: the nats per token that one open head has to be worth.** With the same `lam` a program that divides L0 by the 32
+# heads asks 32 times less of each head. So always report how many heads stayed open. The paper takes 0.01 to 0.02 for 128
+# heads and text in words; we take 0.1 for 32 heads and text in characters.
 #
-# Now train the baseline's gates for 30 steps, without a price and with a high price. Only `log_alpha` moves. If you have
-# solved exercise 1, your function computes the gradient of the price.
+# Now train gates on the tour's model for 30 steps, without a price and with a high price. Only `log_alpha` moves. If you
+# have solved exercise 1, your function computes the gradient of the price.
 
 
 # %%
@@ -282,18 +282,18 @@ for name in up:
     print(f"{name:9} worth at the balance, by log_alpha: {at}")
 
 # %% [markdown]
-# Read the middle panel. A head that is worth more than the line's height at its `log_alpha` opens further; a head that is
-# worth less closes further. The line *falls*: the more open a gate is, the less its head needs to be worth to stay. So
-# the balance is not stable. It is a **watershed**: a gate on either side moves away from it, and ends clearly open or
+# Read the middle panel. If a head is worth more than the line's height at its `log_alpha`, its gate opens further; if the
+# head is worth less, its gate closes further. The line *falls*: the more open a gate is, the less its head needs to be
+# worth to stay. So the balance is a **watershed**: a gate on either side moves away, and ends clearly open or
 # clearly shut. Three things follow.
 #
 # - `lam` sorts heads, roughly: heads worth much less than `lam` nats close, heads worth much more stay.
-# - In between, the initial value decides. From `log_alpha` = 2 a head has to be worth half to two thirds of `lam` to
-#   stay; from 0, nearly all of `lam`. This is one reason for the paper's initialisation.
-# - Both forces vanish at both ends. A gate that is far open or far shut hardly moves any more.
+# - In between, the initial value decides: at 0.9 `lam` the gate opens from 0.5 and closes from −0.5 (right panel). From 2
+#   a head has to be worth half to two thirds of `lam` to stay. This is one reason why the paper starts gates at 2.
+# - Both forces vanish at both ends: a gate that is far open or far shut hardly moves.
 #
-# Set the price and the worth yourself (the task is the parabola). A gate in the blue part opens, a gate in the orange
-# part closes. When does a gate close that starts at 2?
+# Set the price and the worth yourself (the task is the parabola). A gate opens in the blue part and closes in the orange
+# part. When does a gate close that starts at 2?
 
 
 # %% jupyter={"source_hidden": true}
@@ -318,15 +318,15 @@ sliders(draw_forces, lam=[0.05, 0.1, 0.15, 0.2], worth=[0.03, 0.06, 0.09, 0.12, 
 # ## 3 · The difference, exactly
 #
 # The method is sometimes summarised so: *the loss is based on the difference between the layer's output with and without
-# a head.* No such difference appears in `cross-entropy + lam · L0`. It appears in the gradient. The attention block adds
-# up its heads, then the second block adds up the heads' hidden units:
+# a head.* No such difference appears in `cross-entropy + lam · L0`. The difference appears in the gradient. The attention
+# block adds up its heads, then a second block adds up the heads' hidden units (the head networks of chapter 03):
 #
 # $$ y = x + b_o + \sum_h g_h\,c\;o_h\,W_o^{(h)}, \qquad z = y + b_{net} + \sum_h g_h\,c\;r_h\,\mathtt{pv}_h . $$
 #
 # Here $o_h$ (B, T, Dh) is the head's output and $W_o^{(h)}$ (Dh, D) its rows of $W_o$; $r_h$ (B, T, N) are its hidden
-# units and $\mathtt{pv}_h$ (N, D) their values. $c$ is the output scaling of [chapter 06](06_training_with_gates.ipynb),
-# 1 for now. No gate of this block changes $o_h$. So $y$ is **affine** in every gate: a constant plus $g_h$ times
-# something. That something is the change of $y$ when $g_h$ goes from 0 to 1. The same holds for $z$, if $y$ is held
+# units and $\mathtt{pv}_h$ (N, D) the weights out of them. $c$ is the output scaling of
+# [chapter 06](06_training_with_gates.ipynb), 1 for now. No gate of this layer changes $o_h$. So $y$ is **affine** in every
+# gate: a constant plus $g_h$ times the change of $y$ when $g_h$ goes from 0 to 1. The same holds for $z$, if $y$ is held
 # fixed:
 #
 # $$ \Delta^y_h = y(g_h{=}1) - y(g_h{=}0) = c\;o_h\,W_o^{(h)}, \qquad \Delta^z_h = c\;r_h\,\mathtt{pv}_h . \tag{1} $$
@@ -345,8 +345,9 @@ sliders(draw_forces, lam=[0.05, 0.1, 0.15, 0.2], worth=[0.03, 0.06, 0.09, 0.12, 
 #
 # *●●○ · 15 minutes*
 #
-# Write (2) for all gates of one layer, from `dy`, `dz`, `o` (B, T, H, Dh), `Wo` (H·Dh, D), `r` (B, T, H, N) and `pv`
-# (H, N, D). Return dgate (H,). Can you do it without an array of shape (H, B, T, D)?
+# Write (2) for all gates of one layer, from `dy`, `dz`, `o` (B, T, H, Dh), `Wo` (H·Dh, D), `r` (B, T, H, N), `pv`
+# (H, N, D) and the number `c`; `o` and `r` are not yet multiplied by gates or `c`. Return dgate (H,). Can you do it
+# without an array of shape (H, B, T, D)?
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -397,9 +398,8 @@ print(f"passed: dgate to {np.abs(found / expected - 1).max():.0e}")
 # </details>
 
 # %% [markdown]
-# Does a real model agree? `loss_and_outputs(gates)` runs the trained model with any `gates` (L, H) and
-# returns the loss and every layer's $y$ and $z$. The cell varies one gate from −0.5 to 1.5 and compares each block's
-# output with the straight line of (1). The last printed line does not hold $y$ fixed, and the output leaves the line.
+# Does a real model agree? The cell varies one gate of the trained model from −0.5 to 1.5 and compares each block's
+# output with the straight line of (1). In the last printed row $y$ is not held fixed, and the output leaves the line.
 
 # %% jupyter={"source_hidden": true}
 # The model's blocks with given gates, and the distance of their outputs from a straight line
@@ -472,8 +472,8 @@ for name, values, Delta in (
     assert off > 1e-3 if name.startswith("both") else off < 1e-12
 
 # %% [markdown]
-# Then the gradient of every gate, in three ways: by (2), with `head_difference` for $\Delta$; by the backward pass of the
-# package, which regroups the product as exercise 2 does; and by the complex step of
+# Compute the gradient of every gate in three ways: by (2), with `head_difference` for $\Delta$; by the package's
+# backward pass, which regroups the product as the hint above does; and by the complex step of
 # [chapter 01](01_backprop_by_hand.ipynb).
 
 # %%
@@ -576,10 +576,10 @@ axes[0].legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The orange line, the slope at the open gate, promises less than half of what the removal costs, because the blue curve
-# bends upwards to the left. Section 2's parabola was a good guess.
+# The orange line, drawn with the slope at the open gate, predicts less than half of what the removal costs, because the
+# blue curve bends upwards to the left. The parabola of section 2 was a good guess.
 #
-# Multiplying a head's rows of $W_o$ and its values `pv` by $g$ has the same effect as the gate. So the
+# Multiplying a head's rows of $W_o$ and its `pv` by $g$ has the same effect as the gate. So the
 # slope can also be read from the gradients of the weights:
 #
 # $$ \frac{\partial\,\mathtt{loss}}{\partial g_h}\Big|_{g_h=1} = \big\langle \mathtt{d}W_o^{(h)},\; W_o^{(h)}\big\rangle
@@ -622,12 +622,12 @@ assert spearmanr(trapezoid.ravel(), removal.ravel()).statistic > 0.8
 
 # %% [markdown]
 # The rank correlation is 1 where an estimate puts the heads into the true order, and 0 where the estimate says nothing
-# about the order. On the left, the slope lies near zero for every head, far below the dashed line of correct estimates.
-# On the right, the mean of both slopes is the trapezoid rule. **Straight-through gates measure nearly this mean**: noise
-# shuts the gate in some passes, which take the slope at 0. So gates learn what a head is worth although the slope of the
+# about the order. On the left, the slope lies near zero for every head, below the dashed line of correct estimates.
+# On the right, the mean of both slopes is the trapezoid rule. **Straight-through gates measure nearly this mean**: in some
+# passes noise shuts the gate, and the slope is taken at 0. So gates learn what a head is worth although the slope of the
 # trained model does not show it.
 #
-# ### Worths do not add up
+# ### Costs do not add up
 #
 # **Before you look:** close the heads one after the other, the cheapest first. Will each cost what it cost alone?
 
@@ -661,10 +661,9 @@ print(
 assert losses[-1] - whole > 4 * removal.sum()
 
 # %% [markdown]
-# The worth of the heads that stay rises as others close. By the single costs, hardly any head is worth 0.1 nats. With
-# half of the heads closed, the next head costs more than that. So one cannot read the number of heads that will stay from worths
-# measured once. Nor does `lam` alone decide that number: training may stop while gates are still closing. Price, steps
-# and step size decide together, as [chapter 06](06_training_with_gates.ipynb) measures.
+# The heads that stay are worth more as others close. Closed alone, hardly any head costs 0.1 nats. With half of the heads
+# closed, the next head costs more than 0.1. So costs that were measured once do not say how many heads will stay. Price,
+# steps and step size decide together, as [chapter 06](06_training_with_gates.ipynb) measures.
 #
 # ## Recap
 #
@@ -672,8 +671,8 @@ assert losses[-1] - whole > 4 * removal.sum()
 #   `lam` is a price in nats per token, and near the price the initial value decides which force wins.
 # - A gate's gradient is exactly the difference that its head makes in each block's output, weighted by the loss's
 #   gradient and summed over both blocks.
-# - That slope is small at the open gates of a trained model, and a poor guide to what a head is worth. Noise that shuts
-#   heads shows the worth. The worth rises as other heads close.
+# - This gradient is small at the open gates of a trained model, and a poor guide to what a head is worth. Gates that noise
+#   shuts in some passes show the worth, which rises as other heads close.
 #
 # [Assignment A3](assignments/README.md) goes with this chapter. Code: [`ops/l0.py`](../tinyprune/ops/l0.py),
 # [`ops/head_difference.py`](../tinyprune/ops/head_difference.py),
@@ -702,8 +701,8 @@ assert losses[-1] - whole > 4 * removal.sum()
 #
 # <details><summary>Answer</summary>
 #
-# Whether 0.4 of the heads are open or shut, of how many; whether L0 is a sum or a mean; nats or bits, per word or per
-# character; how many steps; and how many heads were open in evaluation.
+# Whether 0.4 of the heads are open or shut, and of how many; whether L0 is a sum or a mean; whether the loss is in nats or
+# bits, per word or per character; how many steps; and how many heads were open in evaluation.
 #
 # </details>
 #

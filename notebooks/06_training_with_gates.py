@@ -13,11 +13,11 @@
 # &nbsp; ← [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb) · [all chapters](README.md) · [07 removing heads](07_removing_heads.ipynb) →
 #
 # **After this chapter you can** train a language model together with its gates, write a step of Adam, say why a price leaves
-# about 20 heads after 500 steps and 10 after 2,000, name what each of three stabilisers protects, and hold a number of heads
+# about 20 heads after 500 steps and 10 after 2,000, say what each of three stabilisers protects, and hold a number of heads
 # with a controller.
 #
 # **You need** the gate of [chapter 02](02_hard_concrete_gate.ipynb), and L0 and the difference that a head makes from
-# [chapter 05](05_l0_and_the_difference.ipynb). Words are in the [glossary](README.md#glossary). The chapter trains.
+# [chapter 05](05_l0_and_the_difference.ipynb). Words are in the [glossary](README.md#glossary). The chapter trains models.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -94,17 +94,20 @@ you_are_here("gate", "gates")
 #
 # The model is trained. Now every head gets a gate, and weights and gates are trained together on
 #
-# $$ \mathtt{loss} = \text{cross-entropy} + \mathtt{lam}\cdot \mathtt{L0} \qquad\qquad \mathtt{L0} = \sum_{\text{layers}}\sum_h P(g_h > 0) $$
+# $$ \mathtt{loss} = \text{cross-entropy} + \mathtt{lam}\cdot \mathtt{L0} \qquad\qquad
+# \mathtt{L0} = \sum_{\text{layers}}\sum_h P(g_h > 0) $$
 #
 # By the chain rule the gradient of a gate's $\mathtt{log\_alpha}_h$ is
 #
 # $$ \frac{\partial\,\mathtt{loss}}{\partial\,\mathtt{log\_alpha}_h} =
-# \underbrace{\Big(\sum \mathtt{dout}\cdot\Delta_h\Big)\cdot\frac{\partial g_h}{\partial\,\mathtt{log\_alpha}_h}}_{\text{the task}}
+# \underbrace{\Big(\sum \mathtt{dout}\cdot\Delta_h\Big)\cdot
+# \frac{\partial g_h}{\partial\,\mathtt{log\_alpha}_h}}_{\text{the task}}
 # \;+\; \underbrace{\mathtt{lam}\cdot p_h(1-p_h)}_{\text{the price}} \tag{1} $$
 #
-# with $p_h = P(g_h>0)$ and $\Delta_h$ the output of head $h$. The price is always positive, so descent lowers `log_alpha`:
-# the price closes gates. The task is negative for a head that lowers the loss: the task holds this gate open. The cell
-# checks (1) on real text with the objective that training uses. There `lam` rises over the first 50 steps.
+# with $p_h = P(g_h>0)$. The brackets hold the gate's gradient of chapter 05: $\Delta_h$ is the difference that head $h$
+# makes, and the sum runs over both blocks. The second term is always positive, so descent lowers `log_alpha`: the price
+# closes gates. For a head that lowers the loss the first term is negative: the task holds this gate open. The cell
+# checks (1) on real text; `lam` rises over the first 50 steps (section 4).
 
 # %%
 gate = replace(run.config.gate, lam=0.1, lam_warmup=50)
@@ -126,8 +129,8 @@ print(f"and the task, mostly noise in a single step, {task.min():.4f} to {task.m
 #
 # These gradients are tiny. With a learning rate of 0.01, plain gradient descent under the price alone would need about
 # 20,000 steps to move a gate from 2 to 0. The optimizer of this course is **Adam**
-# ([Kingma & Ba 2015](https://arxiv.org/abs/1412.6980)). For each parameter $\theta$ with gradient $g$ it keeps two
-# running means, of the gradient and of its square:
+# ([Kingma & Ba 2015](https://arxiv.org/abs/1412.6980)). For each parameter $\theta$ with gradient $g$ (here not a gate)
+# Adam keeps two running means, of the gradient and of its square:
 #
 # $$ m \leftarrow \beta_1 m + (1-\beta_1)\,g \qquad v \leftarrow \beta_2 v + (1-\beta_2)\,g^2 \tag{2} $$
 #
@@ -138,7 +141,8 @@ print(f"and the task, mostly noise in a single step, {task.min():.4f} to {task.m
 #
 # $\hat m$ is the direction; the noise of single batches averages out in it. $\sqrt{\hat v}$ is the usual size of $g$. If $g$
 # always has the same sign, the quotient is about ±1 *however small $g$ is*, and each step has about the length `lr` (more
-# while $g$ grows, less while it shrinks). If $g$ is mostly noise, the quotient is near 0. (*AdamW* also shrinks weights a little in every step, but no gates.)
+# while $g$ grows, less while $g$ shrinks). If $g$ is mostly noise, the quotient is near 0. (The package uses *AdamW*, which
+# also shrinks weights, but no gates, a little in every step.)
 
 # %% [markdown]
 # ### Exercise 1 · A step of Adam
@@ -192,7 +196,7 @@ print("passed: five steps as the package's, for slopes of 0.0001, 1 and 10,000")
 #
 # </details>
 #
-# Gates learn ten times as fast as the weights, at a rate of 0.01. Here is a gate on which only the price acts.
+# Gates learn at a rate of 0.01, ten times the rate of the weights. Here is a gate on which only the price acts.
 #
 # **Before you look:** after how many steps does Adam reach 0, where the head closes?
 
@@ -224,10 +228,9 @@ assert 100 < closed < 200 and paths["plain descent"][-1] > 1.9
 # %% [markdown]
 # ## 3 · How many heads stay?
 #
-# A head that nothing holds needs some 160 steps to close, whatever the price is. A head on which the task pulls needs
-# longer. Train
-# gates on the real model for 2,000 steps, at the tour's price `lam` = 0.1 and the tour's rate. Then change one thing at a
-# time: gates that learn four times as fast, and half the price. (This takes the longest in this chapter.)
+# A head that nothing holds needs some 160 steps to close, whatever the price is. A head that the task holds needs longer.
+# Train gates on the real model for 2,000 steps, at the tour's price `lam` = 0.1 and the tour's rate. Then change one thing
+# at a time: let the gates learn four times as fast, then also halve the price. (These runs take the longest in this chapter.)
 #
 # **Before you look:** the tour stopped at 500 steps. What will the number of heads do afterwards?
 
@@ -263,10 +266,10 @@ at, (of_fast,), (of_cheap,) = ends.values()
 assert at[0] > at[-1] and of_fast < at[0] and of_fast < of_cheap
 
 # %% [markdown]
-# At 500 steps about 20 heads are open, as in the tour. Training on closes more than half of them, more and more slowly, down to
-# about the number at which the tour's curve of bits plus price had its smallest value. Gates that are four times as fast
-# need less than half of the steps for the same number. Half the price leaves more heads. So **price, steps and rate
-# together** decide how many heads stay. To compare two ways of training gates, compare them at the same number of heads.
+# At 500 steps about 20 heads are open, as in the tour. Further training closes more than half of these, more and more
+# slowly, and comes near the number at which the tour's bits plus price were smallest. Gates that are four times as fast need
+# less than half of the steps for the same number. Half the price leaves more heads. So **price, steps and rate together**
+# decide how many heads stay. To compare two ways of training gates, compare them at the same number of heads.
 
 # %% [markdown]
 # ## 4 · Three stabilisers
@@ -278,18 +281,18 @@ assert at[0] > at[-1] and of_fast < at[0] and of_fast < of_cheap
 # and half of the trained model is gone in the first step. From 2, as in the paper, 12 % of it is.
 #
 # **Output scaling.** A block adds the sum of what its heads contribute. When heads close, the sum loses terms, and later
-# layers get less than they were trained on. Dropout divides by the share that stays; do the same with $n$ open heads of
-# $H$. Of all subsets of $n$ heads, a share $n/H$ contains a given head, so
+# layers get less than they were trained on. Dropout sets random numbers to 0 and divides by the share that stays; do the
+# same with $n$ open heads of $H$. Of all subsets of $n$ heads, a share $n/H$ contains a given head, so
 #
 # $$ y = x + c\sum_h g_h\,\Delta_h + b_o, \quad c = \frac Hn: \qquad
 # \operatorname{mean}_{|S|=n}\; c\sum_{h\in S} \Delta_h = \sum_h \Delta_h. $$
 #
 # The average is right, not the length of a single sum.
-
-# `n` is at least 1, so that an empty layer does not divide by 0. In the backward pass $c$ is a constant. Let
-# $d_h=\sum\mathtt{dout}\cdot\Delta_h$. Then the gradient of $g_h$ is $c\,d_h$. Through $c = H/\sum_k g_k$ it would be
-# $c\,(d_h - \frac1n\sum_k g_k d_k)$: over the open heads of a layer these add up to zero, so the task could never hold a layer
-# as a whole against the price.
+#
+# $n$ is taken as at least 1, so that an empty layer does not divide by 0. In the backward pass $c$ is a constant. Let
+# $d_h=\sum\mathtt{dout}\cdot\Delta_h$. Then the gradient of $g_h$ is $c\,d_h$. If gradients also went through
+# $c = H/\sum_k g_k$, it would be $c\,(d_h - \frac1n\sum_k g_k d_k)$. Over the open heads of a layer these gradients add up to
+# zero, so the task could never hold a layer as a whole against the price.
 
 # %% [markdown]
 # ### Exercise 2 · A scale without a gradient
@@ -297,7 +300,7 @@ assert at[0] > at[-1] and of_fast < at[0] and of_fast < of_cheap
 # *●●○ · 15 minutes*
 #
 # Write $\mathtt{out} = c\sum_h g_h\,\Delta_h$. The $\Delta_h$ are the rows of `added` (H, D); `n`, the number of open heads,
-# may be 0. Then write the backward pass. It must work for closed heads, too.
+# may be 0. Then write the backward pass, for closed heads, too. You choose what the cache holds.
 
 # %% tags=["exercise", "raises-exception"]
 import itertools
@@ -354,14 +357,14 @@ print("passed: right on average, and both gradients agree with complex steps")
 # </details>
 #
 # **`lam` warms up.** In a single step the task's force is mostly noise of the batch and of the gates. The price has the same
-# sign from the first step on, and Adam gives it full length. So `lam` rises linearly from 0:
+# sign from the first step on, and Adam makes full steps of it. So `lam` rises linearly from 0:
 
 # %%
 show_source(linear_warmup, docstring=False)
 
 # %% [markdown]
-# Here are the first two stabilisers before any training. On the left is the loss of the first step, for several starts
-# of every `log_alpha`; on the right, the loss with heads closed at random.
+# The next picture shows the first two stabilisers before any training. On the left is the loss of the first step, for
+# several starts of every `log_alpha`; on the right, the loss with heads closed at random.
 
 # %%
 starts, counts = [-1.0, 0.0, 1.0, 2.0, 3.0, 5.0], [32, 28, 24, 20, 16, 12, 8, 4]
@@ -407,20 +410,20 @@ plt.show()
 
 # %% [markdown]
 # (Dotted: the model without gates. Bars: standard deviation over 8 draws.) All three stabilisers also change *how many*
-# heads stay. [Chapter 10](10_does_it_work.ipynb) compares them at the same number of heads: with a controller none of the three helps,
-# with a fixed `lam` only the start does.
+# heads stay. [Chapter 10](10_does_it_work.ipynb) compares them at the same number of heads: with a fixed `lam` only the
+# start helps; with the controller of the next section no help was found.
 #
 # ## 5 · A controller holds a number
 #
-# No fixed `lam` gives you a number of your choice. Let $n$ be the number of open heads and $n^\ast$ the target. Add to the
-# loss
+# A fixed `lam` does not let you choose the number of heads. Let $n$ be the number of open heads and $n^\ast$ the target.
+# In place of `lam · L0` add to the loss
 #
 # $$ \mathtt{lam1}\cdot(n-n^\ast) + \mathtt{lam2}\cdot\frac{(n-n^\ast)^2}{\mathtt{heads}} \tag{4} $$
 #
-# Weights and gates *descend* the loss. The two multipliers *ascend* it: as long as too many heads are open, `lam1` and
-# `lam2` grow, until heads close (Platt & Barr 1988). With $d = (n-n^\ast)/\mathtt{heads}$ the slope of (4) over $n$ is the
-# pressure that replaces `lam`, and may become negative: then it opens gates. The multipliers move by `lr` times their own
-# slope, divided by the number of heads:
+# where `heads` counts all heads. Weights and gates *descend* the loss. The multipliers `lam1` and `lam2` *ascend* it: as
+# long as too many heads are open, the multipliers grow, until heads close (Platt & Barr 1988). With
+# $d = (n-n^\ast)/\mathtt{heads}$ the slope of (4) over $n$ is the pressure that replaces `lam`. A negative pressure opens
+# gates. The multipliers move by `lr` times their own slope, divided by the number of heads:
 #
 # $$ \mathtt{pressure} = \mathtt{lam1} + 2\,\mathtt{lam2}\,d \qquad \mathtt{lam1} \leftarrow \mathtt{lam1} + \mathtt{lr}\,d
 # \qquad \mathtt{lam2} \leftarrow \mathtt{lam2} + \mathtt{lr}\,d^2 \tag{5} $$
@@ -467,8 +470,8 @@ yours.check(
 #
 # </details>
 #
-# Gates answer late: Adam needs many steps from 2 to 0, and the pressure goes on growing until then. Try it on 32
-# invented heads of different worth. The target falls to 16 over `warmup` steps.
+# Gates answer late: Adam needs many steps from 2 to 0, and the pressure goes on growing until then. Try the controller on
+# 32 invented heads of different worth. The target falls to 16 over `warmup` steps.
 #
 # **Before you look:** what happens without a warm-up? And if the multipliers grow fast?
 
@@ -529,13 +532,13 @@ axes[1].set(xlabel="step", title="The pressure finds the price by itself")
 plt.show()
 
 # %% [markdown]
-# Three details. $n$ is $\sum\operatorname{sigmoid}(\mathtt{log\_alpha})$, how many heads are *used*: a count would have no
-# gradient. The target takes half of the stage to fall. And when the stage ends, the heads with the 16 largest `log_alpha`
-# stay; gates on the wrong side are moved just across.
+# Three details. $n$ is $\sum\operatorname{sigmoid}(\mathtt{log\_alpha})$, how many heads are *used* on average: a count would
+# have no gradient. The target takes half of the stage to fall. And when the stage ends, the heads with the 16 largest
+# `log_alpha` stay; a gate on the wrong side of 0 is moved just across it.
 #
 # **For a model of your own** choose the number of heads, not `lam`. A gate needs about 2 / rate steps to close; give the
-# stage many times as many. Look at the curve of open heads: while the curve is falling, its end says when you stopped, and
-# not what the heads are worth.
+# stage many times as many. While the curve of open heads is falling, its end says when you stopped, and not what the heads
+# are worth.
 #
 # ## Recap
 #
@@ -566,7 +569,7 @@ plt.show()
 #
 # </details>
 #
-# 3. "Without initialisation the loss after pruning is 0.6 bits higher." What do you ask first?
+# 3. "Without the start at 2 the loss after pruning is 0.6 bits higher." What do you ask first?
 #
 # <details><summary>Answer</summary>
 #

@@ -19,11 +19,11 @@
 # &nbsp; ← [06 training with gates](06_training_with_gates.ipynb) · [all chapters](README.md) · [08 fine-tuning and trade-off](08_fine_tuning_and_trade_off.ipynb) →
 #
 # **After this chapter you can** remove closed heads from a Transformer without changing a single logit, fold gates and
-# output scaling into the weights, count exactly how many parameters that saves and measure how much time, and keep a
-# layer working that has lost all of its heads.
+# output scaling into the weights, count exactly how many parameters that saves and measure how much time, and handle a
+# layer that has lost all of its heads.
 #
 # **You need** the heads of [chapter 03](03_attention_by_hand.ipynb) and the gates and output scaling $c$ of
-# [chapter 06](06_training_with_gates.ipynb). The words are in the [glossary](README.md#glossary).
+# [chapter 06](06_training_with_gates.ipynb).
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -105,7 +105,7 @@ for i, layer in enumerate(gates):
 # %% [markdown]
 # One gate closes a head in the attention block, and the head's N = 32 hidden units in the block after it. The gated model
 # still has all of its parameters. It skips closed heads where it can, but stores them, loads them and slices around them
-# in every pass. We want a model that never contained them.
+# in every pass. We want a model that does not contain closed heads.
 #
 # ## 2 · Why slicing equals gating
 #
@@ -123,12 +123,12 @@ for i, layer in enumerate(gates):
 # 3. **An open head is multiplied by a number, and the number can be moved.** $(g_h c\, o_h)\,W_o^{(h)} = o_h\,(g_h
 #    c\,W_o^{(h)})$: fold $g_h c$ into the rows of `Wo` once, and neither gate nor scaling is needed any more.
 #
-# The block of hidden units is a sum over heads from the start. With $r_h = \max(x\,pk_h^\top + pb_h, 0)$, the N units of
-# head $h$,
+# The block of hidden units is a sum over heads from the start. With $x$ for the block's input and
+# $r_h = \max(x\,\mathtt{pk}_h^\top + \mathtt{pb}_h, 0)$ for the N units of head $h$,
 #
-# $$ \mathtt{out} = \sum_h g_h\,c\;r_h\,pv_h + b_{net} \tag{2} $$
+# $$ \mathtt{out} = \sum_h g_h\,c\;r_h\,\mathtt{pv}_h + b_{net} \tag{2} $$
 #
-# This is (1) with $r_h$ in place of $o_h$ and $pv_h$ in place of $W_o^{(h)}$, and the same three things follow. The
+# This is (1) with $r_h$ in place of $o_h$ and $\mathtt{pv}_h$ in place of $W_o^{(h)}$, and the same three things follow. The
 # picture shows (1) on real text; the cell checks both equations.
 
 # %% jupyter={"source_hidden": true}
@@ -260,8 +260,8 @@ yours.check(
 #
 # *●○○ · 10 minutes*
 #
-# `layer` has only open heads, and `factor` (k,) holds $g_h c$ of each; gates may be soft, so the factors differ. Return a
-# new dictionary whose weights need neither gates nor $c$.
+# `layer` has only k open heads (`net.pv` is (k, N, D)), and `factor` (k,) holds $g_h c$ of each head; gates may be soft, so
+# the factors differ. Return a new dictionary whose weights need neither gates nor $c$.
 
 # %% tags=["exercise", "raises-exception"]
 from dataclasses import replace
@@ -315,11 +315,11 @@ print(f"passed: both models compute the same to {difference:.0e}")
 # </details>
 
 # %% [markdown]
-# [`remove_closed_heads`](../tinyprune/pruning/surgery.py) does both for every layer and leaves out the gates. If you have
-# solved exercise 1, your function takes the heads out of the trained model now. The claim, *equal logits* for every text,
-# can be tested strictly.
+# [`remove_closed_heads`](../tinyprune/pruning/surgery.py) takes out heads, folds, and drops the gates in every layer. If you
+# have solved exercise 1, your function takes the heads out of the trained model now. The claim, *equal logits* for every
+# text, can be tested strictly.
 #
-# **Before you look:** the logits are a few units in size. How far apart may those of the two models be in float32, with
+# **Before you look:** the logits are a few units in size. How far apart may the logits of both models be in float32, with
 # seven decimal digits, and in float64, with sixteen?
 
 
@@ -344,8 +344,8 @@ print(f"float32, compiled kernels: {assert_same_logits(small, gated, 1e-4):.1e}"
 print(f"float64, textbook:         {assert_same_logits(small64, float64, 1e-11):.1e}")
 
 # %% [markdown]
-# Only rounding is left. The rest of `Wo` is darker than before: gate and $c$ have been folded in. (A grey cell is the
-# mean size of 4 × 4 numbers.)
+# Only rounding is left. In the next picture the rest of `Wo` is darker than before: gate and $c$ are folded in. (A grey
+# cell is the mean of 4 × 4 sizes.)
 
 # %% jupyter={"source_hidden": true}
 # The matrices of attention in one layer: before, with the closed heads' slices shaded, and after, narrower.
@@ -380,8 +380,8 @@ def draw_slices(layer):
 sliders(draw_slices, layer=(0, L - 1))
 
 # %% [markdown]
-# A check is worth only what it finds. **Plant two bugs.** The first folds $c$ into `Wo` but forgets `pv`. The second
-# takes the *first* rows of `Wo` instead of the open heads'. In both the shapes are right and nothing crashes.
+# Does the check find mistakes? **Plant two bugs.** The first folds $c$ into `Wo` but forgets `pv`. The second takes the
+# *first* rows of `Wo` instead of the open heads' rows. In both the shapes are right and nothing crashes.
 #
 # **Before you look:** which of the two bugs would you notice if you looked at the loss alone?
 
@@ -427,13 +427,13 @@ assert abs(bits["removed"] - bits["gated, heads closed"]) < 1e-10
 assert bits["removed, wrong rows"] > bits["removed, c forgotten"] > bits["removed"] + 0.05
 
 # %% [markdown]
-# The wrong rows show in any loss. The forgotten $c$ is the more dangerous bug. It costs some tenths of a bit, and one
-# expects a pruned model to be worse. Only the comparison of logits shows that this is not the model that was trained.
+# The wrong rows show in any loss. The forgotten $c$ is more dangerous: it costs some tenths of a bit, and one expects a
+# pruned model to be worse. Only the comparison of logits shows that this is not the model that was trained.
 #
 # ## 5 · What it saves: parameters and multiply-adds
 #
-# One head owns $D\cdot Dh$ numbers in each of `Wq`, `Wk`, `Wv`, `Wr`, `Wo`, two biases of $Dh$, and $N$ hidden units,
-# each with a key and a value of $D$ numbers and a bias:
+# One head owns $D\cdot Dh$ numbers in each of `Wq`, `Wk`, `Wv`, `Wr`, `Wo`, $Dh$ in each of `u` and `w`, and $N$ hidden
+# units, each with $D$ weights in, $D$ weights out and a bias:
 #
 # $$ \text{parameters of a head} = 5\,D\,Dh + 2\,Dh + 2\,N\,D + N $$
 #
@@ -502,15 +502,15 @@ print(text_table(rows))
 assert abs(rows[1]["validation, bits"] - rows[2]["validation, bits"]) < 1e-4
 
 # %% [markdown]
-# Removal itself costs nothing. The loss rose when the gates closed, and
-# [the next chapter](08_fine_tuning_and_trade_off.ipynb) recovers part of the rise. All of a layer except LayerNorms and
-# the two biases belongs to its heads. In an ordinary Transformer the feed-forward block would keep its size.
+# More than half of the parameters stay, since embedding, positions and norms belong to no head. Removal itself costs
+# nothing. The loss rose when the gates closed, and [the next chapter](08_fine_tuning_and_trade_off.ipynb) recovers part of
+# the rise. In an ordinary Transformer the feed-forward block would keep its size.
 #
 # ## 6 · What it saves: time
 #
 # A gated model skips closed heads as well: before each pass it copies the open heads' slices out of the whole matrices.
 #
-# **Before you look:** will the model with closed gates be as slow as the whole one, as fast as the small one, or in
+# **Before you look:** will the model with closed gates be as slow as the whole model, as fast as the small one, or in
 # between?
 
 # %%
@@ -548,9 +548,9 @@ plt.show()
 #
 # ## 7 · A layer that loses all of its heads
 #
-# Nothing prevents a controller from closing a whole layer. Formulas (1) and (2) become empty sums, and $y = x + b_o +
-# b_{net}$ is left: the layer passes on its input plus a constant. Shapes now contain a zero, and untested programs crash:
-# a mean over no heads, a division by zero in $c$. Close the last layer's heads and remove them.
+# Nothing prevents a controller from closing a whole layer. The sums in (1) and (2) become empty, and $x + b_o + b_{net}$ is
+# left: the layer passes on its input plus a constant. Shapes now contain a zero, and untested programs crash at a mean over
+# no heads or a division by zero in $c$. Close the last layer's heads and remove them.
 
 # %%
 last, shut = L - 1, {name: x.copy() for name, x in gated.params.items()}
@@ -590,9 +590,9 @@ assert np.abs(h[row, column] - h[row[0], column[0]]).max() > 0.1  # with heads i
 # ## Recap
 #
 # - A layer's output is a sum over heads, so removing a closed head means slicing: columns of `Wq`, `Wk`, `Wv`, `Wr`, rows
-#   of `Wo`, and the head's entry in its biases and its hidden units.
-# - What an open head was multiplied by, its gate times $c$, moves into `Wo` and `pv`. Logits stay equal, and float64 tells
-#   a bug from rounding.
+#   of `Wo`, and the head's entry in `u`, `w` and the arrays of hidden units.
+# - The factor of an open head, its gate times $c$, moves into `Wo` and `pv`. Logits stay equal, and float64 tells a bug
+#   from rounding.
 # - Parameters, multiply-adds and time fall with the heads, because nearly all of a layer belongs to some head.
 #
 # [Assignment A5](assignments/README.md) continues from here. The code is in
@@ -622,8 +622,8 @@ assert np.abs(h[row, column] - h[row[0], column[0]]).max() > 0.1  # with heads i
 #
 # <details><summary>Answer</summary>
 #
-# Repeat it in float64. If it is rounding, the difference falls by eight or nine orders of magnitude; if it is a bug, the
-# difference stays.
+# Repeat the check in float64. A difference by rounding falls by eight or nine orders of magnitude; a difference by a bug
+# stays.
 #
 # </details>
 #

@@ -237,18 +237,18 @@ print(f"pruned needs {saved:.3f} bits more than a small model with as many multi
 assert mean["small-longer"] < mean["unpruned"] < mean["small-from-scratch"] < mean["gates"]
 
 # %% [markdown]
-# The price of pruning doubles with the right control. And with the arithmetic that the large model's training and
-# pruning took, a small model becomes better than even the unpruned large one. So pruning pays when the large model is
-# there already, or is needed as well; as a way to a small model it loses here. (Liu et al. 2019 found the same for
-# convolutional networks.)
+# The cost of pruning doubles with the right control. And trained with as much arithmetic as the large model's training
+# and pruning took, a small model needs fewer bits than even the unpruned large model. So pruning pays when the large model
+# is there already, or is needed as well. As a way to a small model pruning loses here. (Liu et al. 2019 found the same
+# for convolutional networks.)
 #
 # ### A claim that we withdrew
 #
 # A control must be equal in everything else, and "everything" is long. This project once claimed that *gates choose
 # better than scores while the model still learns*. The study [`map-pydoc`](../data/results/map-pydoc/README.md) had
-# baselines of 1,000 steps, five seeds, and equal steps: 300 with gates and 1,000 of healing against 1,300 of healing for
-# heads chosen by a criterion. At every number of heads gates needed fewer bits than the best of four criteria. The left
-# half of the next picture is that result.
+# baselines of 1,000 steps, five seeds, and equal steps: 300 with gates and 1,000 of fine-tuning against 1,300 of
+# fine-tuning for heads chosen by a criterion. At every number of heads gates needed fewer bits than the best of four
+# criteria. The squares in the left half of the next picture are that result.
 #
 # **Before you look:** what could still be unfair? Which check needs no further training?
 
@@ -339,17 +339,17 @@ assert [h for h, d in lead.items() if d[:, 0].mean() > 0] == [3]
 assert moved.mean(0)[0] > 0 > moved.mean(0)[1]
 
 # %% [markdown]
-# The same models, read on the other held-out text, have the opposite sign (with three heads the same sign, and a smaller
-# lead). Nothing was trained to find this out.
+# On the other held-out text the differences of the same models have the opposite sign (with three heads the same sign,
+# and a smaller lead). Nothing was trained to find this out.
 #
-# The right half shows the cause. The text is over after 408 steps, and in that study each stage began the text again.
-# Gates have two stages, of 300 and 1,000 steps, and stop at step 1,000 mod 408 = 184 of the text; a criterion's model
-# has one stage and stops at 1,300 mod 408 = 76. With a constant learning rate a model depends on what it has read last.
-# Thirty steps later the same hundred models, with the same heads, are better on the test split and worse on the
-# validation split. The numbers of steps were equal; the text just read was not. Five seeds do not help: all of them
+# The right half shows the cause. The training text is over after 408 steps, and in that study each stage began the text
+# again. Gates have two stages, of 300 and 1,000 steps, and stop at step 1,000 mod 408 = 184 of the text; a criterion's
+# model has one stage and stops at 1,300 mod 408 = 76. With a constant learning rate a model depends on what it has read
+# last. Thirty steps later the criteria's hundred models, with the same heads, are better on the test split and worse on
+# the validation split. The numbers of steps were equal; the text just read was not. Five seeds do not help: all of them
 # stop at the same two places.
 #
-# The claim is withdrawn. What a fair comparison needs, in this project's rule:
+# The claim is withdrawn. By this project's rule a fair comparison needs
 #
 # 1. as many heads, and as many steps in all;
 # 2. the *same text read*, to the same place;
@@ -397,9 +397,10 @@ plt.show()
 assert (sixteen["gates"] - sixteen["gates-heads"]).std(ddof=1) < 0.003
 
 # %% [markdown]
-# Pairing is worth what the pairs share. *Gates-heads* are the heads that gates chose, in the weights of the baseline:
-# the two models of a seed share their heads, and the difference is five times as sharp as without pairs. Gates and
-# Michel share the baseline alone, and here pairing gains nothing. It also loses nothing, so always pair.
+# Pairing gains as much as the pairs share. *Gates-heads* are the heads that gates chose, in the weights of the baseline:
+# the two models of a seed share their heads, and the difference is five times as sharp as without pairs. The models of
+# gates and of Michel's criterion share the baseline alone, and here pairing gains nothing. But pairing also loses nothing,
+# so always pair.
 #
 # ### The interval
 #
@@ -466,8 +467,9 @@ print(f"passed: of 4,000 studies in which nothing differs, {false:.1%} say that 
 # %% [markdown]
 # ### A pooled variance
 #
-# Three differences give a poor $s$: the factor 4.3 in place of 2 is its price. But a study has many methods on the same
-# baselines. If the rest $e_{mi}$ varies alike for all of them, they can lend each other their seeds. With $K$ methods
+# Three differences give a poor $s$, and so Student's $t$ makes the interval wide, with 4.3 in place of 2. But a study has
+# many methods on the same baselines. If the rest $e_{mi}$ varies alike for all methods, one $s$ can be computed from all of
+# them. With $K$ methods
 #
 # $$ e_{mi} \approx y_{mi} - \bar y_{m} - \bar y_{i} + \bar y, \qquad s^2 = \frac{\sum e_{mi}^2}{(K-1)(n-1)}, \qquad
 # \mathrm{error}(\bar d) = \sqrt{2 s^2/n} $$
@@ -499,8 +501,8 @@ print("standard deviation over seeds:", ", ".join(f"{m} {s:.3f}" for m, s in dev
 # against gates-heads, which share their heads. By the pair alone both differences would be decided; by the pooled rule
 # both are open.
 #
-# Which interval may we report? The rule was fixed before this study ran, and it stays. Whoever computes both and reports
-# the one that decides has chosen by the result. The pair's own interval is a reason to plan the next study
+# Which interval may we report? The pooled rule was fixed before this study ran, and it stays. To compute both intervals
+# and report the one that decides is to choose by the result. The pair's own interval is a reason to plan the next study
 # for that pair.
 
 # %% [markdown]
@@ -583,15 +585,18 @@ plt.show()
 assert counts["gates"][0] < 60 < counts["random"][0]
 
 # %% [markdown]
-# A study of three seeds mostly cannot see a difference of 0.010 bits. It does not show that there is none. And if only
-# the studies that see it are published, the published differences are too large: the filled marks on the left lie above the line.
+# A study of three seeds mostly cannot see a difference of 0.010 bits. Such a study does not show that there is none. And
+# if only the studies that see the difference are published, the published differences are too large: the filled marks of
+# *gates − Michel* lie above the black line, which is the difference over twelve seeds.
 #
 # ### Many comparisons
 #
 # The study [`tradeoff-pydoc`](../data/results/tradeoff-pydoc/README.md) compares 19 methods with Michel's criterion, at up to
-# five numbers of heads. Each comparison has a chance of 5 % to be called a difference where there is none, and with 95
-# of them some will. **Holm's correction** sorts the p-values and multiplies the smallest by the number of comparisons $N$,
-# the next by $N-1$, and so on; then a *table* has a chance of at most 5 % of any false verdict.
+# five numbers of heads. The **p-value** of a comparison is the chance of a difference at least as large if the methods do
+# not differ; below 0.05 the 95 % interval excludes zero. So each comparison has a chance of 5 % to be called a difference
+# where there is none, and with 95 of them some will. **Holm's correction** sorts the p-values and multiplies the smallest
+# by the number of comparisons $N$, the next by $N-1$, and so on. If only corrected p-values below 0.05 count, a *table* has
+# a chance of at most 5 % of any false verdict.
 
 # %% jupyter={"source_hidden": true}
 # Count verdicts before and after Holm's correction, in the study and in made-up tables in which nothing differs.
@@ -633,7 +638,7 @@ assert false["p < 0.05 after Holm"].mean() < 0.07 < 0.3 < false["p < 0.05"].mean
 # ### Both splits
 #
 # A seed changes the model, and never the held-out text. So no number of seeds shows that a difference depends on the
-# text; a second text does. The last test needs no variance at all.
+# text; a second text does. The last test, on both splits, needs no variance at all.
 
 # %% [markdown]
 # ### Exercise 2 · A sign test on both splits
@@ -725,9 +730,9 @@ print(
 #
 # ### A verdict
 #
-# All of this in one function. A difference is *level* if the whole interval lies within ± 0.01 bits, which we call of
-# no consequence: "level" has to be shown, like any other claim. It is *worse* or *better* if p after Holm's correction, over all
-# rows of its table, is below 0.05 and both splits have the same sign. All else is *open*:
+# One function combines all of this. A difference is *level* if the whole interval lies within ± 0.01 bits, which we call
+# of no consequence: "level" has to be shown, like any other claim. A difference is *worse* or *better* if p after Holm's
+# correction, over all rows of its table, is below 0.05 and both splits have the same sign. All else is *open*:
 
 # %%
 show_source(verdict, docstring=False)
@@ -735,15 +740,16 @@ show_source(verdict, docstring=False)
 # %% [markdown]
 # ## 3 · Choice apart from training
 #
-# Gates do two things in their 300 steps: they choose heads, and they train weights while heads come and go. If pruning
-# by gates ends worse, which of the two is to blame? Two more rows of the study take them apart:
+# Gates do two things in their 300 steps: they choose heads, and they train weights while heads come and go. Gates needed
+# more bits than Michel's criterion. Which of the two things is the cause? Two more methods of the study separate them:
 #
 # - *gates-heads*: the heads that gates chose, in the *baseline's* weights, then all 1,000 steps of fine-tuning. Against
 #   *gates* only the steps differ; against *michel* only the heads differ.
 # - *gates-random*, a placebo: the gate stage as it is, then random heads in place of the chosen ones. Against *random*
 #   it shows what the stage does to the weights of heads that it did not choose.
 #
-# $$ \underbrace{\text{gates} - \text{michel}}_{\text{together}} \;=\; \underbrace{(\text{gates} - \text{gates-heads})}_{\text{training}}
+# $$ \underbrace{\text{gates} - \text{michel}}_{\text{together}} \;=\;
+# \underbrace{(\text{gates} - \text{gates-heads})}_{\text{training}}
 # \;+\; \underbrace{(\text{gates-heads} - \text{michel})}_{\text{choice}} $$
 #
 # **Before you look:** which part is larger? And is *gates-random* better or worse than *random*?
@@ -782,8 +788,8 @@ assert (
 
 # %% [markdown]
 # On `pydoc` three quarters of the difference come from the choice, and that part is established; on `stdlib` both parts are
-# small and open. So it is not the lost steps alone that put gates behind. The placebo shows that a gate stage is no free
-# training: weights that were trained for other heads cost 0.045 bits more than untouched ones.
+# small and open. So the 300 steps of fine-tuning that gates give up do not explain all of the difference. The placebo shows
+# that a gate stage does not replace training: after it random heads need 0.045 bits more than in the baseline's weights.
 #
 # ## 4 · The paper's claims, one by one
 #
@@ -794,8 +800,8 @@ assert (
 #
 # **The paper:** whole models are level. All-attention without 43 % of its heads (30.7 M parameters) is about as good as
 # Transformer-XL without a quarter (47.9 M), and better at every size. *All-attention* has the paper's own heads, which
-# section 5 explains; *head-networks* are the heads of the chapters. Pairs of equal size: 32 and 32 heads, 29 and 24, 24 and
-# 10. The paper's pair: 18 and 24.
+# section 5 explains; *head-networks* are the heads of the chapters. In pairs of equal size head networks and
+# Transformer-XL have 32 and 32 heads, 29 and 24, or 24 and 10. The paper's pair is 18 and 24.
 #
 # **Before you look:** with all their heads, head networks compute the same function as a Transformer-XL. Where do you
 # expect a difference?
@@ -829,18 +835,18 @@ assert tuned["low"] > 0.12 and first["difference"] > 0.5
 # - **The number.** On `stdlib` the paper's own heads need 0.135 bits more than a Transformer-XL after 3,500 steps (0.131 to
 #   0.139), before anything is pruned. After 1,500 steps it is 0.166, and 0.579 with the initial weights of the release
 #   (*gain 1*). Head networks with 24 heads need 0.049 bits less than a Transformer-XL of the same size, which has only 10
-#   heads left (0.030 to 0.067, five seeds, least squares). At the paper's pair the verdict is open: 0.005 behind with
-#   gates, 0.036 with least squares (0.015 to 0.057).
-# - **The control.** Each kind has the best of 15 trials of its own. A Transformer-XL whose heads *and* eighths of
-#   feed-forward blocks have gates apart (*untied*) has the same choice without our architecture: for gates and least
-#   squares no difference is established.
-# - **Not answered.** Depth (4 layers against 16) and head width; All-attention's learning rate was tuned at 1,500 steps
-#   only, so its larger distance at 14,000 steps may be the rate's.
+#   heads left (0.030 to 0.067, five seeds, least squares). At the paper's pair the verdict is open: head networks need 0.005
+#   more with gates, and 0.036 more with least squares (0.015 to 0.057, but not below 0.05 after Holm's correction).
+# - **The control.** For each kind of model 15 settings of training were tried, and the best is used. In the *untied* rows a
+#   Transformer-XL has separate gates for heads and for eighths of the feed-forward blocks, so it can shrink as much without
+#   our architecture. For gates and least squares no difference from *tied* is established.
+# - **Not answered.** Depth (4 layers against 16) and head width. All-attention's learning rate was tuned at 1,500 steps
+#   only, which may explain its larger distance at 14,000 steps.
 #
 # ### (b) Learned gates choose heads better than conventional pruning
 #
-# **The paper** compares gates with few other ways. Here are 2,500 + 300 + 700 steps for all of them, at half of the heads
-# and at 10 of 32.
+# **The paper** compares gates with few other methods. Here every method has 2,500 + 300 + 700 steps, and leaves half of the
+# heads or 10 of 32.
 
 # %% jupyter={"source_hidden": true}
 # Draw the differences of claim (b), and what random heads cost by the number that stay.
@@ -867,19 +873,19 @@ assert records[0]["verdict"] == "level" and records[4]["verdict"] == "worse"
 
 # %% [markdown]
 # - **The number.** Gates against Michel at half of the heads: 0.033 bits more on `pydoc` (0.018 to 0.048, worse); 0.010 more
-#   on `stdlib` (0.000 to 0.020, open). No row shows a lead over Michel's scores. Heads chosen by least squares, with distillation, are ahead of
-#   Michel's on both texts.
-# - **The control.** Random heads: 0.022 behind Michel's (0.012 to 0.032). With 29 of 32 heads random is *level*; with 3 it costs
-#   0.117. A choice can only show where few heads stay or little training follows.
-# - **Not answered.** A model eighty times larger, and twenty epochs with slow gates. Gates alone can also find *how many*
+#   on `stdlib` (0.000 to 0.020, open). In no row do gates lead over Michel's scores. Heads chosen by least squares, with
+#   distillation (fine-tuning on the whole model's predictions), are ahead of Michel's on both texts.
+# - **The control.** Random heads: 0.022 behind Michel's (0.012 to 0.032). With 29 of 32 heads random is *level*; with 3 heads
+#   a random choice costs 0.117. The choice matters only where few heads stay or little training follows.
+# - **Not answered.** A model eighty times larger, and twenty epochs with slow gates. Only gates can also find *how many*
 #   heads to keep; a criterion has to be told. Gates with distillation were not tried.
 #
 # ### (c) Warm-up, initialisation and output scaling each help
 #
 # **The paper:** each of the three stabilisers of [chapter 06](06_training_with_gates.ipynb) helps. A stabiliser also changes
 # how *many* heads stay, so the comparison has to be made at equal numbers of heads. The study
-# [`stabilisers-pydoc`](../data/results/stabilisers-pydoc/README.md) sweeps `lam` with all three and without each one. A model
-# without one is held against its own seed's curve of *all three*, at the same number of heads.
+# [`stabilisers-pydoc`](../data/results/stabilisers-pydoc/README.md) varies `lam` with all three stabilisers, and without each
+# of them. A model without one is compared with the *all three* curve of the same seed, at the same number of heads.
 #
 # **Before you look:** gates that start at `log_alpha` = 0 are shut in half of the draws. Do the weights recover from that?
 
@@ -955,15 +961,17 @@ assert all((gaps["initialisation", lam] > 0).all() for lam in LAMS[:3])
 # %% [markdown]
 # - **The number.** Without the initialisation every model of every seed needs more bits, on both splits: 0.04 to 0.07 on
 #   average, by `lam` (at 0.13 with two seeds, so without an interval). For warm-up and output scaling no difference is found.
-# - **The control.** The same number of heads. With a controller, which holds it, and fast gates, none of the three makes a
-#   difference that three seeds can see. A claim about a stabiliser is a claim about the rest of the recipe.
-# - **Not answered.** Depth: sixteen layers may lose a whole layer where four do not. One text. For "no difference" the
-#   intervals are too wide: of the rows none with a controller is *level*.
+# - **The control.** The same number of heads. With fast gates and a controller, which holds this number, none of the three
+#   makes a difference that three seeds can see. (With gates at ten times the weights' rate 300 steps are too few: at the end
+#   8 to 11 heads had to be opened.) A claim about a stabiliser is a claim about the rest of the recipe, too.
+# - **Not answered.** Depth: sixteen layers may lose a whole layer where four do not. Other texts. For "no difference" the
+#   intervals are too wide: none of the rows with a controller is *level*.
 #
 # ### (d) A model that people know
 #
 # **The question:** what of (b) holds for SmolLM2, a pretrained model with 270 heads, whose weights are frozen while heads
-# are chosen ([chapter 09](09_a_real_language_model.ipynb))? Perplexity is read on 5,500 held-out tokens.
+# are chosen ([chapter 09](09_a_real_language_model.ipynb))? *Healed* means fine-tuned. Perplexity is measured on 5,500
+# held-out tokens.
 
 # %% jupyter={"source_hidden": true}
 # Draw the perplexity of the pretrained model against heads removed: pruned, repaired, and healed.
@@ -1021,15 +1029,15 @@ print(
 assert of["least-squares", 81]["perplexity"] > of["least-squares", 135]["perplexity"]
 
 # %% [markdown]
-# - **The number.** Without repair gates are best once a third of the heads or more is gone: 34.7 with half of them, against 65.6
-#   for leave-one-out. After repair leave-one-out is mostly ahead.
-# - **The interval.** There is none: one seed, one text. The data hint at its size. The curve of least squares falls
-#   where it should rise, from 25.2 with 81 heads gone to 22.3 with 108: by chance of the mask a perplexity moves by a tenth. So 15.6
-#   against 16.5, with 54 gone, says nothing.
+# - **The number.** Without repair gates are best once a third of the heads or more is gone: 34.7 with half of the heads,
+#   against 65.6 for leave-one-out. After repair leave-one-out is mostly ahead.
+# - **The interval.** There is none: one seed, one text. But the data hint at its size. The curve of least squares falls
+#   where it should rise, from 25.2 with 81 heads gone to 22.3 with 108. So chance moves a perplexity by a tenth, and 15.6
+#   against 16.5, with 54 heads gone, says nothing.
 # - **The control.** Random heads, and the whole model with as much healing (11.2, better than the 13.1 before it).
 # - **Not answered.** Other seeds and texts: gates, repair and healing all read the kind of text that the test is from. Of
-#   the first 27, 54 and 81 heads 19, 18 and 12 were closed by rank at the end, not by the gates themselves. And half of
-#   the heads are only 8.3 % of this model. So (d) is a hypothesis.
+#   the 27, 54 and 81 heads 19, 18 and 12 were closed by the order of `log_alpha` at the end, not by the gates themselves.
+#   And half of the heads are only 8.3 % of this model. So the lead of gates in (d) is a hypothesis.
 
 # %% [markdown]
 # ## 5 · The paper's own heads
@@ -1037,20 +1045,22 @@ assert of["least-squares", 81]["perplexity"] > of["least-squares", 135]["perplex
 # The chapters train heads that own hidden units. The paper's model, *All-attention* (Sukhbaatar et al. 2019), has
 # other heads. No model has both kinds; the drawing at the top of this page shows both only to compare them.
 #
-# A feed-forward block is a weighted sum of fixed values: unit $f$ compares the position $x$ with a key, a column of $W_1$, and adds its
-# row of $W_2$ with the weight $\max(x\cdot k_f + b_f, 0)$. All-attention puts such fixed keys and values into attention itself.
-# Each head has N learned **persistent vectors** `pk` and `pv`, (N, Dh) each, in the *same softmax* as the S positions of
-# text, and the feed-forward block is dropped:
+# A feed-forward block is a weighted sum of fixed values: unit $f$ compares the features $x$ of a position with a key, a
+# column of $W_1$, and adds a row of $W_2$ with the weight $\max(x\cdot k_f + b_f, 0)$. All-attention puts such fixed keys
+# and values into attention itself. Each head has N learned **persistent vectors** `pk` and N more, `pv`, (N, Dh) each, in
+# the *same softmax* as the S positions of text, and the feed-forward block is dropped:
 #
-# $$ s^p_{in} = q_i\cdot\mathtt{pk}_n \qquad (a_i, a^p_i) = \mathrm{softmax}(s_{i1}\dots s_{iS},\, s^p_{i1}\dots s^p_{iN}) \qquad
+# $$ s^p_{in} = q_i\cdot\mathtt{pk}_n \qquad
+# (a_i, a^p_i) = \mathrm{softmax}(s_{i1}\dots s_{iS},\, s^p_{i1}\dots s^p_{iN}) \qquad
 # o_i = \sum_j a_{ij}v_j + \sqrt N \sum_n a^p_{in}\,\mathtt{pv}_n $$
 #
-# The $\sqrt N$ is for the average: with nearly equal weights 1/N a head adds the mean of N independent vectors, which is
-# $\sqrt N$ times smaller than one of them. (On the keys a factor $\sqrt{\mathtt{Dh}}$ cancels against the $1/\sqrt{\mathtt{Dh}}$ of a
+# Why the $\sqrt N$? With nearly equal weights 1/N a head adds the mean of N independent vectors, which is $\sqrt N$ times
+# smaller than one of them. (On the keys a factor $\sqrt{\mathtt{Dh}}$ cancels against the $1/\sqrt{\mathtt{Dh}}$ of a
 # score.) The gradients are those of keys and values, with *one* average over both kinds:
 #
 # $$ \mathtt{da}^p_{in} = \sqrt N\,\mathtt{do}_i\cdot\mathtt{pv}_n \qquad
-# \mathtt{ds}^p_{in} = a^p_{in}\Big(\mathtt{da}^p_{in} - \sum_j a_{ij}\mathtt{da}_{ij} - \sum_{n'} a^p_{in'}\mathtt{da}^p_{in'}\Big) $$
+# \mathtt{ds}^p_{in} =
+# a^p_{in}\Big(\mathtt{da}^p_{in} - \sum_j a_{ij}\mathtt{da}_{ij} - \sum_{n'} a^p_{in'}\mathtt{da}^p_{in'}\Big) $$
 # $$ \mathtt{dpk}_n = \sum_i \mathtt{ds}^p_{in}\, q_i \qquad \mathtt{dpv}_n = \sqrt N\sum_i a^p_{in}\,\mathtt{do}_i \qquad
 # \mathtt{dq}_i \mathrel{+}= \sum_n \mathtt{ds}^p_{in}\,\mathtt{pk}_n $$
 
@@ -1114,10 +1124,11 @@ plt.show()
 # | competition | all N and the text share one unit of weight | none: each unit has a ReLU |
 # | all heads together | no known equal | a feed-forward block with F = H · N |
 #
-# Both shrink in proportion to their heads, which is the paper's idea. A Transformer-XL keeps its feed-forward blocks, more
-# than 60 % of it. (The paper counts 53.8 M, 30.7 M and 47.9 M; we do not know what its counts leave out.) The competition is the price: by (a) the paper's heads need 0.135 bits more. That is why the chapters
-# train the second kind. One property is given up: the units of a head read what other heads have found, and belong
-# to their head only because one gate closes both.
+# Both kinds of model shrink in proportion to their heads, which is the paper's idea. A Transformer-XL keeps its
+# feed-forward blocks, more than 60 % of its parameters. (The paper counts 53.8 M, 30.7 M and 47.9 M; we do not know what
+# its counts leave out.) But by (a) the paper's heads need 0.135 bits more, perhaps because their vectors compete with the
+# text. That is why the chapters train the second kind. One property is given up: the units of a head read what other heads
+# have found, and belong to their head only because one gate closes both.
 #
 # ## 6 · Which heads died?
 #
@@ -1173,15 +1184,17 @@ print(
 assert (both == removed).all() and studied["gates"].sum(2)[:, 0].mean() > 6
 
 # %% [markdown]
-# Of the 16 heads that each method removes, both remove 7 to 11: chance would give 8. (With 16 of 32 the number that both keep is
-# the same.) So the two hardly agree. An earlier version of this page concluded: "if there were heads that did nothing, both would have
-# found them". That does not follow. Both *did* remove common heads in every model, and if three of these were idle everywhere, the
-# mean would be 8.8, which is what was found. The data exclude that half of the heads are idle; they do not exclude a few.
+# Of the 16 heads that each method removes, both remove 7 to 11: chance would give 8. (With 16 of 32 the number that both
+# keep is the same.) So the two methods hardly agree. An earlier version of this page concluded: "if there were heads that
+# did nothing, both would have found them". That does not follow. Both *did* remove common heads in every model, and if
+# three of these were idle everywhere, the mean would be 8.8, which is what was found. The data exclude that half of the
+# heads are idle; they do not exclude that a few are.
 #
 # ### Were the common heads idle?
 #
-# That can be tested: remove only those, and compare with as many heads drawn at random. This needs models. The next
-# cells take three baselines, train gates for 60 steps in a copy of each, and then only read held-out text.
+# That can be tested: remove only the heads that both methods remove, and compare with as many heads drawn at random. This
+# needs models. The next cells take three baselines, train gates for 60 steps in a copy of each, and then only read
+# held-out text.
 
 
 # %% jupyter={"source_hidden": true}
@@ -1241,25 +1254,26 @@ for seed, (run, model) in enumerate(zip(runs, models)):
     )
 
 # %% [markdown]
-# Both remove 9, 7 and 9 heads (chance: 8). These are cheap: of 60 random sets of as many heads three cost less. They are
-# not idle: each of them costs something, and together they cost more than one by one. So "both remove it" is a good
-# sign that a head can go, and no sign that the head does nothing.
+# Both methods remove 9, 7 and 9 heads (chance: 8). These heads are cheap: of 60 random sets of as many heads three cost
+# less. But they are not idle: each of them costs something, and together they cost more than the sum of the single costs.
+# So "both remove it" is a good sign that a head can go, and no sign that the head does nothing.
 #
 # ### Do heads with a name survive?
 #
-# Voita et al. (2019) pruned a translation model by gates, and the heads that stayed longest read neighbouring positions, syntactic relations
-# or rare words. In our models few heads can be named: a head that has half of its weight or more on one kind of key. The next
-# picture says for each measure how often a kept head has more of it than a removed one, over all pairs. One half means that the choice has nothing to do with the measure; with 16 heads on each side, chance
-# moves a point by about 0.1, the grey band: every third point leaves the band by chance.
+# Voita et al. (2019) pruned a translation model by gates, and the heads that stayed longest read neighbouring positions,
+# syntactic relations or rare words. In our models few heads can be named. (A head gets a name if half of its weight or
+# more is on one kind of key.) The next picture compares all pairs of a kept and a removed head: how often is a measure
+# larger for the kept head? One half means that the choice has nothing to do with the measure. With 16 heads on each side
+# chance moves a point by about 0.1, the grey band, and every third point leaves the band by chance.
 
 # %% [markdown]
-# ### Exercise 3 · Do kept heads have more of it?
+# ### Exercise 3 · Do kept heads have the larger numbers?
 #
 # *●○○ · 10 minutes*
 #
-# `measure` (L, H) is a number for every head and `kept` (L, H) a boolean. Return in what share of all pairs of a kept head and
-# a removed one the kept head has the larger number; a pair with equal numbers counts one half. (This is the area under the
-# ROC curve of a classifier.)
+# `measure` (L, H) holds a number for every head, and `kept` (L, H) a boolean. Return in what share of all pairs of a kept
+# head and a removed one the kept head has the larger number; a pair with equal numbers counts one half. (This is the area
+# under the ROC curve of a classifier.)
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -1293,8 +1307,8 @@ print("passed: the picture below is made of such shares.")
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `measure[kept]` has one axis. With a second one, `measure[kept][:, None]`, comparing it with `measure[~kept]` makes a table of
-# all pairs.
+# `measure[kept]` has one axis. Give it a second axis, `measure[kept][:, None]`, and the comparison with `measure[~kept]`
+# makes a table of all pairs.
 #
 # </details>
 #
@@ -1378,16 +1392,18 @@ print(
 )
 
 # %% [markdown]
-# - **Gates remove late heads.** That is the one finding that twelve seeds carry: in 0.31 ± 0.03 of the pairs the kept head is the later one.
-#   A missing head costs most in the first layer *at once*, since all later layers read what it adds.
+# - **Gates remove late heads.** That is the one finding that rests on twelve seeds: in 0.31 ± 0.03 of the pairs the kept
+#   head is in a later layer. Before fine-tuning a missing head costs most in the first layer, since all later layers read
+#   what the head adds.
 # - **Michel's criterion removes heads whose attention adds little.** That says little about their roles: a gate multiplies
 #   what its head adds, so the gradient of the gate grows with the output.
 # - **Previous-token heads are not safe.** Each method removes 3 of 10. Chance would remove 5; ten are too few to say more.
-#   In SmolLM2 it is none and one of five. If there is a tendency to keep them, it is one of several kinds and measures
-#   that were tried here, of which one is likely to stand out by chance.
+#   In SmolLM2 gates remove none of five, and Michel's criterion one. Several kinds and measures were tried here, and one of
+#   them is likely to stand out by chance.
 #
-# So the answer is: *late heads, by gates; quiet heads, by Michel's criterion; and no kind of head that we could name for certain.*
-# We think that heads of this size share their work, and that others take it over in fine-tuning.
+# So gates remove late heads, Michel's criterion removes heads whose attention adds little, and neither removes a kind of
+# head that we could name for certain. We think that heads of this size share their work, and that in fine-tuning the heads
+# that stay take over the work of the removed heads.
 #
 # ## Recap
 #
@@ -1396,11 +1412,11 @@ print(
 # - Pair the seeds, give the interval, and say what the design could have seen. Correct for the size of the table. Fix the
 #   rule before the study.
 # - More seeds do not replace a second held-out text: the same models, on the other split, took one of our claims back.
-# - Here the paper's (a) holds only with heads that own hidden units, at one size; (b) does not hold; of (c) the initialisation
-#   helps where `lam` is fixed; (d) is a hypothesis.
+# - Here the paper's (a) holds only with heads that own hidden units, at one size; (b) does not hold; of (c) the
+#   initialisation helps where `lam` is fixed; (d) is a hypothesis.
 #
-# [Assignment A5](assignments/README.md) asks for a paired difference of your own. `tinyprune experiment tradeoff --quick` runs a
-# small study in some minutes.
+# [Assignment A5](assignments/README.md) asks for a paired difference of your own. `tinyprune experiment tradeoff --quick`
+# runs a small study in some minutes.
 #
 # ## Questions
 #
@@ -1408,35 +1424,38 @@ print(
 #
 # <details><summary>Answer</summary>
 #
-# How good the unpruned model is after the same additional steps. If the baseline had not converged, it improves as well, often
-# by more. And how good a small model is that had all the steps from the start.
+# How good the unpruned model is after the same additional steps. If the baseline had not converged, it improves as well,
+# often by more. And how good a small model is that had all the steps from the start.
 #
 # </details>
 #
-# 2. Two methods have 1.88 ± 0.03 and 1.90 ± 0.03 over three seeds, and the paired differences have mean 0.020 and standard deviation 0.004. Is one better?
+# 2. Two methods have 1.88 ± 0.03 and 1.90 ± 0.03 over three seeds, and the paired differences have mean 0.020 and standard
+# deviation 0.004. Is one better?
 #
 # <details><summary>Answer</summary>
 #
-# For this text, very likely: the 95 % interval is 0.020 ± 2.48 · 0.004, from 0.010 to 0.030. The wide bars come from what the seeds share. If
-# it is one of twenty comparisons, correct for that; and look at the other split.
+# For this text, very likely: the 95 % interval is 0.020 ± 2.48 · 0.004, from 0.010 to 0.030. The wide bars come from what
+# the seeds share. If this is one of twenty comparisons, correct for that; and look at the other split.
 #
 # </details>
 #
-# 3. A study of three seeds finds a difference of 0.004 bits with an interval from −0.017 to +0.025 and concludes: "level". What is wrong?
+# 3. A study of three seeds finds a difference of 0.004 bits with an interval from −0.017 to +0.025 and concludes: "level".
+# What is wrong?
 #
 # <details><summary>Answer</summary>
 #
-# The interval contains differences of 0.02, which matter. "Level" needs the whole interval within what is of no consequence. This
-# result is open.
+# The interval contains differences of 0.02, which matter. "Level" needs the whole interval within ± 0.01. This result is
+# open.
 #
 # </details>
 #
-# 4. Gates keep more heads of the first layer, where the networks also add much. Why can the picture of section 6 not say whether
-#    gates look for early heads or for loud networks?
+# 4. Gates keep more heads of the first layer, where the networks also add much. Why can the picture of section 6 not say
+#    whether gates choose early heads or heads whose networks add much?
 #
 # <details><summary>Answer</summary>
 #
-# In these models the two go together. One would have to compare heads of the same layer only, or to change one of the two and not the other.
+# In these models the two go together. One would have to compare heads of the same layer only, or to change one of the two
+# and not the other.
 #
 # </details>
 #
@@ -1444,11 +1463,13 @@ print(
 #
 # <details><summary>Answer</summary>
 #
-# Each of them misses the truth in 5 % of studies; the narrower of two misses it more often, since it is chosen by the result.
+# Each of them misses the truth in 5 % of studies. The narrower of the two misses the truth more often, since it is chosen
+# by the result.
 #
 # </details>
 #
-# **Next:** [11 hot loops in Numba](11_hot_loops_in_numba.ipynb) explains why such models train quickly without a framework. The statistics are in
-# [`experiments/intervals.py`](../tinyprune/experiments/intervals.py), the measures of heads in
-# [`pruning/roles.py`](../tinyprune/pruning/roles.py), the paper's heads in [`ops/attention.py`](../tinyprune/ops/attention.py), the chapters' in
+# **Next:** [11 hot loops in Numba](11_hot_loops_in_numba.ipynb) explains why such models train quickly without a framework.
+# The statistics are in [`experiments/intervals.py`](../tinyprune/experiments/intervals.py), the measures of heads in
+# [`pruning/roles.py`](../tinyprune/pruning/roles.py), the paper's heads in
+# [`ops/attention.py`](../tinyprune/ops/attention.py), the chapters' heads in
 # [`ops/head_networks.py`](../tinyprune/ops/head_networks.py).
