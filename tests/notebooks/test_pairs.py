@@ -121,6 +121,11 @@ def test_code_takes_a_quarter_of_the_page_and_no_cell_that_is_not_folded_is_long
     assert [cell.source for cell in cells if cell.source.count("\n") >= 25] == []
 
 
+def test_the_course_has_at_most_18_000_words_of_prose():
+    prose = [re.sub(r"```.*?```|\$\$.*?\$\$", "", markdown(name), flags=re.DOTALL) for name in NAMES if name < "10"]
+    assert len(prose) == 10 and sum(len(text.split()) for text in prose) <= 18_000
+
+
 @pytest.mark.parametrize("name", [*NAMES, "README"])
 def test_links_work(name):
     targets = re.findall(r"\]\(([^)\s]+)\)", README if name == "README" else markdown(name))
