@@ -154,8 +154,8 @@ yours.check(
 show_source(criteria.michel, docstring=False)
 
 # %% [markdown]
-# Now score the heads of the trained baseline and keep the best 16 of 32. The criterion reads the beginning of the
-# *validation* split. Quality is measured on a part of the *test* split, which is not used to choose anything.
+# Score the heads of the trained baseline and keep the best 16 of 32. The criterion reads the beginning of the *validation*
+# split. Quality is measured on a part of the *test* split, which is not used to choose anything.
 
 # %% jupyter={"source_hidden": true}
 # Read the baseline.
@@ -204,8 +204,7 @@ assert together > sum(alone)
 #
 # ## 2 · Repair without training
 #
-# The layers that stay were trained on inputs that are no longer there. How much of the damage can be repaired without a
-# gradient? With $\Delta_h$ for what head $h$ adds to its layer's output ([chapter 05](05_l0_and_the_difference.ipynb)), removing the heads $R$ changes the
+# How much of the damage can be repaired without a gradient? With $\Delta_h$ for what head $h$ adds to its layer's output ([chapter 05](05_l0_and_the_difference.ipynb)), removing the heads $R$ changes the
 # output at each position by $-\sum_{h\in R}\Delta_h$.
 #
 # The simplest repair is a *constant*, added to the bias that follows the heads. The vector $b$ with the smallest mean
@@ -294,8 +293,8 @@ print(
 assert fitted_at_once < at_once - 0.05
 
 # %% [markdown]
-# The constant hardly helps. Least squares repairs a large part of the damage, because the heads that stay also read the
-# text.
+# Least squares repairs two thirds of the damage, because the heads that stay also read the text. The constants make the
+# model *worse*: each is right for a layer that still gets its old input, and after the removal only the first layer does.
 #
 # ## 3 · Fine-tuning
 #
@@ -354,9 +353,9 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The curve of the pruned model falls steeply for some fifteen steps and slowly after that. The remaining gap between the two curves
-# is the price of the heads at this budget. (Both curves share their wiggles because both models read the same batches.)
-# Look at the squares as well: the *whole* model was trained for the same 150 steps, and its loss has hardly changed or risen. The
+# The loss of the pruned model falls steeply for some fifteen steps and slowly after that. The remaining gap is the price
+# of the heads at this budget. (Both curves share their wiggles because both models read the same batches.) Look at the
+# squares as well: the *whole* model was trained for the same 150 steps, and has become worse on held-out text. The
 # learning rate jumped from 2e-4, where the baseline's schedule had ended, back up to 1e-3, and 150 steps are too few to
 # profit from that.
 #
@@ -365,10 +364,10 @@ plt.show()
 # While gates are trained, the weights are trained, too, and those steps count. There are three tempting ways to get
 # the comparison wrong:
 #
-# - *Compare a pruned and fine-tuned model with the original baseline.* The pruned model was trained longer. A baseline
-#   that has not converged also gains from more steps, and pruning gets the credit.
+# - *Compare a pruned and fine-tuned model with the original baseline.* The pruned model was trained longer, and pruning
+#   gets the credit.
 # - *Give both methods the same fine-tuning and do not count the gate stage.* Gates then have more steps altogether.
-# - *Compare at different numbers of heads*, since a criterion is asked for 16 heads and some `lam` leaves 19.
+# - *Compare at different numbers of heads*, 16 by a criterion and 19 by some `lam`.
 #
 # So here all methods start from the same baseline, keep 16 heads, and have the same 150 steps at the same learning
 # rates. A criterion decides without a step and fine-tunes for 150. Gates train for 60 steps and fine-tune for 90. The model
@@ -430,14 +429,13 @@ starts, ends = np.array([race[name] for name in order if name != "all heads"]).T
 assert np.ptp(ends) < np.ptp(starts)
 
 # %% [markdown]
-# The differences *at once* are large and the differences *after fine-tuning* are small; even the order changes. Gates
-# look good right after the removal, since their weights have had 60 steps to prepare. That number is often shown, but
-# the number that counts is the one at the end.
+# The differences *at once* are large and those *after fine-tuning* are small; even the order changes. Gates look best
+# right after the removal, since their weights have had 60 steps to prepare. That number is often shown, but the number
+# at the end counts.
 #
-# **One seed decides nothing.** This is one baseline, one seed, one text and 150 steps, and two random draws already differ
-# by as much as two methods. To find out which method is better needs several baselines, differences that are taken seed by
-# seed, and an interval. [Chapter 10](10_does_it_work.ipynb) does all of that, and also asks whether a large model is
-# needed at all.
+# **One seed decides nothing.** On this page one random draw ends level with Michel's heads, and the two draws differ by more
+# than Michel's heads and gates do. This is one baseline, one text and 150 steps. To say which method is better takes
+# several baselines, differences seed by seed, and an interval: [chapter 10](10_does_it_work.ipynb).
 #
 # ## Recap
 #
@@ -445,8 +443,7 @@ assert np.ptp(ends) < np.ptp(starts)
 #   it for all heads, and dividing by each layer's norm makes layers comparable.
 # - Heads that are cheap one by one are expensive together.
 # - Least squares repairs a part of the damage in closed form; fine-tuning repairs most of it in a few steps.
-# - A fair race gives all methods the same baseline, steps and number of heads, and counts the gate stage. One seed
-#   decides nothing.
+# - A fair race gives all methods the same baseline, steps and number of heads. One seed decides nothing.
 #
 # [Assignment A5](assignments/README.md) goes on: criteria, fine-tuning, and a point of the trade-off to beat.
 #
