@@ -412,7 +412,7 @@ gate = dataclasses.replace(preset.gate, units=32, target_share=0.9, price="param
 steps = preset.gate_train.steps
 with yours.engine("numba") as your_ops:
     gated, objective = with_new_gates(Transformer(config, params, ops=your_ops), gate, steps // 2)
-    segments = Segments(text.train, 2, T)
+    segments = Segments(text.train, 2, 128)
     stage = Training.start(gated, segments, preset.gate_train, objective, np.random.default_rng(0))
     for _ in range(steps):
         train_step(stage)
@@ -450,7 +450,7 @@ plt.show()
 # last, so that the stream comes back to that of the whole model.
 
 # %%
-fitted = refitted(model, chosen, text.train[:8192])
+fitted = refitted(model, chosen, text.train[:6144])
 for label, one in (("whole", model), ("gates", chosen), ("gates, repaired", fitted)):
     print(f"{label}: perplexity {perplexity(one):.2f}\n    {go_on(one, sentence)!r}\n")
 

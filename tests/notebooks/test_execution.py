@@ -22,7 +22,7 @@ FEWER = {
         "text.test[:2049], text.valid[:2049]": "text.test[:1025], text.valid[:1025]",
         "in (27, 54, 81):": "in (27, 54):",
         'load_preset("pretrained")': "load_preset('pretrained').with_options({'gate_train.steps': 10})",
-        "text.train[:8192]": "text.train[:2048]",
+        "text.train[:6144]": "text.train[:2048]",
     },
     "10_does_it_work": {
         '{"seed": 1}, "': '{"seed": 1, "train.steps": 300}, "short-',
