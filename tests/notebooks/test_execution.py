@@ -25,7 +25,7 @@ FEWER = {
         "text.test[:2049], text.valid[:2049]": "text.test[:1025], text.valid[:1025]",
         "in (27, 54, 81):": "in (27, 54):",
         'load_preset("pretrained")': "load_preset('pretrained').with_options({'gate_train.steps': 10})",
-        "steps=10, warmup=2": "steps=3, warmup=2",
+        "text.train[:6144]": "text.train[:2048]",
     },
     "10_does_it_work": {"MODELS = 3": "MODELS = 1"},
     "06_training_with_gates": {
