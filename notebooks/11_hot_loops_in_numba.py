@@ -229,8 +229,7 @@ print(f"memory allows {MEMORY * n / 6:.0f} GFLOP/s, the multiply-adds of one cor
 # ## 2 · Six rungs
 #
 # We climb in six steps from the definition to a product that keeps all cores busy. All rungs take `a` (M, K) and `b`
-# (K, N) and do the same $2MNK$ operations; what changes is how often each number travels from memory to a register. The
-# rungs are plain functions on this page: edit them, and run the page again.
+# (K, N) and do the same $2MNK$ operations; what changes is how often each number travels from memory to a register.
 #
 # ### First: is a rung right?
 #
@@ -255,9 +254,8 @@ def check_product(multiply, m, k, n):
 
 
 # %% [markdown]
-# Each rung has to pass this check for 37 × 53 × 91. Fast rungs work on whole tiles and treat the remainder separately,
-# and most mistakes are in the remainder. **Plant a bug:** this product forgets the remainder, and round numbers do not
-# show it.
+# Each rung has to pass this check for 37 × 53 × 91, because fast rungs treat the remainder of whole tiles separately.
+# **Plant a bug:** this product forgets the remainder, and round numbers do not show it.
 
 
 # %%
@@ -547,8 +545,8 @@ def register_tile(a, b):
 climb("register tile", register_tile, (M, 1024, 1024))
 
 # %% [markdown]
-# The next cell measures both limits of the tile's height, on data that fits into the first cache. The dashed line is the
-# prediction from waiting, `min(1, sums / 8)` of the peak; to the right of the dotted line (5) is violated.
+# The next cell measures both limits, on data that fits into the first cache. The dashed line is the prediction from
+# waiting, `min(1, sums / 8)` of the peak.
 
 
 # %% jupyter={"source_hidden": true}
@@ -589,15 +587,15 @@ ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# Beyond the dotted line some sums have to move to memory and back in every round (the registers *spill*).
+# Beyond the dotted line (5) is violated: some sums move to memory and back in every round (the registers *spill*).
 #
 # ### Rung 5: packing
 #
 # The tile loop of rung 4 reads `C` numbers of one row of `b`, then `C` numbers of the next row, which lies a whole row
 # further on. For large matrices this walk is slow, for two reasons. Each piece is on another *page* of memory (4096
 # bytes), and translating a page's address takes time. And a line has only a few places in a cache. A typical first cache
-# has 64 *sets* with room for 8 to 12 lines each; line number $\ell=\lfloor\mathrm{address}/64\rfloor$ belongs to set
-# $\ell \bmod 64$. Rows that are 4096 bytes apart all compete for the same sets:
+# has 64 *sets* with room for 8 to 12 lines each, and line $\ell=\lfloor\mathrm{address}/64\rfloor$ belongs to set
+# $\ell \bmod 64$:
 
 
 # %% jupyter={"source_hidden": true}
@@ -880,8 +878,6 @@ plt.show()
 # | `(%rax,%rbp,4)` | the memory at address rax + 4 · rbp |
 # | `vmulss`, `vaddss` | one multiplication, one addition; with `ps` in place of `ss`, in all lanes |
 # | `vfmadd231ps %zmm1, %zmm2, %zmm3` | zmm3 += zmm1 · zmm2, in all lanes |
-#
-# **Before you look:** in which of the rungs 2, 3 and 4 do you expect packed instructions, and in which fused ones?
 
 
 # %% jupyter={"source_hidden": true}
@@ -955,8 +951,8 @@ assert returned == [numba.float64, numba.float32]
 
 # %% [markdown]
 # **Indices are not checked.** In Numba `x[i]` with `i` beyond the end reads, or *writes*, whatever is there. It may
-# corrupt another array or crash the process. So check arguments in Python, once per call, and compile with checks while
-# you develop (`NUMBA_BOUNDSCHECK=1` does so for a whole program):
+# corrupt another array or crash the process. Compile with checks while you develop (`NUMBA_BOUNDSCHECK=1` does so for a
+# whole program):
 
 
 # %%
@@ -983,8 +979,8 @@ else:
 #
 # ## Now you
 #
-# Replace the line `raise NotImplementedError(…)` by your code and run the cell. A cell that passes says so. The two
-# functions are the ideas of rungs 4 and 5, in plain Python, which you can debug.
+# Replace the line `raise NotImplementedError(…)` by your code and run the cell. The two functions are the
+# ideas of rungs 4 and 5.
 
 # %% [markdown]
 # ### Exercise 1 · Four rows at a time
