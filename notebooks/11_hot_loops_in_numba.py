@@ -12,14 +12,14 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/11_hot_loops_in_numba.ipynb)
 # &nbsp; ← [10 does it work](10_does_it_work.ipynb) · [all chapters](README.md) · [11b attention in Numba](11b_attention_in_numba.ipynb) →
 #
+# *The first session of the workshop **Hot loops**, three sessions beside the course: 11,
+# [11b](11b_attention_in_numba.ipynb), [11c](11c_on_a_gpu.ipynb). The course needs none of them. They show why its models
+# train in seconds without a framework. 11b and 11c need attention ([chapter 03](03_attention_by_hand.ipynb)).*
+#
 # **After this chapter you can** say how fast a loop could run on your machine before you write it, climb from three
-# nested loops to close to that number, and show at every rung that the result is still right. The example is the matrix
-# product; [chapter 11b](11b_attention_in_numba.ipynb) does the same for attention.
+# nested loops to close to that speed, and show at every rung that the result is right.
 #
 # **You need** NumPy, loops, and no knowledge of processors. The words are in the [glossary](README.md#glossary).
-#
-# This is an **elective** chapter: nothing about pruning depends on it. It explains why the models of the other chapters
-# train in seconds without a framework.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -46,10 +46,11 @@ for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
     os.environ.pop(name, None)  # NumPy's BLAS at its best, whatever the environment says
 
 # %matplotlib inline
+import math
 import re
 import textwrap
-import time
 from functools import partial
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numba
@@ -61,7 +62,7 @@ from tinyprune.bench.shapes import matrices
 from tinyprune.kernels.cpu.matmul import matmul
 from tinyprune.kernels.cpu.simd import REGISTERS, VECTOR_BYTES, lanes, load, store
 from tinyprune.kernels.cpu.tiles import microkernel
-from tinyprune.notebook import best, best_of_each, plot_rungs, sliders, use_style, you_are_here
+from tinyprune.notebook import best, best_of_each, sliders, use_style, you_are_here
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 
 use_style()
@@ -75,22 +76,21 @@ print(
 you_are_here("attention", "networks", "projection", "train")
 
 # %% [markdown]
-# A training step of the model spends most of its time in matrix products: the projections around attention, the heads'
-# networks, and attention itself. So this chapter makes one small program fast, `out = a · b`. (All speeds on this page were
-# measured when it was made, on the machine named above. Each is that of the fastest of several calls, since other
-# programs can only make a call slower. Yours will show others. No `assert` below depends on a time.)
+# A training step spends most of its time in matrix products. So this chapter makes one small program fast,
+# `out = a · b`. (All speeds on this page are of the machine named above; yours will show others. Each speed is that of
+# the fastest of several calls, since other programs can only make a call slower. No `assert` depends on a time.)
 #
 # ## 1 · What one core can do
 #
-# To know when a loop is fast enough, we need to know what limits it. A core does two things: it *computes* with numbers
-# that are in its registers, and it *moves* numbers between registers and memory.
+# A core does two things: it *computes* with numbers that are in its registers, and it *moves* numbers between registers
+# and memory. Either can limit a loop.
 #
 # ### Computing: registers, lanes, and waiting
 #
-# A **register** is a place for numbers inside the core, and arithmetic happens only there. A modern register holds not
-# one number but a **vector** of them, and one instruction works on all of its numbers at once (*SIMD*: single
-# instruction, multiple data). The places in a vector are called **lanes**. The most useful instruction is the *fused
-# multiply-add*, `z = x · y + z`, two operations in each lane:
+# A **register** is a place for numbers inside the core, and arithmetic happens only there. A register holds a **vector**
+# of numbers, and one instruction works on all of them at once (*SIMD*: single instruction, multiple data). The places in
+# a vector are called **lanes**. The most useful instruction is the *fused multiply-add*, `z = x · y + z`, two operations
+# in each lane:
 
 
 # %% jupyter={"source_hidden": true}
@@ -102,7 +102,7 @@ for row, (label, colour) in enumerate((("x", GREY), ("y", BLUE), ("z", VERMILION
         ax.add_patch(box)
     ax.text(-0.2, row + 0.5, label, ha="right", va="center", family="monospace")
 for lane in range(LANES):
-    ax.text(lane + 0.5, -0.35, lane, ha="center", fontsize=7, color=GREY)
+    ax.text(lane + 0.5, -0.35, lane, ha="center", fontsize=8, color=GREY)
     ax.annotate(
         "", (lane + 0.5, 2.2), (lane + 0.5, 0.7), arrowprops={"arrowstyle": "->", "color": GREY}
     )
@@ -111,10 +111,9 @@ ax.axis("off")
 plt.show()
 
 # %% [markdown]
-# Two numbers describe how fast a core does this. A multiply-add takes about four clock cycles until its result can be
-# used; this is its *latency*. But a core does not wait for one instruction before it starts the next: on most
-# processors it starts two in every cycle. So it is busy only if **eight multiply-adds that do not need each other's
-# results are under way** at any time.
+# A multiply-add takes about four clock cycles until its result can be used; this time is its *latency*. But a core does
+# not wait for one instruction before it starts the next: most processors start two multiply-adds in every cycle. So a
+# core is busy only if **eight multiply-adds that do not need each other's results are under way** at any time.
 #
 # With enough independent work, the speed is two operations × `LANES` × two instructions × clock rate. We measure it
 # with multiply-adds on numbers that never leave the core:
@@ -142,8 +141,8 @@ print(f"one core does {PEAK:.0f} GFLOP/s: 10⁹ operations on floating-point num
 # %% [markdown]
 # ### Moving: caches and lines
 #
-# The registers hold about as much as a page of text. Everything else is in memory, and memory is far away: one access
-# takes a few hundred cycles. Between them are **caches**, smaller and faster memories that keep what was used last:
+# The registers hold about as much as a page of text. Everything else is in memory, and one access to memory takes a few
+# hundred cycles. Between registers and memory are **caches**, smaller and faster memories that keep what was used last:
 #
 # | | holds about |
 # | --- | --- |
@@ -155,7 +154,7 @@ print(f"one core does {PEAK:.0f} GFLOP/s: 10⁹ operations on floating-point num
 #
 # The loop `y += x` does one addition and moves 12 bytes: two numbers in, one out. So it measures how fast numbers come.
 #
-# **Before you look:** the two arrays grow from 4 KiB to 64 MiB in total. At which sizes should the speed change?
+# **Before you look:** the two arrays grow from 4 KiB to 64 MiB in total. At which sizes will the speed change?
 
 
 # %%
@@ -193,11 +192,10 @@ plt.show()
 print(f"first cache {FIRST_CACHE:.0f} GB/s, memory {MEMORY:.0f} GB/s")
 
 # %% [markdown]
-# The curve falls where the arrays outgrow a cache. The steps are neither sharp nor always downward, because the
-# processor loads in advance what a regular loop will need next (*prefetching*), and because other programs use the
-# shared caches too.
+# The curve falls where the arrays outgrow a cache. The steps are not sharp, because the processor loads in advance what a
+# regular loop will need next (*prefetching*).
 #
-# Memory also has a grain. It travels in **cache lines** of 64 bytes (128 on Apple's processors), that is 16 float32.
+# Numbers travel between the caches in **cache lines** of 64 bytes (128 on Apple's processors), that is 16 float32.
 # Reading one number fetches its whole line.
 #
 # ### The roof
@@ -225,14 +223,13 @@ n = 1024
 print(f"memory allows {MEMORY * n / 6:.0f} GFLOP/s, the multiply-adds of one core allow {PEAK:.0f}")
 
 # %% [markdown]
-# Memory is not the problem: a product *could* run at the speed of the multiply-adds. Three nested loops miss that by
-# far. Why?
+# Memory does not limit a large product: it *could* run at the speed of the multiply-adds. Three nested loops are far
+# slower. Why?
 #
 # ## 2 · Six rungs
 #
 # We climb in six steps from the definition to a product that keeps all cores busy. All rungs take `a` (M, K) and `b`
-# (K, N) and do the same $2MNK$ operations; what changes is how often each number travels from memory to a register. They
-# are plain functions on this page: edit them, and run the page again.
+# (K, N) and do the same $2MNK$ operations; what changes is how often each number travels from memory to a register.
 #
 # ### First: is a rung right?
 #
@@ -242,7 +239,7 @@ print(f"memory allows {MEMORY * n / 6:.0f} GFLOP/s, the multiply-adds of one cor
 #
 # $$ \big|\mathtt{out}_{ij} - \textstyle\sum_k a_{ik} b_{kj}\big| \;\le\; K\varepsilon \sum_k |a_{ik}|\,|b_{kj}| \tag{3} $$
 #
-# This bounds every entry without an arbitrary tolerance. The reference is NumPy in float64.
+# The reference is NumPy's product in float64.
 
 
 # %%
@@ -257,9 +254,8 @@ def check_product(multiply, m, k, n):
 
 
 # %% [markdown]
-# Each rung has to pass this for 37 × 53 × 91, a shape chosen on purpose: fast rungs work on whole tiles and treat the
-# remainder separately, which is where the mistakes are. **Plant one:** this product forgets the remainder, and with round
-# numbers nobody notices.
+# Each rung has to pass this check for 37 × 53 × 91, because fast rungs treat the remainder of whole tiles separately.
+# **Plant a bug:** this product forgets the remainder, and round numbers do not show it.
 
 
 # %%
@@ -280,20 +276,26 @@ else:
     raise AssertionError("the planted bug was not found")
 
 # %% jupyter={"source_hidden": true}
-# Checks one rung, measures it, and compares it with the one before and with the core's limit.
-speed_of = {}
+# Checks one rung, and measures it in turns with the rung before.
+speed_of, rung_before = {}, {}
 
 
-def climb(name, multiply, n=1024):
-    """Check a rung, time it with n × n matrices, and print its speed."""
+def climb(name, multiply, shape):
+    """Check a rung, time it and the rung before it in turns, and print its speed."""
     check_product(multiply, 37, 53, 91)  # no tile size divides any of these
     check_product(multiply, 1, 1, 1)
-    before = [*speed_of.values()]
-    speed_of[name] = 2 * n**3 / best(multiply, *matrices(n, n, n, "A·B")) / 1e9
+    works = rung_before | {name: partial(multiply, *matrices(*shape, "A·B"))}
+    operations = {before: speed_of[before][1] for before in rung_before}
+    operations[name] = 2 * math.prod(shape)
+    seconds = best_of_each(works)
+    speeds = [operations[rung] / seconds[rung] / 1e9 for rung in works]
+    speed_of[name] = speeds[-1], operations[name]
+    rung_before.clear()
+    rung_before[name] = works[name]
     print(
-        f"{name}: right, {speed_of[name]:.3g} GFLOP/s"
-        + (f", {speed_of[name] / before[-1]:.3g} times the rung before" if before else "")
-        + f"; {100 * speed_of[name] / PEAK:.2g} % of one core's limit"
+        f"{name}: right, {speeds[-1]:.3g} GFLOP/s"
+        + (f", {speeds[-1] / speeds[0]:.3g} times the rung before" if len(works) > 1 else "")
+        + f"; {100 * speeds[-1] / PEAK:.2g} % of one core's limit"
     )
 
 
@@ -316,23 +318,22 @@ compiled_loops = numba.njit(python_loops)
 
 # %% [markdown]
 # Python makes an object of every number and looks up what `*` means for it, which takes about 100 ns. Compiled code knows
-# the types and does neither.
+# the types. (`climb` times a rung and the rung before it in turns, so that a slow moment hits both.)
 
 # %%
-climb("Python loops", python_loops, n=48)
-climb("compiled", compiled_loops, n=256)
+climb("Python loops", python_loops, (48, 48, 48))
+climb("compiled", compiled_loops, (256, 256, 256))
 
 # %% [markdown]
-# One call of `numba.njit` is worth that much. And still the loop is far from the limit, for two reasons, both of which
-# are in the way the loops are nested:
+# The compiled loop is still far from the limit. The order of the loops is the reason, in two ways:
 #
-# - **It wastes cache lines.** Matrices are stored row by row. The innermost loop, over `k`, walks down a column of `b`
-#   and needs another line at every step, of which it uses 4 of 64 bytes.
-# - **It waits for itself.** `out[i, j] += …` adds to the result of the previous addition, which takes some cycles until
-#   it is available. Only one lane of the register is used, and only one addition is under way at any time. (The
-#   compiler must not help: a sum in another order would round differently, and a compiler may not change results.)
+# - **The loop wastes cache lines.** Matrices are stored row by row. The innermost loop, over `k`, walks down a column of
+#   `b`. Every step needs another line, and uses 4 of its 64 bytes.
+# - **The loop waits for its own sum.** `out[i, j] += …` needs the result of the previous addition. Only one lane of the
+#   register is used, and only one addition is under way at any time. (The compiler must not reorder the sum, because
+#   another order would round differently.)
 #
-# The first reason can be seen in an experiment: add 1 to every `step`-th number of a large array.
+# An experiment shows the wasted lines: add 1 to every `step`-th number of a large array.
 #
 # **Before you look:** at step 2 the loop does half of the work of step 1, at step 16 a sixteenth. How do the times
 # compare?
@@ -383,7 +384,7 @@ plt.show()
 
 # %% [markdown]
 # Up to step 16 every line is still fetched, so the time falls far less than the work. Beyond 16, each doubling skips
-# every other line, and the time falls with it. (At the smallest steps the additions themselves take time.)
+# every other line, and the time falls too.
 #
 # ### Rung 3: another order of the loops
 
@@ -404,13 +405,14 @@ def loop_order(a, b):
 # %% [markdown]
 # Only the loops over `j` and `k` are exchanged. Now the innermost loop walks along rows, so whole lines are used. And
 # its iterations are independent: `out[i, j]` and `out[i, j + 1]` are different sums, so the compiler may put `LANES` of
-# them into one vector, and none waits. Each entry still adds its products in the order of `k`, so even the rounding is
-# the same:
+# them into one vector, and no sum waits. Each entry still adds its products in the order of `k`, so even the rounding
+# is the same:
 
 # %%
 a, b = matrices(100, 100, 100, "A·B")
 np.testing.assert_array_equal(loop_order(a, b), compiled_loops(a, b))  # every bit
-climb("loop order", loop_order)
+M = 1020  # rows of a in the rungs from here on: a multiple of ROWS
+climb("loop order", loop_order, (M, 1024, 1024))
 
 # %% [markdown]
 # What limits it now? For each multiply-add the loop loads `b[k, j]` and `out[i, j]` and stores `out[i, j]`: 12 bytes
@@ -424,8 +426,8 @@ print(
 # %% [markdown]
 # ### Rung 4: a tile that stays in registers
 #
-# To do more per byte, use every loaded number more than once. Take a small **tile** of `out`, $R$ rows by $V$ vectors
-# of columns, and keep all of its sums in registers until they are finished. In NumPy, the loop of one tile is
+# The remedy is to use every loaded number more than once. Take a small **tile** of `out`, $R$ rows by $V$ vectors of
+# columns, and keep all of its sums in registers until they are finished. In NumPy, the loop of one tile is
 
 
 # %%
@@ -447,12 +449,12 @@ check_product(tile_product, 12, 53, 2 * LANES)
 #
 # $$ I = \frac{2\,R\,C}{4\,(R+C)} \tag{4} $$
 #
-# The larger the tile, the better, until the registers are full. The sums take $RV$ registers, the row of `b` takes $V$,
+# A larger tile does more per byte, until the registers are full. The sums take $RV$ registers, the row of `b` takes $V$,
 # and the number of `a` takes one:
 #
 # $$ RV + V + 1 \;\le\; \mathtt{REGISTERS} \tag{5} $$
 #
-# And there is a lower limit: section 1 asked for eight independent multiply-adds, so $RV \ge 8$.
+# There is a lower limit, too: section 1 asked for eight independent multiply-adds, so $RV \ge 8$.
 #
 # **Before you look:** which tile two vectors wide is the tallest that fits into this machine's registers?
 
@@ -495,14 +497,12 @@ draw_tile(ROWS, 2)
 sliders(draw_tile, rows=[1, 2, 4, 6, 12, 16], vectors=[1, 2, 3])
 
 # %% [markdown]
-# One difficulty remains. Plain Python cannot say "keep these sums in registers", and Numba's compiler (LLVM) decides
-# otherwise when it is not sure. So the package generates the loop of `tile_product` itself, for a given $R$ and $V$.
-# `microkernel(rows, vectors, accumulate)` returns a compiled function `tile(a, a0, a_row, a_k, b, b0, b_k, c, c0,
-# c_row, K)`. The arrays are flat; the other arguments say where the tile begins in each array (`a0`, `b0`, `c0`) and
-# how far apart neighbours along a row or along `k` are. With `accumulate` the sums begin with what is in `c`, otherwise
-# with 0. How it is generated does not matter here (the curious find it in
-# [`tiles.py`](../tinyprune/kernels/cpu/tiles.py)). This is how rung 4 uses it; `add_rest` computes what whole tiles leave
-# over, with rung 3's loops:
+# Python cannot say "keep these sums in registers", and Numba's compiler (LLVM) often decides otherwise. So the package
+# generates the loop of `tile_product` for a given $R$ and $V$ ([`tiles.py`](../tinyprune/kernels/cpu/tiles.py)).
+# `microkernel(rows, vectors, accumulate)` returns a compiled function `tile(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row,
+# K)`. The arrays are flat; the other arguments say where the tile begins in each array (`a0`, `b0`, `c0`) and how far
+# apart neighbours along a row or along `k` are. With `accumulate` the sums begin with what is in `c`, otherwise with 0.
+# Rung 4 uses `tile` like this; `add_rest` computes what whole tiles leave over, with rung 3's loops:
 
 
 # %% tags=["subject"]
@@ -538,15 +538,15 @@ def register_tile(a, b):
 
 
 # %% [markdown]
-# Read the call of `set_tile` in three parts: in `a` the tile begins at `i * K` and its rows are `K` apart; in `b` it begins
-# at column `j`, and the row for the next `k` is `N` further on; in `out` it begins at `i * N + j`, with rows `N` apart.
+# In `a` the tile begins at `i * K` and its rows are `K` apart; in `b` it begins at column `j`, and the row for the next
+# `k` is `N` further on; in `out` it begins at `i * N + j`, with rows `N` apart.
 
 # %%
-climb("register tile", register_tile)
+climb("register tile", register_tile, (M, 1024, 1024))
 
 # %% [markdown]
-# Both limits of the tile's height can be measured, on data that fits into the first cache. The dashed line is the
-# prediction from waiting, `min(1, sums / 8)` of the peak; to the right of the dotted line (5) is violated.
+# The next cell measures both limits, on data that fits into the first cache. The dashed line is the prediction from
+# waiting, `min(1, sums / 8)` of the peak.
 
 
 # %% jupyter={"source_hidden": true}
@@ -587,15 +587,15 @@ ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# Beyond the dotted line some sums have to move to memory and back in every round (the registers *spill*).
+# Beyond the dotted line (5) is violated: some sums move to memory and back in every round (the registers *spill*).
 #
 # ### Rung 5: packing
 #
-# In its tile loop rung 4 reads `C` numbers of one row of `b`, then `C` of the next row, which lies a whole row further
-# on. For large matrices this is a bad walk, in two ways. Each piece is on another *page* of memory (4096 bytes), and
-# translating a page's address takes time. And a cache cannot put a line anywhere. A typical first cache has 64 *sets*
-# with room for 8 to 12 lines each; line number $\ell=\lfloor\mathrm{address}/64\rfloor$ belongs to set $\ell \bmod
-# 64$. Rows that are 4096 bytes apart all compete for the same sets:
+# The tile loop of rung 4 reads `C` numbers of one row of `b`, then `C` numbers of the next row, which lies a whole row
+# further on. For large matrices this walk is slow, for two reasons. Each piece is on another *page* of memory (4096
+# bytes), and translating a page's address takes time. And a line has only a few places in a cache. A typical first cache
+# has 64 *sets* with room for 8 to 12 lines each, and line $\ell=\lfloor\mathrm{address}/64\rfloor$ belongs to set
+# $\ell \bmod 64$:
 
 
 # %% jupyter={"source_hidden": true}
@@ -614,9 +614,9 @@ for name, row_bytes in (("rows 4096 bytes apart", 4096), ("side by side", 4 * 32
 
 # %% [markdown]
 # So a block of `b` is first **packed**: copied into contiguous *panels*, each as wide as a tile, in the order in which
-# the tile reads it, `[panel][k][column]` (Goto & van de Geijn 2008). Then the block is used for all rows of `a`. In the next
-# cell `load` and `store` move one vector, and `lanes(b)` is `LANES`. A block has 256 × 256 numbers, so that it stays in the
-# second cache:
+# the tile reads it, `[panel][k][column]` (Goto & van de Geijn 2008). Then the block is used for all rows of `a`. A block
+# has 256 × 256 numbers, so that it stays in the second cache. In the next cell `load` and `store` move one vector, and
+# `lanes(b)` is `LANES`:
 
 
 # %% tags=["subject"]
@@ -662,41 +662,59 @@ def packed_blocks(a, b):
 check_product(packed_blocks, 37, 600, 300)  # more than one block
 
 # %% [markdown]
-# Copying computes nothing. It costs one move for every $M$ multiply-adds, which pays only if it saves more.
+# Copying computes nothing. It costs one move for every $M$ multiply-adds, and must save more than that.
 #
-# **Before you look:** will packing help for a small `b`, a large one, or both?
+# **Before you look:** does packing help more for a small `b` or for a large `b`?
 
 # %% jupyter={"source_hidden": true}
 # Measures rungs 4 and 5 against the size of b.
 sizes = [128, 256, 512, 1024, 2048]
 compared = {"register tile": [], "packed blocks": []}
 for n in sizes:
-    two = [partial(rung, *matrices(480, n, n, "A·B")) for rung in (register_tile, packed_blocks)]
+    two = [partial(rung, *matrices(M, n, n, "A·B")) for rung in (register_tile, packed_blocks)]
     for name, seconds in best_of_each(dict(zip(compared, two))).items():
-        compared[name].append(2 * 480 * n * n / seconds / 1e9)
+        compared[name].append(2 * M * n * n / seconds / 1e9)
 
 figure, ax = plt.subplots(figsize=(7, 2.6))
 for (name, speeds), colour, style in zip(compared.items(), (GREY, BLUE), ("o--", "s-")):
     ax.plot(sizes, speeds, style, color=colour, label=name)
 ax.set(xscale="log", xlabel="rows and columns of b", ylabel="GFLOP/s, one core", ylim=(0, None))
-ax.set_title("Packing, against the size of b")
+ax.set_title(f"Packing keeps a large b fast ({M} rows of a)")
 ax.set_xticks(sizes, sizes)
 ax.minorticks_off()
 ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# A small `b` stays in the caches anyway, so its copy is wasted. Packing pays once `b` is too large for them.
+# A small `b` stays in the near caches anyway, so its copy saves little. A large `b` does not: rung 4 reads all of it from
+# the shared third cache for every `ROWS` rows, and rung 5 reads a packed block from the core's second cache.
 
 # %%
-climb("packed blocks", packed_blocks)
+climb("packed blocks", packed_blocks, (M, 1024, 1024))
+
+# %% [markdown]
+# Why 1020 rows, and not 1024? `ROWS` divides 1020. Of 1024 rows four remain, and `add_rest` reads all of `b` for each.
+#
+# **Before you look:** four rows of 1024 are 0.4 % of the operations. Which share of the time do they take?
+
+# %%
+a, b = matrices(1024, 1024, 1024, "A·B")
+out = np.empty((1024, 1024), np.float32)
+rest, whole = best_of_each(
+    {"rest": partial(add_rest, a, b, out, M, 1024), "all": partial(packed_blocks, a, b)}
+).values()
+print(f"the last four rows take {rest / whole:.1%} of the time of rung 5")
+
+# %% [markdown]
+# So compare rungs with the same shape, because a remainder costs the faster rung the larger share. And time them in
+# turns, because rung 4 depends on a cache that it shares with other programs.
 
 # %% [markdown]
 # ### Rung 6: all cores
 #
-# `prange` says that the iterations of a loop may run at the same time, on several cores. Its author promises that this
-# is safe. Here it is: each thread computes rows of `out` that no other thread writes, and packs what it reads for
-# itself, because packing twice is cheaper than waiting for each other.
+# `prange` says that the iterations of a loop may run at the same time, on several cores. The author of the loop has to
+# make sure that this is safe. Here it is safe: each thread computes rows of `out` that no other thread writes. Each
+# thread packs all of `b`, because packing twice is cheaper than waiting for another thread.
 
 
 # %% tags=["subject"]
@@ -711,13 +729,11 @@ def all_cores(a, b):
     return out
 
 
-climb("all cores", all_cores)
+climb("all cores", all_cores, (M, 1024, 1024))
 
 # %% [markdown]
-# The package's kernel also shares the columns and lets a thread that is done take another part
-# ([`product.py`](../tinyprune/kernels/cpu/product.py)), but the promise is the same, and it matters more than speed:
-# **the same bits for any number of threads**. Every entry is one sum, along `k`, in one thread. A sum that is divided
-# among threads breaks this promise.
+# The kernels keep a promise: **the same bits for any number of threads**. Every entry is one sum, along `k`, in one
+# thread.
 #
 # **Before you look:** the next cell adds a million random numbers with one thread and with two. Why could the results
 # differ?
@@ -745,13 +761,13 @@ numba.set_num_threads(THREADS)
 np.testing.assert_array_equal(*products)  # every bit
 
 # %% [markdown]
-# Additions are rounded, so their order matters. Since the kernels keep the order, a training run that was stopped
-# continues to the same bits with one core or with eight, and a difference between two results always has a cause.
+# Additions are rounded, so their order matters. The kernels keep the order.
 #
 # ### The whole ladder
 #
-# The target is NumPy's product, which calls a *BLAS*, a library of hand-made matrix routines (here OpenBLAS). The two
-# lowest rungs multiply smaller matrices, or you would wait for minutes.
+# The target is NumPy's product, which calls a *BLAS*, a library of hand-made matrix routines. The two lowest rungs
+# multiply smaller matrices; all others take turns. The package's kernel
+# ([`product.py`](../tinyprune/kernels/cpu/product.py)) treats the edges in vectors, too.
 
 # %%
 high = {
@@ -763,21 +779,43 @@ high = {
     "BLAS of NumPy": np.matmul,
 }
 check_product(matmul, 37, 53, 91)
-a, b = matrices(1024, 1024, 1024, "A·B")
+a, b = matrices(M, 1024, 1024, "A·B")
 times = best_of_each({name: partial(multiply, a, b) for name, multiply in high.items()}, turns=15)
-speed_of |= {name: 2 * 1024**3 / seconds / 1e9 for name, seconds in times.items()}
-plot_rungs(speed_of, "1024 × 1024 × 1024 (Python loops: 48, compiled: 256)", beside=2)
+ladder = {name: speed for name, (speed, _) in speed_of.items()}
+ladder |= {name: 2 * M * 1024**2 / seconds / 1e9 for name, seconds in times.items()}
 for name in ("all cores", "kernel of tinyprune"):
     print(f"BLAS takes {times['BLAS of NumPy'] / times[name]:.2f} times as long as {name}")
 
+
+# %% jupyter={"source_hidden": true}
+# Draws a bar for each rung, the lowest at the bottom: its speed, and how many times as fast it is as the rung below.
+def plot_rungs(speeds, title, beside):
+    """Draw the speeds of rungs; the last `beside` are none, and their bars stay open."""
+    heights, rungs = list(speeds.values()), len(speeds) - beside
+    figure, ax = plt.subplots(figsize=(7, 0.9 + 0.3 * len(heights)))
+    bars = ax.barh(list(speeds), heights, height=0.7, color=BLUE)
+    for bar in bars[rungs:]:
+        bar.set(facecolor="white", edgecolor=GREY, hatch="////")
+    faster = [
+        f"{high / low:.{0 if high > 10 * low else 1}f}×" for low, high in pairwise(heights[:rungs])
+    ]
+    ax.bar_label(bars, ["", *faster, *[""] * beside], padding=3)
+    ax.set(xscale="log", xlim=(min(heights) / 2, max(heights) * 3), title=title)
+    ax.set_xlabel("GFLOP per second; n×: n times as fast as the rung below")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+    plt.show()
+
+
+plot_rungs(
+    ladder, f"Six rungs to the speed of BLAS ({M} × 1024 × 1024; Python: 48³, compiled: 256³)", 2
+)
+
 # %% [markdown]
-# All but the two lowest took turns in one process, so that a slow moment of the machine hits all alike. The package's
-# kernel has blocks that fit the matrices and treats the edges in vectors, too.
-#
 # ## 3 · Under the roof
 #
-# Here is equation (1) as a picture, for one core. The bytes are those between registers and first cache: 12 for 2
-# operations in the first loops, and (4) for the tile.
+# Equation (1) as a picture, for one core. The bytes are those between registers and first cache: 12 for 2 operations in
+# the first loops, and (4) for the tile.
 
 
 # %% jupyter={"source_hidden": true}
@@ -812,12 +850,13 @@ intensities = {
     "packed blocks": tile_intensity,
 }
 for (name, intensity), colour, marker in zip(intensities.items(), HEAD_COLOURS, "osD^"):
-    ax.plot(intensity, speed_of[name], marker, color=colour, markersize=8, label=name)
+    ax.plot(intensity, ladder[name], marker, color=colour, markersize=8, label=name)
 ax.set(
     xscale="log", yscale="log", xlim=(0.02, 60), ylim=(0.5, 4 * PEAK), ylabel="GFLOP/s, one core"
 )
 ax.set(
-    xlabel="operations per byte between registers and first cache", title="The rungs under the roof"
+    xlabel="operations per byte between registers and first cache",
+    title="The tile moves to the right, where the roof is higher",
 )
 for axis in (ax.xaxis, ax.yaxis):
     axis.set_major_formatter("{x:g}")
@@ -825,25 +864,20 @@ ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# `compiled` and `loop order` have the same intensity. (By luck of the compiler, `compiled` keeps its sum in a register;
-# it still loads two numbers and stores one.) But `compiled` is limited by waiting, and does not even come close to the
-# slope. `loop order` is limited by bytes: no loop of its intensity gets above the slope. The only way up from there is
-# *to the right*, and the tile goes there.
+# `compiled` and `loop order` have the same intensity. But `compiled` is limited by waiting and stays far below the slope.
+# `loop order` is limited by bytes: no loop of its intensity gets above the slope. The only way up from there is *to the
+# right*, to more operations per byte, and the tile goes there.
 #
 # ## 4 · Reading the machine code
 #
-# What did the compiler make of a loop? `inspect_asm()` shows the instructions. In x86 assembly the *last* operand is
-# the one that is written:
+# `inspect_asm()` shows what the compiler made of a loop. In x86 assembly the *last* operand is written:
 #
 # | | |
 # | --- | --- |
 # | `%xmm3` `%ymm3` `%zmm3` | register 3: its first 16, its first 32, or all 64 bytes |
 # | `(%rax,%rbp,4)` | the memory at address rax + 4 · rbp |
-# | `vmulss`, `vaddss` | one multiplication, one addition: *s*calar, *s*ingle precision |
-# | `vmulps`, `vaddps` | the same in all lanes: *p*acked, *s*ingle precision |
+# | `vmulss`, `vaddss` | one multiplication, one addition; with `ps` in place of `ss`, in all lanes |
 # | `vfmadd231ps %zmm1, %zmm2, %zmm3` | zmm3 += zmm1 · zmm2, in all lanes |
-#
-# **Before you look:** in which of the rungs 2, 3 and 4 do you expect packed instructions, and in which fused ones?
 
 
 # %% jupyter={"source_hidden": true}
@@ -890,15 +924,14 @@ if "ymm" in assembly(register_tile):
     show_block("register tile", assembly(register_tile), "ps", 8)
 
 # %% [markdown]
-# `compiled` has scalar instructions only, and every `vaddss` reads the register that the previous one has written: the
-# sum that waits for itself. `loop order` has vectors, but separate multiplications and additions: fusing them rounds
-# once instead of twice, and Numba does not change results unless asked (`fastmath`; this package does not ask). The
-# tile asks for fused ones explicitly. (Scalar instructions beside vectors are for the remainders.)
+# `compiled` has scalar instructions only, and every `vaddss` reads the register that the previous `vaddss` has written:
+# the sum that waits for itself. `loop order` has vectors, but separate multiplications and additions: fusing them would
+# change the rounding. The tile asks for fused multiply-adds explicitly.
 #
-# ## 5 · Three traps
+# ## 5 · Two traps
 #
-# **`0.0` is a float64.** Numba gives every variable one type, wide enough for everything that is assigned to it. One
-# careless literal makes a float32 loop convert each number to float64, with half as many lanes. Nothing fails:
+# **`0.0` is a float64.** Numba gives every variable one type, wide enough for everything that is assigned to it. A
+# literal `0.0` makes a float32 loop convert each number to float64, with half as many lanes. No error says so:
 
 
 # %%
@@ -917,11 +950,9 @@ print(returned)
 assert returned == [numba.float64, numba.float32]
 
 # %% [markdown]
-# The same happens with an `int64` (`float32 * int64` is float64 in Numba) and with `math.sqrt` of an integer.
-#
 # **Indices are not checked.** In Numba `x[i]` with `i` beyond the end reads, or *writes*, whatever is there. It may
-# corrupt another array or crash the process, which is why this page does not show it. So check arguments in Python,
-# once per call, and compile with checks while you develop (`NUMBA_BOUNDSCHECK=1` does so for a whole program):
+# corrupt another array or crash the process. Compile with checks while you develop (`NUMBA_BOUNDSCHECK=1` does so for a
+# whole program):
 
 
 # %%
@@ -937,45 +968,29 @@ else:
     raise AssertionError("that should have been refused")
 
 # %% [markdown]
-# **Compiling takes time.** The first call of a function with new types compiles it. With `cache=True` the result is
-# kept on disk for the next process, as the package does for its kernels. Numba then recompiles when the file of the
-# function changes, but not when a compiled function that it *calls* from another file changes; the package takes care
-# of that itself ([`jit.py`](../tinyprune/kernels/cpu/jit.py)). A function that is made inside another function has to
-# be compiled anew in each call, so kernels belong at the top level of a module.
-
-# %%
-a, b = matrices(8, 8, 8, "A·B")
-for name, rung in low.items():
-    fresh = numba.njit(rung.py_func)
-    start = time.perf_counter()
-    fresh(a, b)
-    first = time.perf_counter() - start
-    print(f"{name:14} first call {first:5.2f} s, the next {1e6 * best(fresh, a, b):.1f} µs")
-
-# %% [markdown]
 # ## Recap
 #
 # - A loop is limited by operations, by bytes, or by waiting for its own results. The roofline (1) tells which of the
 #   first two, and machine code shows the third.
-# - The climb has one idea, **use what you have loaded**: whole cache lines (order of the loops), a tile of sums in
+# - All rungs have one idea, **use what you have loaded**: whole cache lines (order of the loops), a tile of sums in
 #   registers, packed panels in the second cache.
-# - Checks come first. A bound on rounding needs no arbitrary tolerance, odd shapes find forgotten remainders, and one
-#   fixed order of each sum gives the same bits for any number of threads.
+# - Checks come first: a bound on rounding, odd shapes for forgotten remainders, the same bits for any number of threads.
+# - Two speeds are comparable if both were measured with the same shape and in turns.
 #
 # ## Now you
 #
-# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes
-# (exercise 1 its speed).
-#
-# These are the two ideas of rungs 4 and 5. Your function is plain Python, which you can debug; the check of exercise 1
-# also has Numba compile it, and then prints its speed.
+# Replace the line `raise NotImplementedError(…)` by your code and run the cell. The two functions are the
+# ideas of rungs 4 and 5.
 
 # %% [markdown]
 # ### Exercise 1 · Four rows at a time
 #
+# *●●○ · 15 minutes*
+#
 # Multiply `a` (M, K) by `b` (K, N) as rung 3 does, but for **four rows of `out` at a time**: load `b[k, j]` once and
-# use it for all four. When M is not a multiple of four, compute the rows left over one by one. Return `out` (M, N), of
-# the dtype of `a`. Use loops over single numbers, as in the rungs; the check counts how often you read a number of `b`.
+# use it for all four rows. When M is not a multiple of four, compute the rows left over one by one. Return `out` (M, N),
+# of the dtype of `a`. Use loops over single numbers, as in the rungs. The check counts how often you read a number of
+# `b`, and has Numba compile your function.
 
 # %% tags=["exercise", "raises-exception"]
 import timeit
@@ -1015,13 +1030,16 @@ assert b.reads <= 8 // 4 * 3 * 5, (
     f"with 8 rows of a, each number of b may be read twice, got {b.reads / 15:g} times"
 )
 a = np.ones((512, 512), np.float32)
-print(f"{2 * 512**3 / min(timeit.repeat(lambda: compiled(a, a), number=1)) / 1e9:.0f} GFLOP/s")
+speed = 2 * 512**3 / min(timeit.repeat(lambda: compiled(a, a), number=1)) / 1e9
+print(
+    f"passed: four_rows is right for three shapes and reads b once in four rows; {speed:.0f} GFLOP/s"
+)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The loop over `i` has steps of four and ends at `M // 4 * 4`. Inside the loop over `k`, take the four numbers of `a`
-# out of the loop over `j`. A second loop over `i` begins at `M // 4 * 4`.
+# The loop over `i` has steps of four and ends at `M // 4 * 4`. A second loop over `i` begins there. Load the four numbers
+# of `a` before the loop over `j`.
 #
 # </details>
 #
@@ -1052,6 +1070,8 @@ print(f"{2 * 512**3 / min(timeit.repeat(lambda: compiled(a, a), number=1)) / 1e9
 # %% [markdown]
 # ### Exercise 2 · Panels
 #
+# *●●○ · 10 minutes*
+#
 # Pack `b` (K, N) into panels of `width` columns: return an array of shape (number of panels, K, width), of the dtype of
 # `b`, in which panel `p` holds the columns `p · width`, `p · width + 1`, … . If `width` does not divide N, fill the
 # last panel up with zeros. NumPy or loops, as you like.
@@ -1078,12 +1098,13 @@ for K, N, width in ((3, 8, 4), (53, 91, 32), (2, 5, 8)):
     columns = np.concatenate(panels, axis=1)
     assert (columns[:, :N] == b).all(), "side by side, the panels must be b again"
     assert (columns[:, N:] == 0).all(), "what fills up the last panel must be 0"
+print("passed: pack_panels packs three shapes, and fills up the last panel with zeros")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
 # Make an array of zeros of the whole shape, and copy the columns `b[:, first : first + width]` of each panel. The last
-# piece may be narrower than `width`. Reshaping `b` to (panels, K, width) without exchanging axes does not give panels.
+# piece may be narrower than `width`.
 #
 # </details>
 #
@@ -1107,13 +1128,13 @@ for K, N, width in ((3, 8, 4), (53, 91, 32), (2, 5, 8)):
 #
 # ## Questions
 #
-# 1. `compiled` and `loop order` move the same bytes between registers and first cache. Why is one so much faster?
+# 1. `compiled` and `loop order` move the same bytes between registers and first cache. Why is `loop order` faster?
 #
 # <details><summary>Answer</summary>
 #
-# Equation (1) is a bound, not a prediction. `compiled` waits: each addition needs the result of the one before, so some
-# cycles pass for two operations, and no vector can be used. It also fetches a cache line for every number of `b`. In
-# `loop order` neighbouring sums are independent, with `LANES` of them in a vector and several vectors under way.
+# Equation (1) is a bound, not a prediction. `compiled` waits: each addition needs the result of the previous addition, and
+# no vector can be used. It also fetches a cache line for every number of `b`. In `loop order` neighbouring sums are
+# independent: `LANES` sums are in a vector, and several vectors are under way.
 #
 # </details>
 #
@@ -1122,9 +1143,8 @@ for K, N, width in ((3, 8, 4), (53, 91, 32), (2, 5, 8)):
 #
 # <details><summary>Answer</summary>
 #
-# By (5) $2R + 3 \le 16$, so $R = 6$, which makes 12 sums. Eight have to be under way, so yes. By (4) it does
-# $2\cdot6\cdot16 / (4\cdot22) = 2.2$ operations per byte; 12 × 2 vectors of 16 float32, which 32 registers allow, do
-# $4.4$. `ROWS` has these two values.
+# By (5) $2R + 3 \le 16$, so $R = 6$, which makes 12 sums, more than the eight that have to be under way. By (4) the tile
+# does $2\cdot6\cdot16 / (4\cdot22) = 2.2$ operations per byte.
 #
 # </details>
 #
@@ -1132,10 +1152,10 @@ for K, N, width in ((3, 8, 4), (53, 91, 32), (2, 5, 8)):
 #
 # <details><summary>Answer</summary>
 #
-# All threads add to the same entries, so they overwrite each other's sums. With a copy of `out` for each thread, added
-# up at the end, the result is right up to rounding, but its bits depend on the number of threads.
+# All threads add to the same entries, so they overwrite each other's sums. With a copy of `out` for each thread, the
+# result is right up to rounding, but its bits depend on the number of threads.
 #
 # </details>
 #
 # **Next:** [11b attention in Numba](11b_attention_in_numba.ipynb) uses this tile for attention without its matrix of
-# scores. The package's kernel is in [`kernels/cpu/product.py`](../tinyprune/kernels/cpu/product.py).
+# scores.

@@ -12,14 +12,14 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/11b_attention_in_numba.ipynb)
 # &nbsp; ← [11 hot loops in Numba](11_hot_loops_in_numba.ipynb) · [all chapters](README.md) · [11c on a GPU](11c_on_a_gpu.ipynb) →
 #
+# *The second session of the workshop **Hot loops**, three sessions beside the course:
+# [11](11_hot_loops_in_numba.ipynb), 11b, [11c](11c_on_a_gpu.ipynb). The course needs none of them.*
+#
 # **After this chapter you can** compute attention forwards and backwards without ever storing its matrix of scores, one
-# piece at a time, and say what makes that fast: online softmax, tiles, keys in lanes, threads.
+# piece at a time, and say what makes the computation fast: online softmax, tiles, keys in lanes, threads.
 #
-# **You need** the formula of attention ([chapter 03](03_attention_by_hand.ipynb)), and from [chapter
-# 09](11_hot_loops_in_numba.ipynb) what lanes, caches and a tile in registers are. The words are in the
-# [glossary](README.md#glossary).
-#
-# This is an **elective** chapter: nothing about pruning depends on it, except that closed heads cost less (section 6).
+# **You need** attention ([chapter 03](03_attention_by_hand.ipynb)), and from [chapter 11](11_hot_loops_in_numba.ipynb)
+# what lanes, caches and a tile in registers are. The words are in the [glossary](README.md#glossary).
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -46,7 +46,6 @@ for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
     os.environ.pop(name, None)  # NumPy's BLAS at its best, whatever the environment says
 
 # %matplotlib inline
-import json
 import math
 import textwrap
 import tracemalloc
@@ -55,21 +54,18 @@ from functools import partial
 import matplotlib.pyplot as plt
 import numba
 import numpy as np
-from IPython.display import display
 from numba import prange
 from numpy.lib.stride_tricks import as_strided
 
 from tinyprune import ops
-from tinyprune.bench.figures import plot_benchmark
 from tinyprune.machine import describe_machine
 from tinyprune.bench.shapes import attention_arguments, attention_gflop, model_shape
 from tinyprune.kernels.backend import get_backend
-from tinyprune.kernels.cpu import attention_tiles, workspace
+from tinyprune.kernels.cpu import workspace
+from tinyprune.kernels.cpu.simd import exp2_coefficients
 from tinyprune.notebook import (
     best,
     best_of_each,
-    plot_rungs,
-    results,
     show_source,
     sliders,
     use_style,
@@ -88,24 +84,23 @@ print(textwrap.fill(describe_machine(THREADS, ("numba",)), 78))
 you_are_here("attention", "positions", "persistent", "train")
 
 # %% [markdown]
-# All speeds on this page were measured when it was made, on the machine named above; each is that of the fastest of
-# several calls. Yours will show others; no `assert` below depends on a time. The functions in this chapter's cells are
-# yours to edit.
+# (All speeds on this page are of the machine named above; yours will show others. Each speed is that of the fastest of
+# several calls. No `assert` depends on a time.)
 #
 # ## 1 · What the matrix of scores costs
 #
-# Here is attention from chapters [04](04_positions_and_memory.ipynb) and [10](10_does_it_work.ipynb), for one head and
-# query $i$, with relative positions, and with N persistent vectors inside the softmax as in All-attention as published.
-# Its own position is `now` $= i+M$:
+# This is attention for one head and query $i$, with the relative positions of [chapter
+# 04](04_positions_and_memory.ipynb), and with N persistent vectors inside the softmax, as in the paper ([chapter
+# 10](10_does_it_work.ipynb)). The query's key is number `now` $= i+M$:
 #
 # $$ s_j = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{now}-j}}{\sqrt{\mathtt{Dh}}}\quad (j \le \mathtt{now},\; \mathtt{now}-j\le\mathtt{span}), $$
 #
 # $$ s_n = q_i\cdot pk_n, \qquad o_i = \sum_j a_j v_j + \sqrt{N} \sum_n a_n pv_n $$
 #
-# with $a$ the softmax over all $s_j$ and $s_n$. (The presets `tiny`, `small` and `study` have other persistent units,
-# beside the softmax; without persistent vectors $N$ is 0 here and everything else is the same.) The textbook version, in
-# NumPy, stores all scores of a head as a matrix, (T, S + N). Three products make it, two use it, and between them about ten
-# operations pass over it: scale, add, mask, maximum, subtract, exponential, sum, divide.
+# with $a$ the softmax over all $s_j$ and $s_n$. (Heads that own hidden units have $N = 0$, and everything else is the
+# same.) The textbook version, in NumPy, stores all scores of a head as a matrix, (T, S + N). Three products make the
+# matrix, two use it, and between them about ten operations pass over it: scale, add, mask, maximum, subtract,
+# exponential, sum, divide.
 #
 # **Before you look:** NumPy's products are fast. Which part of the textbook's time do you expect them to take?
 
@@ -137,16 +132,15 @@ print(f"B {B}, H {H}, Dh {Dh}, T {T}, S {S}, N {N}: {operations / 1e6:.0f} milli
 print(f"textbook {1e3 * textbook:.1f} ms, its products alone {1e3 * best(products_alone):.1f} ms")
 
 # %% [markdown]
-# The rest of the time is spent on passes over the matrix, which do little with every number that they move. Counted for
+# The rest of the time is spent on passes over the matrix, which do little with each number that they move. Counted for
 # one head of all $B$ texts, in operations per byte (the intensity of chapter 11):
 #
 # $$ I_\text{textbook} \approx \frac{2\,\mathtt{Dh}\,(3S+2N)}{4\,(16 S+10N)} \qquad\qquad
 # I_\text{one pass} = \frac{2\,B\,T\,\mathtt{Dh}\,(3S+2N)}{4\,\mathtt{Dh}\,\big(B\,(2T+2S)+S+2N\big)} \tag{1} $$
 #
-# The numerators are the products: $2\,\mathtt{Dh}$ operations for each of the two dot products and the weighted sum of
-# a context key, and of the one dot product and the sum of a persistent one. On the left, the textbook reads or writes
-# the context scores about 16 times and the persistent ones about 10 times. On the right, there is no matrix: `q`, `k`,
-# `v`, `r`, `pk` and `pv` are read once and `out` is written once.
+# The numerators are the products. On the left, the textbook reads or writes the context scores about 16 times and the
+# persistent scores about 10 times. On the right, there is no matrix: `q`, `k`, `v`, `r`, `pk` and `pv` are read once and
+# `out` is written once.
 
 # %%
 matrix_bytes = 4 * (16 * S + 10 * N)  # for each query
@@ -157,8 +151,8 @@ print(f"one pass: {operations / H / one_pass_bytes:.1f} operations per byte")
 # %% [markdown]
 # The matrix also has to be kept. `tracemalloc` records the peak memory of NumPy's arrays.
 #
-# **Before you look:** T and M double together. By how much does the peak grow, for the textbook and for a kernel
-# without the matrix?
+# **Before you look:** T and M double together. How does the peak grow, for the textbook and for a kernel without the
+# matrix?
 
 
 # %% jupyter={"source_hidden": true}
@@ -186,7 +180,8 @@ assert peaks["kernel"][-1] < 2.5 * peaks["kernel"][-2]  # T: about 2 times
 figure, ax = plt.subplots(figsize=(6.5, 2.6))
 for (name, peak), colour, style in zip(peaks.items(), (VERMILION, BLUE), ("s--", "o-")):
     ax.plot(lengths, np.array(peak) / 2**20, style, color=colour, label=name)
-ax.set(xscale="log", yscale="log", xlabel="T (and M)", ylabel="peak MiB", title="One text, 8 heads")
+ax.set(xscale="log", yscale="log", xlabel="T (and M)", ylabel="peak MiB")
+ax.set_title("Without the matrix, memory grows with T, not with T² (one text, 8 heads)")
 ax.set_xticks(lengths, lengths)
 ax.minorticks_off()
 ax.yaxis.set_major_formatter("{x:g}")
@@ -194,8 +189,9 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# One grows with T², the other with T. So the plan is *no matrix*. Softmax seems to forbid it, since every weight needs
-# the sum over all keys.
+# The textbook's memory grows with T², the kernel's with T. (The *time* of both grows with T · S: every query still meets
+# every key that it sees.) So the plan is *no matrix*. Softmax seems to forbid it, since every weight needs the sum over
+# all keys.
 #
 # ## 2 · Online softmax
 #
@@ -212,7 +208,7 @@ plt.show()
 #
 # (Milakov & Gimelshein 2018.) No exponent is ever above zero, so nothing overflows. Each weight is used as soon as it
 # is computed, and then forgotten. In loops, for one query (`highest` is $m$, `total` is $\ell$; `factor` is 1 for context
-# keys and $\sqrt N$ for persistent ones):
+# keys and $\sqrt N$ for persistent vectors):
 
 
 # %% tags=["subject"]
@@ -235,8 +231,7 @@ def take_keys(s, values, factor, highest, total, o):
 
 
 # %% [markdown]
-# Pieces of any size give the same output as the
-# whole softmax:
+# Pieces of any size give the same output as the whole softmax:
 
 # %%
 keys = 200
@@ -290,12 +285,12 @@ highest, total, output = (np.array(x) for x in zip(*kept))  # (keys,)  (keys,)  
 
 
 def draw_online(seen):
-    """Draw the state after `seen` keys."""
+    """Draw the scores with the highest so far, the sum, and four numbers of the output, after some keys."""
     figure, axes = plt.subplots(1, 3, figsize=(8, 2.2))
     axes[0].plot(s, ".", color=GREY, markersize=3, label="scores")
     axes[0].step(range(seen), highest[:seen], where="post", color=VERMILION, label="highest so far")
-    axes[0].set(title=f"{seen} keys seen", ylim=(s.min() - 1, s.max() + 7))
-    axes[0].legend(frameon=False, loc="upper left", ncols=2, fontsize=7)
+    axes[0].set(title=f"{seen} keys seen", ylim=(s.min() - 1, s.max() + 10))
+    axes[0].legend(frameon=False, loc="upper left", fontsize=8)
     axes[1].plot(total[:seen], color=BLUE)
     axes[1].set(title=f"sum = {total[seen - 1]:.2f}", ylim=(0, total.max() * 1.1))
     for d, colour in zip(range(4), HEAD_COLOURS):
@@ -319,8 +314,7 @@ sliders(draw_online, seen=(20, keys, 20))
 # At every rise of the red line all sums are rescaled; where the rise is large, the sum drops. In the end the four
 # numbers arrive at the dots, the results of the whole softmax.
 #
-# Here is a whole head, a query after the other, with chunks of 64 keys. Keys that a query does not see are not even
-# looked at.
+# Here is a whole head, one query after another, with chunks of 64 keys. Keys that a query does not see are skipped.
 
 
 # %% tags=["subject"]
@@ -380,7 +374,7 @@ def for_all_heads(one_head, parallel):
 online_softmax = for_all_heads(head_by_keys, parallel=False)
 
 # %% [markdown]
-# Compare it with the textbook in float64, at lengths that no tile or chunk divides. Every rung below has to pass this.
+# Compare it with the textbook in float64, at lengths that no tile or chunk divides. Every rung has to pass this check.
 
 # %%
 ragged, _ = attention_arguments(model_shape("relative-d128", B=2, T=67, M=41, N=37))
@@ -399,10 +393,9 @@ check(online_softmax)
 # %% [markdown]
 # ## 3 · Tiles
 #
-# One query at a time would load every key once per query. So take a **tile** of queries together, and a chunk of keys
-# at a time: their scores are a small matrix product, and so is the sum of values (FlashAttention, Dao et al. 2022).
-# Here it is in NumPy, for one causal head without positions; it also returns $\mathtt{lse} = m + \log \ell$ for the
-# backward pass:
+# One query at a time loads every key once per query. So take a **tile** of queries and a chunk of keys at a time: their
+# scores are a small matrix product, and so is the sum of values (FlashAttention, Dao et al. 2022). In NumPy, for one
+# causal head without positions; the function also returns $\mathtt{lse} = m + \log \ell$ for the backward pass:
 
 
 # %% tags=["subject"]
@@ -435,16 +428,16 @@ for tile, chunk in ((32, 64), (1, 1), (67, 108), (5, 9)):
 
 # %% [markdown]
 # Only a (tile, chunk) piece of the matrix exists at any time, and it stays in the first or second cache. Pieces that no
-# query of the tile sees are never computed. But a piece that some query sees is computed whole, which is wasted for
-# the other queries.
+# query of the tile sees are never computed. But a piece that some query sees is computed whole, and for the other
+# queries that is wasted work.
 #
-# **Before you look:** what wastes more, large tiles or small ones?
+# **Before you look:** do large tiles or small tiles waste more?
 
 
 # %% jupyter={"source_hidden": true}
 # Draws which pieces of the matrix of scores are computed, for a given tile and span.
 def draw_tiles(tile, span):
-    """Draw T = M = 128: what a query sees (blue) and what is computed in pieces of (tile, 32)."""
+    """Draw the scores that a query sees in blue, and in orange those that a tile computes in vain."""
     T, M, width = 128, 128, 32
     distance = np.arange(T)[:, None] + M - np.arange(T + M)
     seen = (distance >= 0) & (distance <= span)
@@ -464,17 +457,16 @@ draw_tiles(32, 128)
 sliders(draw_tiles, tile=[8, 16, 32, 64], span=[16, 64, 128])
 
 # %% [markdown]
-# Large tiles waste more, small tiles load every key more often. The kernel uses 32 queries, and in a tile it
-# skips single register tiles (8 or 4 queries by two vectors of keys) that nobody sees.
+# Large tiles waste more, small tiles load every key more often. The kernel uses 32 queries.
 #
 # ## 4 · Two tricks of the kernel
 #
 # ### Keys in lanes
 #
 # `dot(q, k_j)` is a sum that waits for itself, as in rung 2 of chapter 11, and the remedy is the same: let the
-# innermost loop run over something whose iterations are independent. There it was columns; here it is **keys**. A
-# head's keys are transposed once, so that number `d` of neighbouring keys is side by side in memory, and a vector holds
-# the scores of as many keys as it has lanes. Positions are stored backwards, so that they run the same way as the keys:
+# innermost loop run over something whose iterations are independent, here **keys**. A head's keys are transposed once,
+# so that number `d` of neighbouring keys is side by side in memory, and a vector holds the scores of as many keys as it
+# has lanes. Positions are stored backwards, so that they run the same way as the keys:
 
 
 # %% tags=["subject"]
@@ -520,8 +512,8 @@ keys_in_lanes = for_all_heads(head_by_lanes, parallel=False)
 check(keys_in_lanes)
 
 # %% [markdown]
-# So the scores of a tile of queries are exactly the packed product of chapter 11: the rows are queries, and the panels
-# hold keys. The kernel uses `microkernel` for the scores, for the weighted sums, and for all gradients.
+# So the scores of a tile of queries are the packed product of chapter 11: the rows are queries, and the panels hold keys.
+# The kernel uses `microkernel` for the scores, for the weighted sums, and for all gradients.
 #
 # ### The relative shift for free
 #
@@ -532,7 +524,7 @@ check(keys_in_lanes)
 #
 # $$ \text{the score of }(t, j)\text{ is in column}\quad c = j + R-1-t \tag{3} $$
 #
-# One could compute them and then copy each row to its place. Instead, choose where the product *writes*. Scores are
+# No row has to be copied to its place. Choose where the product *writes*. Scores are
 # stored in an array with rows `LS` numbers apart that begins at number $R$, so $(t,j)$ is at $R + t\cdot \mathtt{LS} +
 # j$. Write the position scores from number 1 on, with rows $\mathtt{LS}+1$ apart. By (3) entry $(t, c)$ of that product
 # is at number
@@ -586,14 +578,18 @@ plt.show()
 # %% [markdown]
 # On the left all rows are alike, as a plain product writes them. On the right are the same bytes, with equal distances
 # along the diagonals. Grey numbers are negative: keys that this query does not see, which the mask removes.
-# `microkernel` takes the distance between rows as an argument, so the longer rows cost nothing. ([Chapter
-# 02b](04_positions_and_memory.ipynb) met the same identity as a view of a whole matrix, `by_key`.) The backward pass reads
-# the gradient of the scores through the longer rows, and gets it sorted by distance, as $dr$ needs it.
+# `microkernel` takes the distance between rows as an argument, so the longer rows cost nothing. (`by_key` in [chapter
+# 04](04_positions_and_memory.ipynb) is the same identity, as a view of a whole matrix.) The backward pass reads the
+# gradient of the scores through the longer rows, and gets it sorted by distance, as $dr$ needs it.
 #
-# The last ingredient is the exponential, a whole vector at a time: $e^x = 2^{x\log_2 e}$, with $\log_2 e$ multiplied
-# into the queries beforehand, and $2^x = 2^{n}\,2^f$, where the integer $n$ goes into the exponent's bits and $2^f$ is
-# a short polynomial (`exp2` in [`simd.py`](../tinyprune/kernels/cpu/simd.py)).
-#
+# The kernel computes the exponential of a whole vector at a time: $e^x = 2^{x\log_2 e}$, with $\log_2 e$ multiplied into
+# the queries beforehand, and $2^x = 2^{n}\,2^f$, where the integer $n$ goes into the exponent's bits and $2^f$ is a
+# polynomial:
+
+# %%
+show_source(exp2_coefficients)
+
+# %% [markdown]
 # ## 5 · Backward without the matrix
 #
 # Chapter 03's backward pass reads the weights $a$ again. There is no stored matrix to read them from, so they are
@@ -612,15 +608,9 @@ plt.show()
 # $$ ds_j = a_j\,(\mathtt{dout}\cdot v_j - \delta), \qquad dq = \sum_j \frac{ds_j\, k_j}{\sqrt{\mathtt{Dh}}}, \qquad
 # dk_j = \sum_i \frac{ds_{ij}\, q_i}{\sqrt{\mathtt{Dh}}}, \qquad dv_j = \sum_i a_{ij}\,\mathtt{dout}_i \tag{5} $$
 #
-# The scores are computed twice, which costs a product more, and saves the memory and the passes. You will write (5) in
-# exercise 2. In the kernel, one vector of keys at a time, it is
-
-# %%
-show_source(attention_tiles.weigh_backward, docstring=False)
-
-# %% [markdown]
-# (Here `s` is in base 2, and dropout is computed again from a hash of each weight's number rather than stored.) Is it
-# right? All nine gradients, against the textbook, in float64, at lengths that no tile divides, with some gates at 0:
+# The scores are computed twice. That costs one more product, and saves the memory and the passes. You will write (5) in
+# exercise 2. Is the kernel right? All nine gradients, against the textbook, in float64, at lengths that no tile divides,
+# with some gates at 0:
 
 # %%
 gate = np.array([1, 0, 0.7, 0, 1, 1, 0, 0.2])
@@ -638,8 +628,8 @@ for name, x, y in zip(names, expected, got):
 # %% [markdown]
 # ## 6 · Threads, and heads that are skipped
 #
-# Heads and texts do not need each other's results, so the `prange` over both in `for_all_heads` may use all cores. Each sum
-# is made in one thread, in the same order as before, so not a bit changes:
+# Heads and texts do not need each other's results, so the `prange` over both in `for_all_heads` may use all cores. Each
+# sum is made in one thread, in the same order as before, so not a bit changes:
 
 # %%
 threads = for_all_heads(head_by_lanes, parallel=True)
@@ -647,11 +637,10 @@ check(threads)
 np.testing.assert_array_equal(threads(**ragged, span=41), keys_in_lanes(**ragged, span=41))
 
 # %% [markdown]
-# Backward is less simple, because all texts share `r`, `u`, `w`, `pk` and `pv`: their gradients are sums over texts. If
-# each thread added to the same array, threads would overwrite each other's sums; with one array per *thread*, the bits
-# would depend on how many threads there are. So the kernel makes one array for each *group of texts*, where the number
-# of groups depends on B and H alone, and adds the groups in order at the end. The bits are the same for any number of
-# threads:
+# In the backward pass all texts share `r`, `u`, `w`, `pk` and `pv`, whose gradients are sums over texts. If threads added
+# to the same array, they would overwrite each other's sums; with one array per *thread*, the bits would depend on the
+# number of threads. So the kernel makes one array for each *group of texts*, and adds the groups in order at the end.
+# The number of groups depends on B and H alone:
 
 # %%
 gradients = []
@@ -664,11 +653,10 @@ for one, two in zip(*gradients):
     np.testing.assert_array_equal(one, two)  # every bit
 
 # %% [markdown]
-# **Closed heads.** A gate at exactly 0 multiplies its head's output by 0. Then nothing inside of the head has a
-# gradient, *except the gate itself*: $\mathtt{dgate}_h = \sum \mathtt{dout}\cdot o^h$ ([chapter
-# 05](05_l0_and_the_difference.ipynb)). That needs the head's output, so the forward pass computes closed heads too
-# while their gates may still move ([chapter 06](06_training_with_gates.ipynb)). The backward pass needs nothing but
-# this dot product:
+# **Closed heads.** A gate at exactly 0 multiplies its head's output by 0. Then nothing inside the head has a gradient,
+# *except the gate*: $\mathtt{dgate}_h = \sum \mathtt{dout}\cdot o^h$ ([chapter 03](03_attention_by_hand.ipynb)). This
+# sum needs the head's output, so the forward pass computes closed heads too while their gates may still move ([chapter
+# 06](06_training_with_gates.ipynb)). The backward pass needs only this sum:
 
 # %%
 closed = gate == 0
@@ -677,7 +665,7 @@ assert (got[8][closed] != 0).all(), "dgate of closed heads"
 
 # %% [markdown]
 # **Before you look:** backward does about twice the work of forward. With 1 of 8 heads open, which share of the time
-# remains if the other seven are closed by gates, and which if they are removed from the model?
+# remains if gates close the other seven, and which share if the seven are removed from the model?
 
 
 # %% jupyter={"source_hidden": true}
@@ -714,11 +702,12 @@ for kind, label, colour, style in (
     share = [seconds / times["closed"][0] for seconds in times[kind]]
     ax.plot(open_heads, share, style, color=colour, label=label)
 ax.set(xlabel="heads open, of 8", ylabel="time / all heads open", xlim=(0, 8.3), ylim=(0, 1.5))
+ax.set_title("A closed head saves its backward pass, a removed head saves both")
 ax.legend(frameon=False, loc="upper left", fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Closing a head saves its backward pass, removing it ([chapter 07](07_removing_heads.ipynb)) saves both passes.
+# A closed head saves its backward pass, a removed head ([chapter 07](07_removing_heads.ipynb)) saves both passes.
 #
 # ## 7 · The ladder
 #
@@ -763,7 +752,7 @@ check(compiled_loops)
 # **Before you look:** is `compiled_loops` faster or slower than the textbook in NumPy?
 
 # %% jupyter={"source_hidden": true}
-# Times all rungs, which take turns, and draws the ladder.
+# Times all rungs in turns, and draws a bar for the speed of each, the lowest rung at the bottom.
 rungs = {
     "textbook (NumPy)": ops.attention_forward,
     "compiled loops": compiled_loops,
@@ -775,84 +764,43 @@ rungs = {
 check(lambda **x: cpu.attention_forward(**x)[0])
 works = {name: partial(attend, **arguments, span=span) for name, attend in rungs.items()}
 speeds = {name: operations / s / 1e9 for name, s in best_of_each(works, 5).items()}
-plot_rungs(speeds, f"Attention, forward: B {B}, H {H}, Dh {Dh}, T {T}, S {S}, N {N}")
+figure, ax = plt.subplots(figsize=(6, 2.2))
+bars = ax.barh(list(speeds), list(speeds.values()), color=BLUE)
+ax.bar_label(bars, [f"{speed:.3g}" for speed in speeds.values()], padding=3)
+ax.set(xlim=(0, 1.1 * max(speeds.values())), xlabel="GFLOP per second, forward")
+ax.set_title("Compiling alone does not beat NumPy; lanes and tiles do")
+plt.show()
 faster = speeds["kernel of tinyprune"] / speeds["textbook (NumPy)"]
 print(f"kernel: {faster:.1f} times as fast as the textbook")
 
 # %% [markdown]
-# A sobering second rung: plain compiled loops lose against NumPy, whose products come from BLAS. And `online softmax`
-# alone makes hardly anything faster. Without the matrix, memory is no longer the limit, but the loops still wait for
-# their own sums; it only makes room for the rungs above. (Operations are counted by the formula: masked keys count,
-# although all rungs from `online softmax` on skip them.)
+# Plain compiled loops do not beat NumPy, whose products come from BLAS. And `online softmax` alone makes hardly anything
+# faster: memory is no longer the limit, but the loops still wait for their own sums. Online softmax makes room for the
+# rungs above it. (Operations are counted by the formula, masked keys too, although all rungs from `online softmax` on
+# skip them.)
 #
-# ## 8 · Against PyTorch
-#
-# Two compiled libraries in one process compete for the cores, and such a comparison is worthless. `tinyprune bench`
-# gives each library its own process, lets them take turns, and checks that both computed the same. Its results are
-# committed in [`data/results/speed/`](../data/results/speed). Attention, forward and backward, all shapes:
-
-# %%
-records = json.loads(results("speed", "attention.json").read_text("utf-8"))
-machine = records[0]["machine"].split(" (as a peer")[0]
-print(textwrap.fill(f"measured on {machine}", 78, break_on_hyphens=False))
-figure = plot_benchmark(records)
-figure.set_dpi(80)
-display(figure)
-
-# %% [markdown]
-# SDPA is PyTorch's own fused attention. It has no kernel for relative positions, so there PyTorch goes through the
-# matrix of scores, like our textbook, and pays the same price. The shapes `plain` have no relative positions; there its
-# fused kernel is used, and our margin is smaller. Time and memory as T grows:
-
-# %% jupyter={"source_hidden": true}
-# Draws the committed times and memory against T.
-sweep = [
-    r for r in json.loads(results("speed", "memory.json").read_text("utf-8")) if r["sweep"] == "T"
-]
-figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.6))
-looks = zip(("tinyprune (numba)", "torch plain", "torch sdpa"), HEAD_COLOURS, ("o-", "s--", "^:"))
-for subject, colour, style in looks:
-    rows = [r for r in sweep if r["subject"] == subject]
-    values = [r["value"] for r in rows]
-    for ax, key, title in zip(axes, ("median_ms", "peak_mib"), ("ms", "peak MiB")):
-        ax.plot(values, [r[key] for r in rows], style, color=colour, label=subject, markersize=4)
-        ax.set(xscale="log", yscale="log", title=f"{title} against T", xlabel="T")
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.set_xticks(values, values)
-        ax.minorticks_off()
-axes[0].legend(frameon=False)
-plt.show()
-
-# %% [markdown]
-# Attention is not all of a training step. If a step only computed its products, at the speed of BLAS, which share of
-# its time would remain? The higher the share, the less is left to win; the rest is softmax, LayerNorm, the optimizer,
-# memory, and calls from Python:
-
-# %%
-for r in json.loads(results("speed", "step.json").read_text("utf-8")):
-    if r["subject"] == "tinyprune (numba)":
-        print(f"{r['shape']:15} {r['sgemm_share']:.0%}")
-
-# %% [markdown]
-# The share is lowest for small models, where calls from Python and everything that is no product weigh more. The
-# [page on speed](../data/results/speed/README.md) has all tables.
+# PyTorch is compared in other processes, by `tinyprune bench`: see the [page on speed](../data/results/speed/README.md).
+# In its picture of T, T grows *alone*: M stays 128 and each query sees 129 keys. Our kernel computes only that band, and
+# PyTorch computes all T · (T + 128) scores. So our time grows with T there because of the mask, not because of online
+# softmax.
 #
 # ## Recap
 #
 # - Attention is slow because of its matrix of scores: many passes over T × S numbers, with little work for each.
-# - Online softmax (2) removes the matrix forwards; `lse` and $\delta$ (4) remove it backwards, at the price of
-#   computing the scores twice.
-# - Without the matrix, the tricks of the matrix product apply: tiles, lanes, registers, threads with a fixed order of
+# - Online softmax (2) removes the matrix forwards. `lse` and $\delta$ (4) remove it backwards, for the price of computing
+#   the scores twice.
+# - Without the matrix, the methods of the matrix product apply: tiles, lanes, registers, threads with a fixed order of
 #   every sum.
 #
 # ## Now you
 #
-# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes.
-#
-# These are the two formulas that remove the matrix.
+# Replace the line `raise NotImplementedError(…)` by your code and run the cell. The exercises are the two formulas that
+# remove the matrix.
 
 # %% [markdown]
 # ### Exercise 1 · A step of the online softmax
+#
+# *●○○ · 10 minutes*
 #
 # For one query, take a chunk of n more keys into the state (m, total, o) by equation (2), and return the new state. The
 # first call gets m = −∞, total = 0 and o = 0. After all chunks, the answer is o / total.
@@ -882,6 +830,7 @@ for name, s in (
     assert m == s.max(), f"{name} scores: m must be the highest score, {s.max()}, got {m}"
     wrong = f"{name} scores: o / total must be {expected}, got {o / total}"
     assert np.allclose(o / total, expected, rtol=0, atol=1e-12), wrong
+print("passed: take_chunk equals the whole softmax, for falling, rising and huge scores")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -905,6 +854,8 @@ for name, s in (
 
 # %% [markdown]
 # ### Exercise 2 · Backward for one chunk of keys
+#
+# *●●● · 20 minutes*
 #
 # For T queries and a chunk of n keys, compute this chunk's weights again from `lse`, and then, by equation (5), its
 # part of `dq` and its `dk` and `dv`. The check adds up `dq` over the chunks, joins `dk` and `dv`, and compares with
@@ -939,6 +890,7 @@ def backward(dout, cache):
 rng = np.random.default_rng(0)
 q, k, v = (rng.standard_normal((n, 3)) for n in (5, 10, 10))
 assert_gradients(forward, backward, q, k, v, argument_names=["q", "k", "v"])
+print("passed: dq, dk and dv of chunk_backward equal measured derivatives")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -971,33 +923,22 @@ assert_gradients(forward, backward, q, k, v, argument_names=["q", "k", "v"])
 # <details><summary>Answer</summary>
 #
 # Key number $j$ is the highest so far with probability $1/j$: $\sum_j 1/j \approx \ln n + 0.58$ times, about 6 among
-# 256. That is why a test for a new maximum is worth its cost, and the rescaling hardly matters.
+# 256. So the rescaling hardly costs time.
 #
 # </details>
 #
-# 2. Why does the kernel need scratch memory *before* the first key's score (position scores begin at number 1, scores
-#    at number $R$)?
-#
-# <details><summary>Answer</summary>
-#
-# Row $t$ of the product begins at column $c=0$, which by (3) is key $j = t+1-R$: up to $R-1$ keys before the first. No
-# query of the tile sees those, but the product is a full rectangle and writes them. From the second row on they fall
-# after the last key of the row above, which is why rows are slightly longer than the number of keys.
-#
-# </details>
-#
-# 3. Somebody replaces the `prange` over heads and texts by one over keys, to use more cores. What breaks, and how could
+# 2. Somebody replaces the `prange` over heads and texts by one over keys, to use more cores. What breaks, and how could
 #    it be mended?
 #
 # <details><summary>Answer</summary>
 #
-# All keys of a query add to the same `total` and `o`, so threads would overwrite each other's sums. Each thread can
-# keep a state $(m, \ell, o)$ of its own, and two states are joined by (2): both are rescaled to the larger $m$ and
-# added. The result is right up to rounding, but its bits depend on how the keys are divided.
+# All keys of a query add to the same `total` and `o`, so threads would overwrite each other's sums. Each thread can keep
+# a separate state $(m, \ell, o)$. Two states are joined by (2): rescale both to the larger $m$ and add them. The result
+# is right up to rounding, but its bits depend on how the keys are divided.
 #
 # </details>
 #
-# 4. Why does the forward pass keep `lse` for each query, and not $m$ and $\ell$?
+# 3. Why does the forward pass keep `lse` for each query, and not $m$ and $\ell$?
 #
 # <details><summary>Answer</summary>
 #
@@ -1007,5 +948,4 @@ assert_gradients(forward, backward, q, k, v, argument_names=["q", "k", "v"])
 # </details>
 #
 # **Next:** [11c on a GPU](11c_on_a_gpu.ipynb): the same two ladders on a machine with thousands of lanes. The kernel of
-# this chapter is in [`attention.py`](../tinyprune/kernels/cpu/attention.py) and
-# [`attention_tiles.py`](../tinyprune/kernels/cpu/attention_tiles.py).
+# this chapter is in [`attention.py`](../tinyprune/kernels/cpu/attention.py).

@@ -10,23 +10,22 @@
 # # 11c · The same on a GPU
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/11c_on_a_gpu.ipynb)
-# &nbsp; ← [11b attention in Numba](11b_attention_in_numba.ipynb) · [all chapters](README.md) · [09 a real language model](09_a_real_language_model.ipynb) →
+# &nbsp; ← [11b attention in Numba](11b_attention_in_numba.ipynb) · [all chapters](README.md)
 #
-# *Elective: nothing in chapters 00 to 10 depends on it.*
+# *The third session of the workshop **Hot loops**, three sessions beside the course:
+# [11](11_hot_loops_in_numba.ipynb), [11b](11b_attention_in_numba.ipynb), 11c. The course needs none of them.*
 #
-# **After this chapter you can** read and write a GPU kernel in Python, predict which of two kernels is faster before
-# you run them, count what a kernel asks of memory and mend it, find a missing barrier in compiled code, and read what the
-# compiler made of your kernel: its PTX, its registers, how many of its threads fit on a processor. You will climb two
-# ladders: a matrix product in four rungs, and attention in two.
+# **After this chapter you can** read and write a GPU kernel in Python, count what a kernel asks of memory, find a missing
+# barrier, and read what the compiler made of your kernel. There are two ladders: a matrix product in four rungs, and
+# attention in two.
 #
-# **You need** the idea of a tile from [chapter 11](11_hot_loops_in_numba.ipynb), the online softmax of
-# [chapter 11b](11b_attention_in_numba.ipynb) and attention from [chapter 03](03_attention_by_hand.ipynb). Words that are
-# new to you are in the [glossary](README.md#glossary).
+# **You need** the tile of chapter 11, the online softmax of chapter 11b and attention from [chapter
+# 03](03_attention_by_hand.ipynb). The words are in the [glossary](README.md#glossary).
 #
 # **You need no GPU**, only NVIDIA's compiler, which pip installs without a driver:
-# `python -m pip install -e ".[notebooks,cuda]"`. Your kernels are compiled as for a GPU, and an
+# `python -m pip install -e ".[notebooks,cuda]"`. Your kernels are compiled as for a GPU. An
 # [emulator](../tinyprune/kernels/cuda/emulator) executes the compiled code on this machine's processor, and checks every
-# access to memory. (Numba has to compile the emulator itself, once, for half a minute.)
+# access to memory. (Numba has to compile the emulator once, for half a minute.)
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -87,30 +86,23 @@ rng = np.random.default_rng(0)
 you_are_here("attention", "projection")
 
 # %% [markdown]
-# This chapter is about the two lit parts, attention and a product of matrices. Attention and products (those of the
-# networks, too) cost most of the time.
-#
 # ## 1 · Grid, block, thread, warp
 #
-# A CPU core makes one thread fast. A GPU makes no single thread fast; it has thousands, and while some wait for memory,
-# others compute. You write what **one thread** does, a *kernel*, and say how many threads run it:
+# A GPU runs thousands of threads: while some wait for memory, others compute. You write what **one thread** does, a
+# *kernel*, and say how many threads run it:
 #
-# - A **block** is a group of threads that run on the same processor of the GPU (a *streaming multiprocessor*, SM), so
-#   that they can share memory and wait for each other. It has at most 1,024 threads.
-# - The **grid** is all blocks. They are independent: they run in any order, some at the same time, and none can wait for
-#   another.
-# - A **warp** is 32 threads of a block with consecutive numbers, its *lanes*, and the unit that the hardware executes: one
-#   instruction at a time for all 32. Threads of a block are numbered along x first, then y: `threadIdx.x + blockDim.x ·
-#   threadIdx.y`.
+# - A **block** is a group of at most 1,024 threads that run on the same processor of the GPU (a *streaming
+#   multiprocessor*, SM), so that they can share memory and wait for each other.
+# - The **grid** is all blocks. Blocks are independent: they run in any order, and no block can wait for another.
+# - A **warp** is 32 threads of a block with consecutive numbers, its *lanes*. The hardware executes one instruction at a
+#   time for all 32. Threads of a block are numbered along x first, then y: `threadIdx.x + blockDim.x · threadIdx.y`.
 #
 # `cuda.grid(2)` is a thread's position in the whole grid, `blockIdx · blockDim + threadIdx` in x and in y. The grid
-# consists of whole blocks, an array rarely does: hence the `if`, without which the threads beyond the edge would write
-# outside the array.
+# consists of whole blocks, so some threads may lie beyond the edge of an array: the `if` keeps them from writing there.
 #
-# The decorator `kernel` declares the types of the arguments and the threads of a block. `floats` and `ints` are pointers,
-# addresses of an array's first number, for numbers of 32 bits. A pointer knows no shape. So sizes are arguments, too, and
-# the number in row i and column j of a matrix with N columns is `[i * N + j]`. A launch gives first the grid, then the
-# arguments: `who(grid, block, warp, M, N)`.
+# The decorator `kernel` declares the types of the arguments and the threads of a block. `floats` and `ints` are pointers
+# to numbers of 32 bits. A pointer knows no shape. So sizes are arguments, too, and the number in row i and column j of a
+# matrix with N columns is `[i * N + j]`. A launch gives first the grid, then the arguments.
 #
 # **Before you look:** a warp has 32 consecutive threads. What shape does it have in a block of 32 × 8 threads, and what
 # shape in a block of 16 × 16?
@@ -160,11 +152,10 @@ for x, y in ((32, 8), (16, 16)):
 draw_blocks(placed)
 
 # %% [markdown]
-# In the upper picture a warp is a row of 32, in the lower two rows of 16. Keep this in mind; it determines which
+# In the upper picture a warp is a row of 32, in the lower picture two rows of 16. The shape of a warp determines which
 # addresses are read together.
 #
-# A number can be in one of the following memories, from near to far. Sizes and rates are those that NVIDIA publishes
-# for two of its GPUs, the A100 and the H100:
+# A number can be in one of these memories, from near to far. Sizes and rates are NVIDIA's for two GPUs, A100 and H100:
 #
 # | memory | who sees it | how much | how it is named in a kernel |
 # | --- | --- | --- | --- |
@@ -172,14 +163,13 @@ draw_blocks(placed)
 # | shared memory | one block | up to 164 kB (A100), 228 kB (H100) per SM | `cuda.shared.array` |
 # | global memory | all threads | 80 GB, 2.0 TB/s (A100), 3.35 TB/s (H100) | the pointers |
 #
-# (Between the last two there are caches, L1 and L2, which the code does not mention.) An H100 can make 67 · 10¹²
+# An H100 can make 67 · 10¹²
 # float32 operations a second, and read 0.84 · 10¹² float32 numbers from its memory: **80 operations for each number
 # that is read**. So a fast kernel uses each number many times once it is near.
 #
 # ## 2 · One thread for each number
 #
-# The product `out = a · b`, with a (M, K) and b (K, N), as a kernel: the two outer loops of the definition have become the
-# grid. The kernels in this chapter's cells are yours to edit.
+# The product `out = a · b`, with a (M, K) and b (K, N), as a kernel: the grid takes the place of the two outer loops.
 
 # %% tags=["subject"]
 ZERO = np.float32(0)  # 0.0 would be a float64, and so would every sum that starts with it
@@ -197,9 +187,8 @@ def rows_along_x(a, b, out, M, K, N):
 
 
 # %% [markdown]
-# A *rung* is a kernel and the part of out that a block computes. Called like a function, it copies its arrays to the GPU,
-# launches its kernel there and copies the result back. Every rung is checked on an awkward shape: several blocks, several
-# warps, and *ragged* edges, which are no multiples of a block's sides.
+# A *rung* is a kernel and the part of out that a block computes. Every rung is checked on a shape with several blocks and
+# *ragged* edges, which are no multiples of a block's sides.
 
 
 # %% jupyter={"source_hidden": true}
@@ -243,13 +232,13 @@ RUNGS = {"rows along x": Rung(rows_along_x, 32, 8, x_is_row=True)}
 check_rung("rows along x")
 
 # %% [markdown]
-# How many loads does it cost? In the innermost line, each multiply-add reads one number of a and one of b from global memory:
+# In the innermost line, each multiply-add reads one number of a and one number of b from global memory:
 #
 # $$ \frac{\text{loads}}{\text{multiply-adds}} = \frac{2MNK}{MNK} = 2 $$
 #
-# That is a claim about the program, and the emulator lets us count. `kernel.compiled` is the compiled code: `text` has its
-# instructions, in PTX (section 7 reads them), and `counts` says of each how many `warps` and `lanes` have executed it.
-# `ld.global` loads from global memory, `fma.rn.f32` is the multiply-add of float32.
+# The emulator counts them. `kernel.compiled` is the compiled code: `text` has its instructions, in PTX (section 7), and
+# `counts` says how many `warps` and `lanes` have executed each. `ld.global` loads from global memory, `fma.rn.f32` is the
+# multiply-add of float32.
 
 
 # %%
@@ -275,7 +264,7 @@ assert loads["lanes"] == 2 * multiply_adds["lanes"] == 2 * 64 * 32 * 64
 # %% [markdown]
 # ### Which thread reads which address
 #
-# The next rung has the same number of loads, and yet it is much better. The only difference is in its first line:
+# The next rung has the same number of loads, and is much better. The only difference is in its first line:
 
 
 # %% tags=["subject"]
@@ -294,9 +283,8 @@ check_rung("columns along x")
 
 # %% [markdown]
 # A warp executes one load instruction for its 32 lanes together, one *request*, and memory answers in **sectors** of 32
-# bytes, eight float32. If the 32 addresses are adjacent, that is $32\cdot4/32 = 4$ sectors, each fully used. If they are
-# all the same, it is one. If they are in different rows of a matrix, it is 32, and seven eighths of the data is thrown
-# away. The first case is called a *coalesced* load.
+# bytes, eight float32. Adjacent addresses need $32\cdot4/32 = 4$ sectors, each fully used: a *coalesced* load. Equal
+# addresses need one sector. Addresses in different rows of a matrix need 32, and seven eighths of the data are not used.
 #
 # **Before you look:** in blocks of 32 × 8, how many sectors do the two loads of one multiply-add touch for a warp, in
 # *rows along x* and in *columns along x*?
@@ -348,9 +336,9 @@ plt.show()
 # - *rows along x*: neighbours in the warp differ in i. `a[i, k]`: 32 rows, **32** sectors. `b[k, j]`: the same number, **1**.
 # - *columns along x*: neighbours differ in j. `a[i, k]`: the same number, **1**. `b[k, j]`: 32 neighbours, **4**.
 #
-# That makes 33 against 5 sectors for a warp's multiply-add. The picture is drawn from the two index expressions. What the
-# compiled kernels do is in `counts`, for each load and store: `requests`, the `parts` in which memory serves them, here
-# sectors, and the `fewest` parts that so many different numbers can be in.
+# That makes 33 against 5 sectors for a warp's multiply-add, drawn from the two index expressions. For the compiled
+# kernels, `counts` has the `requests` of each load and store, the `parts` in which memory serves them, here sectors, and
+# the `fewest` parts that would do.
 
 # %%
 for name in RUNGS:
@@ -361,23 +349,19 @@ for name in RUNGS:
     assert sectors == sum(len(np.unique(addresses // 8)) for addresses in reads[name])
 
 # %% [markdown]
-# The exchange of i and j has mended it: no load touches more sectors than it must.
-#
-# The upper left picture also shows what saves *rows along x* from the worst: the next seven steps need the same sectors
-# again, for the adjacent number. If the cache still has them, they do not come from memory. The mended kernel does not
-# depend on the cache.
+# After the exchange of i and j no load touches more sectors than it must.
 #
 # ## 3 · Tiles in shared memory
 #
-# The 256 threads of a block of 16 × 16 compute a square of out. For that they need 16 rows of a and 16 columns of b, and
-# each of these numbers is needed by 16 threads. So let the block fetch it *once*, into shared memory, a tile at a time. In
-# general, for a square of $R$ rows and $C$ columns of out and $K$ steps:
+# The 256 threads of a block of 16 × 16 compute a square of out, from 16 rows of a and 16 columns of b. Sixteen threads need
+# each of these numbers. So let the block fetch it *once*, into shared memory, a tile at a time. For a tile of $R$ rows and
+# $C$ columns of out and $K$ steps:
 #
 # $$ \frac{\text{loads}}{\text{multiply-adds}} = \frac{RK + KC}{RCK} = \frac1R+\frac1C \tag{1} $$
 #
-# With $R=C=16$ that is ⅛ in place of 2. Note one thing in the code: a thread uses numbers that *other* threads have
-# loaded. So each has to wait in between until all threads of its block have come as far. That is what `syncthreads`
-# does; such a point is called a **barrier**. Beyond the edges of a and b the tiles are filled with zeros, which add nothing.
+# With $R=C=16$ that is ⅛ in place of 2. A thread uses numbers that *other* threads have loaded. So each thread has to wait
+# until all threads of its block have loaded theirs: `syncthreads` is such a **barrier**. Beyond the edges of a and b the
+# tiles are filled with zeros, which add nothing.
 
 
 # %% tags=["subject"]
@@ -442,10 +426,9 @@ plt.show()
 # %% [markdown]
 # ### Removing a barrier
 #
-# There are two `syncthreads` in the loop. Both comments claim that they are needed. A claim that cannot fail is worth
-# nothing, so take the source of the kernel, remove one barrier, compile the rest and run it. The emulator remembers which
-# thread was the last to write and to read each number, and stops if another one of the block touches it with no barrier
-# in between: a **race**, in which the result depends on who comes first.
+# Are both `syncthreads` in the loop needed? Take the source of the kernel, remove one barrier, compile the rest and run
+# it. The emulator remembers which thread was the last to write and to read each number. It stops if another thread of the
+# block touches the number with no barrier in between: a **race**, in which the result depends on which thread is first.
 #
 # **Before you look:** which line of the source will it name without the first barrier, and which without the second?
 
@@ -490,34 +473,26 @@ for name, barrier in zip(("first", "second"), barriers, strict=True):
     run_and_explain(without[name], M=18, K=37, N=19)
 
 # %% [markdown]
-# Read such a message from left to right: the kernel, its cell (which has a number in place of a name) and the line in it, the
-# instruction, what is wrong, then the first thread that did it, the address (here in shared memory, in bytes) and how often.
-# The emulator executes the warps of a block one after the other, each to its next barrier. So without the first barrier, warp
-# 0 has read the whole tile before thread 32, of warp 1, writes its part of it.
+# (The emulator executes the warps of a block one after the other, each to its next barrier.)
 #
-# Without the first barrier a thread reads entries of the tile that other threads have still to write: they hold whatever
-# was there before. Without the second, a fast warp already writes the next tile while a slow one still reads this one: the
-# result is *plausible* and wrong, which is worse. A real GPU reports neither.
+# Without the first barrier a thread reads entries of the tile that other threads have still to write. Without the second
+# barrier, a fast warp writes the next tile while a slow warp still reads this one: the result is *plausible* and wrong. A
+# real GPU reports neither.
 #
-# Does the check always notice?
-#
-# **Before you look:** would it have found the missing second barrier with K = 16?
+# **Before you look:** would the check have found the missing second barrier with K = 16?
 
 # %%
 run_and_explain(without["second"], M=18, K=16, N=19)
 
 # %% [markdown]
-# With $K \le 16$ there is only one tile, and no next one that could be written too early. The emulator sees only what is
+# With $K \le 16$ there is only one tile, and no next tile that could be written too early. The emulator sees only what is
 # executed, so the shape of a test decides what it can find: *more than one tile, more than one warp, more than one block*.
-# On those shapes it also finds accesses outside of an array, numbers that are read before they are written, blocks that
-# write what other blocks read, and barriers that some threads of a block do not reach.
 #
 # ## 4 · Tiles in registers
 #
-# In `shared_tiles` each multiply-add still reads two numbers from shared memory. That is near, but not free: an SM's
-# shared memory delivers 32 numbers per clock, one load for a warp, while its arithmetic units do 64 multiply-adds
-# (A100) or 128 (H100), those of two or four warps. With two loads per multiply-add they have to wait. The remedy is (1)
-# again, one level nearer: let a *thread* compute a square of $4\times4$. For each k it reads 4 + 4 numbers into
+# In `shared_tiles` each multiply-add still reads two numbers from shared memory. An SM's shared memory delivers 32 numbers
+# per clock, but its arithmetic units do 64 multiply-adds (A100) or 128 (H100), so they have to wait. The remedy is (1)
+# again, one level nearer: let a *thread* compute a square of $4\times4$. For each k the thread reads 4 + 4 numbers into
 # registers and does 16 multiply-adds with them,
 #
 # $$ \frac{\text{shared loads}}{\text{multiply-adds}} = \frac14+\frac14 = \frac12 \quad\text{in place of } 2, $$
@@ -569,9 +544,10 @@ RUNGS["register tile"] = Rung(register_tile, WIDE, WIDE)
 check_rung("register tile", M=66, N=67)
 
 # %% [markdown]
-# Why are a thread's columns of out 16 apart, not side by side? Because of the **banks** of shared memory. There are 32, and
-# a number's bank is its address, counted in numbers, modulo 32. Shared memory serves a request in *waves*; a wave delivers
-# one number from each bank. If lanes ask for different numbers of the same bank, a *bank conflict*, it takes several.
+# A thread's columns of out are 16 apart, not side by side, because of the **banks** of shared memory. There are 32, and a
+# number's bank is its address, counted in numbers, modulo 32. Shared memory serves a request in *waves*; a wave delivers
+# one number from each bank. If lanes ask for different numbers of the same bank (a *bank conflict*), there are several
+# waves.
 #
 # **Before you look:** suppose that thread `column` had the columns 4 · `column` … 4 · `column` + 3. How many waves would
 # the load from `tile_b` then take, and how many sectors would a store to out touch, in place of four?
@@ -603,7 +579,7 @@ figure.suptitle("The numbers of a row of b's tile that lanes 0 to 15 read (16 to
 plt.show()
 
 # %% [markdown]
-# Half of the loads, those from `tile_a`, are the same in both: hence 1.5 waves on average in place of 2.
+# Half of the loads, those from `tile_a`, are the same in both: hence 1.5 waves on average.
 #
 # ### All four rungs, counted
 #
@@ -639,16 +615,15 @@ for name in ("shared tiles", "register tile"):
     print(f"{name}, ragged: {loads:,} loads, as derived")
 
 # %% [markdown]
-# From the first rung to the last, the loads for the same work have shrunk to a sixty-fourth, and the sectors to less
-# than a two-hundredth. This is not a time yet; section 8 says what can be said about time.
+# From the first rung to the last, the loads shrink to a sixty-fourth, and the sectors to less than a two-hundredth.
+# Counts are not times; section 8 derives bounds on time.
 #
 # ## 5 · Attention: three kernels
 #
 # Now attention of [chapter 03](03_attention_by_hand.ipynb), with M positions of memory before the segment, causal, for one
-# segment (B = 1), without the position term and persistent vectors (they would add lines, not ideas). The obvious way takes
-# three kernels: scores, softmax of each row, weighted sum of values. The first and the last are like `columns_along_x`. The
-# softmax is new: the maximum of a row needs *all* of its numbers, and they are spread over 64 threads. This is how they
-# find it:
+# segment (B = 1), without the position term. The obvious way takes three kernels: scores, softmax of each row, weighted
+# sum of values. The first and the last are like `columns_along_x`. The softmax is new: the maximum of a row needs *all* of
+# its numbers, and they are spread over 64 threads:
 
 
 # %% tags=["subject"]
@@ -696,7 +671,7 @@ def row_softmax(s, S):
 
 # %% [markdown]
 # Combining by halves takes $\log_2 64 = 6$ steps, with a barrier before each; one thread alone would take 63. The sum of
-# the exponentials is found in the same way, in the same place: hence the barrier with a comment.
+# the exponentials is found in the same way.
 
 # %%
 # a row has more numbers than its block has threads, and not a multiple of them
@@ -757,22 +732,21 @@ def three_kernels(q, k, v, out):
 
 
 # %% [markdown]
-# What does it cost? Let $P$ be the number of visible (query, key) pairs. Scores load $2\,\mathtt{Dh}$ numbers a pair
-# and store $TS$; softmax loads $3TS$ and stores $2TS$; the weighted sum loads $2\,\mathtt{Dh}$ a pair and stores
-# $T\,\mathtt{Dh}$. And for each head, the matrix of scores needs memory for $T S$ numbers.
+# Scores load $2\,\mathtt{Dh}$ numbers for each visible (query, key) pair and store $TS$; softmax loads $3TS$ and stores
+# $2TS$; the weighted sum loads $2\,\mathtt{Dh}$ a pair and stores $T\,\mathtt{Dh}$. And the matrix of scores needs memory
+# for $T S$ numbers in each head.
 #
 # ## 6 · Attention: one kernel
 #
-# The matrix is the problem, and the [online softmax of chapter 11b](11b_attention_in_numba.ipynb#2--online-softmax)
-# makes it unnecessary. Keys come in tiles. For those seen so far a query keeps `highest`, its highest score, and two
-# sums, which equation (2) there scales down at each new highest score: `total`, of the weights, and `sums`, of the
-# weighted values. With tiles in shared memory this is FlashAttention (Dao and others 2022).
+# The [online softmax of chapter 11b](11b_attention_in_numba.ipynb#2--online-softmax) makes the matrix unnecessary. Keys
+# come in tiles. For the keys seen so far a query keeps `highest`, its highest score, and two sums, which are scaled down at
+# each new highest score: `total`, of the weights, and `sums`, of the weighted values. With tiles in shared memory this is
+# FlashAttention (Dao and others 2022).
 #
-# New on a GPU is who does what. A block of 16 × 16 threads takes 16 queries of a head. Thread (x, y) computes *one* score
-# of each tile, that of query y and key x, and stores it in shared memory. Then the 16 threads of a query read all of its
-# scores, and each adds up *its own columns* x, x + 16, … of `sums` in registers; `highest` and `total` are the same in
-# all of them. Since `highest` starts as $-\infty$, the first factor is $e^{-\infty}=0$, as it should be. (It must not be
-# $e^{-\infty-(-\infty)}$: each query sees key 0, so that after the first tile `highest` is finite.)
+# A block of 16 × 16 threads takes 16 queries of a head. Thread (x, y) computes *one* score of each tile, that of query y
+# and key x, and stores it in shared memory. Then the 16 threads of a query read all of its scores, and each thread adds up
+# the columns x, x + 16, … of `sums` in registers; `highest` and `total` are the same in all 16. (Each query sees key 0, so
+# that `highest` is finite after the first tile.)
 
 # %% tags=["subject"]
 WIDEST = 64  # the largest Dh: each thread sums 64 / 16 = EACH columns of out
@@ -845,8 +819,8 @@ def one_kernel(q, k, v, out, kernel=online_softmax):
 
 
 # %% [markdown]
-# There are five barriers in the loop over tiles of keys, each with its reason. Compare both rungs with the textbook in
-# float64, for two heads and ragged T, S and Dh:
+# The loop has five barriers, each with its reason. Compare both rungs with the textbook in float64, for two heads and
+# ragged T, S and Dh:
 
 
 # %%
@@ -897,9 +871,9 @@ figure.suptitle("Which numbers of column d = 5 of k_tile the lanes 0 to 15 read"
 plt.show()
 
 # %% [markdown]
-# The one extra column puts the 16 numbers into 16 banks. Now the numbers from global memory, for both rungs and one head.
-# For `online_softmax`: q is loaded once, $T\,\mathtt{Dh}$; each block of 16 queries loads the keys and values up to the
-# last one that its last query sees, $2\,\mathtt{Dh}$ each; and $T\,\mathtt{Dh}$ are stored.
+# The extra column puts the 16 numbers into 16 banks. From global memory `online_softmax` loads q once, $T\,\mathtt{Dh}$;
+# each block of 16 queries loads the keys and values up to the last key that its last query sees, $2\,\mathtt{Dh}$ for a
+# key; and $T\,\mathtt{Dh}$ numbers are stored.
 #
 # **Before you look:** for 40 queries, how many times fewer loads will one kernel need than three?
 
@@ -929,28 +903,17 @@ print(
 )
 
 # %% [markdown]
-# The loop ends at the last key that its block of queries sees. The first queries of the block do not see the last of these
-# keys; so at most one tile is loaded and masked.
-#
 # ## 7 · What the compiler makes of it
 #
-# What has run so far was compiled code. Numba hands what it has made of a function to NVIDIA's linker, which optimises it and
-# translates it into **PTX**, an assembly language for a virtual GPU with unlimited registers: that is what the emulator
-# executes. For a real GPU the linker goes on, to instructions of a real processor, with real registers.
+# Numba and NVIDIA's linker translate a function into **PTX**, an assembly language for a virtual GPU with unlimited
+# registers. The emulator executes the PTX. For a real GPU the linker goes on, to instructions of a real processor.
 #
-# An instruction reads `name.kind target, sources`. `%f1` is a register for a float32, `%rd1` one for a 64-bit address,
-# `%p1` one for a truth value; `@%p1 bra` jumps if it is true. You need these:
+# An instruction reads `name.kind target, sources`. `%f1` is a register for a float32, `%rd1` a register for a 64-bit
+# address. `ld.shared.f32 %f1, [%rd1]` loads from shared memory, and `fma.rn.f32 %f4, %f1, %f2, %f3` is the multiply-add
+# %f4 = %f1 · %f2 + %f3.
 #
-# | PTX | what it does |
-# | --- | --- |
-# | `ld.global.f32 %f1, [%rd1]` | load from global memory |
-# | `ld.shared.f32`, `st.shared.f32` | load from and store to shared memory |
-# | `fma.rn.f32 %f4, %f1, %f2, %f3` | %f4 = %f1 · %f2 + %f3, rounded once: the multiply-add |
-# | `bar.sync 0` | `syncthreads` |
-# | `shl.b64 %rd2, %rd1, 2` | shift to the left by 2 bits: times 4, from a number's index to its address in bytes |
-#
-# The next cells print the core of three kernels, as compiled for an H100: the *basic block* (instructions without a jump
-# between them) with the most multiply-adds, below the lines of Python that they come from.
+# The next cell prints a few instructions from the innermost loops of two kernels, as compiled for an H100, below the
+# lines of Python that they come from.
 #
 # **Before you look:** `register_tile` has 16 sums in each thread. How many loads from shared memory do you expect for
 # each `fma`?
@@ -978,19 +941,17 @@ def print_code(kernel, places):
 
 
 # %% jupyter={"source_hidden": true}
-# Print the core of three kernels.
-parts = {columns_along_x: slice(18), shared_tiles: slice(14), register_tile: slice(-24, None)}
+# Print a few instructions of the cores of two kernels.
+parts = {shared_tiles: slice(2, 8), register_tile: slice(-24, -19)}
 for shown, part in parts.items():
     block = heart(shown)
     print(f"\n{shown.__name__}: {len(block)} instructions, {len(block[part])} of them shown")
     print_code(shown, block[part])
 
 # %% [markdown]
-# In the first, count what stands around each `fma`: addresses, computed again for every number, and the loop's counters.
-# In the second, the loop over the 16 numbers of a tile is unrolled 16 times, with two `ld.shared` for each `fma`; the
-# numbers in `[%rd12+64]` are bytes, a row of 16 float32. In the third, one `ld.shared` of b's tile serves four `fma`,
-# and the 16 sums have their own 16 registers: the compiler could unroll all loops over them, so `cuda.local.array` became
-# registers.
+# In `shared_tiles` each `fma` needs two `ld.shared` (`[%rd12+64]` is an address in bytes, a row of 16 float32 further). In
+# `register_tile` one `ld.shared` of b's tile serves four `fma`. Its 16 sums are in 16 registers, because the compiler
+# could unroll all loops over `cuda.local.array`.
 
 # %% jupyter={"source_hidden": true}
 # Count the instructions that the four products have executed for each multiply-add.
@@ -1006,13 +967,11 @@ assert not any(".f64" in text for made in KERNELS for text in made.compiled.text
 print("no instruction of any kernel works on float64")
 
 # %% [markdown]
-# The last column shows a gain that no count of loads has shown: the first rungs spend far more instructions on addresses
-# and loops than on the product. (These are PTX instructions; the last step will still combine or drop some.)
+# The last column shows that the first rungs spend far more instructions on addresses and loops than on the product.
 #
-# The last check of the cell has to be able to fail, too. Plant the bug: `total = 0.0` in place of `total = ZERO`.
+# **Plant a bug:** `total = 0.0` in place of `total = ZERO`.
 #
-# **Before you look:** Python's `0.0` has 64 bits. Would a comparison with the exact result find the bug? What will the
-# compiler make of the multiply-add?
+# **Before you look:** Python's `0.0` has 64 bits. Would a comparison with the exact result find the bug?
 
 # %%
 in_float64 = edited(shared_tiles, ("total = ZERO", "total = 0.0"))
@@ -1023,17 +982,16 @@ print_code(in_float64, [*found[:5], found[-1]])
 assert error < 1e-5 and found
 
 # %% [markdown]
-# The sum has become a float64: each product is converted to one and added as one, in three instructions in place of a
-# multiply-add, and at the end the result is converted back. The results are right, so no comparison finds the bug, but
-# float64 arithmetic runs at half the speed of float32 on these two GPUs, and at a small fraction of it on most others.
+# The sum has become a float64: each product is converted and added in float64, and the result is converted back. The
+# results are right, so no comparison finds the bug, but float64 arithmetic runs at half the speed of float32 on these two
+# GPUs, and at a small fraction of it on most other GPUs.
 #
 # ### Registers, and how many threads fit
 #
-# A number from global memory arrives hundreds of clocks after it was asked for; this is its *latency*. An SM hides it by
-# running other warps meanwhile. How many warps it can hold depends on what each one needs. **Occupancy** is the number of
-# warps that fit, divided by the most that an SM can hold. The limits are from the tables of technical specifications in
-# NVIDIA's *CUDA C++ Programming Guide* and, for how registers are handed out, from the occupancy calculator of Nsight
-# Compute.
+# A number from global memory arrives hundreds of clocks after the request; this time is its *latency*. An SM hides the
+# latency by running other warps meanwhile. How many warps fit depends on what each warp needs. **Occupancy** is the number
+# of warps that fit, divided by the most that an SM can hold. (The limits are those of NVIDIA's *CUDA C++ Programming
+# Guide* and of the occupancy calculator of Nsight Compute.)
 #
 # **Before you look:** which of the four products will have the lowest occupancy? Does that make it the slowest?
 
@@ -1082,27 +1040,22 @@ for capability, limit in LIMITS.items():
         assert set(re.findall(r"(\d+) bytes (?:stack|spill)", report)) == {"0"}
 
 # %% [markdown]
-# The compiler reports two more things, and the `assert` checks that there are none: *spills*, registers that did not fit
-# and went to memory, and bytes on the stack. Shared memory is what the code requests: two tiles of 16 × 16 × 4 bytes are
-# 2,048.
+# The `assert` checks that there are no *spills*, registers that did not fit and went to memory.
 #
-# Look at `register_tile`. It needs the most registers and has the lowest occupancy of the four products, and yet it is
-# the rung that should be fastest. Occupancy is only a means: with 16 independent sums a warp has work to do while a
-# load is in flight, so it needs fewer other warps to hide the latency (Volkov 2010). So do not read the column as a
-# grade; ask whether there is enough work to hide the latency.
+# `register_tile` needs the most registers and has the lowest occupancy of the four products, and yet it should be the
+# fastest: with 16 independent sums a warp has work to do while a load is in flight, so it needs fewer other warps to hide
+# the latency (Volkov 2010).
 #
 # ## 8 · How fast could it be?
 #
-# Two limits can be derived without a GPU. First, an SM cannot compute faster than its arithmetic units allow. Second,
-# numbers cannot arrive faster than memory delivers them. With $I$ operations for each byte that is loaded (*arithmetic
-# intensity*),
+# Two limits can be derived without a GPU: an SM cannot compute faster than its arithmetic units allow, and numbers cannot
+# arrive faster than memory delivers them. With $I$ operations for each byte that is loaded (*arithmetic intensity*),
 #
 # $$ \text{operations per second} \;\le\; \min(\text{peak},\; I\cdot\text{bandwidth}) $$
 #
-# the **roofline** (Williams, Waterman & Patterson 2009). A multiply-add is two operations and a load is four bytes, so from
-# (1): $I = 2 / (4\cdot(\tfrac1R+\tfrac1C))$. Peak and bandwidth below are **data-sheet figures** of NVIDIA, not
-# measurements: A100 80 GB SXM 19.5 TFLOP/s (float32, without tensor cores) and 2,039 GB/s; H100 SXM 67 TFLOP/s and 3,350
-# GB/s.
+# the *roofline* of chapter 11. A multiply-add is two operations and a load is four bytes, so from (1):
+# $I = 2 / (4\cdot(\tfrac1R+\tfrac1C))$. Peak and bandwidth below are **data-sheet figures** of NVIDIA, not measurements:
+# A100 80 GB SXM 19.5 TFLOP/s (float32, without tensor cores) and 2,039 GB/s; H100 SXM 67 TFLOP/s and 3,350 GB/s.
 
 # %% jupyter={"source_hidden": true}
 # Draw the rooflines of the data sheets.
@@ -1139,21 +1092,18 @@ for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
         print(f"    {name:14s} shared memory alone allows {share:.1%} of the peak")
 
 # %% [markdown]
-# Caches make the first rungs better than their marks: what a block loads repeatedly is often found in L1 or L2. The
-# marks are true limits only if everything comes from *memory itself*. The second limit, that of shared memory (32
-# numbers a clock against 64 or 128 multiply-adds), always applies; it says that `shared_tiles` cannot exceed a quarter
-# or an eighth of the peak, whatever else is done, and that for an H100 even 4 × 4 sums per thread are too few: 8 × 8
-# would need ¼ load a multiply-add, and 64 registers for the sums alone. The next rung would begin there. It would be
-# followed by loads of four numbers at once, loads that overlap with the use of the previous tile, and tensor cores. All
-# of this is in the kernels of `--backend cuda`,
-# [`kernels/cuda/products/product.py`](../tinyprune/kernels/cuda/products/product.py) and
-# [`tensor_cores.py`](../tinyprune/kernels/cuda/products/tensor_cores.py).
+# Caches make the first rungs better than their marks. The limit of shared memory (32 numbers a clock against 64 or 128 multiply-adds), always applies. It says that
+# `shared_tiles` cannot exceed a quarter or an eighth of the peak, and that for an H100 even 4 × 4 sums per thread are too
+# few: 8 × 8 sums would need ¼ load a multiply-add. The kernels of `--backend cuda` begin there
+# ([`product.py`](../tinyprune/kernels/cuda/products/product.py),
+# [`tensor_cores.py`](../tinyprune/kernels/cuda/products/tensor_cores.py)).
 #
-# ## 9 · For real, where a GPU is present
+# ## 9 · Where a GPU is present
 #
-# The emulator says what a kernel does, not how long a GPU takes for it. On a machine with a GPU, write `cuda` in place of
-# `cuda-emulated` in the second cell, restart, and run the cells that define rungs and the next one; those that count need
-# the emulator.
+# The emulator says what a kernel does, not how long a GPU takes for it. **No kernel of this project has run on a GPU yet**:
+# [this page](site/pages/gpu.md) says what is known without one, and gives a command that finds out the rest. On a machine
+# with a GPU, write `cuda` in place of `cuda-emulated` in the second cell, restart, and run the cells that define rungs and
+# the next cell.
 
 
 # %% jupyter={"source_hidden": true}
@@ -1188,30 +1138,24 @@ else:
         print(f"{name:16s} {milliseconds(launch):9.3f} ms")
 
 # %% [markdown]
-# If the driver is older than CUDA 13, install `.[cuda12]` in place of `.[cuda]`. A launch returns before its kernel is done,
-# so a kernel that fails is noticed at some later launch; with `TINYPRUNE_CUDA_CHECK=1` `--backend cuda` waits after each
-# one, and its message names the kernel that failed.
-#
 # ## Recap
 #
 # - A GPU runs thousands of threads, 32 of them (a warp) at a time. You write what one thread does; the grid takes the
 #   place of the outer loops.
 # - Fetch a number once and use it often: neighbours in a warp read neighbouring addresses, a block shares a tile, a thread
-#   keeps its sums in registers. The loads, sectors and waves of every rung can be derived beforehand and counted in the
-#   compiled code.
-# - Threads that share memory need a barrier between writing and reading. The emulator names the line that races, if a test
-#   has a shape in which it does.
+#   keeps its sums in registers. Loads, sectors and waves can be derived beforehand and counted in the compiled code.
+# - Threads that share memory need a barrier between writing and reading.
 #
 # ## Now you
 #
-# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes.
-#
-# The kernels run on the emulator, so that no GPU is needed. Each exercise is independent of the rest of the chapter.
+# Replace the line `raise NotImplementedError(…)` by your code and run the cell. The kernels run on the emulator.
 
 # %% [markdown]
 # ### Exercise 1 · How many sectors does a warp read?
 #
-# Predict what a load costs before there is a kernel. A block has `width` threads along x. Thread t of its first warp has
+# *●○○ · 10 minutes*
+#
+# A block has `width` threads along x. Thread t of its first warp has
 # x = t mod `width` and y = ⌊t / `width`⌋, and loads the float32 number at the address x · `stride_x` + y · `stride_y`,
 # counted in numbers. A sector holds 8 numbers, and the array begins at a sector's edge. Return how many different sectors
 # the 32 threads touch together.
@@ -1230,11 +1174,12 @@ wanted |= {(16, 512, 1): 16, (8, 2, 64): 8, (16, 2, 1000): 8}  # width, stride_x
 for arguments, sectors_read in wanted.items():
     found = warp_sectors(*arguments)
     assert found == sectors_read, f"warp_sectors{arguments} should be {sectors_read}, got {found}"
+print(f"passed: warp_sectors is right for {len(wanted)} loads")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Make an array of the 32 thread numbers, compute all addresses at once, and divide them by 8 with `//`.
+# Make an array of the 32 thread numbers, compute all addresses at once, and divide by 8 with `//`.
 #
 # </details>
 #
@@ -1252,9 +1197,11 @@ for arguments, sectors_read in wanted.items():
 # %% [markdown]
 # ### Exercise 2 · The gates as a kernel
 #
+# *●●○ · 15 minutes*
+#
 # Multiply every head's output by its gate, on a GPU: `out[i, j] = o[i, j] · g[h]`, where column j belongs to head
 # h = ⌊j / Dh⌋. `o` and `out` are (T, D), `g` is (H,), and Dh = D / H. One thread computes one number. Neighbours in a warp
-# should read neighbouring numbers of `o`, so x is the column, and the grid has more threads than `o` has numbers. Write a
+# should read neighbouring numbers of `o`, so x is the column. The grid has more threads than `o` has numbers. Write a
 # function that returns the kernel.
 
 # %% tags=["exercise", "raises-exception"]
@@ -1283,12 +1230,12 @@ g, out = np.array([1, 0, 0.5, 2, 1], np.float32), empty((T, D))
 gate_heads()((3, 3), to_device(o), to_device(g), out, T, D, H)  # 3 × 3 blocks of 32 × 8 threads
 wrong_at = np.argwhere(~np.isclose(to_host(out), o * np.repeat(g, D // H)))
 assert len(wrong_at) == 0, f"{len(wrong_at)} of {o.size} numbers are wrong, first at {wrong_at[0]}"
+print(f"passed: the kernel of gate_heads writes all {o.size:,} numbers, and none beyond the edges")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `j, i = cuda.grid(2)` gives column and row; the number is then `o[i * D + j]`. An `if` keeps the threads beyond the edge
-# from reading and writing.
+# `j, i = cuda.grid(2)` gives column and row. An `if` keeps the threads beyond the edge from reading and writing.
 #
 # </details>
 #
@@ -1311,7 +1258,9 @@ assert len(wrong_at) == 0, f"{len(wrong_at)} of {o.size} numbers are wrong, firs
 # %% [markdown]
 # ### Exercise 3 · Combine by halves
 #
-# RMSNorm divides a row by the root of the mean of its squares. Compute that mean: `out[row] = mean of x[row, :]²`, for `x`
+# *●●● · 20 minutes*
+#
+# Compute the mean that RMSNorm needs: `out[row] = mean of x[row, :]²`, for `x`
 # (rows, D) and `out` (rows,), with one block of 64 threads for each row. Thread t adds up the squares of the numbers t,
 # t + 64, t + 128, … of the row and puts its sum into shared memory; then the sums are combined by halves, as in
 # section 5; and one thread stores the result. `cuda.shared.array(64, float32)` makes the shared array,
@@ -1349,12 +1298,13 @@ assert np.allclose(to_host(out), expected, rtol=1e-4), f"expected {expected}, go
 loads = ["ld.global" in text for text in made.compiled.text]
 requests = made.compiled.counts["requests"][loads].sum()
 assert requests == 15, f"a row's 160 numbers take 5 requests of 32, three rows 15; got {requests}"
+print("passed: the kernel of mean_square is right, without races, and reads x in 15 requests")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Start with `half = 32`. In each round all threads wait at a barrier, the threads below `half` add the number that is
-# `half` places further, and `half` is halved. The barrier must not be inside the `if`.
+# Start with `half = 32`. In each round all threads wait at a barrier, which must not be inside the `if`; the threads below
+# `half` add the number that is `half` places further; and `half` is halved.
 #
 # </details>
 #
@@ -1385,8 +1335,7 @@ assert requests == 15, f"a row's 160 numbers take 5 requests of 32, three rows 1
 # </details>
 
 # %% [markdown]
-# [Assignment A6](assignments/README.md) goes further: its task a6_3 is a tile of a matrix product for a GPU, with its
-# barriers checked. It needs no compiler: Numba's simulator runs the kernel as Python.
+# [Assignment A6](assignments/README.md), task a6_3, is a tile of a matrix product for a GPU, with its barriers checked.
 #
 # ## Questions
 #
@@ -1397,8 +1346,7 @@ assert requests == 15, f"a row's 160 numbers take 5 requests of 32, three rows 1
 #
 # A warp is then two y by sixteen x. *Rows along x*: 16 rows of a, 16 sectors; two neighbours of b, one sector: 17.
 # *Columns along x*: two rows of a, 2 sectors; sixteen neighbours of b, 2 sectors: 4. This is slightly better than 5,
-# since 32 numbers of out in a less elongated rectangle need fewer rows and columns in total. So the shape of a block
-# deserves some thought.
+# since 32 numbers of out in a less elongated rectangle need fewer rows and columns in total.
 #
 # </details>
 #
@@ -1406,9 +1354,9 @@ assert requests == 15, f"a row's 160 numbers take 5 requests of 32, three rows 1
 #
 # <details><summary>Answer</summary>
 #
-# A zero adds nothing, so the result is right, and the innermost loop has no condition and a fixed length, so the
-# compiler could unroll it. And an `if` around the loop would be dangerous: if a thread skips a `syncthreads` at which
-# others wait, a real GPU often waits for ever. (The emulator says that it is not reached by all threads together.)
+# A zero adds nothing, and the innermost loop has no condition and a fixed length, so the compiler could unroll it. An `if`
+# around the loop would be dangerous: if a thread skips a `syncthreads` at which others wait, a real GPU often waits for
+# ever.
 #
 # </details>
 #
@@ -1416,34 +1364,10 @@ assert requests == 15, f"a row's 160 numbers take 5 requests of 32, three rows 1
 #
 # <details><summary>Answer</summary>
 #
-# Because not all blocks may be running. If the grid has more blocks than fit on the GPU, the rest start when others
-# have *ended*; a block that waits for one that has not started waits for ever. This freedom is also the reason why the
-# same kernel runs on a small and on a large GPU.
+# If the grid has more blocks than fit on the GPU, the rest start when others have *ended*. A block that waits for a block
+# that has not started waits for ever.
 #
 # </details>
 #
-# 4. In `online_softmax` each of the 16 threads of a query computes the same `highest`, `total` and `shrink`. Is that
-#    wasteful?
-#
-# <details><summary>Answer</summary>
-#
-# Only slightly: it costs 16 comparisons, 16 additions and one exponential per tile. If one thread did it and the others
-# read the result, that would take another barrier and more shared memory. The costly part, the 16 exponentials of a
-# query's weights, *is* shared: one for each thread.
-#
-# </details>
-#
-# 5. The occupancy table says that `register_tile` could have more warps if it used fewer registers. Name a way, and what it
-#    costs.
-#
-# <details><summary>Answer</summary>
-#
-# Use fewer sums per thread: 4 × 2 instead of 4 × 4 frees eight registers and those for their addresses. By (1), shared
-# loads per multiply-add rise from ½ to ¾, and global loads rise with the smaller tile. Or tell the compiler how many
-# blocks an SM must have room for (`kernel(…, resident=…)`), which limits the registers: then it may spill, and the
-# `assert` after the table would fail.
-#
-# </details>
-#
-# **Next:** [09](09_a_real_language_model.ipynb) takes a real language model apart. The kernels for a whole model on a GPU
-# are in [`kernels/cuda/`](../tinyprune/kernels/cuda).
+# This is the end of the workshop: back to [all chapters](README.md). The kernels for a whole model on a GPU are in
+# [`kernels/cuda/`](../tinyprune/kernels/cuda).

@@ -100,17 +100,6 @@ def test_functions_take_turns_and_the_shortest_call_counts(monkeypatch):
     assert notebook.best(work("c", 9, 3, 2), turns=2) == 2
 
 
-def test_rungs_are_labelled_with_what_they_gain(monkeypatch):
-    monkeypatch.setattr(notebook.plt, "show", lambda: None)
-    notebook.plot_rungs({"low": 2.0, "middle": 30.0, "top": 60.0, "beside": 80.0}, "8 × 8", beside=1)
-    axes = notebook.plt.gcf().axes[0]
-    notebook.plt.close()
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["low", "middle", "top", "beside"]
-    assert [bar.get_width() for bar in axes.patches] == [2, 30, 60, 80]
-    assert [text.get_text() for text in axes.texts] == ["", "15×", "2×", ""]
-    assert [bar.get_hatch() for bar in axes.patches] == [None, None, None, "////"]
-
-
 def test_results_are_found_or_it_is_said_what_to_do():
     assert notebook.results("tradeoff-pydoc", "summary.csv").read_text().startswith("method,heads_open,")
     with pytest.raises(UsageError, match=r"no-such-study does not exist: .* clone it"):

@@ -11,20 +11,17 @@ import platform
 import textwrap
 import time
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import matplotlib.style
 
 import tinyprune
 from tinyprune.config import load_preset
 from tinyprune.errors import UsageError, missing_extra
 from tinyprune.kernels.backend import default_backend, get_backend
-from tinyprune.plots import BLUE, GREY, STYLE
+from tinyprune.plots import STYLE
 from tinyprune.runs.run import Run, trained_once
-from tinyprune.tables import show
 
 try:
     from IPython.display import HTML, Markdown, display
@@ -163,22 +160,3 @@ def best_of_each(works: Mapping[str, Callable[[], Any]], turns: int = 7) -> dict
 def best(work: Callable[..., Any], *arguments: Any, turns: int = 7) -> float:
     """Return the shortest of several calls in seconds; the first call is not timed."""
     return best_of_each({"": lambda: work(*arguments)}, turns)[""]
-
-
-def plot_rungs(speeds: Mapping[str, float], title: str, beside: int = 0) -> None:
-    """Draw a bar for each rung of a ladder, the lowest at the bottom; the last `beside` are none, and stay open.
-
-    x is GFLOP per second on a log scale. A bar's label is how many times as fast it is as the rung below.
-    """
-    heights, rungs = list(speeds.values()), len(speeds) - beside
-    figure, axes = plt.subplots(figsize=(7, 0.9 + 0.3 * len(heights)))
-    bars = axes.barh(list(speeds), heights, height=0.7, color=BLUE)
-    for bar in bars[rungs:]:
-        bar.set(facecolor="white", edgecolor=GREY, hatch="////")
-    faster = [f"{show(float(f'{high / low:.3g}'))}×" for low, high in pairwise(heights[:rungs])]
-    axes.bar_label(bars, ["", *faster, *[""] * beside], padding=3)
-    axes.set(xscale="log", xlim=(min(heights) / 2, max(heights) * 3), title=title)
-    axes.set_xlabel("GFLOP per second (nominal); n×: n times as fast as the rung below")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    plt.show()
