@@ -187,14 +187,11 @@ def test_a_learning_rate_that_is_far_too_high(tmp_path):
     assert not trainer.path.exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "stage", "said"),
-    [
-        ({"D": 24}, "train", r"does not fit the configured model at embedding: needed \(11"),
-        ({}, "finetune", "is of stage 'train', not 'finetune'"),
-        ({}, "train", r"optimizer state .*log_alpha"),
-    ],
-)
+OTHERS = [({"D": 24}, "train", r"does not fit the configured model at embedding: needed \(11")]
+OTHERS += [({}, "finetune", "is of stage 'train', not 'finetune'"), ({}, "train", r"optimizer state .*log_alpha")]
+
+
+@pytest.mark.parametrize(("options", "stage", "said"), OTHERS)
 def test_checkpoints_of_something_else_are_refused(options, stage, said, tmp_path):
     run(make(tmp_path / "run", CONTROLLED))
     before = contents(tmp_path / "run")
