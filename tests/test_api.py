@@ -80,9 +80,8 @@ def test_numbers_and_words(stages):
     assert re.fullmatch(r"Transformer\(all-attention, 2 layers, 4 of 4 heads, [\d,]+ parameters; \w+\)", repr(model))
     assert ", gates; " in repr(stages["models"]["gate"]) and ", 3 of 4 heads, " in repr(stages["models"]["finetune"])
     assert re.fullmatch(r"Text\(book.txt: train [\d,]+, valid \d+, test \d+ tokens, of 26 characters\)", repr(text))
-    units = tp.Transformer.new(
-        text, kind="gpt2", persistent="softmax", N=0, F=8, U=2, M=0, mask="causal", init_gain=1.0
-    )
+    sizes = {"persistent": "softmax", "N": 0, "F": 8, "U": 2, "M": 0, "mask": "causal", "init_gain": 1.0}
+    units = tp.Transformer.new(text, kind="gpt2", **sizes)
     assert "16 of 16 blocks of 2 units" in repr(units)
     assert tp.load_text(tp.DataConfig(corpus=text.data.corpus, tokenizer="byte")).tokenizer.kind == "byte"
     assert not {"Any", "annotations", "importlib"} & set(dir(tp)) and {"train", "gate", "ops"} <= set(dir(tp))
@@ -107,10 +106,8 @@ def test_what_is_refused_and_how(stages, tmp_path):
     with pytest.raises(UsageError, match="run has stage prune already; give another directory"):
         tp.save(model, tmp_path / "run")
     with pytest.raises(UsageError, match="run has a run of a model of other sizes; give another directory"):
-        tp.save(
-            tp.prune(tp.gate(tp.Transformer.new(text, **MODEL | {"L": 1}), text, target_heads=1, steps=1)),
-            tmp_path / "run",
-        )
+        one = tp.gate(tp.Transformer.new(text, **MODEL | {"L": 1}), text, target_heads=1, steps=1)
+        tp.save(tp.prune(one), tmp_path / "run")
     with pytest.raises(UsageError, match="text has a vocabulary of 3 tokens, the model one of 26"):
         tp.train(model, tp.load_text(other), steps=1)
     with pytest.raises(UsageError, match=r"unknown key train\.stps"):

@@ -100,11 +100,9 @@ BEGUN = "since stage train has begun"
 def test_what_may_not_change(name, command, option, setting, reason, begun, finished):
     run = begun / name
     said = harmless(2, run, command, run, "--resume", f"--{option}")
-    own, allowed = (
-        run / "config.toml",
-        "steps, evaluate_every, evaluate_tokens, checkpoint_every, log_every of an unfinished stage, ",
-    )
-    assert said.startswith(f"--resume goes on with the settings in {own}; {setting} must stay, {reason}")
+    allowed = "steps, evaluate_every, evaluate_tokens, checkpoint_every, log_every of an unfinished stage, "
+    where = f"--resume goes on with the settings in {run / 'config.toml'}"
+    assert said.startswith(f"{where}; {setting} must stay, {reason}")
     assert f"; what may change is {allowed}more steps of a finished one" in said
 
 

@@ -127,6 +127,7 @@ OTHERS = [
     ({"model": {"L": 2, "heads": [8, "8"]}}, "model.heads[1] must be of type int, got '8'"),
     ({"model": {"L": 1, "head_ids": [[0.5]]}}, "model.head_ids[0][0] must be of type int, got 0.5"),
     *(({"gate": {"log_alpha_init": x}}, f"gate.log_alpha_init must be a finite number, got {x}") for x in NOT_FINITE),
+    ({"gate": {"distribution": "top-k"}}, "gate.target_heads must be given"),
     ({"seed": -1}, "seed must be at least 0, got -1"),
     *(({"seed": x}, f"seed must be of type int, got {x!r}") for x in (1.5, "a")),
 ]

@@ -99,14 +99,12 @@ def test_a_setting_that_cannot_be(option, said, book, tmp_path):
     assert said in harmless(2, tmp_path, "run", tmp_path / "run", *given)
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"[train]\nsteps = ", "Invalid value (at end of document)"),
-        (b"[training]\nsteps = 3", "unknown table or key 'training'"),
-        (b"# caf\xe9", "'utf-8' codec can't decode byte 0xe9"),
-    ],
-)
+CONTENTS = [(b"[train]\nsteps = ", "Invalid value (at end of document)")]
+CONTENTS += [(b"[training]\nsteps = 3", "unknown table or key 'training'")]
+CONTENTS += [(b"# caf\xe9", "'utf-8' codec can't decode byte 0xe9")]
+
+
+@pytest.mark.parametrize(("content", "said"), CONTENTS)
 def test_a_settings_file_that_cannot_be(content, said, run, tmp_path):
     """It is given as a preset, and as the configuration of a run."""
     mine = tmp_path / "mine.toml"
@@ -220,12 +218,8 @@ def test_a_disk_that_is_full_when_another_file_is_written(size, file, run, book,
         arguments = ["--resume"]
     else:
         run = tmp_path / "new"
-        arguments = [
-            "--corpus",
-            book,
-            "--backend=numpy",
-            *settings(steps=200, checkpoint_every=1000, evaluate_every=1000),
-        ]
+        long = settings(steps=200, checkpoint_every=1000, evaluate_every=1000)
+        arguments = ["--corpus", book, "--backend=numpy", *long]
     before = contents(run)
     with files_up_to(size):
         said = refused(1, "run", run, *arguments)

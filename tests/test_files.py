@@ -29,18 +29,15 @@ def test_one_who_waits_comes_in_when_the_other_leaves_and_one_who_does_not_is_se
     second.join()
 
 
-@pytest.mark.parametrize(
-    ("platform", "variables", "folder"),
-    [
-        ("linux", {}, "~/.cache/tinyprune"),
-        ("linux", {"XDG_CACHE_HOME": "/scratch"}, "/scratch/tinyprune"),
-        ("darwin", {"XDG_CACHE_HOME": "/scratch"}, "~/Library/Caches/tinyprune"),
-        ("win32", {"LOCALAPPDATA": "/Local"}, "/Local/tinyprune/Cache"),
-        ("win32", {}, "~/AppData/Local/tinyprune/Cache"),
-        ("linux", {"TINYPRUNE_CACHE": "/mine", "XDG_CACHE_HOME": "/scratch"}, "/mine"),
-        ("darwin", {"TINYPRUNE_CACHE": "~/mine"}, "~/mine"),
-    ],
-)
+FOLDERS = [("linux", {}, "~/.cache/tinyprune"), ("linux", {"XDG_CACHE_HOME": "/scratch"}, "/scratch/tinyprune")]
+FOLDERS += [("darwin", {"XDG_CACHE_HOME": "/scratch"}, "~/Library/Caches/tinyprune")]
+FOLDERS += [("win32", {"LOCALAPPDATA": "/Local"}, "/Local/tinyprune/Cache")]
+FOLDERS += [("win32", {}, "~/AppData/Local/tinyprune/Cache")]
+FOLDERS += [("linux", {"TINYPRUNE_CACHE": "/mine", "XDG_CACHE_HOME": "/scratch"}, "/mine")]
+FOLDERS += [("darwin", {"TINYPRUNE_CACHE": "~/mine"}, "~/mine")]
+
+
+@pytest.mark.parametrize(("platform", "variables", "folder"), FOLDERS)
 def test_the_cache_is_the_users(platform, variables, folder, monkeypatch):
     for name in ("TINYPRUNE_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)

@@ -13,23 +13,23 @@ PACKAGE = ROOT / "tinyprune"
 # Lines of each room, docstrings and blank lines included.
 BUDGET = {
     "bench": 1480,
-    "cli": 965,
+    "cli": 960,
     "course": 1725,
     "data": 985,
-    "experiments": 2135,
+    "experiments": 1860,
     "gradcheck": 920,
-    "kernels": 10090,
-    "model": 1665,
-    "notebook": 470,
+    "kernels": 10085,
+    "model": 1650,
+    "notebook": 640,
     "ops": 3310,
     "presets": 5,
     "pretrained": 1070,
-    "pruning": 1290,
-    "runs": 800,
-    "training": 1111,
-    ".": 2128,  # modules at the top
+    "pruning": 1275,
+    "runs": 790,
+    "training": 1105,
+    ".": 2130,  # modules at the top
 }
-IN_ALL, TESTS = 30_000, 17_900
+IN_ALL, TESTS = 30_000, 18_000
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10
 LINES_OF_KERNELS, PARAMETERS_OF_KERNELS = 100, 15

@@ -13,15 +13,13 @@ def test_the_gpu_is_named(monkeypatch):
     assert "NVIDIA" not in describe_machine(2, ())
 
 
-@pytest.mark.parametrize(
-    ("flags", "name", "bf16"),
-    [
-        ("flags : fpu avx2\n", "A processor with AVX2, ", False),
-        ("flags : avx2 avx512f avx512_bf16\n", "A processor with AVX-512, ", True),
-        ("flags : avx2 avx512f avx512bw amx_bf16\n", "A processor with AVX-512, ", True),
-        ("Features : asimd bf16\n", "A processor, ", True),
-    ],
-)
+PROCESSORS = [("flags : fpu avx2\n", "A processor with AVX2, ", False)]
+PROCESSORS += [("flags : avx2 avx512f avx512_bf16\n", "A processor with AVX-512, ", True)]
+PROCESSORS += [("flags : avx2 avx512f avx512bw amx_bf16\n", "A processor with AVX-512, ", True)]
+PROCESSORS += [("Features : asimd bf16\n", "A processor, ", True)]
+
+
+@pytest.mark.parametrize(("flags", "name", "bf16"), PROCESSORS)
 def test_instructions_are_read_from_linux(monkeypatch, flags, name, bf16):
     monkeypatch.setattr(machine, "cpuinfo", lambda: f"model name : A processor\n{flags}")
     assert describe_machine(1, ()).startswith(name) and machine.has_bf16() == bf16

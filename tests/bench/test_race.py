@@ -87,18 +87,13 @@ def test_a_comparison_that_was_disturbed_is_repeated_and_has_no_ratio_if_it_stay
     assert (said in capsys.readouterr().err) == (ratio is None)
 
 
-@pytest.mark.parametrize(
-    ("theirs", "problem"),
-    [
-        ({"x": np.array([1.0, 2.0])}, ""),
-        ({"x": np.array([1.0, 2.0001], np.float32)}, ""),
-        ({"x": np.array([1.0, 2.01])}, "x differs by"),
-        ({"x": np.array([1.0, math.nan])}, "x differs by nan"),
-        ({"x": np.array([[1.0, 2.0]])}, "x has shapes"),
-        ({"y": np.array([1.0, 2.0])}, "one has x, the other y"),
-        ({}, "one has x, the other "),
-    ],
-)
+RESULTS = [({"x": np.array([1.0, 2.0])}, ""), ({"x": np.array([1.0, 2.0001], np.float32)}, "")]
+RESULTS += [({"x": np.array([1.0, 2.01])}, "x differs by"), ({"x": np.array([1.0, math.nan])}, "x differs by nan")]
+RESULTS += [({"x": np.array([[1.0, 2.0]])}, "x has shapes"), ({"y": np.array([1.0, 2.0])}, "one has x, the other y")]
+RESULTS += [({}, "one has x, the other ")]
+
+
+@pytest.mark.parametrize(("theirs", "problem"), RESULTS)
 def test_agreement(theirs, problem):
     said = disagreement({"x": np.array([1.0, 2.0])}, theirs, 1e-4)
     assert said.startswith(problem) and bool(said) == bool(problem)

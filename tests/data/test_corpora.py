@@ -100,11 +100,7 @@ def test_no_character_is_cut(mine, size):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("shakespear", "no corpus and no file 'shakespear'"),
-        ("empty.txt", "is empty"),
-    ],
+    ("name", "said"), [("shakespear", "no corpus and no file 'shakespear'"), ("empty.txt", "is empty")]
 )
 def test_an_unknown_name_is_refused_with_a_list_of_the_corpora(tmp_path, monkeypatch, name, said):
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from tinyprune.data import Segments
 from tinyprune.errors import UsageError
 from tinyprune.experiments import cells
 from tinyprune.experiments.cells import Cell, CellRun, Outcome, compute, text_of
-from tinyprune.experiments.methods import FROM_SCRATCH, METHODS, SMALL, SMALL_LONGER
+from tinyprune.experiments.methods import METHODS, SMALL, SMALL_LONGER
 from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.importance import CRITERIA, with_heads
@@ -52,8 +52,7 @@ def test_the_baseline_is_the_model_of_its_checkpoint(folder, baseline):
     assert other["bits_per_character"] != record["bits_per_character"]
 
 
-COUNTS = [("unpruned", None)]
-COUNTS += [(m, heads) for m in (*METHODS, FROM_SCRATCH, SMALL, SMALL_LONGER) for heads in (0, 3, 4)]
+COUNTS = [("unpruned", None), *((m, heads) for m in (*METHODS, SMALL, SMALL_LONGER) for heads in (0, 3, 4))]
 
 
 @pytest.mark.parametrize(("method", "heads"), COUNTS)
@@ -117,7 +116,7 @@ def test_every_stage_reads_on_after_the_one_before(folder, baseline, monkeypatch
         return Segments(tokens, B, T, read)
 
     monkeypatch.setattr(cells, "Segments", segments)
-    for method, heads in (("unpruned", None), ("gates", 2), (FROM_SCRATCH, 2)):
+    for method, heads in (("unpruned", None), ("gates", 2), (SMALL, 2)):
         compute(toy_cell(folder, method, heads), baseline.checkpoint)
     assert reads == [12, 20, 12, 20, 0, 12, 20]
 

@@ -125,19 +125,17 @@ def alive(pid: int) -> bool:
     return bool(state) and not state.startswith("Z")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--shares", "half"], "--shares takes numbers with commas between them, got 'half'"),
-        (["--shares", "0.5,0.501"], "shares must stand for different numbers of heads; [0.5, 0.501] are [16, 16]"),
-        (["--methods", "gates,gates"], "methods must be different"),
-        (["--seeds", "0"], "seeds must be at least 1, got 0"),
-        (["--set", "data.tokenizer=word", "--set", "data.vocabulary=50"], "need a tokenizer without <unk>"),
-        (["--jobs", "0"], "jobs must be at least 1, got 0"),
-        (["--jobs", "2", "--scheduler", "tcp://127.0.0.1:9"], "--jobs is for this machine's processes"),
-        (["--backend", "abacus"], "backend must be one of"),
-    ],
-)
+BAD = [(["--shares", "half"], "--shares takes numbers with commas between them, got 'half'")]
+BAD += [(["--shares", "0.5,0.501"], "shares must stand for different numbers of heads; [0.5, 0.501] are [16, 16]")]
+BAD += [(["--methods", "gates,gates"], "methods must be different")]
+BAD += [(["--seeds", "0"], "seeds must be at least 1, got 0")]
+BAD += [(["--set", "data.tokenizer=word", "--set", "data.vocabulary=50"], "need a tokenizer without <unk>")]
+BAD += [(["--jobs", "0"], "jobs must be at least 1, got 0")]
+BAD += [(["--jobs", "2", "--scheduler", "tcp://127.0.0.1:9"], "--jobs is for this machine's processes")]
+BAD += [(["--backend", "abacus"], "backend must be one of")]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD)
 def test_bad_use_is_one_line(options, message, tmp_path):
     assert message in refused(2, "experiment", "tradeoff", "--directory", tmp_path / "study", *options)
     assert contents(tmp_path) == {}

@@ -62,18 +62,13 @@ def test_corrections_by_hand():
     assert holm([0.6, 0.9]) == [1, 1]
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "p", "valid", "test", "said"),
-    [
-        (-0.009, 0.002, 0.5, -0.01, 0.001, "level"),
-        (0.001, 0.009, 0.01, 0.005, 0.005, "level"),
-        (-0.02, 0.002, 0.2, -0.01, -0.01, "open"),
-        (0.01, 0.03, 0.01, 0.02, 0.02, "worse"),
-        (-0.03, -0.01, 0.01, -0.02, -0.02, "better"),
-        (0.01, 0.03, 0.06, 0.02, 0.02, "open"),
-        (0.01, 0.03, 0.01, 0.05, -0.01, "open"),
-    ],
-)
+VERDICTS = [(-0.009, 0.002, 0.5, -0.01, 0.001, "level"), (0.001, 0.009, 0.01, 0.005, 0.005, "level")]
+VERDICTS += [(-0.02, 0.002, 0.2, -0.01, -0.01, "open"), (0.01, 0.03, 0.01, 0.02, 0.02, "worse")]
+VERDICTS += [(-0.03, -0.01, 0.01, -0.02, -0.02, "better"), (0.01, 0.03, 0.06, 0.02, 0.02, "open")]
+VERDICTS += [(0.01, 0.03, 0.01, 0.05, -0.01, "open")]
+
+
+@pytest.mark.parametrize(("low", "high", "p", "valid", "test", "said"), VERDICTS)
 def test_a_verdict_needs_certainty_on_both_splits(low, high, p, valid, test, said):
     record = {"low": low, "high": high, "p": p, "valid": valid, "test": test, "difference": (low + high) / 2}
     assert verdict(record) == said

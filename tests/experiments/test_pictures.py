@@ -35,6 +35,5 @@ def test_the_tradeoff_shows_means_and_spreads_of_every_method():
     np.testing.assert_allclose(difference.containers[-1][0].get_ydata(), [-0.3, -0.3])
     assert len(difference.containers) == 2  # random against itself is the line at 0
     figure.draw_without_rendering()
-    pictures.plot_tradeoff(
-        [r for r in rows() if r["seed"] == 0 and r["method"] == "gates"], []
-    ).draw_without_rendering()
+    alone = [r for r in rows() if r["seed"] == 0 and r["method"] == "gates"]
+    pictures.plot_tradeoff(alone, []).draw_without_rendering()

@@ -7,12 +7,7 @@ from toy import Here, row, toy_plan
 
 from tinyprune.errors import TinypruneError
 from tinyprune.experiments.grid import run_cells
-from tinyprune.experiments.results import (
-    read_csv,
-    result_rows,
-    summarise,
-    to_csv,
-)
+from tinyprune.experiments.results import read_csv, result_rows, summarise, to_csv
 from tinyprune.experiments.store import Store
 from tinyprune.experiments.studies.tradeoff import STUDY
 

@@ -24,12 +24,8 @@ def toy_config(directory: Path, seed: int = 0, **options: Any) -> RunConfig:
     path = directory / "book.txt"
     if not path.exists():
         write_text(directory)
-    tables = {
-        "model": MODEL | {"persistent": "stream"},
-        "data": {"corpus": str(path)},
-        "gate": {"lr_multiplier": 100.0},
-        "seed": seed,
-    }
+    tables = {"model": MODEL | {"persistent": "stream"}, "data": {"corpus": str(path)}, "seed": seed}
+    tables["gate"] = {"lr_multiplier": 100.0}
     tables |= {stage: STAGE | {"steps": steps} for stage, steps in STEPS.items()}
     return RunConfig.from_dict(tables).with_options({k.replace("__", "."): v for k, v in options.items()})
 

@@ -239,14 +239,12 @@ def test_a_direction_sees_all_entries_at_once(mode, rng):
     assert "worst at x: expected" in records[0].message()
 
 
-@pytest.mark.parametrize(
-    ("x", "options", "said"),
-    [
-        (1.0, {"mode": "forward"}, "mode must be one of complex, central, got 'forward'"),
-        (np.inf, {"argument_names": ["x"]}, "square_forward: x must be finite"),
-        (1.0, {"argument_names": ["x", "y"]}, "argument_names must be 1, one for each input, got 2"),
-    ],
-)
+WRONG = [(1.0, {"mode": "forward"}, "mode must be one of complex, central, got 'forward'")]
+WRONG += [(np.inf, {"argument_names": ["x"]}, "square_forward: x must be finite")]
+WRONG += [(1.0, {"argument_names": ["x", "y"]}, "argument_names must be 1, one for each input, got 2")]
+
+
+@pytest.mark.parametrize(("x", "options", "said"), WRONG)
 def test_wrong_use_is_a_value_error_that_names_the_argument(x, options, said):
     with pytest.raises(ValueError, match=said):
         check_gradients(square_forward, square_backward, np.array([1.0, x]), **options)

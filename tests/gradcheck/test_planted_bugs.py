@@ -41,16 +41,8 @@ def functions_of(operation: str) -> list[FunctionType]:
     own = [f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__]
     forward = f"{operation}_forward"
     compiled = forward in ops.OPERATIONS and getattr(get_backend("numba"), forward) is not getattr(ops, forward)
-    left_out = (
-        "check_",
-        "draw_",
-        "keep_mask",
-        "adaptive_log_probabilities",
-        "units_gradient",
-        "sum_heads",
-        "zeros_like",
-        "cluster_bounds",  # with wrong bounds shapes no longer fit
-    )
+    left_out = "check_", "draw_", "keep_mask", "adaptive_log_probabilities", "units_gradient", "sum_heads", "zeros_like"
+    left_out += ("cluster_bounds",)  # with wrong bounds shapes no longer fit
     return [f for f in own if f.__name__.endswith("_backward") or (compiled and not f.__name__.startswith(left_out))]
 
 
@@ -179,28 +171,10 @@ def test_every_mutant_of_an_operation_is_found(name):
     assert results["found"] and not any(wrong_gradients(case) for case in cases_of(operation))
 
 
-# The model: what is wired wrongly.
-
-MODEL_FUNCTIONS = [
-    Transformer.backward_with_gates,
-    accumulate,
-    blocks.attention_block_backward,
-    blocks.second_block_backward,
-    blocks.networks_backward,
-    blocks.relu_backward,
-    blocks.gelu_backward,
-    blocks.swiglu_backward,
-    blocks.heads_backward,
-    blocks.norm_backward,
-    gates.gates_backward,
-    gates.put_active,
-    gates.by_layer,
-    parameters.put_heads,
-    parameters.put_blocks,
-    blocks.output_backward,
-    vocabulary.embed_backward,
-    vocabulary.predict_backward,
-]
+BLOCKS = "attention_block second_block networks relu gelu swiglu heads norm output"
+MODEL_FUNCTIONS = [getattr(blocks, f"{name}_backward") for name in BLOCKS.split()]
+MODEL_FUNCTIONS += [Transformer.backward_with_gates, accumulate, vocabulary.embed_backward, vocabulary.predict_backward]
+MODEL_FUNCTIONS += [gates.gates_backward, gates.put_active, gates.by_layer, parameters.put_heads, parameters.put_blocks]
 
 
 @cache

@@ -315,9 +315,8 @@ def assert_same_outcome(backend: str, case: Case, argument: str, inputs: dict, *
 # Of any shape.
 FREE = {"dropout", "embedding", "squared_norm", "squared_norms", "log_softmax", "adaptive_log_probabilities", "l0"}
 FREE |= {"clipping", "gelu", "sigmoid", "p_open", "column_sums", "positions (none)", "rotary (none)"}
-FREE |= {f"hard_concrete ({kind}, evaluation)" for kind in ("soft", "straight-through")} | {
-    "repeat_heads (each its own)"
-}
+FREE |= {f"hard_concrete ({kind}, evaluation)" for kind in ("soft", "straight-through")}
+FREE |= {"repeat_heads (each its own)"}
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

@@ -124,17 +124,11 @@ def build(kind, mask, options):
 LOG_ALPHA = [[0.2, 0.5, -0.2], [0.1, -0.4, 0.6], [0.3, 0.6, -0.1]]
 NOISE_SEED = 8
 ADAPTIVE = {"cutoffs": (5, 9)}
-MODELS = [
-    ("all-attention", "same-length", {}),
-    ("all-attention", "causal", {}),
-    ("all-attention", "same-length", ADAPTIVE),
-    ("all-attention", "causal", {"positions": "learned", "M": 0}),
-    ("all-attention", "same-length", {"persistent": "stream"}),
-    ("transformer-xl", "same-length", {}),
-    ("transformer-xl", "causal", ADAPTIVE),
-    ("transformer", "causal", {}),
-    ("transformer", "causal", {"positions": "relative"}),
-]
+MODELS = [(kind, "same-length", {}) for kind in ("all-attention", "transformer-xl")]
+MODELS += [("all-attention", "same-length", options) for options in (ADAPTIVE, {"persistent": "stream"})]
+MODELS += [("all-attention", "causal", options) for options in ({}, {"positions": "learned", "M": 0})]
+MODELS += [("transformer-xl", "causal", ADAPTIVE), ("transformer", "causal", {})]
+MODELS += [("transformer", "causal", {"positions": "relative"})]
 GATES = {
     "no gates": None,
     "soft": GateConfig(hard=False, output_scaling=False),

@@ -31,9 +31,6 @@ def hidden_states(model: Transformer, ids: np.ndarray, lengths: list[int]) -> np
     return np.concatenate(parts, 1)
 
 
-# Memory.
-
-
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("kind", ["all-attention", "transformer-xl", "llama"])
 def test_where_a_text_is_cut_into_segments_does_not_matter(kind, gated, rng):
@@ -99,9 +96,6 @@ def test_what_a_model_without_memory_returns_can_be_given_back(kind, rng):
     np.testing.assert_array_equal(model.forward(ids, memory)[0], h)
 
 
-# Heads that are left out.
-
-
 @pytest.mark.parametrize("scaling", [True, False])
 @pytest.mark.parametrize("hard", [True, False])
 @pytest.mark.parametrize("kind", MODELS)
@@ -164,9 +158,6 @@ def test_gates_are_noisy_in_training_and_fixed_in_evaluation():
     assert build().gates() == [None, None]
 
 
-# Loss and probabilities.
-
-
 @pytest.mark.parametrize(
     ("kind", "cutoffs"),
     [(kind, cutoffs) for kind in MODELS for cutoffs in ((), (4, 7)) if kind in ADAPTIVE or not cutoffs],
@@ -223,9 +214,6 @@ def test_each_dropout_needs_a_generator_and_repeats_with_it(place, cutoffs, rng)
     one, two, other = (model.forward(ids, rng=np.random.default_rng(seed))[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, two)
     assert (one != other).any() and (one != evaluated).any()
-
-
-# Bad arguments.
 
 
 def test_parameters_that_are_not_those_of_the_configuration():

@@ -10,12 +10,8 @@ from folder import FOLDER, NAMES
 from tinyprune.cli.parser import build_parser
 
 REPOSITORY = FOLDER.parent
-PAGES = [
-    REPOSITORY / "README.md",
-    *sorted((FOLDER / "site" / "pages").glob("*.md")),
-    REPOSITORY / "data/results/README.md",
-    REPOSITORY / "data/results/speed/README.md",
-]
+PAGES = [REPOSITORY / folder / "README.md" for folder in ("", "data/results", "data/results/speed")]
+PAGES += sorted((FOLDER / "site" / "pages").glob("*.md"))
 
 
 def shown(page):

@@ -9,8 +9,6 @@ from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
 from tinyprune.ops.adamw import AdamConstants
 
-# What is new, what is a view, what is drawn.
-
 
 def test_results_are_new_arrays_or_the_views_that_are_promised(rng):
     x, m = rng.standard_normal((2, 4, 5)), rng.standard_normal((2, 3, 5))
@@ -50,9 +48,6 @@ def test_lists_of_arrays_have_to_be_of_one_length():
         ops.concatenate([])
 
 
-# Numbers at their limits.
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_huge_logits_do_not_overflow(dtype):
     loss, kept = ops.cross_entropy_forward(np.array([[1e4, 0, -1e4]], dtype), np.array([2]))
@@ -81,9 +76,6 @@ def test_layerwise_error_from_nothing_to_everything(rng):
     assert ops.layerwise_error_forward(np.zeros(3), o, 0 * Wo, 0 * bo)[0] == 0  # a layer that adds nothing
 
 
-# Words: none, and those of one cluster.
-
-
 def test_without_words_no_row_has_a_gradient():
     np.testing.assert_array_equal(ops.sum_rows(np.zeros((0, 3)), np.zeros(0, int), 2), np.zeros((2, 3)))
 
@@ -106,9 +98,6 @@ def test_one_cluster_is_the_plain_embedding_and_softmax(rng):
     assert dcluster_weight.shape == (0, 4) and dcluster_bias.shape == (0,)
     for one, other in zip((dx, dE.T, dbias), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15)
-
-
-# Shared heads.
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

@@ -6,17 +6,13 @@ import pytest
 
 from tinyprune.ops.shapes import check_shapes, compare
 
+FITS = [("x: ... K, W: K O, b?: O", [(2, 3, 4), (4, 5), None]), ("x: ... K, dx: ... K", [(4,), (4,)])]
+FITS += [("q: T H Dh, k: S≥T H Dh, r: ≥S H Dh, Wo: H·Dh D", [(2, 3, 4), (2, 3, 4), (5, 3, 4), (12, 1)])]
+FITS += [("Wq: D H·Dh, bq: H·Dh, Wk: D 2·Dh, bk: 2·Dh", [(3, 4), (4,), (3, 6), (6,)])]
+FITS += [("x: 0 D, m: D≥0", [(0, 0), (0,)])]
 
-@pytest.mark.parametrize(
-    ("pattern", "shapes"),
-    [
-        ("x: ... K, W: K O, b?: O", [(2, 3, 4), (4, 5), None]),
-        ("x: ... K, dx: ... K", [(4,), (4,)]),
-        ("q: T H Dh, k: S≥T H Dh, r: ≥S H Dh, Wo: H·Dh D", [(2, 3, 4), (2, 3, 4), (5, 3, 4), (12, 1)]),
-        ("Wq: D H·Dh, bq: H·Dh, Wk: D 2·Dh, bk: 2·Dh", [(3, 4), (4,), (3, 6), (6,)]),
-        ("x: 0 D, m: D≥0", [(0, 0), (0,)]),
-    ],
-)
+
+@pytest.mark.parametrize(("pattern", "shapes"), FITS)
 def test_what_fits(pattern, shapes):
     compare(pattern, tuple(shapes))
 

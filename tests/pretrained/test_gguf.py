@@ -107,25 +107,20 @@ def test_narrow_and_quantised_numbers_become_float32(tmp_path, params, kind, err
         np.testing.assert_allclose(x, params[name], rtol=0, atol=error * np.abs(params[name]).max(), err_msg=name)
 
 
-@pytest.mark.parametrize(
-    ("entries", "match"),
-    [
-        ({"general.architecture": "mamba"}, "general.architecture is 'mamba', .* where it is 'llama'"),
-        ({"llama.rope.scaling.type": "linear"}, "rope.scaling.type is 'linear'"),
-        ({"llama.attention.head_count_kv": "2"}, "head_count_kv must be a number of type int .*, got '2'"),
-        ({"llama.block_count": 100_000_000}, "block_count must be .* below 1,000, got 100000000"),
-        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model is 'llama', .* where it is 'gpt2'"),
-        ({"tokenizer.ggml.pre": "qwen2"}, "tokenizer.ggml.pre must be one of smollm, gpt-2, got qwen2"),
-    ],
-    ids=str,
-)
-def test_settings_that_we_do_not_have_are_refused(tmp_path, params, entries, match):
-    refused(write(tmp_path / "m.gguf", LLAMA, params, entries=entries), UsageError, match)
+NOT_OURS = [
+    ("general.architecture", "mamba", "general.architecture is 'mamba', .* where it is 'llama'"),
+    ("llama.rope.scaling.type", "linear", "rope.scaling.type is 'linear'"),
+    ("llama.attention.head_count_kv", "2", "head_count_kv must be a number of type int .*, got '2'"),
+    ("llama.block_count", 100_000_000, "block_count must be .* below 1,000, got 100000000"),
+    ("tokenizer.ggml.model", "llama", "tokenizer.ggml.model is 'llama', .* where it is 'gpt2'"),
+    ("tokenizer.ggml.pre", "qwen2", "tokenizer.ggml.pre must be one of smollm, gpt-2, got qwen2"),
+]
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
+        *(({"entries": {key: value}}, UsageError, match) for key, value, match in NOT_OURS),
         ({"without": ["llama.block_count"]}, UsageError, "lacks llama.block_count"),
         ({"without": ["tokenizer.ggml.merges"]}, CheckpointError, "has no tokens, their types or merges"),
         ({"entries": {"tokenizer.ggml.token_type": [1]}}, CheckpointError, "300 tokens have 1 types"),
@@ -134,7 +129,7 @@ def test_settings_that_we_do_not_have_are_refused(tmp_path, params, entries, mat
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_refused(tmp_path, params, changes, error, match):
+def test_settings_that_we_do_not_have_and_what_does_not_fit_are_refused(tmp_path, params, changes, error, match):
     refused(write(tmp_path / "m.gguf", LLAMA, params, **changes), error, match)
 
 

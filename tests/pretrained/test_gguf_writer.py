@@ -135,12 +135,8 @@ def test_what_a_file_cannot_say_is_refused_and_nothing_written(tmp_path, monkeyp
 @pytest.mark.parametrize("heads", [[3, 2, 6], [6, 1, 1, 1], 5])
 def test_layers_that_do_not_fit_are_refused(tmp_path, heads):
     wrong = {"llama.attention.head_count": heads, "llama.attention.head_count_kv": [2, 2, 2, 2]}
-    write(
-        tmp_path / "m.gguf",
-        replace(CONFIG, U=0, blocks=(), block_ids=()),
-        samples.random_model(CONFIG)[0].params,
-        entries=wrong,
-    )
+    config = replace(CONFIG, U=0, blocks=(), block_ids=())
+    write(tmp_path / "m.gguf", config, samples.random_model(CONFIG)[0].params, entries=wrong)
     with pytest.raises(CheckpointError, match=r"numbers of heads and units do not fit|must divide its heads"):
         read_pretrained(tmp_path / "m.gguf")
 

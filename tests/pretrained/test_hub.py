@@ -182,11 +182,8 @@ def test_a_damaged_file_is_refused(tmp_path):
 
 
 def test_what_is_not_there_is_refused(tmp_path):
-    refused(
-        tmp_path / "none",
-        UsageError,
-        "there is no folder, no file and no installed package with a model .*none; give a",
-    )
+    said = "there is no folder, no file and no installed package with a model .*none; give a"
+    refused(tmp_path / "none", UsageError, said)
     refused(tmp_path, UsageError, r"there is no .*config.json; give a folder with config.json, model.safetensors and")
     write(tmp_path / "m", GPT2)
     refused(tmp_path / "m/model.safetensors", UsageError, "is no .gguf file; .* give the whole folder")

@@ -16,21 +16,14 @@ from tinyprune.pruning.importance import with_heads
 
 T = 128
 # What differs from the samples: in transformers' words and in ours.
+USUAL = {"rope_base": 10_000.0}
+SCALED = {"rope_type": "llama3", "rope_theta": 500.0} | dict(zip(SCALING, (8.0, 1.0, 4.0, 64), strict=True))
 MODELS = {
     "gpt2": ({"n_embd": 48, "n_head": 12}, {"D": 48, "H": 12}),
     "gpt2, untied": ({"n_inner": None, "tie_word_embeddings": False}, {"F": 96, "tied": False}),
     "llama": ({"num_key_value_heads": 2, "rope_theta": 500.0}, {"kv_heads": 2}),
-    "llama, tied": (
-        {"num_key_value_heads": 6, "tie_word_embeddings": True},
-        {"kv_heads": 0, "rope_base": 10_000.0, "tied": True},
-    ),
-    "llama, scaled": (
-        {
-            "rope_scaling": {"rope_type": "llama3", "rope_theta": 500.0}
-            | dict(zip(SCALING, (8.0, 1.0, 4.0, 64), strict=True))
-        },
-        {"rope_scaling": (8.0, 1.0, 4.0, 64.0)},
-    ),
+    "llama, tied": ({"num_key_value_heads": 6, "tie_word_embeddings": True}, {"kv_heads": 0, "tied": True} | USUAL),
+    "llama, scaled": ({"rope_scaling": SCALED}, {"rope_scaling": (8.0, 1.0, 4.0, 64.0)}),
     "llama, wide heads": ({"head_dim": 6, "rope_theta": 500.0}, {"head_width": 6}),
     "qwen2": ({"rope_theta": 500.0}, {"bias": "qkv"}),
     "mistral": ({"rope_theta": 500.0, "sliding_window": 100}, {"T": 100}),

@@ -7,7 +7,7 @@ import pytest
 from small import MODELS, small_config, small_model, small_trainer
 
 from tinyprune.config import GateConfig, TrainConfig
-from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.errors import CheckpointError
 from tinyprune.gradcheck import check_gradients
 from tinyprune.model.parameters import layer_parameters
 from tinyprune.model.transformer import Transformer
@@ -102,9 +102,6 @@ def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard)
         assert record.passed, record.message()
 
 
-# lam and its warm-up.
-
-
 def test_lam_grows_linearly_and_weighs_the_gradient_of_l0():
     """Without lam the gradients are those of the cross-entropy; lam adds to the gates, which it closes."""
     gate = GateConfig(lam=0.4)
@@ -188,11 +185,6 @@ def test_top_k_leaves_exactly_so_many_open_in_every_pass(heads):
         drawn.add(tuple(opened))
     assert len(drawn) > 1 or heads in (0, 6)
     assert sum(remove_closed_heads(model).config.heads) == heads
-
-
-def test_top_k_needs_its_k():
-    with pytest.raises(UsageError, match=r"gate\.target_heads must be given .*it is k"):
-        GateConfig(distribution="top-k")
 
 
 GATES = {

@@ -54,21 +54,15 @@ def test_no_logit_changes_and_the_counts_fall_by_what_the_heads_own(kind, hard):
         assert count_multiply_adds(left) == count_multiply_adds(config) - fewer
 
 
+OTHERS = [({}, {"output_scaling": False}, np.float64), ({"mask": "causal", "M": 8}, {}, np.float64)]
+OTHERS += [({"M": 0}, {}, np.float64), ({"cutoffs": (4, 7), "div_value": 2}, {}, np.float64)]
+OTHERS += [({"kind": "transformer"}, {}, np.float32), ({"kind": "transformer-xl"}, {}, np.float32)]
+OTHERS += [({"kind": "all-attention"}, {}, np.float32)]
+OTHERS += [({"kind": "llama", "kv_heads": 0, "bias": "layers", "tied": False}, {}, np.float64)]
+
+
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
-@pytest.mark.parametrize(
-    ("options", "gate", "dtype"),
-    [
-        ({}, {"output_scaling": False}, np.float64),
-        ({"mask": "causal", "M": 8}, {}, np.float64),
-        ({"M": 0}, {}, np.float64),
-        ({"cutoffs": (4, 7), "div_value": 2}, {}, np.float64),
-        ({"kind": "transformer"}, {}, np.float32),
-        ({"kind": "transformer-xl"}, {}, np.float32),
-        ({"kind": "all-attention"}, {}, np.float32),
-        ({"kind": "llama", "kv_heads": 0, "bias": "layers", "tied": False}, {}, np.float64),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("options", "gate", "dtype"), OTHERS, ids=str)
 def test_no_logit_changes_with_other_settings(options, gate, dtype, hard):
     for number in range(0, 64, 7):
         config = small_config(**options)

@@ -149,15 +149,17 @@ def test_a_stop_within_a_validation_is_at_once_and_loses_nothing(number, step, t
 
 
 @pytest.mark.parametrize("hangup", [signal.SIG_DFL, signal.SIG_IGN])
-def test_a_hangup_that_is_ignored_stays_ignored(hangup, tmp_path):
-    """As nohup does."""
-    before, during = signal.signal(signal.SIGHUP, hangup), []
+def test_afterwards_signals_do_what_they_did_before(hangup, tmp_path):
+    """And a hangup that is ignored, as by nohup, stays so."""
+    numbers, during = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP), []
+    earlier = signal.signal(signal.SIGHUP, hangup)
+    before = [signal.getsignal(number) for number in numbers]
     try:
-        run(make(tmp_path, before=lambda model, step: during.append(signal.getsignal(signal.SIGHUP))))
-        assert signal.getsignal(signal.SIGHUP) is hangup
+        run(make(tmp_path, before=lambda model, step: during.extend(map(signal.getsignal, numbers))))
+        assert [signal.getsignal(number) for number in numbers] == before
     finally:
-        signal.signal(signal.SIGHUP, before)
-    assert (during[0] is signal.SIG_IGN) == (hangup is signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, earlier)
+    assert not set(during[:2]) & set(before) and (during[2] is signal.SIG_IGN) == (hangup is signal.SIG_IGN)
 
 
 def test_never_means_never(tmp_path, capfd):
@@ -167,16 +169,6 @@ def test_never_means_never(tmp_path, capfd):
     run(trainer)
     assert re.search(rf"train: step {STEPS} of {STEPS}, training loss \d\.\d+, 4 heads open\n", capfd.readouterr().err)
     assert {record["split"] for record in read_metrics(trainer.log.path)} == {"train"}
-
-
-def test_afterwards_signals_do_what_they_did_before(tmp_path):
-    numbers = signal.SIGINT, signal.SIGTERM
-    before = [signal.getsignal(number) for number in numbers]
-    during = []
-    trainer = make(tmp_path, before=lambda model, step: during.extend(signal.getsignal(number) for number in numbers))
-    run(trainer)
-    assert [signal.getsignal(number) for number in numbers] == before
-    assert not set(during) & set(before)
 
 
 def test_in_another_thread_it_trains_without_signals(tmp_path):
@@ -195,14 +187,11 @@ def test_a_learning_rate_that_is_far_too_high(tmp_path):
     assert not trainer.path.exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "stage", "said"),
-    [
-        ({"D": 24}, "train", r"does not fit the configured model at embedding: needed \(11"),
-        ({}, "finetune", "is of stage 'train', not 'finetune'"),
-        ({}, "train", r"optimizer state .*log_alpha"),
-    ],
-)
+OTHERS = [({"D": 24}, "train", r"does not fit the configured model at embedding: needed \(11")]
+OTHERS += [({}, "finetune", "is of stage 'train', not 'finetune'"), ({}, "train", r"optimizer state .*log_alpha")]
+
+
+@pytest.mark.parametrize(("options", "stage", "said"), OTHERS)
 def test_checkpoints_of_something_else_are_refused(options, stage, said, tmp_path):
     run(make(tmp_path / "run", CONTROLLED))
     before = contents(tmp_path / "run")

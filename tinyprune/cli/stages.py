@@ -59,8 +59,7 @@ def prepared(arguments: argparse.Namespace, stages: tuple[str, ...], directory: 
     from tinyprune.runs.run import Run
 
     ops = get_backend(arguments.backend or default_backend())
-    source = getattr(arguments, "source", None)
-    source = None if source is None else Path(source)
+    source = None if getattr(arguments, "source", None) is None else Path(arguments.source)
     if source is not None and source.is_dir():
         source = RunDirectory(source).checkpoint("train")
     if arguments.resume and not directory.started:

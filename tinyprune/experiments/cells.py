@@ -76,9 +76,7 @@ class Cell:
     @property
     def baseline(self) -> Cell | None:
         """Return the cell whose weights this one starts from; None if it starts from new weights."""
-        if self.recipe.start == "new":
-            return None
-        return dataclasses.replace(self, method=BASELINE, heads=None)
+        return None if self.recipe.start == "new" else dataclasses.replace(self, method=BASELINE, heads=None)
 
     @property
     def stages(self) -> dict[str, TrainConfig]:
@@ -88,10 +86,8 @@ class Cell:
     @property
     def trained(self) -> list[str]:
         """Return the stages in which the weights that are measured were trained, in order."""
-        recipe = self.recipe
-        gates = recipe.choose == "gates" and not recipe.rewound
-        before = gates * ["train"] if recipe.start == "new" else ["train", *gates * ["gate"]]
-        return [*before, *recipe.heal]
+        gates = self.recipe.choose == "gates" and not self.recipe.rewound
+        return [*([] if self.baseline is None else ["train"]), *gates * ["gate"], *self.recipe.heal]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: everything that the result depends on, and nothing else."""
@@ -172,9 +168,8 @@ class CellRun:
         self.recipe = cell.recipe
         self.ops = ops
         self.text = text_of(cell.config.data, cell.digest)
-        self.new = cell.recipe.start == "new"
         self.baseline = baseline
-        self.record: dict[str, Any] = {"steps_total": 0 if self.new else cell.config.train.steps}
+        self.record: dict[str, Any] = {"steps_total": cell.config.train.steps if cell.baseline else 0}
         if baseline is not None:
             self.record["baseline_sha256"] = hashlib.sha256(baseline).hexdigest()[:16]
 
@@ -196,7 +191,7 @@ class CellRun:
     def start(self) -> Transformer:
         """Return the baseline, or a model with new weights, in new arrays."""
         config = dataclasses.replace(self.cell.config.model, V=self.text.tokenizer.V)
-        if self.new:
+        if self.cell.baseline is None:
             return Transformer(config, init_parameters(config, self.generator("init")), ops=self.ops)
         return Transformer(config, safetensors.numpy.load(self.baseline), ops=self.ops)
 
@@ -241,10 +236,7 @@ class CellRun:
 
     def learn_gates(self) -> Transformer:
         """Return a model that was trained with gates, of which exactly the cell's number of heads are open."""
-        name = "train" if self.new else "gate"
-        config, changes, stage = self.cell.config, self.recipe.gates, self.cell.stages[name]
-        if self.new:  # a gate's learning rate is a multiple of its stage's: make it the same as in the gate stage
-            changes = changes | {"lr_multiplier": config.gate.lr_multiplier * config.gate_train.lr / config.train.lr}
+        config, changes, stage = self.cell.config, self.recipe.gates, self.cell.config.gate_train
         if (prices := self.budget[0]) is None:
             changes = changes | {"target_heads": self.cell.heads}
         else:
@@ -255,10 +247,12 @@ class CellRun:
         warmup = stage.steps // 2 if gate.lam_warmup is None else gate.lam_warmup
         gated, objective = with_new_gates(self.start(), gate, warmup)
         before = self.record["steps_total"]
-        self.train(gated, name, stage, objective)
+        self.train(gated, "gate", stage, objective)
         if self.recipe.rewound:
             self.record["steps_total"] = before  # these steps only chose heads: what stays is trained for as many again
-        self.record["scores"] = self.log_alpha(gated, 4)
+        params = gated.host_params()
+        names = gate_names(config.model.L, gated.config.U)
+        self.record["scores"] = [[round(float(x), 4) for x in params[name]] for name in names]
         if gate.distribution != "top-k":
             self.record["heads_shifted"] = hit_target(gated)
         self.record["bits_per_character_gated"] = self.bits(gated, "valid")
@@ -304,12 +298,6 @@ class CellRun:
         purposes = ("init", "train", "gate", "finetune", "scores")
         return np.random.default_rng([self.cell.config.seed, purposes.index(purpose)])
 
-    def log_alpha(self, model: Transformer, digits: int) -> list[list[float]]:
-        """Return log_alpha of every gate, rounded, a list for each layer."""
-        params = model.host_params()
-        layers = (params[name] for name in gate_names(model.config.L, model.config.U))
-        return [[round(float(x), digits) for x in layer] for layer in layers]
-
     def bits(self, model: Transformer, split: str) -> float | None:
         """Return bits per character on a split."""
         return evaluate(model, getattr(self.text, split), self.text.characters[split]).bits_per_character
@@ -318,13 +306,8 @@ class CellRun:
         """Return the cell's record: size, computation, quality on both splits, and what `record` has collected."""
         *_, valid = self.record["bits_per_character_after"].values()  # after the last stage
         quality = {"valid": valid, "test": self.bits(model, "test")}
-        return {
-            "heads": list(model.config.heads),
-            "head_ids": [list(layer) for layer in model.config.head_ids],
-            "heads_total": model.config.heads_total,
-            **({"blocks": list(model.config.blocks)} if model.config.U else {}),
-            "parameters": count_parameters(model.config),
-            "multiply_adds_per_token": count_multiply_adds(model.config),
-            "bits_per_character": quality,
-            **self.record,
-        }
+        config = model.config
+        kept = {"heads": list(config.heads), "head_ids": [list(layer) for layer in config.head_ids]}
+        kept |= {"heads_total": config.heads_total} | ({"blocks": list(config.blocks)} if config.U else {})
+        costs = {"parameters": count_parameters(config), "multiply_adds_per_token": count_multiply_adds(config)}
+        return kept | costs | {"bits_per_character": quality} | self.record

@@ -203,13 +203,9 @@ class Comparison:
         nats = {name: [evaluate(model, p, 0).nats_per_token for p in own] for name, own in pieces.items()}
         config = model.config
         fixed = count_parameters(config) - part_prices(config, "parameters")[1]  # the embedding
-        return {
-            "nats": {name: [min(round(x, 6), 1e300) for x in own] for name, own in nats.items()},
-            "parameters": count_parameters(config),
-            "non_embedding": count_parameters(config) - round(fixed),
-            "heads": sum(config.heads),
-            "blocks": sum(config.blocks),
-        }
+        sizes = {"parameters": count_parameters(config), "non_embedding": count_parameters(config) - round(fixed)}
+        sizes |= {"heads": sum(config.heads), "blocks": sum(config.blocks)}
+        return {"nats": {name: [min(round(x, 6), 1e300) for x in own] for name, own in nats.items()}} | sizes
 
     def rows(self, store: Store) -> list[Record]:
         """Return a row for each model and text, the baseline's first.
@@ -217,12 +213,8 @@ class Comparison:
         `times` is the perplexity as a multiple of the whole model's; its 95 % interval (low, high) comes from the
         differences of the losses on the pieces of the text.
         """
-        rows = []
-        whole = store.records[self.cells[0].key]
-        for cell in self.cells:
-            if cell.what == "scores":
-                continue
-            record = store.records[cell.key]
+        rows, whole = [], store.records[self.cells[0].key]
+        for cell, record in ((c, store.records[c.key]) for c in self.cells if c.what != "scores"):
             for text, nats in record["nats"].items():
                 more = np.subtract(nats, whole["nats"][text])
                 half = float(student().ppf(CONFIDENCE, BLOCKS - 1)) * statistics.stdev(more) / math.sqrt(BLOCKS)
@@ -254,18 +246,12 @@ def settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def open_comparison(
-    directory: str | Path,
-    ops: Any,
-    options: dict[str, Any],
-    corpus: str | None,
-    other: str | None,
-    tokens: int,
-    **of: Any,
+    path: str | Path, ops: Any, options: dict[str, Any], corpus: str | None, other: str | None, tokens: int, **of: Any
 ) -> Comparison:
     """Read the baseline and the text of the run in a directory, with some of its settings changed.
 
     Args:
-        directory: of the run.
+        path: of the run's directory.
         ops: the engine.
         options: settings of gate, gate_train, finetune and the seed.
         corpus: where the run's text lies now, or another text; None for where it was.
@@ -280,7 +266,7 @@ def open_comparison(
     for name in options:
         if name.partition(".")[0] not in ("gate", "gate_train", "finetune", "seed"):
             raise UsageError(f"{name} is what the baseline was made with; gate, gate_train, finetune, seed can be set")
-    place = RunDirectory(directory)
+    place = RunDirectory(path)
     config = place.read_config().with_options(options | ({"data.corpus": corpus} if corpus else {}))
     run = Run(place, config, ops, "")
     saved = run.load("train")
@@ -304,15 +290,10 @@ def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record
     rows = comparison.rows(store)
     tables = {"results": rows, "summary": summarise(rows)}
     config, text = comparison.run.config, comparison.run.text
-    about: dict[str, Any] = {
-        "study": "compare",
-        "model_sha256": comparison.digest,
-        "config": config.to_dict(),
-        "text": Path(text.name).name,
-        "text_sha256": text.digest,
-        "tokens": {name: len(tokens) for name, tokens in comparison.texts.items()},
-        "machine": machine_of(comparison.model.ops.name),
-    }
+    about: dict[str, Any] = {"study": "compare", "model_sha256": comparison.digest, "config": config.to_dict()}
+    about |= {"text": Path(text.name).name, "text_sha256": text.digest}
+    about |= {"tokens": {name: len(tokens) for name, tokens in comparison.texts.items()}}
+    about |= {"machine": machine_of(comparison.model.ops.name)}
     drawn = [("compare", "Perplexity as a multiple of the whole model's", plot_ratios(tables["summary"]))]
     page = [
         f"# compare, {comparison.run.directory.path.name} on {about['text']}",

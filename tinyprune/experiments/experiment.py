@@ -184,14 +184,10 @@ def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store)
     done = Finished(entries, store, {"results": rows, "summary": summarise(rows)})
     done.tables.update(study.tables(done))
     corpus = Path(plan.config.data.corpus).name  # without the folder of a file
-    about = {
-        "study": name,
-        "config": plan.config.to_dict() | {"data": plan.config.data.to_dict() | {"corpus": corpus}},
-        "text_sha256": plan.digest,
-        "seeds": [plan.config.seed + i for i in range(plan.seeds)],
-        "shares": list(plan.shares),
-        "machine": machine_of(plan.backend),
-    }
+    config = plan.config.to_dict() | {"data": plan.config.data.to_dict() | {"corpus": corpus}}
+    about = {"study": name, "config": config, "text_sha256": plan.digest}
+    about |= {"seeds": [plan.config.seed + i for i in range(plan.seeds)], "shares": list(plan.shares)}
+    about |= {"machine": machine_of(plan.backend)}
     write_files(store.directory, about, done.tables, study.pictures(done), page(about, done.tables))
     return rows
 

@@ -79,14 +79,12 @@ METHODS: dict[str, Method] = {name: scored(criterion=name) for name in CRITERIA}
         shuffled=True,
     ),
 }
-BASELINE, UNPRUNED, FROM_SCRATCH = "baseline", "unpruned", "gates-from-scratch"
-SMALL, SMALL_LONGER = "small-from-scratch", "small-longer"
-# The model that the methods start from, and what they are held against: the whole model with as many steps; gates from
-# the first step on; a model that never had the other heads, with as many steps, and with as many multiply-adds.
+BASELINE, UNPRUNED, SMALL, SMALL_LONGER = "baseline", "unpruned", "small-from-scratch", "small-longer"
+# The model that the methods start from, and what they are held against: the whole model with as many steps; a model
+# that never had the other heads, with as many steps, and with as many multiply-adds.
 CONTROLS: dict[str, Method] = {
     BASELINE: Method(start="new", heal=("train",)),
     UNPRUNED: Method(),
-    FROM_SCRATCH: Method(start="new", choose="gates", gates=TASK),
     SMALL: Method(start="new", choose="layers", heal=("train", "gate", "finetune")),
     SMALL_LONGER: Method(start="new", choose="layers", heal=("train", "gate", "finetune"), longer=True),
 }

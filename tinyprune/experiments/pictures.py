@@ -11,14 +11,13 @@ from typing import Any
 
 import matplotlib.style
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from tinyprune.experiments.intervals import LEVEL
 from tinyprune.experiments.methods import BASELINE, METHODS, UNPRUNED
-from tinyprune.experiments.results import both_splits, grouped, mean_of, spread_of
+from tinyprune.experiments.results import both_splits, grouped, spread
 from tinyprune.plots import DPI, GREY, HEAD_COLOURS, LINES, MARKERS, STYLE
 from tinyprune.tables import Record
 
@@ -43,32 +42,10 @@ def look(names: Sequence[str], name: str) -> dict[str, Any]:
     }
 
 
-def means(rows: Sequence[Record], x: str) -> tuple[NDArray, NDArray, NDArray]:
-    """For each number of heads: mean of `x`, mean of bits per character and their spread over seeds, by rising x."""
-    points = sorted(
-        (mean_of(group, x), mean_of(group, "bits_per_character"), spread_of(group, "bits_per_character") or 0.0)
-        for group in grouped(rows, "heads_open").values()
-    )
-    return tuple(np.array(points).T)
-
-
-def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many Axes side by side, which have one y axis in common; sizes are in inches."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    return figure, list(figure.subplots(1, count, squeeze=False, sharey=True)[0])
-
-
-def draw_level(axes: Axes, level: float, place: tuple[float, str], line: str) -> None:
-    """Draw the level of the model with all heads, named at the given x (in the Axes, 0 … 1) and alignment."""
-    axes.axhline(level, color=GREY, linestyle=line, linewidth=1)
-    x, align = place
-    options = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "color": GREY}
-    axes.annotate("all heads", (x, level), (3 - 6 * x, -9), ha=align, **options)
-
-
-def pruned(rows: Sequence[Record]) -> list[Record]:
-    """Return a row for each pruned model, with the mean of both splits."""
-    return both_splits([r for r in rows if r["method"] not in (BASELINE, UNPRUNED)])
+def means(rows: Sequence[Record]) -> NDArray:
+    """For each number of heads, rising: it, the mean of bits per character and their spread over seeds; three rows."""
+    bits = {heads: [r["bits_per_character"] for r in own] for (heads,), own in grouped(rows, "heads_open").items()}
+    return np.array(sorted((heads, statistics.fmean(own), spread(own) or 0.0) for heads, own in bits.items())).T
 
 
 @matplotlib.style.context(STYLE)
@@ -84,22 +61,23 @@ def plot_tradeoff(rows: Sequence[Record], compared: Sequence[Record]) -> Figure:
         against heads that stay; the dotted line is the model that kept all heads and was trained as long. Then the
         difference from random pruning to as many heads, with its interval.
     """
-    own_rows = pruned(rows)
+    own_rows = both_splits([r for r in rows if r["method"] not in (BASELINE, UNPRUNED)])
     methods = list(dict.fromkeys(r["method"] for r in own_rows))
-    total = rows[0]["heads_total"]
     figure = Figure(figsize=(10, 4.6), dpi=DPI, layout="constrained")
     by_heads, difference = figure.subplots(1, 2)
-    by_heads.set(xlabel="heads that stay", ylabel="bits per character", xlim=(0, total + 1))
-    difference.set(xlabel="heads that stay", ylabel="difference from random pruning (below 0: better)")
-    difference.set_xlim(0, total + 1)
+    by_heads.set(ylabel="bits per character")
+    difference.set(ylabel="difference from random pruning (below 0: better)")
     if unpruned := [r for r in rows if r["method"] == UNPRUNED]:
-        draw_level(by_heads, statistics.fmean(r["bits_per_character"] for r in unpruned), (0, "left"), ":")
+        level = statistics.fmean(r["bits_per_character"] for r in unpruned)
+        by_heads.axhline(level, color=GREY, linestyle=":", linewidth=1)
+        where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        by_heads.annotate("all heads", (0, level), (3, -9), color=GREY, **where)
     # a little apart, so that error bars do not hide each other
     offsets = np.linspace(-0.35, 0.35, len(methods)) if len(methods) > 1 else np.zeros(1)
     for method, offset in zip(methods, offsets, strict=True):
         own = [r for r in own_rows if r["method"] == method]
         style = {"capsize": 2, "elinewidth": 0.8} | look(methods, method)
-        x, y, error = means(own, "heads_open")
+        x, y, error = means(own)
         by_heads.errorbar(x + offset, y, error, label=method, **style)
         if paired := [r for r in compared if (r["method"], r["reference"]) == (method, "random")]:
             points = sorted((r["heads_open"], r["difference"], r["high"] - r["difference"]) for r in paired)
@@ -107,13 +85,12 @@ def plot_tradeoff(rows: Sequence[Record], compared: Sequence[Record]) -> Figure:
             difference.errorbar(x + offset, y, error, **style)
     difference.axhline(0, color=look(methods, "random")["color"], linewidth=1)
     for axes in (by_heads, difference):
+        axes.set(xlabel="heads that stay", xlim=(0, rows[0]["heads_total"] + 1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3, linewidth=0.5)
     figure.legend(loc="outside lower center", ncols=min(6, len(methods)), frameon=False, fontsize=8)
-    seeds = len({r["seed"] for r in rows})
-    figure.suptitle(
-        f"both splits; left: mean and standard deviation over {seeds} seeds; right: 95 % interval", fontsize=9
-    )
+    said = f"both splits; left: mean and standard deviation over {len({r['seed'] for r in rows})} seeds"
+    figure.suptitle(f"{said}; right: 95 % interval", fontsize=9)
     return figure
 
 
@@ -156,7 +133,8 @@ def plot_ratios(summary: Sequence[Record]) -> Figure:
     rows = [row for row in summary if row["method"] != "whole"]
     shown = list(dict.fromkeys((row["text"], row["model"]) for row in rows))
     names = list(dict.fromkeys(f"{row['method']}, {row['parts']}" for row in rows))
-    figure, by_kind = panels(len(shown), 1.4 + 2.8 * len(shown), 4.2)
+    figure = Figure(figsize=(1.4 + 2.8 * len(shown), 4.2), dpi=DPI, layout="constrained")
+    by_kind = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     lines: dict[str, Any] = {}
     for axes, (text, model) in zip(by_kind, shown, strict=True):
         axes.set(title=f"{model}, text: {text}", xlabel="parameters that stay, %")

@@ -95,11 +95,6 @@ def mean_of(rows: Sequence[Record], name: str) -> float | None:
     return None if None in values else statistics.fmean(values)
 
 
-def spread_of(rows: Sequence[Record], name: str) -> float | None:
-    """Return the standard deviation of a column, see `spread`."""
-    return spread([row[name] for row in rows])
-
-
 def both_splits(rows: Sequence[Record]) -> list[Record]:
     """Return a row for each model, with the mean of both splits as its bits per character."""
     groups = grouped(rows, "method", "heads_open", "seed").values()
@@ -114,7 +109,7 @@ def summarise(rows: Sequence[Record]) -> list[Record]:
     return [
         {name: group[0][name] for name in names}
         | {split: mean_of(by_split[*key, split], "bits_per_character") for split in SPLITS}
-        | {"spread": spread_of(group, "bits_per_character"), "seeds": len(group)}
+        | {"spread": spread([row["bits_per_character"] for row in group]), "seeds": len(group)}
         for key, group in grouped(both_splits(rows), "method", "heads_open").items()
     ]
 

@@ -149,9 +149,8 @@ def weight_cases(make: Maker) -> list[Case]:
     normal, lead = make.normal, make.lead
 
     def linear(variant: str = "", biased: bool = True) -> Case:
-        return make.pair(
-            "linear", {"x": normal(*lead, D), "W": normal(D, F), "b": normal(F) if biased else None}, variant
-        )
+        inputs = {"x": normal(*lead, D), "W": normal(D, F), "b": normal(F) if biased else None}
+        return make.pair("linear", inputs, variant)
 
     def projections(variant: str = "", K: int = H, biased: str = "", relative: bool = False) -> Case:
         widths = {"q": H * Dh, "k": K * Dh, "v": K * Dh, "r": H * Dh}

@@ -76,11 +76,7 @@ class Choice(NamedTuple):
 
 
 GPU = Choice(
-    partial(cuda_engine, "cuda"),
-    "compiled for an NVIDIA GPU",
-    why_unusable,
-    on_device=True,
-    packages=("numba-cuda",),
+    partial(cuda_engine, "cuda"), "compiled for an NVIDIA GPU", why_unusable, on_device=True, packages=("numba-cuda",)
 )
 BACKENDS = {
     "numba": Choice(numba_engine, "compiled for the processor by Numba", why_no_numba, packages=("numba",)),

@@ -127,15 +127,11 @@ class CachedDecoder:
             self.clear()
             if latest:
                 self.read_text(np.array(latest))
-        h = self.hidden_state(token)
+        h = self.hidden_states(np.array([[token]]))[0, 0]
         self.read += 1
         if learned:
             self.latest.append(token)
         return h
-
-    def hidden_state(self, token: int) -> NDArray:
-        """Return h of the newest token, (D,), and keep its keys and values."""
-        return self.hidden_states(np.array([[token]]))[0, 0]
 
     def hidden_states(self, tokens: NDArray) -> NDArray:
         """Return h of the newest token of each text, (B, 1) → (B, 1, D), and keep their keys and values."""

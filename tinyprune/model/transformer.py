@@ -33,14 +33,7 @@ from tinyprune.model.blocks import (
     second_block_backward,
     second_block_forward,
 )
-from tinyprune.model.gates import (
-    LayerGates,
-    gates_backward,
-    gates_forward,
-    put_active,
-    take_active,
-    take_active_blocks,
-)
+from tinyprune.model.gates import LayerGates, gates_backward, gates_forward, put_active, take_active, take_active_blocks
 from tinyprune.model.parameters import (
     Parameters,
     init_parameters,

@@ -20,9 +20,8 @@ GREY, LINE, PALE = "#707070", "#BBBBBB", "#F6F6F6"
 BOXES = {
     "embedding": [(0.06, 1.20, 0.74, 0.34, "embedding")],
     "norm": [(1.12, 1.20, 0.44, 0.34, "norm"), (5.03, 1.20, 0.44, 0.34, "norm")],
-    "attention": [(1.75, 1.55, 1.22, 0.30, "attention: q, k, v")],
-    "positions": [(1.75, 1.22, 1.22, 0.30, "relative positions")],
-    "persistent": [(1.75, 0.89, 1.22, 0.30, "persistent vectors")],
+    "attention": [(1.75, 1.385, 1.22, 0.30, "attention: q, k, v")],
+    "positions": [(1.75, 1.055, 1.22, 0.30, "relative positions")],
     "gate": [(3.25, 1.20, 0.40, 0.34, "gate"), (6.42, 1.20, 0.40, 0.34, "gate")],
     "projection": [(3.77, 1.155, 0.74, 0.43, "projection\n$W_o$")],
     "networks": [(5.66, 1.155, 0.48, 0.43, "own\nunits")],
@@ -42,19 +41,20 @@ def you_are_here(*parts: str) -> None:
     """Display the model and the way to a pruned one, with some parts lit.
 
     Args:
-        parts: of the model "embedding", "norm", "attention", "positions", "persistent", "gate", "projection",
-            "networks", "residual", "softmax"; of the way "train", "gates", "prune", "finetune".
+        parts: of the model "embedding", "norm", "attention", "positions", "gate", "projection", "networks",
+            "residual", "softmax"; of the way "train", "gates", "prune", "finetune". Persistent vectors, which only the
+            published model has, are a part of attention: "persistent" lights that.
 
     Raises:
         UsageError: if there is no such part.
     """
-    allowed = [*BOXES, "residual", *WAY]
+    allowed = [*BOXES, "persistent", "residual", *WAY]
     for part in parts:
         if part not in allowed:
             raise UsageError(f"parts must be among {', '.join(allowed)}; got {part!r}")
     file = io.BytesIO()
     with matplotlib.style.context(STYLE):
-        drawing(parts).savefig(file, dpi=150)
+        drawing({"attention" if part == "persistent" else part for part in parts}).savefig(file, dpi=150)
     display(Image(with_palette(Pillow.open(file), 32), width=100 * WIDTH, alt=f"lit: {', '.join(parts)}"))
 
 
@@ -65,14 +65,14 @@ def with_palette(picture: Pillow.Image, colours: int) -> bytes:
     return file.getvalue()
 
 
-def drawing(lit: tuple[str, ...]) -> Figure:
+def drawing(lit: set[str]) -> Figure:
     """Draw the model above the way, and light some of their parts."""
     figure = Figure(figsize=(WIDTH, HEIGHT))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, HEIGHT))
     axes.axis("off")
     box(axes, 0.90, 0.50, 6.29, 1.72, "", LINE, PALE)
     axes.text(0.98, 0.58, "L layers", color=GREY, fontsize=8)
-    for left, bottom, width, height in ((1.69, 0.82, 1.34, 1.10), (5.60, 1.095, 0.60, 0.55)):
+    for left, bottom, width, height in ((1.69, 0.985, 1.34, 0.77), (5.60, 1.095, 0.60, 0.55)):
         for behind in (0.10, 0.05, 0):
             box(axes, left + behind, bottom - behind, width, height, "", LINE, "white")
     axes.text(1.81, 0.58, "H heads: attention", color=GREY, fontsize=8)

@@ -96,9 +96,8 @@ def page(draw: Callable[..., Any], controls: dict[str, Any], sentence: str) -> s
     first = frame(draw, start, dpi)
     total = math.prod(map(len, values.values()))
     thin(values, start, min(FRAMES, BYTES // len(first)))
-    frames = [
-        frame(draw, dict(zip(values, chosen, strict=True)), dpi) for chosen in itertools.product(*values.values())
-    ]
+    combinations = (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values()))
+    frames = [frame(draw, chosen, dpi) for chosen in combinations]
     once = list(dict.fromkeys(frames))
     few = f"{len(frames)} of {total:,} pictures; a running notebook draws all of them."
     data = {

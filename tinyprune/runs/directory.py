@@ -42,13 +42,8 @@ class SavedModel:
 
 def model_metadata(model: Transformer, tokenizer: Tokenizer, data: DataConfig, digest: str) -> dict[str, Any]:
     """Return the metadata that a checkpoint needs, so that `load_model` reads no other file."""
-    return {
-        "model": model.config.to_dict(),
-        "gate": None if model.gate is None else model.gate.to_dict(),
-        "tokenizer": tokenizer.to_dict(),
-        "data": data.to_dict(),
-        "digest": digest,
-    }
+    sizes = {"model": model.config.to_dict(), "gate": None if model.gate is None else model.gate.to_dict()}
+    return sizes | {"tokenizer": tokenizer.to_dict(), "data": data.to_dict(), "digest": digest}
 
 
 def load_model(path: Path, ops: Engine) -> SavedModel:

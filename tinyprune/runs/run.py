@@ -176,9 +176,7 @@ class Run:
 
     def before(self, stage: str) -> SavedModel | None:
         """Return the model that a stage starts from, or None for the first stage, which makes its own."""
-        if stage == "train":
-            return None
-        return self.load(STAGES[STAGES.index(stage) - 1])
+        return None if stage == "train" else self.load(STAGES[STAGES.index(stage) - 1])
 
     def load(self, stage: str) -> SavedModel:
         """Load the finished model of a stage. Raises UsageError if it is not finished, CheckpointError if broken."""
@@ -237,8 +235,7 @@ class Run:
             say(f"gate: lam rises over {warmup} steps, more than gate_train.steps: it will not reach {gate.lam}")
 
         def at_end(model: Transformer) -> None:
-            moved = hit_target(model)
-            if moved:
+            if moved := hit_target(model):
                 say(f"gate: to hit the target, gates {'closed' if moved > 0 else 'opened'} at the end: {abs(moved)}")
 
         self.fit("gate", model, self.config.gate_train, objective, resume, at_end, before)
@@ -263,9 +260,8 @@ class Run:
             say("prune: already finished")
             return
         gated = self.before("prune")
-        model, tokens = gated.model, self.config.gate.repair_tokens
-        model = remove_closed_heads(model)
-        if tokens:
+        model = remove_closed_heads(gated.model)
+        if tokens := self.config.gate.repair_tokens:
             whole = self.load("train").model
             model = refitted(whole, model, self.repair_text(whole, tokens))
         heads, total = sum(model.config.heads), sum(gated.model.config.heads)
@@ -373,11 +369,9 @@ class Run:
         else:
             settle(closed, sum(gated.config.parts) // 2)
         smaller = remove_closed_heads(closed)
-        for stage, trained, minimised in (
-            ("train", model, LanguageModelling()),
-            ("gate", gated, objective),
-            ("finetune", smaller, LanguageModelling()),
-        ):
+        plain = LanguageModelling()
+        stages = ("train", model, plain), ("gate", gated, objective), ("finetune", smaller, plain)
+        for stage, trained, minimised in stages:
             settings = self.training(stage)
             seconds += rehearse(trained, minimised, self.segments(trained.config, settings), text, settings)
         list(generate(smaller, text.test[:2], 2, np.random.default_rng(0)))  # the report has a sample

@@ -195,14 +195,8 @@ class Trainer(Training):
         tensors |= {f"optimizer.{name}": to_host(value) for name, value in self.optimizer.state().items()}
         tensors |= {f"objective.{name}": value for name, value in self.objective.state().items()}
         tensors |= {f"memory.{i}": to_host(value) for i, value in enumerate(self.memory or [])}
-        own = {
-            "stage": self.stage,
-            "step": self.step,
-            "finished": finished,
-            "training": self.config.to_dict(),
-            "generator": self.rng.bit_generator.state,
-            "metrics_length": self.log.sync(),
-        }
+        own = {"stage": self.stage, "step": self.step, "finished": finished, "training": self.config.to_dict()}
+        own |= {"generator": self.rng.bit_generator.state, "metrics_length": self.log.sync()}
         save_checkpoint(self.path, tensors, self.metadata | own)
 
     def restore(self) -> None:
