@@ -204,8 +204,9 @@ assert together > sum(alone)
 #
 # ## 2 · Repair without training
 #
-# How much of the damage can be repaired without a gradient? With $\Delta_h$ for what head $h$ adds to its layer's output ([chapter 05](05_l0_and_the_difference.ipynb)), removing the heads $R$ changes the
-# output at each position by $-\sum_{h\in R}\Delta_h$.
+# How much of the damage can be repaired without a gradient? With $\Delta_h$ for what head $h$ adds to its layer's output
+# ([chapter 05](05_l0_and_the_difference.ipynb)), removing the heads $R$ changes the output at each position by
+# $-\sum_{h\in R}\Delta_h$.
 #
 # The simplest repair is a *constant*, added to the bias that follows the heads. The vector $b$ with the smallest mean
 # squared error is the mean of $\sum_{h\in R}\Delta_h$, where the derivative is zero.
@@ -280,21 +281,16 @@ print(f"passed: the mean squared error is {(left**2).mean():.2f}, and no other f
 # `repaired` does this for `Wo` of each layer and for the values `pv` of the head networks. (It never stores X: the products
 # $X^\top X$ are all that it needs.)
 #
-# **Before you look:** what a head adds depends on the text. How much can a constant repair, and how much can the other
-# heads?
+# **Before you look:** what a head adds depends on the text. How much of it can the other heads add?
 
 # %%
-with_means = remove_closed_heads(repaired(baseline, mask, tokens, "mean"))
-fitted = remove_closed_heads(repaired(baseline, mask, tokens, "least-squares"))
+fitted = remove_closed_heads(repaired(baseline, mask, tokens))
 fitted_at_once = bits(fitted)
-print(
-    f"removed {at_once:.3f}   means {bits(with_means):.3f}   least squares {fitted_at_once:.3f} bits"
-)
+print(f"removed {at_once:.3f}   least squares {fitted_at_once:.3f} bits")
 assert fitted_at_once < at_once - 0.05
 
 # %% [markdown]
-# Least squares repairs two thirds of the damage, because the heads that stay also read the text. The constants make the
-# model *worse*: each is right for a layer that still gets its old input, and after the removal only the first layer does.
+# Least squares repairs two thirds of the damage, because the heads that stay also read the text.
 #
 # ## 3 · Fine-tuning
 #
