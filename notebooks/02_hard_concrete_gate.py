@@ -556,7 +556,7 @@ print("passed: with a small beta, your measured bias is the trapezoid rule's")
 # `beta`. The bias of the trapezoid rule stays.
 #
 # How curved is the loss of a real model in one gate? [Chapter 05](05_l0_and_the_difference.ipynb) measures that the
-# trapezoid rule comes close for all heads. This explains why straight-through works in practice. It is no proof.
+# trapezoid rule comes close for nearly all heads. This explains why straight-through works in practice. It is no proof.
 #
 # ## 6 · Your gates decide
 #

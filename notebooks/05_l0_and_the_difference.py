@@ -662,8 +662,8 @@ assert losses[-1] - whole > 4 * removal.sum()
 
 # %% [markdown]
 # The heads that stay are worth more as others close. Closed alone, hardly any head costs 0.1 nats. With half of the heads
-# closed, the next head costs more than 0.1. So costs that were measured once do not say how many heads will stay. Price,
-# steps and step size decide together, as [chapter 06](06_training_with_gates.ipynb) measures.
+# closed, nearly every further head costs more than 0.1. So costs that were measured once do not say how many heads will
+# stay. Price, steps and step size decide together, as [chapter 06](06_training_with_gates.ipynb) measures.
 #
 # ## Recap
 #

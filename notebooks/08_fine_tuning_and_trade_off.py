@@ -290,7 +290,7 @@ print(f"removed {at_once:.3f}   least squares {fitted_at_once:.3f} bits")
 assert fitted_at_once < at_once - 0.05
 
 # %% [markdown]
-# Least squares repairs two thirds of the damage, because the heads that stay also read the text.
+# Least squares repairs about two thirds of the damage, because the heads that stay also read the text.
 #
 # ## 3 · Fine-tuning
 #
