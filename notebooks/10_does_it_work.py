@@ -27,7 +27,7 @@
 #
 # Every number on this page is computed on this page, from the models of the project's studies: several hundred models,
 # whose results are kept in [`data/results`](../data/results/README.md). Only section 6 uses models of your own: the first
-# run trains two small ones, a minute at most, and later runs load them.
+# run trains two small ones, which takes a few minutes, and later runs load them.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.

@@ -78,7 +78,8 @@ you_are_here("attention", "networks", "projection", "train")
 # %% [markdown]
 # A training step spends most of its time in matrix products. So this chapter makes one small program fast,
 # `out = a · b`. (All speeds on this page are of the machine named above; yours will show others. Each speed is that of
-# the fastest of several calls, since other programs can only make a call slower. No `assert` depends on a time.)
+# the fastest of several calls. A core of a shared machine is not always equally fast: a speed may exceed a limit that was
+# measured earlier. No `assert` depends on a time.)
 #
 # ## 1 · What one core can do
 #
@@ -707,7 +708,7 @@ print(f"the last four rows take {rest / whole:.1%} of the time of rung 5")
 
 # %% [markdown]
 # So compare rungs with the same shape, because a remainder costs the faster rung the larger share. And time them in
-# turns, because rung 4 depends on a cache that it shares with other programs.
+# turns.
 
 # %% [markdown]
 # ### Rung 6: all cores

@@ -774,9 +774,10 @@ faster = speeds["kernel of tinyprune"] / speeds["textbook (NumPy)"]
 print(f"kernel: {faster:.1f} times as fast as the textbook")
 
 # %% [markdown]
-# Plain compiled loops do not beat NumPy, whose products come from BLAS. And `online softmax` alone makes hardly anything
+# Plain compiled loops do not beat NumPy, whose products come from BLAS. And `online softmax` alone makes nothing
 # faster: memory is no longer the limit, but the loops still wait for their own sums. Online softmax makes room for the
-# rungs above it. (Operations are counted by the formula, masked keys too, although all rungs from `online softmax` on
+# rungs above it. Lanes and threads bring the loops to about the speed of NumPy or above, and only the kernel, which has
+# tiles as well, is several times as fast. (Operations are counted by the formula, masked keys too, although all rungs from `online softmax` on
 # skip them.)
 #
 # PyTorch is compared in other processes, by `tinyprune bench`: see the [page on speed](../data/results/speed/README.md).

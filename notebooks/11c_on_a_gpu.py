@@ -1092,7 +1092,7 @@ for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
         print(f"    {name:14s} shared memory alone allows {share:.1%} of the peak")
 
 # %% [markdown]
-# Caches make the first rungs better than their marks. The limit of shared memory (32 numbers a clock against 64 or 128 multiply-adds), always applies. It says that
+# Caches make the first rungs better than their marks. The limit of shared memory (32 numbers a clock against 64 or 128 multiply-adds) always applies. It says that
 # `shared_tiles` cannot exceed a quarter or an eighth of the peak, and that for an H100 even 4 × 4 sums per thread are too
 # few: 8 × 8 sums would need ¼ load a multiply-add. The kernels of `--backend cuda` begin there
 # ([`product.py`](../tinyprune/kernels/cuda/products/product.py),
