@@ -1061,6 +1061,7 @@ assert of["least-squares", 81]["perplexity"] > of["least-squares", 135]["perplex
 # $$ \mathtt{da}^p_{in} = \sqrt N\,\mathtt{do}_i\cdot\mathtt{pv}_n \qquad
 # \mathtt{ds}^p_{in} =
 # a^p_{in}\Big(\mathtt{da}^p_{in} - \sum_j a_{ij}\mathtt{da}_{ij} - \sum_{n'} a^p_{in'}\mathtt{da}^p_{in'}\Big) $$
+#
 # $$ \mathtt{dpk}_n = \sum_i \mathtt{ds}^p_{in}\, q_i \qquad \mathtt{dpv}_n = \sqrt N\sum_i a^p_{in}\,\mathtt{do}_i \qquad
 # \mathtt{dq}_i \mathrel{+}= \sum_n \mathtt{ds}^p_{in}\,\mathtt{pk}_n $$
 
