@@ -35,6 +35,11 @@ def test_sliders_move_on_a_page_without_a_kernel_and_do_not_disturb_each_other(d
     n.send_keys(Keys.END)
     assert "n = 4" in first.text and n.get_attribute("aria-valuetext") == "4"
     moved = pictures_of(first)
+    step = first.find_element(By.TAG_NAME, "button")
+    assert (step.text, step.get_attribute("aria-label")) == ("step", "next n")
+    step.click()  # after the last value comes the first
+    assert "n = 0" in first.text and pictures_of(first) != moved
+    n.send_keys(Keys.END)
     wide.send_keys(Keys.ARROW_RIGHT)
     assert len({*before[0], *moved, *pictures_of(first)}) == 3
     assert pictures_of(second) == before[1] and "n = 1" in second.text

@@ -51,6 +51,8 @@ SCRIPT = """
       show();
     };
     input.oninput();
+    const step = make("button", label), next = () => {input.value = (at[j] + 1) % labels[j].length; input.oninput();};
+    Object.assign(step, {type: "button", textContent: "step", ariaLabel: `next ${name}`, onclick: next});
   });
   make("small", root).textContent = caption;
   root.replaceChildren(...[...root.children].slice(-3));
