@@ -300,7 +300,7 @@ def draw_lanes(ax, addresses, rows, width, title, sectors=True):
     ax.imshow(lanes.reshape(rows, width), cmap="viridis", vmin=0, vmax=40)
     for address in np.unique(addresses):
         row, column = divmod(address, width)
-        text = {"fontsize": 5.5, "color": "white", "ha": "center", "va": "center"}
+        text = {"fontsize": 8, "color": "white", "ha": "center", "va": "center"}
         ax.text(column, row, "all" if np.ptp(addresses) == 0 else f"{lanes[address]:.0f}", **text)
     for sector in np.unique(addresses // 8) if sectors else ():
         row, column = divmod(sector * 8, width)
