@@ -15,7 +15,10 @@ import jupytext
 import pytest
 from folder import SOURCES
 
+from tinyprune.errors import install_command
 from tinyprune.kernels.gpu import what_is_missing
+
+pytest.importorskip("IPython", reason=f"needs {install_command('notebooks')}")
 from tinyprune.notebook import yours
 
 WRONG = Path(__file__).parent / "wrong"
