@@ -106,6 +106,12 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     assert "*healed* by 4 steps" in (stopped / "README.md").read_text() and (stopped / "plots" / "compare.png").exists()
 
 
+def test_another_text_is_compared_on_if_one_asks_for_it(run, tmp_path):
+    options = [*OPTIONS[1:], "--methods=random", "--parts=heads", "--shares=0.8", "--set=finetune.steps=0"]
+    done = succeed("compare", run, "--directory", tmp_path, "--corpus", run.parent / "other.txt", *options)
+    assert "other.txt is another text" in done.stderr and len(rows_of(tmp_path)) == 3
+
+
 WRONG = {
     "--methods=gate": "did you mean gates?",
     "--parts=units": "parts must be among heads, blocks, both; got units",

@@ -262,16 +262,19 @@ def open_comparison(
     Raises:
         UsageError: if there is no such run, its baseline is unfinished, or a value is not allowed.
         CheckpointError: if the baseline cannot be read.
+        MissingExtraError: if SciPy is not installed.
     """
     for name in options:
         if name.partition(".")[0] not in ("gate", "gate_train", "finetune", "seed"):
             raise UsageError(f"{name} is what the baseline was made with; gate, gate_train, finetune, seed can be set")
     place = RunDirectory(path)
-    config = place.read_config().with_options(options | ({"data.corpus": corpus} if corpus else {}))
-    run = Run(place, config, ops, "")
+    student()  # what is missing is said now, not when everything is computed
+    run = Run(place, place.read_config().with_options(options), ops, "")
     saved = run.load("train")
-    names = {"run": corpus} | ({"other": other} if other else {})
-    texts = {name: text_of(saved, place.path, named).test[:tokens] for name, named in names.items()}
+    run.text = text_of(saved, place.path, corpus)
+    texts = {"run": run.text.test[:tokens]}
+    if other:
+        texts["other"] = text_of(saved, place.path, other).test[:tokens]
     return Comparison(run, saved.model, sha256_of(place.checkpoint("train")), texts, **of)
 
 
