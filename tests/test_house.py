@@ -16,7 +16,7 @@ BUDGET = {
     "cli": 960,
     "course": 1725,
     "data": 985,
-    "experiments": 1860,
+    "experiments": 1865,
     "gradcheck": 920,
     "kernels": 10085,
     "model": 1650,

@@ -113,6 +113,9 @@ def test_another_text_is_compared_on_if_one_asks_for_it(run, tmp_path):
 
 
 WRONG = {
+    "--shares=0.9,0.9": "shares must be different, got [0.9, 0.9]",
+    "--shares=0.9,0.01": "gate.target_share must be at least ",
+    "--set=gate.units=7": "model.U must divide model.F = 20, got 7",
     "--methods=gate": "did you mean gates?",
     "--parts=units": "parts must be among heads, blocks, both; got units",
     "--tokens=5": "tokens must be at least 40, got 5",
@@ -123,5 +126,7 @@ WRONG = {
 
 @pytest.mark.parametrize("option", WRONG)
 def test_what_makes_no_sense_is_refused(option, run, tmp_path):
-    assert WRONG[option] in refused(2, "compare", run, "--directory", tmp_path / "new", option)
+    assert WRONG[option] in refused(
+        2, "compare", run, "--directory", tmp_path / "new", f"--set=gate.units={UNITS}", option
+    )
     assert contents(tmp_path) == {}

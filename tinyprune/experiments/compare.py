@@ -17,6 +17,7 @@ differences from the whole model have an interval. `store` saves the record of e
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -99,6 +100,8 @@ class Comparison:
     seeds: int  # how many, for the methods in `SEEDED`
 
     def __post_init__(self) -> None:
+        if len(set(self.shares)) < len(self.shares):
+            raise UsageError(f"shares must be different, got {list(self.shares)}")
         check_choices(self.shares, 1000, self.methods, METHODS)
         if self.seeds < 1:
             raise UsageError(f"seeds must be at least 1, got {self.seeds}")
@@ -109,6 +112,8 @@ class Comparison:
         for name, tokens in self.texts.items():
             if len(tokens) < 2 * BLOCKS:
                 raise UsageError(f"tokens must be at least {2 * BLOCKS}, got {len(tokens)} of {name}")
+        for parts, share in itertools.product(self.parts, self.shares):
+            with_new_gates(self.model, self.gate(parts, share), 0)  # refuses now what it would refuse after hours
 
     @cached_property
     def cells(self) -> list[CheckpointCell]:
