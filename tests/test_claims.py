@@ -133,4 +133,5 @@ def test_the_numbers_of_the_readme_are_those_of_the_pages():
     assert f"needs {float(small[4]):.2f} bits per character where the whole one needs {float(whole[4]):.2f}, " in said
     assert f"or {longer:.2f} if it is" in said
     other = (RESULTS / "small-stdlib" / "report.md").read_text(encoding="utf-8")
-    assert re.search(r"it needs ([\d.]+ %) more bits", other).group(1) in said
+    stay, of = (int(n.replace(",", "")) for n in re.search(r"has ([\d,]+) of ([\d,]+) parameters", other).groups())
+    assert f"half of its heads and {100 * (1 - stay / of):.0f} % of its parameters" in said

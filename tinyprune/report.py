@@ -143,17 +143,21 @@ def sample_text(run: Run, model: Transformer) -> tuple[str, str]:
 
 def report_text(run: Run, records: list[Record], model: Transformer, sample: tuple[str, str]) -> str:
     """Return the text of report.md; `sample` is a prompt and its continuation."""
-    config, text = run.config, run.text
+    config, text, gate = run.config, run.text, run.config.gate
     first, last = records[0], records[-1]
+    steps = [s.steps for s in (config.train, *([] if gate.criterion else [config.gate_train]), config.finetune)]
     if first["bits_per_character"] is None:
         change = f"its perplexity is {last['perplexity']:.4g}, the baseline's {first['perplexity']:.4g}"
     else:
         percent = 100 * (last["bits_per_character"] / max(first["bits_per_character"], 1e-9) - 1)
-        change = f"it needs {abs(percent):.1f} % {'more' if percent > 0 else 'fewer'} bits per character"
+        change = (
+            f"it needs {abs(percent):.1f} % {'more' if percent > 0 else 'fewer'} bits per character than the baseline"
+        )
+    change += f" (it has been trained for {sum(steps):,} steps, the baseline for {steps[0]:,})"
     removed = first["heads_open"] - last["heads_open"]
     head = head_part(model.config)
     rows = [record | {"stage": f"{record['stage']}: {WHAT_IT_IS[record['stage']]}"} for record in records]
-    gate, blocks = config.gate, ""
+    blocks = ""
     pressure = f"lam = {gate.lam}" if gate.target_heads is None else f"target {gate.target_heads} heads"
     if gate.target_share is not None:
         pressure = f"target {gate.target_share} of the {gate.price}"
@@ -162,8 +166,6 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
     chosen = f"Gates: {gate.objective} objective, {pressure}, L0 summed over all heads"
     chosen = f"Chosen by {gate.criterion}, without training, {pressure}" if gate.criterion else chosen
     prompt, continuation = sample
-    trained = (config.train, *([] if gate.criterion else [config.gate_train]), config.finetune)
-    steps = " + ".join(str(stage.steps) for stage in trained)
     paragraphs = [
         f"# {run.directory.path.name}",
         f"{removed} of {first['heads_total']} heads were removed and the rest fine-tuned. By layer "
@@ -176,7 +178,7 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
         markdown_table(rows),
         f"One head owns {head.parameters:,} parameters and {head.multiply_adds_per_token:,} multiply-adds a token, so "
         f"{removed} heads removed make {removed * head.parameters:,} parameters. {chosen}. "
-        f"Steps: {steps}; the last model has been trained longer than the baseline.",
+        f"Steps: {' + '.join(map(str, steps))}.",
         "## Losses",
         "![Training and validation loss over all stages](plots/losses.png)",
         *([] if gate.criterion else ["## Gates over time", GATES_PICTURE]),
