@@ -504,7 +504,8 @@ sliders(draw_tile, rows=[1, 2, 4, 6, 12, 16], vectors=[1, 2, 3])
 # generates the loop of `tile_product` for a given $R$ and $V$ ([`tiles.py`](../tinyprune/kernels/cpu/tiles.py)).
 # `microkernel(rows, vectors, accumulate)` returns a compiled function `tile(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row,
 # K)`. The arrays are flat; the other arguments say where the tile begins in each array (`a0`, `b0`, `c0`) and how far
-# apart neighbours along a row or along `k` are. With `accumulate` the sums begin with what is in `c`, otherwise with 0.
+# apart consecutive rows (`a_row`, `c_row`) and consecutive `k` (`a_k`, `b_k`) are. With `accumulate` the sums begin with
+# what is in `c`, otherwise with 0.
 # Rung 4 uses `tile` like this; `add_rest` computes what whole tiles leave over, with rung 3's loops:
 
 
@@ -597,8 +598,8 @@ plt.show()
 #
 # The tile loop of rung 4 reads `C` numbers of one row of `b`, then `C` numbers of the next row, which lies a whole row
 # further on. For large matrices this walk is slow, for two reasons. Each piece is on another *page* of memory (4096
-# bytes), and translating a page's address takes time. And a line has only a few places in a cache. A typical first cache
-# has 64 *sets* with room for 8 to 12 lines each, and line $\ell=\lfloor\mathrm{address}/64\rfloor$ belongs to set
+# bytes), and translating a page's address takes time. And a cache has only a few places for any one line. A typical first
+# cache has 64 *sets* with room for 8 to 12 lines each, and line $\ell=\lfloor\mathrm{address}/64\rfloor$ belongs to set
 # $\ell \bmod 64$:
 
 
