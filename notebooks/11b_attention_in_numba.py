@@ -91,16 +91,16 @@ you_are_here("attention", "positions", "persistent", "train")
 #
 # This is attention for one head and query $i$, with the relative positions of [chapter
 # 04](04_positions_and_memory.ipynb), and with N persistent vectors inside the softmax, as in the paper ([chapter
-# 10](10_does_it_work.ipynb)). The query's key is number `now` $= i+M$:
+# 10](10_does_it_work.ipynb)). The query's own key is number `now` $= i+M$:
 #
 # $$ s_j = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{now}-j}}{\sqrt{\mathtt{Dh}}}\quad (j \le \mathtt{now},\; \mathtt{now}-j\le\mathtt{span}), $$
 #
 # $$ s_n = q_i\cdot pk_n, \qquad o_i = \sum_j a_j v_j + \sqrt{N} \sum_n a_n pv_n $$
 #
-# with $a$ the softmax over all $s_j$ and $s_n$. (Heads that own hidden units have $N = 0$, and everything else is the
-# same.) The textbook version, in NumPy, stores all scores of a head as a matrix, (T, S + N). Three products make the
-# matrix, two use it, and between them about ten operations pass over it: scale, add, mask, maximum, subtract,
-# exponential, sum, divide.
+# where $a$ is the softmax over all $s_j$ and $s_n$. (For heads that own hidden units, $N = 0$ in these formulas.) The
+# textbook version, in NumPy, stores all scores of a head as a matrix, (T, S + N). Three products make the matrix, two
+# use it, and between them at least eight operations pass over it: scale, add, mask, maximum, subtract, exponential, sum,
+# divide.
 #
 # **Before you look:** NumPy's products are fast. Which part of the textbook's time do you expect them to take?
 
@@ -132,8 +132,8 @@ print(f"B {B}, H {H}, Dh {Dh}, T {T}, S {S}, N {N}: {operations / 1e6:.0f} milli
 print(f"textbook {1e3 * textbook:.1f} ms, its products alone {1e3 * best(products_alone):.1f} ms")
 
 # %% [markdown]
-# The rest of the time is spent on passes over the matrix, which do little with each number that they move. Counted for
-# one head of all $B$ texts, in operations per byte (the intensity of chapter 11):
+# Most of the other time is spent on passes over the matrix, which do little with each number that they move. For one head
+# of all $B$ texts, the operations per byte (the intensity of chapter 11) are
 #
 # $$ I_\text{textbook} \approx \frac{2\,\mathtt{Dh}\,(3S+2N)}{4\,(16 S+10N)} \qquad\qquad
 # I_\text{one pass} = \frac{2\,B\,T\,\mathtt{Dh}\,(3S+2N)}{4\,\mathtt{Dh}\,\big(B\,(2T+2S)+S+2N\big)} \tag{1} $$
@@ -189,15 +189,15 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The textbook's memory grows with T², the kernel's with T. (The *time* of both grows with T · S: every query still meets
-# every key that it sees.) So the plan is *no matrix*. Softmax seems to forbid it, since every weight needs the sum over
-# all keys.
+# The textbook's memory grows with T², the kernel's with T. (The *time* of both grows with T · S: every query still needs
+# every key that it sees.) So we want to do without the matrix. Softmax seems to forbid it, since every weight needs the
+# sum over all keys.
 #
 # ## 2 · Online softmax
 #
 # Take the keys in pieces. For those seen so far keep three things: the highest score $m$, the sum $\ell=\sum_j
-# e^{s_j-m}$, and the unfinished output $o=\sum_j e^{s_j-m} v_j$. The answer for the keys so far is $o/\ell$, whatever
-# $m$ is, since $e^{-m}$ cancels. Then more keys come, with a new highest score $m'$. All sums so far used the old
+# e^{s_j-m}$, and the unfinished output $o=\sum_j e^{s_j-m} v_j$. The output for these keys is $o/\ell$, whatever
+# $m$ is, since $e^{-m}$ cancels. Then more keys come, and the highest score becomes $m'$. All sums so far used the old
 # maximum. But
 #
 # $$ e^{s_j-m'} = e^{s_j-m}\; e^{m-m'} $$
@@ -393,9 +393,9 @@ check(online_softmax)
 # %% [markdown]
 # ## 3 · Tiles
 #
-# One query at a time loads every key once per query. So take a **tile** of queries and a chunk of keys at a time: their
-# scores are a small matrix product, and so is the sum of values (FlashAttention, Dao et al. 2022). In NumPy, for one
-# causal head without positions; the function also returns $\mathtt{lse} = m + \log \ell$ for the backward pass:
+# These loops load every key again for each query. So take a **tile** of queries and a chunk of keys at a time: their
+# scores are a small matrix product, and so is the sum of values (FlashAttention, Dao et al. 2022). Here it is in NumPy,
+# for one causal head without positions; the function also returns $\mathtt{lse} = m + \log \ell$ for the backward pass:
 
 
 # %% tags=["subject"]
@@ -427,9 +427,9 @@ for tile, chunk in ((32, 64), (1, 1), (67, 108), (5, 9)):
     np.testing.assert_allclose(tiled_head(q, k, v, tile, chunk)[0], answer, rtol=0, atol=1e-14)
 
 # %% [markdown]
-# Only a (tile, chunk) piece of the matrix exists at any time, and it stays in the first or second cache. Pieces that no
-# query of the tile sees are never computed. But a piece that some query sees is computed whole, and for the other
-# queries that is wasted work.
+# Only a (tile, chunk) piece of the matrix exists at any time, and it is small enough for the first cache. Pieces of which
+# no query of the tile sees a key are never computed. But a piece that some query sees is computed whole, and for the
+# other queries that is wasted work.
 #
 # **Before you look:** do large tiles or small tiles waste more?
 
@@ -457,7 +457,7 @@ draw_tiles(32, 128)
 sliders(draw_tiles, tile=[8, 16, 32, 64], span=[16, 64, 128])
 
 # %% [markdown]
-# Large tiles waste more, small tiles load every key more often. The kernel uses 32 queries.
+# Large tiles waste more, small tiles load every key more often. The kernel's tiles have 32 queries.
 #
 # ## 4 · Two tricks of the kernel
 #
@@ -524,10 +524,9 @@ check(keys_in_lanes)
 #
 # $$ \text{the score of }(t, j)\text{ is in column}\quad c = j + R-1-t \tag{3} $$
 #
-# No row has to be copied to its place. Choose where the product *writes*. Scores are
-# stored in an array with rows `LS` numbers apart that begins at number $R$, so $(t,j)$ is at $R + t\cdot \mathtt{LS} +
-# j$. Write the position scores from number 1 on, with rows $\mathtt{LS}+1$ apart. By (3) entry $(t, c)$ of that product
-# is at number
+# No row has to be copied to its place if we choose well where the product *writes*. Scores are stored in an array that
+# begins at number $R$ and has its rows `LS` numbers apart, so $(t,j)$ is at $R + t\cdot \mathtt{LS} + j$. Write the
+# position scores from number 1 on, with rows $\mathtt{LS}+1$ apart. By (3) entry $(t, c)$ of that product is at number
 #
 # $$ 1 + t\,(\mathtt{LS}+1) + c \;=\; 1 + t\,\mathtt{LS} + t + j + R - 1 - t \;=\; R + t\,\mathtt{LS} + j $$
 #
@@ -592,13 +591,13 @@ show_source(exp2_coefficients)
 # %% [markdown]
 # ## 5 · Backward without the matrix
 #
-# Chapter 03's backward pass reads the weights $a$ again. There is no stored matrix to read them from, so they are
-# **computed again**, from the scores and one stored number per query:
+# Chapter 03's backward pass reads the weights $a$ again. Here no matrix is stored, so they are **computed again**, from
+# the scores and one stored number per query:
 #
 # $$ a_j = e^{s_j - \mathtt{lse}}, \qquad \mathtt{lse} = \log \sum_j e^{s_j} $$
 #
 # The softmax's gradient $ds_j = a_j\,(da_j - \sum_{j'} a_{j'}\, da_{j'})$ with $da_j = \mathtt{dout}\cdot v_j$ contains
-# a sum over all keys. It needs no second pass:
+# a sum over all keys. It needs no extra pass over the keys:
 #
 # $$ \sum_{j} a_{j}\, da_{j} = \sum_{j} a_{j}\; \mathtt{dout}\cdot v_{j} = \mathtt{dout}\cdot\sum_{j} a_{j} v_{j}
 # = \mathtt{dout}\cdot o \;=:\; \delta \tag{4} $$
@@ -608,9 +607,9 @@ show_source(exp2_coefficients)
 # $$ ds_j = a_j\,(\mathtt{dout}\cdot v_j - \delta), \qquad dq = \sum_j \frac{ds_j\, k_j}{\sqrt{\mathtt{Dh}}}, \qquad
 # dk_j = \sum_i \frac{ds_{ij}\, q_i}{\sqrt{\mathtt{Dh}}}, \qquad dv_j = \sum_i a_{ij}\,\mathtt{dout}_i \tag{5} $$
 #
-# The scores are computed twice. That costs one more product, and saves the memory and the passes. You will write (5) in
-# exercise 2. Is the kernel right? All nine gradients, against the textbook, in float64, at lengths that no tile divides,
-# with some gates at 0:
+# The scores are computed twice. That costs their products once more, and saves the memory and the passes. You will write
+# (5) in exercise 2. Is the kernel right? The next cell compares all nine gradients with the textbook's, in float64, at
+# lengths that no tile divides, with some gates at 0:
 
 # %%
 gate = np.array([1, 0, 0.7, 0, 1, 1, 0, 0.2])
@@ -629,7 +628,7 @@ for name, x, y in zip(names, expected, got):
 # ## 6 · Threads, and heads that are skipped
 #
 # Heads and texts do not need each other's results, so the `prange` over both in `for_all_heads` may use all cores. Each
-# sum is made in one thread, in the same order as before, so not a bit changes:
+# sum is computed by one thread, in the same order as before, so not a bit changes:
 
 # %%
 threads = for_all_heads(head_by_lanes, parallel=True)
@@ -653,10 +652,10 @@ for one, two in zip(*gradients):
     np.testing.assert_array_equal(one, two)  # every bit
 
 # %% [markdown]
-# **Closed heads.** A gate at exactly 0 multiplies its head's output by 0. Then nothing inside the head has a gradient,
-# *except the gate*: $\mathtt{dgate}_h = \sum \mathtt{dout}\cdot o^h$ ([chapter 03](03_attention_by_hand.ipynb)). This
-# sum needs the head's output, so the forward pass computes closed heads too while their gates may still move ([chapter
-# 06](06_training_with_gates.ipynb)). The backward pass needs only this sum:
+# **Closed heads.** A gate at exactly 0 multiplies its head's output by 0. Then everything inside the head has gradient 0;
+# *only the gate* has another one: $\mathtt{dgate}_h = \sum \mathtt{dout}\cdot o^h$ ([chapter
+# 03](03_attention_by_hand.ipynb)). This sum needs the head's output, so the forward pass computes closed heads too while
+# their gates may still move ([chapter 06](06_training_with_gates.ipynb)). The backward pass computes only this sum:
 
 # %%
 closed = gate == 0
@@ -711,7 +710,7 @@ plt.show()
 #
 # ## 7 · The ladder
 #
-# One rung is missing, the formula in plain loops *with* the matrix:
+# One rung is still missing: the formula in plain loops, *with* the matrix.
 
 
 # %% tags=["subject"]
@@ -775,28 +774,28 @@ print(f"kernel: {faster:.1f} times as fast as the textbook")
 
 # %% [markdown]
 # Plain compiled loops do not beat NumPy, whose products come from BLAS. And `online softmax` alone makes nothing
-# faster: memory is no longer the limit, but the loops still wait for their own sums. Online softmax makes room for the
-# rungs above it. Lanes and threads bring the loops to about the speed of NumPy or above, and only the kernel, which has
-# tiles as well, is several times as fast. (Operations are counted by the formula, masked keys too, although all rungs from `online softmax` on
-# skip them.)
+# faster: it needs no matrix, but its loops still wait for their own sums. It makes the rungs above it possible. Lanes
+# and threads bring the loops to about NumPy's speed, and only the kernel, which has tiles as well, is several times as
+# fast. (Operations are counted by the formula, with those of masked keys, although all rungs from `online softmax` on
+# skip these.)
 #
-# PyTorch is compared in other processes, by `tinyprune bench`: see the [page on speed](../data/results/speed/README.md).
-# In its picture of T, T grows *alone*: M stays 128 and each query sees 129 keys. Our kernel computes only that band, and
-# PyTorch computes all T · (T + 128) scores. So our time grows with T there because of the mask, not because of online
-# softmax.
+# `tinyprune bench` compares with PyTorch, in processes of their own: see the [page on
+# speed](../data/results/speed/README.md). In its picture of time against T, M stays 128 and each query sees 129 keys. Our
+# kernel computes only that band, and PyTorch computes all T · (T + 128) scores. So our time grows only in proportion to T
+# there, because of the mask and not because of online softmax.
 #
 # ## Recap
 #
 # - Attention is slow because of its matrix of scores: many passes over T × S numbers, with little work for each.
-# - Online softmax (2) removes the matrix forwards. `lse` and $\delta$ (4) remove it backwards, for the price of computing
-#   the scores twice.
+# - Online softmax (2) avoids the matrix in the forward pass. `lse` and $\delta$ (4) avoid it in the backward pass, at the
+#   price of computing the scores twice.
 # - Without the matrix, the methods of the matrix product apply: tiles, lanes, registers, threads with a fixed order of
 #   every sum.
 #
 # ## Now you
 #
 # Replace the line `raise NotImplementedError(…)` by your code and run the cell. The exercises are the two formulas that
-# remove the matrix.
+# make the matrix unnecessary.
 
 # %% [markdown]
 # ### Exercise 1 · A step of the online softmax
@@ -933,9 +932,9 @@ print("passed: dq, dk and dv of chunk_backward equal measured derivatives")
 #
 # <details><summary>Answer</summary>
 #
-# All keys of a query add to the same `total` and `o`, so threads would overwrite each other's sums. Each thread can keep
-# a separate state $(m, \ell, o)$. Two states are joined by (2): rescale both to the larger $m$ and add them. The result
-# is right up to rounding, but its bits depend on how the keys are divided.
+# All keys of a query add to the same `total` and `o`, so threads would overwrite each other's sums. Instead each thread
+# can keep a state $(m, \ell, o)$ of its own. Two states are joined by (2): rescale both to the larger $m$ and add them.
+# The result is right up to rounding, but its bits depend on how the keys are divided.
 #
 # </details>
 #
@@ -948,5 +947,5 @@ print("passed: dq, dk and dv of chunk_backward equal measured derivatives")
 #
 # </details>
 #
-# **Next:** [11c on a GPU](11c_on_a_gpu.ipynb): the same two ladders on a machine with thousands of lanes. The kernel of
-# this chapter is in [`attention.py`](../tinyprune/kernels/cpu/attention.py).
+# **Next:** [11c on a GPU](11c_on_a_gpu.ipynb) climbs the same two ladders on a machine with thousands of lanes. The
+# kernel of this chapter is in [`attention.py`](../tinyprune/kernels/cpu/attention.py).

@@ -101,8 +101,8 @@ you_are_here("attention", "projection")
 # consists of whole blocks, so some threads may lie beyond the edge of an array: the `if` keeps them from writing there.
 #
 # The decorator `kernel` declares the types of the arguments and the threads of a block. `floats` and `ints` are pointers
-# to numbers of 32 bits. A pointer knows no shape. So sizes are arguments, too, and the number in row i and column j of a
-# matrix with N columns is `[i * N + j]`. A launch gives first the grid, then the arguments.
+# to numbers of 32 bits. A pointer has no shape, so sizes are arguments, too, and the number in row i and column j of a
+# matrix with N columns is `[i * N + j]`. A launch names first the grid, then the arguments.
 #
 # **Before you look:** a warp has 32 consecutive threads. What shape does it have in a block of 32 × 8 threads, and what
 # shape in a block of 16 × 16?
@@ -160,16 +160,15 @@ draw_blocks(placed)
 # | memory | who sees it | how much | how it is named in a kernel |
 # | --- | --- | --- | --- |
 # | registers | one thread | 65,536 of 4 bytes per SM, at most 255 a thread | a variable, a small `cuda.local.array` |
-# | shared memory | one block | up to 164 kB (A100), 228 kB (H100) per SM | `cuda.shared.array` |
+# | shared memory | one block | up to 164 KiB (A100), 228 KiB (H100) per SM | `cuda.shared.array` |
 # | global memory | all threads | 80 GB, 2.0 TB/s (A100), 3.35 TB/s (H100) | the pointers |
 #
-# An H100 can make 67 · 10¹²
-# float32 operations a second, and read 0.84 · 10¹² float32 numbers from its memory: **80 operations for each number
-# that is read**. So a fast kernel uses each number many times once it is near.
+# An H100 can do 67 · 10¹² float32 operations a second, and read 0.84 · 10¹² float32 numbers from its memory: **80
+# operations for each number that is read**. So a fast kernel uses each number many times once it has been loaded.
 #
 # ## 2 · One thread for each number
 #
-# The product `out = a · b`, with a (M, K) and b (K, N), as a kernel: the grid takes the place of the two outer loops.
+# In a kernel for the product `out = a · b`, with a (M, K) and b (K, N), the grid takes the place of the two outer loops:
 
 # %% tags=["subject"]
 ZERO = np.float32(0)  # 0.0 would be a float64, and so would every sum that starts with it
@@ -187,8 +186,8 @@ def rows_along_x(a, b, out, M, K, N):
 
 
 # %% [markdown]
-# A *rung* is a kernel and the part of out that a block computes. Every rung is checked on a shape with several blocks and
-# *ragged* edges, which are no multiples of a block's sides.
+# A *rung* is a kernel together with the size of what one block computes of out. Every rung is checked on a shape with
+# several blocks and *ragged* edges: its sides are no multiples of a block's.
 
 
 # %% jupyter={"source_hidden": true}
@@ -264,7 +263,7 @@ assert loads["lanes"] == 2 * multiply_adds["lanes"] == 2 * 64 * 32 * 64
 # %% [markdown]
 # ### Which thread reads which address
 #
-# The next rung has the same number of loads, and is much better. The only difference is in its first line:
+# The next rung has as many loads, but asks memory for much less. The only difference is in its first line:
 
 
 # %% tags=["subject"]
@@ -333,10 +332,10 @@ figure.suptitle("The numbers that the 32 lanes of a warp read in one step; frame
 plt.show()
 
 # %% [markdown]
-# - *rows along x*: neighbours in the warp differ in i. `a[i, k]`: 32 rows, **32** sectors. `b[k, j]`: the same number, **1**.
-# - *columns along x*: neighbours differ in j. `a[i, k]`: the same number, **1**. `b[k, j]`: 32 neighbours, **4**.
+# - In *rows along x* the lanes differ in i: `a[i, k]` is in 32 rows, **32** sectors, and `b[k, j]` is one number, **1**.
+# - In *columns along x* they differ in j: `a[i, k]` is one number, **1** sector, and `b[k, j]` is 32 neighbours, **4**.
 #
-# That makes 33 against 5 sectors for a warp's multiply-add, drawn from the two index expressions. For the compiled
+# That makes 33 against 5 sectors for a warp's multiply-add, derived from the two index expressions. For the compiled
 # kernels, `counts` has the `requests` of each load and store, the `parts` in which memory serves them, here sectors, and
 # the `fewest` parts that would do.
 
@@ -427,8 +426,8 @@ plt.show()
 # ### Removing a barrier
 #
 # Are both `syncthreads` in the loop needed? Take the source of the kernel, remove one barrier, compile the rest and run
-# it. The emulator remembers which thread was the last to write and to read each number. It stops if another thread of the
-# block touches the number with no barrier in between: a **race**, in which the result depends on which thread is first.
+# it. The emulator remembers which thread was the last to write and to read each number. It reports a **race**: two threads
+# of a block use a number, at least one writes it, and no barrier is in between, so that the result depends on their order.
 #
 # **Before you look:** which line of the source will it name without the first barrier, and which without the second?
 
@@ -473,7 +472,7 @@ for name, barrier in zip(("first", "second"), barriers, strict=True):
     run_and_explain(without[name], M=18, K=37, N=19)
 
 # %% [markdown]
-# (The emulator executes the warps of a block one after the other, each to its next barrier.)
+# (The emulator executes the warps of a block one after the other, each up to its next barrier.)
 #
 # Without the first barrier a thread reads entries of the tile that other threads have still to write. Without the second
 # barrier, a fast warp writes the next tile while a slow warp still reads this one: the result is *plausible* and wrong. A
@@ -732,9 +731,9 @@ def three_kernels(q, k, v, out):
 
 
 # %% [markdown]
-# Scores load $2\,\mathtt{Dh}$ numbers for each visible (query, key) pair and store $TS$; softmax loads $3TS$ and stores
-# $2TS$; the weighted sum loads $2\,\mathtt{Dh}$ a pair and stores $T\,\mathtt{Dh}$. And the matrix of scores needs memory
-# for $T S$ numbers in each head.
+# For each head, `scores` loads $2\,\mathtt{Dh}$ numbers for each visible (query, key) pair and stores $TS$; `row_softmax`
+# loads $3TS$ and stores $2TS$; `weighted_values` loads $2\,\mathtt{Dh}$ for each pair and stores $T\,\mathtt{Dh}$. And the
+# matrix of scores needs memory for $T S$ numbers.
 #
 # ## 6 · Attention: one kernel
 #
@@ -819,8 +818,8 @@ def one_kernel(q, k, v, out, kernel=online_softmax):
 
 
 # %% [markdown]
-# The loop has five barriers, each with its reason. Compare both rungs with the textbook in float64, for two heads and
-# ragged T, S and Dh:
+# The loop has five barriers; a comment gives the reason for each. Compare both rungs with the textbook in float64, for
+# two heads and ragged T, S and Dh:
 
 
 # %%
@@ -872,8 +871,8 @@ plt.show()
 
 # %% [markdown]
 # The extra column puts the 16 numbers into 16 banks. From global memory `online_softmax` loads q once, $T\,\mathtt{Dh}$;
-# each block of 16 queries loads the keys and values up to the last key that its last query sees, $2\,\mathtt{Dh}$ for a
-# key; and $T\,\mathtt{Dh}$ numbers are stored.
+# each block of 16 queries loads the keys and values up to the last key that its last query sees, $2\,\mathtt{Dh}$ numbers
+# for each key; and $T\,\mathtt{Dh}$ numbers are stored.
 #
 # **Before you look:** for 40 queries, how many times fewer loads will one kernel need than three?
 
@@ -906,7 +905,7 @@ print(
 # ## 7 · What the compiler makes of it
 #
 # Numba and NVIDIA's linker translate a function into **PTX**, an assembly language for a virtual GPU with unlimited
-# registers. The emulator executes the PTX. For a real GPU the linker goes on, to instructions of a real processor.
+# registers. The emulator executes the PTX. For a real GPU, the linker translates it into that processor's instructions.
 #
 # An instruction reads `name.kind target, sources`. `%f1` is a register for a float32, `%rd1` a register for a 64-bit
 # address. `ld.shared.f32 %f1, [%rd1]` loads from shared memory, and `fma.rn.f32 %f4, %f1, %f2, %f3` is the multiply-add
@@ -983,8 +982,8 @@ assert error < 1e-5 and found
 
 # %% [markdown]
 # The sum has become a float64: each product is converted and added in float64, and the result is converted back. The
-# results are right, so no comparison finds the bug, but float64 arithmetic runs at half the speed of float32 on these two
-# GPUs, and at a small fraction of it on most other GPUs.
+# results are right, so no comparison finds the bug, but float64 arithmetic runs at half the speed of float32 on an A100
+# or H100, and at a small fraction of it on most other GPUs.
 #
 # ### Registers, and how many threads fit
 #
@@ -1092,15 +1091,15 @@ for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
         print(f"    {name:14s} shared memory alone allows {share:.1%} of the peak")
 
 # %% [markdown]
-# Caches make the first rungs better than their marks. The limit of shared memory (32 numbers a clock against 64 or 128 multiply-adds) always applies. It says that
-# `shared_tiles` cannot exceed a quarter or an eighth of the peak, and that for an H100 even 4 × 4 sums per thread are too
-# few: 8 × 8 sums would need ¼ load a multiply-add. The kernels of `--backend cuda` begin there
-# ([`product.py`](../tinyprune/kernels/cuda/products/product.py),
+# Caches can lift the first rungs above their marks. The limit of shared memory (32 numbers a clock against 64 or 128
+# multiply-adds) remains. It says that `shared_tiles` cannot exceed a quarter (A100) or an eighth (H100) of the peak, and
+# that for an H100 even 4 × 4 sums per thread are too few: 8 × 8 sums need only ¼ load for each multiply-add. The kernels
+# of `--backend cuda` begin there ([`product.py`](../tinyprune/kernels/cuda/products/product.py),
 # [`tensor_cores.py`](../tinyprune/kernels/cuda/products/tensor_cores.py)).
 #
 # ## 9 · Where a GPU is present
 #
-# The emulator says what a kernel does, not how long a GPU takes for it. **No kernel of this project has run on a GPU yet**:
+# The emulator says what a kernel does, not how long a GPU takes. **No kernel of this project has run on a GPU yet**:
 # [this page](site/pages/gpu.md) says what is known without one, and gives a command that finds out the rest. On a machine
 # with a GPU, write `cuda` in place of `cuda-emulated` in the second cell, restart, and run the cells that define rungs and
 # the next cell.
@@ -1199,7 +1198,7 @@ print(f"passed: warp_sectors is right for {len(wanted)} loads")
 #
 # *●●○ · 15 minutes*
 #
-# Multiply every head's output by its gate, on a GPU: `out[i, j] = o[i, j] · g[h]`, where column j belongs to head
+# Multiply every head's output by its gate: `out[i, j] = o[i, j] · g[h]`, where column j belongs to head
 # h = ⌊j / Dh⌋. `o` and `out` are (T, D), `g` is (H,), and Dh = D / H. One thread computes one number. Neighbours in a warp
 # should read neighbouring numbers of `o`, so x is the column. The grid has more threads than `o` has numbers. Write a
 # function that returns the kernel.
@@ -1354,8 +1353,8 @@ print("passed: the kernel of mean_square is right, without races, and reads x in
 #
 # <details><summary>Answer</summary>
 #
-# A zero adds nothing, and the innermost loop has no condition and a fixed length, so the compiler could unroll it. An `if`
-# around the loop would be dangerous: if a thread skips a `syncthreads` at which others wait, a real GPU often waits for
+# A zero adds nothing, and without a condition and with a fixed length the compiler can unroll the innermost loop. An `if`
+# around the loop would be dangerous: if a thread skips a `syncthreads` at which others wait, a real GPU may wait for
 # ever.
 #
 # </details>
@@ -1364,10 +1363,10 @@ print("passed: the kernel of mean_square is right, without races, and reads x in
 #
 # <details><summary>Answer</summary>
 #
-# If the grid has more blocks than fit on the GPU, the rest start when others have *ended*. A block that waits for a block
-# that has not started waits for ever.
+# If the grid has more blocks than fit on the GPU, the rest start when others have *ended*. If a running block waits for
+# one of these, it may wait for ever.
 #
 # </details>
 #
-# This is the end of the workshop: back to [all chapters](README.md). The kernels for a whole model on a GPU are in
+# The workshop ends here: back to [all chapters](README.md). The kernels for a whole model on a GPU are in
 # [`kernels/cuda/`](../tinyprune/kernels/cuda).
