@@ -1,12 +1,31 @@
-"""Formulas that kernels for the CPU and for the GPU share; each backend compiles them for itself.
+"""Formulas that kernels for the CPU and for the GPU share, and the masks of dropout that both are given.
 
-They are pure functions of scalars, and none calls another. They do not depend on Numba: NumPy can call them as well.
+Each backend compiles the formulas for itself. They are pure functions of scalars, and none calls another. They do not
+depend on Numba: NumPy can call them as well.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from tinyprune.ops.dropout import draw_keys
+
+
+class Dropout(NamedTuple):
+    """These numbers decide in a kernel whether an entry is kept."""
+
+    factor: float  # of entries that are kept, mostly 1 / (1 − rate)
+    key0: int
+    key1: int
+    limit: int  # which an entry's hash has to reach to be kept; 0 for no dropout
+
+
+def draw_mask(rate: float, rng: np.random.Generator | None, factor: float = 1.0) -> Dropout:
+    """Draw the mask of a rate, and of kept entries times `factor`. Without a generator, or at rate 0, all are kept."""
+    rate = 0.0 if rng is None else rate
+    keys = draw_keys(rng) if rate else (0, 0)
+    return Dropout(factor / (1 - rate), *keys, threshold(rate))
 
 
 def sigmoid(x):

@@ -45,7 +45,6 @@ from tinyprune.kernels.cpu.attention_tiles import (
     LOWEST,
     ROWS,
     TILE,
-    Dropout,
     Mask,
     Running,
     Sizes,
@@ -57,7 +56,6 @@ from tinyprune.kernels.cpu.attention_tiles import (
     softmax_rows,
     softmax_rows_backward,
 )
-from tinyprune.kernels.cpu.dropout import threshold
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
 from tinyprune.kernels.cpu.panels import pack_rows, unpack_rows
 from tinyprune.kernels.cpu.product import PARTS
@@ -77,8 +75,8 @@ from tinyprune.kernels.cpu.simd import (
     total,
 )
 from tinyprune.kernels.cpu.workspace import empty
+from tinyprune.kernels.formulas import Dropout, draw_mask
 from tinyprune.ops.attention import check_arguments
-from tinyprune.ops.dropout import draw_keys
 
 LN_2 = math.log(2)
 CHUNK = 256  # keys at once, so that a tile's scores stay in the first caches
@@ -600,9 +598,7 @@ def attention_forward(
     span = S if span is None else span
     sizes = Sizes(B, T, S, N, H, D, span, row, r is not None, 1 / math.sqrt(Dh), math.sqrt(N))
     x = Inputs(*(padded(x, D, dtype) for x in (q, k, v, r, u, w, pk, pv)))
-    drops = Dropout(0, 0, 0, 1.0)
-    if rng is not None and dropout > 0:
-        drops = Dropout(*draw_keys(rng), threshold(dropout), 1 / (1 - dropout))
+    drops = draw_mask(dropout, rng)
 
     out, lse = empty((B, T, H, D), dtype), empty((B, H, T), dtype)
     gated = out if gate is None and scale == 1 else empty((B, T, H, D), dtype)

@@ -57,15 +57,6 @@ class Sizes(NamedTuple):
     pv_scale: float  # √N, by which persistent values are multiplied
 
 
-class Dropout(NamedTuple):
-    """How attention weights are dropped, see `simd.drop`."""
-
-    key0: int
-    key1: int
-    limit: int  # a weight stays if its hash is at least this; 0 for no dropout
-    factor: float  # 1 / (1 − rate), by which weights that stay are multiplied
-
-
 class Mask(NamedTuple):
     """Bounds of a mask: query t of a tile sees the keys low + t · slope ≤ j < high + t · slope."""
 

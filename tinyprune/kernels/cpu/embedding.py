@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_floats, check_gradient, contiguous, flat
-from tinyprune.kernels.cpu.dropout import keep_factor, threshold
+from tinyprune.kernels.cpu.dropout import keep_factor
 from tinyprune.kernels.cpu.jit import kernel, loop_kernel, parallel_kernel
-from tinyprune.ops.dropout import check_rate, draw_keys
+from tinyprune.kernels.formulas import draw_mask
+from tinyprune.ops.dropout import check_rate
 from tinyprune.ops.rows import check_each_row, check_ids, check_rows_index
 
 
@@ -87,22 +88,20 @@ def embedding_forward(
     check_ids(ids, V)
     check_rate("dropout", dropout)
     check_floats(E=E)
-    factor, keys, limit = math.sqrt(D) if scale is None else scale, (0, 0), 0  # every hash is at least 0: all are kept
-    if rng is not None and dropout > 0:
-        factor, keys, limit = factor / (1 - dropout), draw_keys(rng), threshold(dropout)
+    mask = draw_mask(dropout, rng, math.sqrt(D) if scale is None else scale)
     places = ids.astype(np.int64).reshape(-1)  # a copy, for backward: the caller may fill `ids` anew
     out = workspace.empty((*ids.shape, D), E.dtype)
-    look_up(out.size, places, contiguous(E), factor, *keys, limit, out.reshape(-1, D))
-    return out, (places, out.shape, E.shape, E.dtype, factor, keys, limit)
+    look_up(out.size, places, contiguous(E), *mask, out.reshape(-1, D))
+    return out, (places, out.shape, E.shape, E.dtype, mask)
 
 
 def embedding_backward(dout: NDArray, cache: tuple) -> NDArray:
     """Return the gradient of `embedding_forward` with respect to `E`, as `ops.embedding_backward`."""
-    places, shape, (V, D), dtype, factor, keys, limit = cache
+    places, shape, (V, D), dtype, mask = cache
     check_gradient(dout, shape, dtype)
     dE = workspace.empty((V, D), dtype)
     # out[r] = E[places[r]] · factor
-    sum_by_word(places, contiguous(dout).reshape(-1, D), factor, *keys, limit, dE)
+    sum_by_word(places, contiguous(dout).reshape(-1, D), *mask, dE)
     return dE
 
 
