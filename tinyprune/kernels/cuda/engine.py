@@ -51,8 +51,7 @@ override(Cuda, attention, "attention_forward attention_backward")
 override(Cuda, maps, "rotate gelu_forward gelu_backward swiglu_forward swiglu_backward residual_forward")
 override(Cuda, maps, "residual_backward add")
 override(Cuda, norms, "layernorm_forward layernorm_backward rmsnorm_forward rmsnorm_backward")
-override(Cuda, cross_entropy, "log_softmax cross_entropy_forward cross_entropy_backward distillation_forward")
-override(Cuda, cross_entropy, "distillation_backward")
+override(Cuda, cross_entropy, "log_softmax cross_entropy_forward cross_entropy_backward")
 override(Cuda, updates, "squared_norms clipping adamw_updates lamb_update")
 
 
@@ -68,7 +67,8 @@ def moved(move: Callable[[Array], Array], value: Any) -> Any:
 def in_main_memory(name: str) -> Callable[..., Any]:
     """Return a method that copies its arguments to main memory, calls NumPy's primitive, and copies the result back.
 
-    An update returns nothing; then the arrays that it was given are copied back.
+    An update returns nothing; then the arrays that it was given are copied back. So is distillation computed: where a
+    teacher has room beside its student, logits are few.
     """
 
     def run(self: Engine, *arguments: Any, **options: Any) -> Any:
