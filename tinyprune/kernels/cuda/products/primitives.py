@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.array import DeviceArray, copied, empty
+from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.together import launch_together
 from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous
 from tinyprune.kernels.cuda.parts.sums import column_sums, sum_all
@@ -19,7 +20,7 @@ from tinyprune.kernels.cuda.products.arithmetic import BIAS, RELU, RESIDUAL, WHE
 from tinyprune.kernels.cuda.products.few_rows import FEW_ROWS
 from tinyprune.kernels.cuda.products.plans import as_it_lies, form, plan, rows_of
 from tinyprune.kernels.cuda.products.product import ARITHMETICS, PRODUCTS
-from tinyprune.kernels.cuda.products.tensor_cores import check_tensor_cores
+from tinyprune.kernels.cuda.products.tensor_cores import EARLIEST
 from tinyprune.ops.products import check_matmul, check_rows, check_weight_gradient
 
 __all__ = ["column_sums", "matmul", "matmuls", "weight_gradient", "weight_gradients"]
@@ -116,8 +117,9 @@ def check_precision(precision: str) -> None:
     """Raise UsageError unless products can be computed in this precision."""
     if precision not in ARITHMETICS:
         raise UsageError(f"precision must be one of {', '.join(ARITHMETICS)}; got {precision!r}")
-    if precision == "tf32":
-        check_tensor_cores()
+    if precision == "tf32" and driver().capability < EARLIEST:
+        found = ".".join(map(str, driver().capability))
+        raise UsageError(f"tf32 takes a GPU of compute capability 8.0 or later, and this one has {found}: use float32")
 
 
 def check_onto(onto: DeviceArray, **read: DeviceArray) -> None:
