@@ -46,13 +46,15 @@ def cuda_engine(name: str) -> Engine:
     if reason := BACKENDS[name].problem():
         raise UsageError(f"the {name} backend cannot run: {reason}")
     from tinyprune.kernels.cuda.device import driver
-    from tinyprune.kernels.cuda.engine import ENGINES
+    from tinyprune.kernels.cuda.engine import Cuda, CudaTF32
 
+    engine = CudaTF32() if name == "cuda-tf32" else Cuda()
     if name == "cuda-emulated":
         from tinyprune.kernels.cuda.emulator.driver import emulator
 
         driver.use(emulator())
-    return ENGINES[name]()
+        engine.name = name
+    return engine
 
 
 class Choice(NamedTuple):

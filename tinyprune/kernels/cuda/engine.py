@@ -104,12 +104,3 @@ class CudaTF32(Cuda):
     weight_gradient = staticmethod(partial(primitives.weight_gradient, precision="tf32"))
     matmuls = staticmethod(partial(primitives.matmuls, precision="tf32"))
     weight_gradients = staticmethod(partial(primitives.weight_gradients, precision="tf32"))
-
-
-class CudaEmulated(Cuda):
-    """The same, executed by `emulator`, without a GPU."""
-
-    name = "cuda-emulated"
-
-
-ENGINES = {engine.name: engine for engine in (Cuda, CudaTF32, CudaEmulated)}
