@@ -14,7 +14,8 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.instructions import rounded_product
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous
-from tinyprune.kernels.cuda.parts.sums import WIDE, block_sum, column_sums, grid_of
+from tinyprune.kernels.cuda.parts.sums import WIDE, block_sum, grid_of
+from tinyprune.kernels.cuda.products.primitives import column_sums
 from tinyprune.ops.layernorm import check_scale_and_bias
 from tinyprune.ops.rmsnorm import check_scale
 
@@ -103,12 +104,11 @@ def make_norm(name: str, centred: bool) -> tuple[Kernel, Kernel]:
             n = (x[at + d] - mean) * inverse
             dx[at + d] = (rounded_product(dout[at + d], scale[d]) - dn_mean - n * dn_n_mean) * inverse
 
-    options = {"threads": THREADS}
     types = *3 * (floats,), int32, float32, *3 * (floats,)
     types_backward = *5 * (floats,), *3 * (int32,), floats, floats
     return (
-        kernel(*types, name=name, **options)(normalise),
-        kernel(*types_backward, name=f"{name}_backward", **options)(normalise_backward),
+        kernel(*types, name=name, threads=THREADS)(normalise),
+        kernel(*types_backward, name=f"{name}_backward", threads=THREADS)(normalise_backward),
     )
 
 

@@ -22,8 +22,6 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.together import TOGETHER, launch_together, of_block
-from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous
-from tinyprune.ops.products import check_rows
 
 THREADS = 256  # of a block of `divided_sums`
 WIDE = 32  # columns of a block of `run_sums`
@@ -126,15 +124,6 @@ def sum_all(sums: Sequence[tuple[DeviceArray, int, DeviceArray]]) -> None:
                 joined.append((to, runs, out))
         launch_together(run_sums, launched)
         sums = joined
-
-
-def column_sums(x: DeviceArray) -> DeviceArray:
-    """Sum over all rows, (..., C) → (C,): `ops.column_sums` for float32."""
-    check_floats(x=x)
-    check_rows("x", x)
-    out = empty(x.shape[-1])
-    sum_all([(contiguous(x), math.prod(x.shape[:-1]), out)])
-    return out
 
 
 @kernel(floats, int32, float32, floats, threads=THREADS)

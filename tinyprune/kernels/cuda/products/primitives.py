@@ -15,15 +15,13 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, copied, empty
 from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.together import launch_together
 from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous
-from tinyprune.kernels.cuda.parts.sums import column_sums, sum_all
+from tinyprune.kernels.cuda.parts.sums import sum_all
 from tinyprune.kernels.cuda.products.arithmetic import BIAS, RELU, RESIDUAL, WHERE
 from tinyprune.kernels.cuda.products.few_rows import FEW_ROWS
 from tinyprune.kernels.cuda.products.plans import as_it_lies, form, plan, rows_of
 from tinyprune.kernels.cuda.products.product import ARITHMETICS, PRODUCTS
 from tinyprune.kernels.cuda.products.tensor_cores import EARLIEST
 from tinyprune.ops.products import check_matmul, check_rows, check_weight_gradient
-
-__all__ = ["column_sums", "matmul", "matmuls", "weight_gradient", "weight_gradients"]
 
 
 def matmul(
@@ -86,6 +84,11 @@ def prepared(
 def weight_gradient(x: DeviceArray, dout: DeviceArray, *, precision: str = "float32") -> DeviceArray:
     """Compute xᵀ · dout over all rows: `ops.weight_gradient` for float32. Raises as `matmul`."""
     return weight_gradients([(x, dout)], [], precision=precision)[0][0]
+
+
+def column_sums(x: DeviceArray) -> DeviceArray:
+    """Sum over all rows, (..., C) → (C,): `ops.column_sums` for float32."""
+    return weight_gradients([], [x])[1][0]
 
 
 def weight_gradients(
