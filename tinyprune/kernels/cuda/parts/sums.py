@@ -12,6 +12,7 @@ The orders depend on shapes and numbers of threads alone, so every result is the
 """
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -28,12 +29,6 @@ WIDE = 32  # columns of a block of `run_sums`
 LINES = 32  # of its threads
 RUN = 2048  # rows of a block: most sums take one launch
 LANES, DOT_ROWS = 8, 16  # threads for each row of `row_dots`, and rows of a block
-
-
-@device
-def add(a, b):
-    """Return the sum of two numbers."""
-    return a + b
 
 
 @device
@@ -67,7 +62,7 @@ def make_reduction(joined: Callable) -> Callable:
     return reduction
 
 
-block_sum, block_max = make_reduction(add), make_reduction(larger)
+block_sum, block_max = make_reduction(operator.add), make_reduction(larger)
 
 
 class Columns(NamedTuple):
