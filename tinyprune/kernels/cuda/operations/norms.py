@@ -115,13 +115,12 @@ def make_norm(name: str, centred: bool) -> tuple[Kernel, Kernel]:
 LAYERNORM, RMSNORM = make_norm("layernorm", True), make_norm("rmsnorm", False)
 
 
-def normalised(
-    norm: Kernel, x: DeviceArray, scale: DeviceArray, bias: DeviceArray | None, eps: float
-) -> tuple[DeviceArray, tuple]:
-    """Return the output, and what backward needs."""
+def normalised(x: DeviceArray, scale: DeviceArray, bias: DeviceArray | None, eps: float) -> tuple[DeviceArray, tuple]:
+    """Return the output of LayerNorm, or without a bias of RMSNorm, and what backward needs."""
     x, scale = contiguous(x), contiguous(scale)
     D, R = x.shape[-1], math.prod(x.shape[:-1])
     out, means, inverses = empty(x.shape), None if bias is None else empty(R), empty(R)
+    norm, _ = RMSNORM if bias is None else LAYERNORM
     norm(R, x, scale, bias, D, eps, out, means, inverses)
     return out, (x, means, inverses, scale)
 
@@ -132,31 +131,11 @@ def layernorm_forward(
     """Normalise the last axis of `x`, then scale and shift it: `ops.layernorm_forward` for float32."""
     check_floats(x=x, scale=scale, bias=bias)
     check_scale_and_bias(x, scale, bias)
-    return normalised(LAYERNORM[0], x, scale, contiguous(bias), eps)
+    return normalised(x, scale, contiguous(bias), eps)
 
 
 def layernorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     """Gradients of `layernorm_forward` in argument order, as `ops.layernorm_backward`."""
-    dx, dparameters = gradients(LAYERNORM[1], dout, cache)
-    D = dx.shape[-1]
-    return dx, dparameters[:D], dparameters[D:]
-
-
-def rmsnorm_forward(x: DeviceArray, scale: DeviceArray, eps: float = 1e-5) -> tuple[DeviceArray, tuple]:
-    """Normalise the last axis of `x`, then scale it: `ops.rmsnorm_forward` for float32."""
-    check_floats(x=x, scale=scale)
-    check_scale(x, scale)
-    return normalised(RMSNORM[0], x, scale, None, eps)
-
-
-def rmsnorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray]:
-    """Gradients of `rmsnorm_forward` in argument order, as `ops.rmsnorm_backward`."""
-    dx, dparameters = gradients(RMSNORM[1], dout, cache)
-    return dx, dparameters[: dx.shape[-1]]  # what follows would be dbias
-
-
-def gradients(backward: Kernel, dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray]:
-    """Return dx, and dscale and dbias one after the other."""
     x, means, inverses, scale = cache
     check_gradient(dout, x.shape)
     D, R = scale.size, inverses.size
@@ -164,5 +143,19 @@ def gradients(backward: Kernel, dout: DeviceArray, cache: tuple) -> tuple[Device
     across, runs = grid_of(R, D, RUN)
     sums = empty((runs, 2 * D))
     first = across * runs
+    _, backward = RMSNORM if means is None else LAYERNORM
     backward(first + R, contiguous(dout), x, means, inverses, scale, R, D, first, dx, sums)
-    return dx, column_sums(sums)
+    dparameters = column_sums(sums)
+    return dx, dparameters[:D], dparameters[D:]
+
+
+def rmsnorm_forward(x: DeviceArray, scale: DeviceArray, eps: float = 1e-5) -> tuple[DeviceArray, tuple]:
+    """Normalise the last axis of `x`, then scale it: `ops.rmsnorm_forward` for float32."""
+    check_floats(x=x, scale=scale)
+    check_scale(x, scale)
+    return normalised(x, scale, None, eps)
+
+
+def rmsnorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray]:
+    """Gradients of `rmsnorm_forward` in argument order, as `ops.rmsnorm_backward`."""
+    return layernorm_backward(dout, cache)[:2]
