@@ -43,7 +43,6 @@ def matmul(
             consist of rows or shares memory with an argument.
         UsageError: if the precision does not exist, or not on this GPU.
     """
-    check_precision(precision)
     product, out = prepared(a, b, bias, relu, where, onto)
     launch([product], precision)
     return out
@@ -53,7 +52,6 @@ def matmuls(
     products: Iterable[tuple[DeviceArray, DeviceArray, DeviceArray | None]], *, precision: str = "float32"
 ) -> list[DeviceArray]:
     """Compute a · b + bias of each (a, b, bias), in as few launches as possible: `ops.matmuls`. Raises as `matmul`."""
-    check_precision(precision)
     made = [prepared(*product) for product in products]
     launch([product for product, _ in made], precision)
     return [out for _, out in made]
@@ -98,7 +96,6 @@ def weight_gradients(
 
     As `ops.weight_gradients`, for float32. Raises as `matmul`.
     """
-    check_precision(precision)
     products, sums = [], []
     for x, dout in pairs:
         check_floats(x=x, dout=dout)
@@ -114,15 +111,6 @@ def weight_gradients(
     wanted = [p[5] for p in products], [out for _, _, out in sums]
     launch(products, precision, sums)
     return wanted
-
-
-def check_precision(precision: str) -> None:
-    """Raise UsageError unless products can be computed in this precision."""
-    if precision not in ARITHMETICS:
-        raise UsageError(f"precision must be one of {', '.join(ARITHMETICS)}; got {precision!r}")
-    if precision == "tf32" and driver().capability < EARLIEST:
-        found = ".".join(map(str, driver().capability))
-        raise UsageError(f"tf32 takes a GPU of compute capability 8.0 or later, and this one has {found}: use float32")
 
 
 def check_onto(onto: DeviceArray, **read: DeviceArray) -> None:
@@ -147,7 +135,14 @@ def launch(products: Sequence[tuple], precision: str, sums: list[tuple] | None =
         products: a, b, whether a is transposed, bias, what is added and lies in memory as `out` does, out, finish.
         precision: of all.
         sums: what else is summed over its rows, see `sum_all`, in the launch that sums the parts of products.
+
+    Raises UsageError unless this GPU can compute products in this precision.
     """
+    if precision not in ARITHMETICS:
+        raise UsageError(f"precision must be one of {', '.join(ARITHMETICS)}; got {precision!r}")
+    if precision == "tf32" and driver().capability < EARLIEST:
+        found = ".".join(map(str, driver().capability))
+        raise UsageError(f"tf32 takes a GPU of compute capability 8.0 or later, and this one has {found}: use float32")
     sums = [] if sums is None else sums
     together: dict[tuple, list[tuple]] = {}
     for a, b, transpose_a, bias, added, out, finish in products:
