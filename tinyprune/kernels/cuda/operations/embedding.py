@@ -10,7 +10,6 @@ word. Rows of dE whose word does not occur are zero. In `add_rows` all places di
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,13 +71,6 @@ def numbers(values: NDArray) -> DeviceArray:
     return to_device(values.reshape(-1).astype(np.int32))
 
 
-def together(parts: Sequence[NDArray]) -> tuple[DeviceArray, ...]:
-    """Copy flat arrays of integers to the GPU's memory, as int32, with one copy."""
-    joined = numbers(np.concatenate(parts))
-    ends = np.cumsum([part.size for part in parts]).tolist()
-    return tuple(joined[end - part.size : end] for part, end in zip(parts, ends, strict=True))
-
-
 def taken_rows(x: DeviceArray, places: NDArray, mask: Dropout = KEEP_ALL) -> DeviceArray:
     """Return the n rows `places` of x (R, D) times their factors: (n, D)."""
     D = x.shape[1]
@@ -125,7 +117,9 @@ def sums_by_word(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout = KEEP_A
     """Add R rows (R, D) of equal id, times the factors of the ids; zeros for other ids: (V, D)."""
     D = rows.shape[1]
     total = zeros((V, D))
-    places, words, chunk_starts, word_starts = together(chunks_of(ids.reshape(-1)))
+    parts = chunks_of(ids.reshape(-1))
+    joined, ends = numbers(np.concatenate(parts)), np.cumsum([part.size for part in parts]).tolist()  # in one copy
+    places, words, chunk_starts, word_starts = (joined[end - x.size : end] for x, end in zip(parts, ends, strict=True))
     sums = empty((chunk_starts.size - 1, D))
     across = blocks(D, THREADS)
     sum_chunks((len(sums), across), contiguous(rows), places, chunk_starts, D, sums)
