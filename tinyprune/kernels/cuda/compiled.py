@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import math
 import os
 import re
 import sys
@@ -65,7 +66,7 @@ def llvm_code(kernel: Any, capability: Capability) -> bytes:
     """Return LLVM's code of a kernel, for GPUs of this compute capability or a newer one."""
     from numba import cuda
 
-    bounds = getattr(kernel.function, "launch_bounds", None)
+    bounds = (math.prod(kernel.block), kernel.resident) if kernel.resident else None
     options = {"device": False, "abi": "numba", "output": "ltoir", "launch_bounds": bounds, "lineinfo": True}
     # Numba asks a GPU, which may not be there, for its capability where kernels call device functions
     gpu = SimpleNamespace(compute_capability=capability)

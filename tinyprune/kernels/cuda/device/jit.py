@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from numba import cuda, float32, float64, int32, types, uint32, void
 
 from tinyprune.files import cache_directory
@@ -73,8 +72,6 @@ class Kernel:
         # of each argument, whether it is a tuple, whose entries are packed one by one
         self.spread = [isinstance(kind, types.BaseTuple) for kind in self.arguments]
         self.signature = void(*self.arguments)
-        if self.resident:
-            self.function.launch_bounds = (int(np.prod(self.threads)), self.resident)
         self.block = along_xyz(self.threads)
         self.packing = struct.Struct("@" + "".join(map(format_of, self.arguments)))
         self.packed = Packed(self.packing.size)
