@@ -19,8 +19,8 @@ from tinyprune.kernels.cpu.arguments import check_floats, check_gradient, contig
 from tinyprune.kernels.cpu.dropout import keep_factor
 from tinyprune.kernels.cpu.jit import kernel, loop_kernel, parallel_kernel
 from tinyprune.kernels.formulas import draw_mask
-from tinyprune.ops.dropout import check_rate
-from tinyprune.ops.rows import check_each_row, check_ids, check_rows_index
+from tinyprune.ops.embedding import check_arguments
+from tinyprune.ops.rows import check_each_row, check_rows_index
 
 
 @kernel
@@ -82,12 +82,9 @@ def embedding_forward(
     rng: np.random.Generator | None = None,
 ) -> tuple[NDArray, tuple]:
     """Look up the rows `ids` of `E`, as `ops.embedding_forward`; `E` is float32 or float64."""
-    if E.ndim != 2:
-        raise ValueError(f"E must be (V, D), got {E.shape}")
-    V, D = E.shape
-    check_ids(ids, V)
-    check_rate("dropout", dropout)
+    check_arguments(ids, E, dropout)
     check_floats(E=E)
+    D = E.shape[1]
     mask = draw_mask(dropout, rng, math.sqrt(D) if scale is None else scale)
     places = ids.astype(np.int64).reshape(-1)  # a copy, for backward: the caller may fill `ids` anew
     out = workspace.empty((*ids.shape, D), E.dtype)

@@ -19,8 +19,7 @@ from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, check_in_place, contiguous, zeros
 from tinyprune.kernels.cuda.parts.masks import DROPOUT, KEEP_ALL, keep_factor
 from tinyprune.kernels.formulas import Dropout, draw_mask
-from tinyprune.ops.dropout import check_rate
-from tinyprune.ops.embedding import check_ids
+from tinyprune.ops.embedding import check_arguments
 from tinyprune.ops.rows import check_each_row, check_rows_index
 
 THREADS = 128
@@ -145,11 +144,8 @@ def embedding_forward(
 ) -> tuple[DeviceArray, tuple]:
     """Look up the rows `ids`, integers in main memory, of `E`: `ops.embedding_forward` for float32."""
     check_floats(E=E)
-    if E.ndim != 2:
-        raise ValueError(f"E must be (V, D), got {E.shape}")
-    V, D = E.shape
-    check_ids(ids, V)
-    check_rate("dropout", dropout)
+    check_arguments(ids, E, dropout)
+    D = E.shape[1]
     mask = draw_mask(dropout, rng, math.sqrt(D) if scale is None else scale)
     out = taken_rows(E, ids, mask=mask).reshape(*ids.shape, D)
     return out, (ids.copy(), E.shape, mask)  # the caller may overwrite its own
