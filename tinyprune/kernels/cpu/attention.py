@@ -587,8 +587,7 @@ def attention_forward(
         ValueError: as in the textbook, and for any other dtype.
     """
     check_arguments(q, k, v, r, u, w, pk, pv, gate, span, dropout)
-    optional = {"r": r, "u": u, "w": w, "pk": pk, "pv": pv, "gate": gate}
-    check_floats(q=q, k=k, v=v, **{name: x for name, x in optional.items() if x is not None})
+    check_floats(q=q, k=k, v=v, r=r, u=u, w=w, pk=pk, pv=pv, gate=gate)
     B, T, H, Dh = q.shape
     S, N = k.shape[1], 0 if pk is None else pk.shape[1]
     dtype, W = q.dtype, VECTOR_BYTES // q.itemsize

@@ -58,8 +58,7 @@ def matmul(
     except (ValueError, IndexError):
         # check by the names of this function only now that something is wrong: checking takes time
         check_matmul(a, b, bias, relu, where, onto)
-        given = {"a": a, "b": b, "bias": bias, "where": where, "onto": onto}
-        check_floats(**{name: x for name, x in given.items() if x is not None})
+        check_floats(a=a, b=b, bias=bias, where=where, onto=onto)
         raise
     if relu:
         rectify(out.reshape(-1))
