@@ -25,7 +25,7 @@ def draw_mask(rate: float, rng: np.random.Generator | None, factor: float = 1.0)
     """Draw the mask of a rate, and of kept entries times `factor`. Without a generator, or at rate 0, all are kept."""
     rate = 0.0 if rng is None else rate
     keys = draw_keys(rng) if rate else (0, 0)
-    return Dropout(factor / (1 - rate), *keys, threshold(rate))
+    return Dropout(factor / (1 - rate), *keys, int(rate * 2**32))
 
 
 def sigmoid(x):
@@ -35,17 +35,12 @@ def sigmoid(x):
     return (one if x >= 0 else z) / (one + z)
 
 
-def threshold(rate: float) -> int:
-    """Return the least hash of an entry that dropout keeps."""
-    return int(rate * 2**32)
-
-
 def kept(number, key0, key1, limit):
     """Return whether dropout keeps entry `number`, by the hash of `tinyprune.ops.dropout.keep_mask`.
 
-    Keys and limit, the `threshold` of the rate, are uint32. Numba widens each sum and product to 64 bits; `u32` narrows
-    it again at each step, so that LLVM works on twice as many entries at once. The factors have 64 bits so that NumPy
-    does not warn of an overflow; a compiler sees that only 32 are used.
+    Keys and limit, see `Dropout`, are uint32. Numba widens each sum and product to 64 bits; `u32` narrows it again at
+    each step, so that LLVM works on twice as many entries at once. The factors have 64 bits so that NumPy does not warn
+    of an overflow; a compiler sees that only 32 are used.
     """
     u32, u64 = np.uint32, np.uint64
     h = u32(u32(number) ^ key0)
