@@ -13,7 +13,6 @@ from tinyprune.kernels.cpu import (
     cross_entropy,
     dropout,
     embedding,
-    heads,
     jit,
     joins,
     norms,
@@ -60,9 +59,8 @@ class Numba(Engine):
     linear_backward = linear.linear_backward
 
 
-override(Numba, products, "matmul weight_gradient column_sums")
+override(Numba, products, "matmul weight_gradient column_sums units_gradient")
 override(Numba, embedding, "sum_rows embedding_forward embedding_backward")
-override(Numba, heads, "units_gradient")
 override(Numba, joins, "concatenate add")
 override(Numba, attention, "attention_forward attention_backward")
 override(Numba, rotary, "rotate")
