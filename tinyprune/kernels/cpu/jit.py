@@ -1,7 +1,8 @@
 """How every kernel here is compiled and cached.
 
 `cache=True`: compiled once per machine, then read from disk. `error_model="numpy"`: x / 0 is inf, as in NumPy, which
-saves a test at each division. There is no fastmath, so that sums are computed in the order that the code shows.
+saves a test at each division. There is no fastmath, so that sums are computed in the order that the code shows. For
+every constant that it is called with a function is compiled once more, but not for `int64(0)`.
 
 With NUMBA_BOUNDSCHECK=1 every index is checked, including those of the vector loads and stores in `simd`; kernels then
 run in one thread, since Numba cannot raise from inside a parallel loop.
