@@ -610,14 +610,7 @@ def attention_forward(
 
 
 def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[NDArray | None, ...]:
-    """Gradients of `attention_forward` in argument order; None for an argument that was None.
-
-    Args:
-        dout: gradient of the loss with respect to `out`, (B, T, H, Dh), of q's dtype. Not modified.
-
-    Returns:
-        dq, dk, dv, dr, du, dw, dpk, dpv, dgate as `tinyprune.ops.attention_backward`.
-    """
+    """Gradients of `attention_forward` in argument order, as `ops.attention_backward`; None for what was None."""
     x, gate, scale, sizes, dropout, out, lse, o = cache
     B, _, _, N, H, D, _, row, relative, _, _ = sizes
     Dh, dtype = o.shape[-1], o.dtype
