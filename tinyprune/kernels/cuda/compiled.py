@@ -15,7 +15,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +28,6 @@ from tinyprune.files import cache_directory, replace_file
 from tinyprune.kernels.gpu import explained, linker
 
 Capability = tuple[int, int]
-Listener = tuple[Callable[[str], None], Callable[[], None]]  # the first gets a kernel's name
 
 OLDEST = (8, 0)  # Numba compiles for this compute capability, unless the GPU is older; the linker for the GPU's
 PACKAGES = ("numba", "numba-cuda", "nvidia-nvjitlink", "nvidia-nvjitlink-cu12", "nvidia-nvvm", "nvidia-cuda-nvcc-cu12")
@@ -144,21 +143,32 @@ def kept(path: Path | None, make: Callable[[], bytes]) -> bytes:
     return content
 
 
-def code_of(
-    kernel: Any, capability: Capability, listeners: Sequence[Listener] = (), ptx: bool = False
-) -> tuple[str, bytes]:
+LISTENERS: list[tuple[Callable[[str], None], Callable[[], None]]] = []  # of `compilations`
+
+
+@contextlib.contextmanager
+def compilations(begin: Callable[[str], None], end: Callable[[], None]) -> Iterator[None]:
+    """Call `begin(name)` and `end()` around each kernel's compilation in the context."""
+    LISTENERS.append((begin, end))
+    try:
+        yield
+    finally:
+        LISTENERS.remove((begin, end))
+
+
+def code_of(kernel: Any, capability: Capability, ptx: bool = False) -> tuple[str, bytes]:
     """Return the symbol of a kernel and what the driver loads for it: a cubin, or PTX for the emulator.
 
-    It is compiled unless a file has it; the listeners are called before and after that. Raises as `compiled`.
+    It is compiled unless a file has it. Raises as `compiled`.
     """
 
     def make() -> bytes:
-        for begin, _ in listeners:
+        for begin, _ in LISTENERS:
             begin(kernel.__name__)
         try:
             symbol, code, _ = compiled(kernel, capability, ptx)
         finally:
-            for _, end in listeners:
+            for _, end in LISTENERS:
                 end()
         return symbol.encode() + b"\0" + code
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinyprune.kernels import linear
+from tinyprune.kernels.cuda.compiled import compilations
 from tinyprune.kernels.cuda.device import array, jit
 from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.memory import POOL
@@ -28,7 +29,7 @@ class Cuda(Engine):
     to_device = staticmethod(array.to_device)
     to_host = staticmethod(array.to_host)
     reading = staticmethod(array.reading)
-    compilations = staticmethod(jit.compilations)
+    compilations = staticmethod(compilations)
 
     def synchronize(self) -> None:
         """See `Machine`."""

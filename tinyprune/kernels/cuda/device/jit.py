@@ -19,16 +19,15 @@ Without a GPU `cuda.emulator` executes them, from PTX, which the linker makes in
 """
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from numba import cuda, float32, float64, int32, types, uint32, void
 
 from tinyprune.files import cache_directory
-from tinyprune.kernels.cuda.compiled import Listener, code_of
+from tinyprune.kernels.cuda.compiled import code_of
 from tinyprune.kernels.cuda.device.driver import Packed, driver
 
 __all__ = ["Kernel", "blocks", "device", "float32", "floats", "int32", "ints", "kernel", "uint32"]
@@ -83,7 +82,7 @@ class Kernel:
 
         Raises UsageError if toolkit and GPU do not fit together.
         """
-        return driver().load(lambda capability, ptx=False: code_of(self, capability, LISTENERS, ptx))
+        return driver().load(partial(code_of, self))
 
     def __call__(self, grid: int | tuple[int, ...], *arguments: Any) -> None:
         """Launch it, and return before it is done.
@@ -122,19 +121,6 @@ def along_xyz(sizes: int | tuple[int, ...]) -> tuple[int, ...]:
 def format_of(kind: Any) -> str:
     """Return how struct packs an argument of this type."""
     return "".join(map(format_of, kind.types)) if isinstance(kind, types.BaseTuple) else FORMATS.get(kind, "P")
-
-
-LISTENERS: list[Listener] = []
-
-
-@contextmanager
-def compilations(begin: Callable[[str], None], end: Callable[[], None]) -> Iterator[None]:
-    """Call `begin(name)` and `end()` around each kernel's compilation in the context."""
-    LISTENERS.append((begin, end))
-    try:
-        yield
-    finally:
-        LISTENERS.remove((begin, end))
 
 
 def pointers(arrays: Any) -> Any:
