@@ -56,6 +56,7 @@ def make_norm(name: str, centred: bool) -> tuple[Kernel, Kernel]:
     They are called `name` and `name`_backward.
     """
 
+    @kernel(*3 * (floats,), int32, float32, *3 * (floats,), name=name, threads=THREADS)
     def normalise(x, scale, bias, D, eps, out, means, inverses):
         """Compute out, and the mean and 1 / std of each row: a block for each row."""
         scratch = cuda.shared.array(THREADS, float32)
@@ -80,6 +81,7 @@ def make_norm(name: str, centred: bool) -> tuple[Kernel, Kernel]:
             if centred:
                 means[row] = mean
 
+    @kernel(*5 * (floats,), *3 * (int32,), floats, floats, name=f"{name}_backward", threads=THREADS)
     def normalise_backward(dout, x, means, inverses, scale, R, D, first, dx, sums):
         """Compute dx = (dn − mean_d dn − n · mean_d(dn · n)) / std, a block for each row; `first` ones sum over rows.
 
@@ -104,12 +106,7 @@ def make_norm(name: str, centred: bool) -> tuple[Kernel, Kernel]:
             n = (x[at + d] - mean) * inverse
             dx[at + d] = (rounded_product(dout[at + d], scale[d]) - dn_mean - n * dn_n_mean) * inverse
 
-    types = *3 * (floats,), int32, float32, *3 * (floats,)
-    types_backward = *5 * (floats,), *3 * (int32,), floats, floats
-    return (
-        kernel(*types, name=name, threads=THREADS)(normalise),
-        kernel(*types_backward, name=f"{name}_backward", threads=THREADS)(normalise_backward),
-    )
+    return normalise, normalise_backward
 
 
 LAYERNORM, RMSNORM = make_norm("layernorm", True), make_norm("rmsnorm", False)
