@@ -30,8 +30,6 @@ from tinyprune.files import cache_directory
 from tinyprune.kernels.cuda.compiled import code_of
 from tinyprune.kernels.cuda.device.driver import Packed, driver
 
-__all__ = ["Kernel", "blocks", "device", "float32", "floats", "int32", "ints", "kernel", "uint32"]
-
 COMPILING = "compiling kernels for the GPU, once on this machine"
 COMPILED = f"kept in {cache_directory() / 'cubins'}, the next start needs none"
 # how struct packs an argument; addresses have 8 bytes, and each lies on a multiple of its size as in C
