@@ -108,9 +108,8 @@ def weight_gradients(
         check_floats(x=x)
         check_rows("x", x)
         sums.append((contiguous(x), math.prod(x.shape[:-1]), empty(x.shape[-1])))
-    wanted = [p[5] for p in products], [out for _, _, out in sums]
     launch(products, precision, sums)
-    return wanted
+    return [p[5] for p in products], [out for _, _, out in sums]
 
 
 def check_onto(onto: DeviceArray, **read: DeviceArray) -> None:
@@ -128,7 +127,7 @@ def matrix(x: DeviceArray) -> DeviceArray:
     return x if x.ndim > 1 else DeviceArray(x.storage, x.first, (1, *x.shape), (x.size, *x.strides), x.dtype)
 
 
-def launch(products: Sequence[tuple], precision: str, sums: list[tuple] | None = None) -> None:
+def launch(products: Sequence[tuple], precision: str, sums: Sequence[tuple] = ()) -> None:
     """Compute op(a) · b, finished, into `out` of each product, those of one kernel together. See `arithmetic`.
 
     Args:
@@ -143,7 +142,7 @@ def launch(products: Sequence[tuple], precision: str, sums: list[tuple] | None =
     if precision == "tf32" and driver().capability < EARLIEST:
         found = ".".join(map(str, driver().capability))
         raise UsageError(f"tf32 takes a GPU of compute capability 8.0 or later, and this one has {found}: use float32")
-    sums = [] if sums is None else sums
+    slots: list[tuple] = []
     together: dict[tuple, list[tuple]] = {}
     for a, b, transpose_a, bias, added, out, finish in products:
         a, transpose_a = as_it_lies(a, transpose_a)
@@ -157,10 +156,10 @@ def launch(products: Sequence[tuple], precision: str, sums: list[tuple] | None =
             continue
         arrays = a, b, bias, added, out
         if p.parts > 1:
-            slots = empty((p.parts, *out.shape))
-            arrays = a, b, None, None, slots
-            sums.append((slots, p.parts, out))
+            parts = empty((p.parts, *out.shape))
+            arrays = a, b, None, None, parts
+            slots.append((parts, p.parts, out))
         together.setdefault(p.kernel, []).append((p.grid, (*arrays, *p.numbers)))
     for key, some in together.items():
         launch_together(PRODUCTS[precision, *key], some)
-    sum_all(sums)
+    sum_all([*sums, *slots])
