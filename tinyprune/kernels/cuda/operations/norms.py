@@ -14,8 +14,7 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.instructions import rounded_product
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous
-from tinyprune.kernels.cuda.parts.sums import WIDE, block_sum, grid_of
-from tinyprune.kernels.cuda.products.primitives import column_sums
+from tinyprune.kernels.cuda.parts.sums import WIDE, block_sum, grid_of, sum_all
 from tinyprune.ops.layernorm import check_scale_and_bias
 from tinyprune.ops.rmsnorm import check_scale
 
@@ -138,11 +137,11 @@ def layernorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, De
     D, R = scale.size, inverses.size
     dx = empty(x.shape)
     across, runs = grid_of(R, D, RUN)
-    sums = empty((runs, 2 * D))
+    sums, dparameters = empty((runs, 2 * D)), empty(2 * D)
     first = across * runs
     _, backward = RMSNORM if means is None else LAYERNORM
     backward(first + R, contiguous(dout), x, means, inverses, scale, R, D, first, dx, sums)
-    dparameters = column_sums(sums)
+    sum_all([(sums, runs, dparameters)])
     return dx, dparameters[:D], dparameters[D:]
 
 
