@@ -4,7 +4,6 @@ Numba is imported only when an engine needs it.
 """
 
 from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ def why_no_numba() -> str | None:
     return "Numba is not installed: python -m pip install numba, or use --backend numpy"
 
 
-def numba_engine() -> Engine:
+def numba_engine(name: str) -> Engine:
     """Return the engine whose kernels Numba compiles for the CPU.
 
     Raises:
@@ -31,7 +30,7 @@ def numba_engine() -> Engine:
         import numba  # noqa: F401
     except ImportError as error:
         reason = why_no_numba() or f"{error}; update Numba, or use --backend numpy"
-        raise UsageError(f"the numba backend cannot run: {reason}") from error
+        raise UsageError(f"the {name} backend cannot run: {reason}") from error
     from tinyprune.kernels.cpu.engine import Numba
 
     return Numba()
@@ -46,20 +45,22 @@ def cuda_engine(name: str) -> Engine:
     if reason := BACKENDS[name].problem():
         raise UsageError(f"the {name} backend cannot run: {reason}")
     from tinyprune.kernels.cuda.device import driver
-    from tinyprune.kernels.cuda.engine import ENGINES
+    from tinyprune.kernels.cuda.engine import Cuda, CudaTF32
 
+    engine = CudaTF32() if name == "cuda-tf32" else Cuda()
     if name == "cuda-emulated":
         from tinyprune.kernels.cuda.emulator.driver import emulator
 
         driver.use(emulator())
-    return ENGINES[name]()
+        engine.name = name
+    return engine
 
 
 class Choice(NamedTuple):
     """What is known of an engine before it is made.
 
     Attributes:
-        make: makes it, and imports what it needs only then.
+        make: makes the engine of a name, and imports what it needs only then.
         about: what it is, in one line.
         problem: returns why it cannot run here and what to install, in one line; None if it can.
         on_device: see `Machine`.
@@ -67,7 +68,7 @@ class Choice(NamedTuple):
         packages: the packages that compute, beside NumPy; a report of a machine lists their versions.
     """
 
-    make: Callable[[], Engine]
+    make: Callable[[str], Engine]
     about: str
     problem: Callable[[], str | None] = lambda: None
     on_device: bool = False
@@ -75,20 +76,16 @@ class Choice(NamedTuple):
     packages: tuple[str, ...] = ()
 
 
-GPU = Choice(
-    partial(cuda_engine, "cuda"), "compiled for an NVIDIA GPU", why_unusable, on_device=True, packages=("numba-cuda",)
-)
+GPU = Choice(cuda_engine, "compiled for an NVIDIA GPU", why_unusable, on_device=True, packages=("numba-cuda",))
 BACKENDS = {
     "numba": Choice(numba_engine, "compiled for the processor by Numba", why_no_numba, packages=("numba",)),
-    "numpy": Choice(Engine, "the textbook, in NumPy"),
+    "numpy": Choice(lambda _: Engine(), "the textbook, in NumPy"),
     "cuda": GPU,
     "cuda-tf32": GPU._replace(
-        make=partial(cuda_engine, "cuda-tf32"),
         about="the same, with products on tensor cores from numbers rounded to 11 bits",
         precision="tf32",
     ),
     "cuda-emulated": GPU._replace(
-        make=partial(cuda_engine, "cuda-emulated"),
         about="the same kernels without a GPU, executed and checked by an emulator; thousands of times slower",
         problem=what_is_missing,
     ),
@@ -111,4 +108,4 @@ def get_backend(name: str) -> Engine:
     """
     if name not in BACKENDS:
         raise UsageError(f"backend must be one of {', '.join(BACKENDS)}; got {name!r}{nearest(name, BACKENDS)}")
-    return BACKENDS[name].make()
+    return BACKENDS[name].make(name)

@@ -1,12 +1,31 @@
-"""Formulas that kernels for the CPU and for the GPU share; each backend compiles them for itself.
+"""Formulas that kernels for the CPU and for the GPU share, and the masks of dropout that both are given.
 
-They are pure functions of scalars, and none calls another. They do not depend on Numba: NumPy can call them as well.
+Each backend compiles the formulas for itself. They are pure functions of scalars, and none calls another. They do not
+depend on Numba: NumPy can call them as well.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from tinyprune.ops.dropout import draw_keys
+
+
+class Dropout(NamedTuple):
+    """These numbers decide in a kernel whether an entry is kept."""
+
+    factor: float  # of entries that are kept, mostly 1 / (1 − rate)
+    key0: int
+    key1: int
+    limit: int  # which an entry's hash has to reach to be kept; 0 for no dropout
+
+
+def draw_mask(rate: float, rng: np.random.Generator | None, factor: float = 1.0) -> Dropout:
+    """Draw the mask of a rate, and of kept entries times `factor`. Without a generator, or at rate 0, all are kept."""
+    rate = 0.0 if rng is None else rate
+    keys = draw_keys(rng) if rate else (0, 0)
+    return Dropout(factor / (1 - rate), *keys, int(rate * 2**32))
 
 
 def sigmoid(x):
@@ -16,17 +35,12 @@ def sigmoid(x):
     return (one if x >= 0 else z) / (one + z)
 
 
-def threshold(rate: float) -> int:
-    """Return the least hash of an entry that dropout keeps."""
-    return int(rate * 2**32)
-
-
 def kept(number, key0, key1, limit):
     """Return whether dropout keeps entry `number`, by the hash of `tinyprune.ops.dropout.keep_mask`.
 
-    Keys and limit, the `threshold` of the rate, are uint32. Numba widens each sum and product to 64 bits; `u32` narrows
-    it again at each step, so that LLVM works on twice as many entries at once. The factors have 64 bits so that NumPy
-    does not warn of an overflow; a compiler sees that only 32 are used.
+    Keys and limit, see `Dropout`, are uint32. Numba widens each sum and product to 64 bits; `u32` narrows it again at
+    each step, so that LLVM works on twice as many entries at once. The factors have 64 bits so that NumPy does not warn
+    of an overflow; a compiler sees that only 32 are used.
     """
     u32, u64 = np.uint32, np.uint64
     h = u32(u32(number) ^ key0)

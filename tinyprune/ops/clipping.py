@@ -8,13 +8,17 @@ is NaN, with which they change nothing. So these numbers can be looked at after 
 until Python has seen them.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.ops.norm import squared_norms
+if TYPE_CHECKING:
+    from tinyprune.ops.engine import Engine
 
 
 def clip_factor(norm: float, max_norm: float) -> float:
@@ -28,21 +32,19 @@ def clip_factor(norm: float, max_norm: float) -> float:
     return max_norm / norm if max_norm and norm > max_norm else 1.0
 
 
-def factor_of(squares: Sequence[float], losses: Sequence[float | np.inexact], max_norm: float) -> tuple[float, float]:
-    """Return what `clipping` does, from the squared norms of the gradients."""
-    norm = math.hypot(*map(math.sqrt, squares))
-    return norm, clip_factor(norm, max_norm) if all(map(math.isfinite, losses)) else math.nan
-
-
-def clipping(grads: Sequence[NDArray], losses: Sequence[float | np.inexact], *, max_norm: float) -> tuple[float, float]:
+def clipping(
+    ops: Engine, grads: Sequence[NDArray], losses: Sequence[float | np.inexact], *, max_norm: float
+) -> tuple[float, float]:
     """Compute the joint norm and the clipping factor.
 
-    >>> clipping([np.array([[3.0, 0.0]]), np.array([4.0])], [], max_norm=2.0)
+    >>> from tinyprune import ops
+    >>> ops.clipping([np.array([[3.0, 0.0]]), np.array([4.0])], [], max_norm=2.0)
     (5.0, 0.4)
-    >>> clipping([np.array([3.0])], [np.nan], max_norm=0.0)
+    >>> ops.clipping([np.array([3.0])], [np.nan], max_norm=0.0)
     (3.0, nan)
 
     Args:
+        ops: computes the squared norms; `ops.clipping` passes itself.
         grads: of any shapes, float32 or float64. Not modified.
         losses: further numbers that must be finite, or the factor is NaN.
         max_norm: the largest norm allowed; 0 for no limit.
@@ -51,4 +53,5 @@ def clipping(grads: Sequence[NDArray], losses: Sequence[float | np.inexact], *, 
         norm: summed in float64.
         factor: for `grad_scale` of the optimizers' updates. (On a GPU both stay in its memory.)
     """
-    return factor_of(squared_norms(grads), losses, max_norm)
+    norm = math.hypot(*map(math.sqrt, ops.squared_norms(grads)))
+    return norm, clip_factor(norm, max_norm) if all(map(math.isfinite, losses)) else math.nan

@@ -38,11 +38,10 @@ def embedding_forward(
         cache: what `embedding_backward` needs.
 
     Raises:
-        ValueError: if an id is not an integer in 0 … V−1, or `dropout` is out of range.
+        ValueError: if `E` is no matrix, an id is not an integer in 0 … V−1, or `dropout` is out of range.
     """
+    check_arguments(ids, E, dropout)
     V, D = E.shape
-    check_ids(ids, V)
-    check_rate("dropout", dropout)
     scale = math.sqrt(D) if scale is None else scale
     out = E[ids]
     out *= scale
@@ -72,3 +71,11 @@ def embedding_backward(dout: NDArray, cache: tuple) -> NDArray:
     dE = sum_rows(rows.reshape(-1, D), ids.reshape(-1), V)
     dE *= scale
     return dE
+
+
+def check_arguments(ids: NDArray, E: NDArray, dropout: float) -> None:
+    """Raise ValueError, naming the argument, unless `E` is a matrix, ids are its rows, and the rate is in range."""
+    if E.ndim != 2:
+        raise ValueError(f"E must be (V, D), got {E.shape}")
+    check_ids(ids, len(E))
+    check_rate("dropout", dropout)

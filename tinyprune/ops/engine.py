@@ -159,7 +159,6 @@ class Engine(Machine):
     distillation_backward = staticmethod(distillation.distillation_backward)
     # Updates of parameters.
     squared_norms = staticmethod(norm.squared_norms)
-    clipping = staticmethod(clipping.clipping)
     adamw_updates = staticmethod(adamw.adamw_updates)
     lamb_update = staticmethod(lamb.lamb_update)
 
@@ -190,6 +189,8 @@ class Engine(Machine):
     adaptive_softmax_forward = adaptive_softmax.adaptive_softmax_forward
     adaptive_softmax_backward = adaptive_softmax.adaptive_softmax_backward
     adaptive_log_probabilities = adaptive_softmax.adaptive_log_probabilities
+    # Before an update; the engine of a GPU overrides it, so that nothing waits.
+    clipping = clipping.clipping
     # A layer's error as a loss of its gates.
     layerwise_error_forward = layerwise_error.layerwise_error_forward
     layerwise_error_backward = staticmethod(layerwise_error.layerwise_error_backward)

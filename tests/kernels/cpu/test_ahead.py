@@ -65,8 +65,8 @@ def test_zeros_in_place_of_attention_have_the_same_shapes(rng):
 
 
 def test_not_with_one_processor_or_kernels_that_are_there(tmp_path, monkeypatch):
-    nothing = SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path)))
-    monkeypatch.setattr(ahead.jit, "nothing", nothing)
+    fill = SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path)))
+    monkeypatch.setattr(ahead.jit, "fill", fill)
     for threads in (1, 2):
         monkeypatch.setattr(ahead.numba.config, "NUMBA_DEFAULT_NUM_THREADS", threads)
         assert ahead.worthwhile() == (threads == 2)

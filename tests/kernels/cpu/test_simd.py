@@ -7,7 +7,7 @@ import pytest
 from tinyprune.kernels.cpu import simd
 from tinyprune.kernels.cpu.jit import BOUNDS_CHECKED
 from tinyprune.kernels.cpu.tiles import microkernel
-from tinyprune.kernels.formulas import kept, threshold
+from tinyprune.kernels.formulas import kept
 from tinyprune.ops.dropout import keep_mask
 
 
@@ -57,8 +57,9 @@ def test_drop_is_the_textbooks_mask(dtype, first):
     x = np.arange(1, 129).astype(dtype)
     out = np.empty_like(x)
     keys, rate = (123456789, 987654321), 0.3
-    apply_drop(x, first, *keys, threshold(rate), out)
-    limits = [np.uint32(x) for x in (*keys, threshold(rate))]
+    limit = int(rate * 2**32)
+    apply_drop(x, first, *keys, limit, out)
+    limits = [np.uint32(x) for x in (*keys, limit)]
     keep = [kept(number % 2**32, *limits) for number in range(first, first + 128)]
     assert np.array_equal(out, x * keep)
     assert first > 5 or np.array_equal(keep, keep_mask((first + 128,), rate, keys)[first:])  # others are too far away

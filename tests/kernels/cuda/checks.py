@@ -7,7 +7,7 @@ import numpy as np
 
 from tinyprune.kernels.cuda.device.array import to_device
 from tinyprune.kernels.cuda.parts import sums
-from tinyprune.kernels.cuda.products.primitives import matmul
+from tinyprune.kernels.cuda.products import primitives
 
 from .attention_case import arguments, on_gpu, textbook
 from .compare import assert_close, assert_equal_to_textbook, normal
@@ -16,7 +16,7 @@ from .compare import assert_close, assert_equal_to_textbook, normal
 def column_sums(shape=(1100, 35)):
     """More than one run of rows, more than one block of columns."""
     (x,) = normal(shape)
-    assert_close(sums.column_sums(to_device(x)), x.sum(0, dtype=float))
+    assert_close(primitives.column_sums(to_device(x)), x.sum(0, dtype=float))
 
 
 def row_dots(shape=(3, 7, 2, 11)):
@@ -53,7 +53,7 @@ def products():
     for M, K, N in ((2, 70, 35), (9, 40, 67)):
         a, b, bias = normal((M, K), (K, N), (N,))
         for there in (to_device(b), to_device(b.T.copy()).T):
-            assert_close(matmul(to_device(a), there, bias=to_device(bias)), a.astype(np.float64) @ b + bias)
+            assert_close(primitives.matmul(to_device(a), there, bias=to_device(bias)), a.astype(np.float64) @ b + bias)
 
 
 def attention(Dh, T=66, M=4):

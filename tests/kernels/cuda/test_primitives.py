@@ -7,7 +7,7 @@ import pytest
 
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.array import to_device, to_host
-from tinyprune.kernels.cuda.products import plans, primitives, tensor_cores
+from tinyprune.kernels.cuda.products import plans, primitives
 from tinyprune.kernels.cuda.products.plans import division
 from tinyprune.kernels.cuda.products.primitives import column_sums, matmul, matmuls, weight_gradient, weight_gradients
 from tinyprune.ops import products
@@ -209,7 +209,7 @@ def test_onto_in_the_memory_of_an_argument(place, make, said):
 @pytest.fixture
 def tf32(place, monkeypatch):
     """Skips the test where the GPU has no such tensor cores; otherwise there are no other products by tiles."""
-    if place == "gpu" and tensor_cores.driver().capability < tensor_cores.EARLIEST:
+    if place == "gpu" and primitives.driver().capability < primitives.EARLIEST:
         pytest.skip("this GPU has no tf32")
     kernels = {key: kernel for key, kernel in primitives.PRODUCTS.items() if key[0] == "tf32"}
     monkeypatch.setattr(primitives, "PRODUCTS", kernels)
@@ -247,8 +247,8 @@ def test_precisions_that_there_are_not(place, monkeypatch):
     x = to_device(np.ones((9, 9), np.float32))
     with pytest.raises(UsageError, match="precision must be one of float32, tf32; got 'float16'"):
         matmul(x, x, precision="float16")
-    monkeypatch.setattr(tensor_cores, "driver", lambda: SimpleNamespace(capability=(7, 5)))
+    monkeypatch.setattr(primitives, "driver", lambda: SimpleNamespace(capability=(7, 5)))
     with pytest.raises(UsageError, match=r"capability 8.0 or later, and this one has 7.5: use float32"):
         weight_gradient(x, x, precision="tf32")
-    monkeypatch.setattr(tensor_cores, "driver", lambda: SimpleNamespace(capability=(8, 0)))
-    primitives.check_precision("tf32")
+    monkeypatch.setattr(primitives, "driver", lambda: SimpleNamespace(capability=(8, 0)))
+    assert_close(matmul(x[:3], x, precision="tf32"), np.full((3, 9), 9))

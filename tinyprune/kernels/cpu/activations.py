@@ -9,14 +9,14 @@
 for other things: backward computes s again, which takes a third longer than to read it would.
 """
 
-from numba import prange
+from numba import int64, prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_alike, check_floats, check_gradient, flat
 from tinyprune.kernels.cpu.jit import kernel, loop_kernel
-from tinyprune.kernels.cpu.simd import broadcast, lanes, load, muladd, multiply, number, sigmoid, store, subtract
+from tinyprune.kernels.cpu.simd import broadcast, lanes, load, muladd, multiply, sigmoid, store, subtract
 from tinyprune.ops.gelu import CUBIC, LINEAR
 
 RUN = 4096  # entries that a thread takes at a time, whole vectors of any width
@@ -78,7 +78,7 @@ def backward_run(first, end, dout, a, b, da, db):
 def activate(a, b, out):
     """Compute out; all are flat."""
     for run in prange((a.size + RUN - 1) // RUN):
-        first = number(run) * RUN
+        first = int64(run) * RUN
         activate_run(first, min(first + RUN, a.size), a, b, out)
 
 
@@ -86,7 +86,7 @@ def activate(a, b, out):
 def backward(dout, a, b, da, db):
     """Compute da and db; all are flat."""
     for run in prange((a.size + RUN - 1) // RUN):
-        first = number(run) * RUN
+        first = int64(run) * RUN
         backward_run(first, min(first + RUN, a.size), dout, a, b, da, db)
 
 

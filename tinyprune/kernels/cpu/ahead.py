@@ -22,7 +22,7 @@ from tinyprune.kernels.cpu.attention import attention_backward, attention_forwar
 
 def worthwhile() -> bool:
     """Return whether there is a second processor, and a folder that does not have attention's kernels yet."""
-    folder = Path(jit.nothing.stats.cache_path)
+    folder = Path(jit.fill.stats.cache_path)
     return (
         jit.CACHED and numba.config.NUMBA_DEFAULT_NUM_THREADS > 1 and not any(folder.glob("attention.backward-*.nbi"))
     )

@@ -14,8 +14,8 @@ from tinyprune.ops.add import check_same_shape
 FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
-def check_floats(**arrays: NDArray) -> None:
-    """Raise ValueError unless all are float32, or all float64. Messages use the keyword names."""
+def check_floats(**arrays: NDArray | None) -> None:
+    """Raise ValueError unless all are float32, or all float64, but for None. Messages use the keyword names."""
     (first, like), *_ = arrays.items()
     dtype = like.dtype
     if dtype not in FLOATS:
@@ -23,7 +23,7 @@ def check_floats(**arrays: NDArray) -> None:
             f"{first} must be float32 or float64 for a compiled kernel, got {dtype}; the numpy backend takes others"
         )
     for name, value in arrays.items():
-        if value.dtype != dtype:
+        if value is not None and value.dtype != dtype:
             raise ValueError(f"{name} must have the dtype of {first}, {dtype}, got {value.dtype}")
 
 
@@ -41,10 +41,10 @@ def check_alike(**arrays: NDArray) -> None:
     check_floats(**arrays)
 
 
-def check_gradient(dout: NDArray, shape: tuple[int, ...], dtype: np.dtype, name: str = "dout") -> None:
-    """Raise ValueError unless `dout`, called `name`, has the shape and dtype of what `forward` returned."""
+def check_gradient(dout: NDArray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Raise ValueError unless `dout` has the shape and dtype of what `forward` returned."""
     if dout.shape != shape or dout.dtype != dtype:
-        raise ValueError(f"{name} must be {dtype} {shape} like the output, got {dout.dtype} {dout.shape}")
+        raise ValueError(f"dout must be {dtype} {shape} like the output, got {dout.dtype} {dout.shape}")
 
 
 def contiguous(x: NDArray) -> NDArray:

@@ -37,7 +37,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads, int64, prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu.arguments import check_floats, check_gradient, contiguous
@@ -45,7 +45,6 @@ from tinyprune.kernels.cpu.attention_tiles import (
     LOWEST,
     ROWS,
     TILE,
-    Dropout,
     Mask,
     Running,
     Sizes,
@@ -57,7 +56,6 @@ from tinyprune.kernels.cpu.attention_tiles import (
     softmax_rows,
     softmax_rows_backward,
 )
-from tinyprune.kernels.cpu.dropout import threshold
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
 from tinyprune.kernels.cpu.panels import pack_rows, unpack_rows
 from tinyprune.kernels.cpu.product import PARTS
@@ -72,13 +70,12 @@ from tinyprune.kernels.cpu.simd import (
     muladd,
     multiply,
     never_inline,
-    number,
     store,
     total,
 )
 from tinyprune.kernels.cpu.workspace import empty
+from tinyprune.kernels.formulas import Dropout, draw_mask
 from tinyprune.ops.attention import check_arguments
-from tinyprune.ops.dropout import draw_keys
 
 LN_2 = math.log(2)
 CHUNK = 256  # keys at once, so that a tile's scores stay in the first caches
@@ -180,7 +177,7 @@ def range_of_part(i, n, units):
 def pack_parameters(x, h, panels, places, sizes):
     """Pack head h's r and pk, which all batch entries share."""
     H, S, N, D = sizes.H, sizes.S, sizes.N, sizes.D
-    width, zero = 2 * lanes(x.q), number(0)
+    width, zero = 2 * lanes(x.q), int64(0)
     if sizes.relative:
         pack_rows(x.r, ((S - 1) * H + h) * D, -H * D, S, panels, zero, places.front, places.pk // (width * D), D, 1.0)
     pack_rows(x.pk, h * N * D, D, N, panels, places.pk, zero, (places.pv - places.pk) // (width * D), D, 1.0)
@@ -252,7 +249,7 @@ def head_forward(x, factor, out, lse, gated, b, h, sizes, dropout, places, scrat
     queries, running, s, panels = scratch
     W = lanes(s)
     width = 2 * W
-    zero, edge = number(0), number(TILE)  # a tile's scores begin TILE later, so that the longer rows can begin earlier
+    zero, edge = int64(0), int64(TILE)  # a tile's scores begin TILE later, so that the longer rows can begin earlier
     stride = H * D
     k_at = (b * S * H + h) * D
     pack_rows(x.k, k_at, stride, S, panels, places.k, zero, (places.v - places.k) // (width * D), D, 1.0)
@@ -275,7 +272,7 @@ def head_forward(x, factor, out, lse, gated, b, h, sizes, dropout, places, scrat
             n = min(CHUNK, visible.keys - a)
             wide, first = round_up(n, width), visible.first + a
             own = visible.own - first  # the first query's own key among these
-            mask = Mask(own - span, own + 1, number(1))
+            mask = Mask(own - span, own + 1, int64(1))
             ready = context_scores(queries, panels, places, visible, a, wide, ready, s, sizes, mask)
             softmax_rows(s, edge + a, wide, mask, running, entry + first, sizes, dropout)
             n = min(n, S - first)  # the last tile may reach beyond the last key, where x.v has no row
@@ -339,7 +336,7 @@ def load_gradients(dout, out, lse, b, h, t0, factor, sizes, tile, gate_sum):
     T, H, D = sizes.T, sizes.H, sizes.D
     W = lanes(dout)
     factors = broadcast(dout, factor)
-    fill_zero(tile.do, number(0), TILE * D)
+    fill_zero(tile.do, int64(0), TILE * D)
     for t in range(min(TILE, T - t0)):
         at = ((b * T + t0 + t) * H + h) * D
         products = broadcast(dout, 0.0)
@@ -387,7 +384,7 @@ def head_backward(x, out, lse, dout, grad, slot, b, factor, sizes, dropout, plac
     tile, s, ds, panels, d_panels = scratch
     h = slot % H
     width = 2 * lanes(s)
-    zero, edge = number(0), number(TILE)  # as in `head_forward`
+    zero, edge = int64(0), int64(TILE)  # as in `head_forward`
     q_u, q_w = TILE * D, 2 * TILE * D
     stride = H * D
     k_at = (b * S * H + h) * D
@@ -421,7 +418,7 @@ def head_backward(x, out, lse, dout, grad, slot, b, factor, sizes, dropout, plac
             wide, first = round_up(n, width), visible.first + a
             k, v = places.k + first * D, places.v + first * D
             own = visible.own - first
-            mask = Mask(own - span, own + 1, number(1))
+            mask = Mask(own - span, own + 1, int64(1))
             ready = context_scores(tile.queries, panels, places, visible, a, wide, ready, s, sizes, mask)
             scores(tile.do, zero, panels, v, wide, ds, edge + a, row, D, mask, False)
             softmax_rows_backward(
@@ -490,7 +487,7 @@ def backward_heads(counter, x, out, lse, dout, grad, factors, groups, sizes, dro
     """Compute units until none is left. Unit h · groups + group is head h for a group of batch entries."""
     x, grad, sizes, dropout = Inputs(*x), Gradients(*grad), Sizes(*sizes), Dropout(*dropout)
     B, _, S, N, H, D = sizes[:6]
-    width, zero = 2 * lanes(dout), number(0)
+    width, zero = 2 * lanes(dout), int64(0)
     places = panel_places(sizes, width)
     scratch = backward_scratch(memory, sizes, places)
     panels, d_panels = scratch[3], scratch[4]
@@ -589,8 +586,7 @@ def attention_forward(
         ValueError: as in the textbook, and for any other dtype.
     """
     check_arguments(q, k, v, r, u, w, pk, pv, gate, span, dropout)
-    optional = {"r": r, "u": u, "w": w, "pk": pk, "pv": pv, "gate": gate}
-    check_floats(q=q, k=k, v=v, **{name: x for name, x in optional.items() if x is not None})
+    check_floats(q=q, k=k, v=v, r=r, u=u, w=w, pk=pk, pv=pv, gate=gate)
     B, T, H, Dh = q.shape
     S, N = k.shape[1], 0 if pk is None else pk.shape[1]
     dtype, W = q.dtype, VECTOR_BYTES // q.itemsize
@@ -600,9 +596,7 @@ def attention_forward(
     span = S if span is None else span
     sizes = Sizes(B, T, S, N, H, D, span, row, r is not None, 1 / math.sqrt(Dh), math.sqrt(N))
     x = Inputs(*(padded(x, D, dtype) for x in (q, k, v, r, u, w, pk, pv)))
-    drops = Dropout(0, 0, 0, 1.0)
-    if rng is not None and dropout > 0:
-        drops = Dropout(*draw_keys(rng), threshold(dropout), 1 / (1 - dropout))
+    drops = draw_mask(dropout, rng)
 
     out, lse = empty((B, T, H, D), dtype), empty((B, H, T), dtype)
     gated = out if gate is None and scale == 1 else empty((B, T, H, D), dtype)
@@ -616,14 +610,7 @@ def attention_forward(
 
 
 def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[NDArray | None, ...]:
-    """Gradients of `attention_forward` in argument order; None for an argument that was None.
-
-    Args:
-        dout: gradient of the loss with respect to `out`, (B, T, H, Dh), of q's dtype. Not modified.
-
-    Returns:
-        dq, dk, dv, dr, du, dw, dpk, dpv, dgate as `tinyprune.ops.attention_backward`.
-    """
+    """Gradients of `attention_forward` in argument order, as `ops.attention_backward`; None for what was None."""
     x, gate, scale, sizes, dropout, out, lse, o = cache
     B, _, _, N, H, D, _, row, relative, _, _ = sizes
     Dh, dtype = o.shape[-1], o.dtype

@@ -7,6 +7,7 @@ lie side by side. Scratch arrays are flat; a matrix in one is given as its offse
 
 from typing import NamedTuple
 
+from numba import int64
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu.jit import kernel, part
@@ -23,7 +24,6 @@ from tinyprune.kernels.cpu.simd import (
     maximum,
     multiply,
     never_inline,
-    number,
     only_lanes,
     store,
     subtract,
@@ -55,15 +55,6 @@ class Sizes(NamedTuple):
     relative: bool  # whether there are relative positions
     score_scale: float  # 1 / √Dh, by which scores are multiplied
     pv_scale: float  # √N, by which persistent values are multiplied
-
-
-class Dropout(NamedTuple):
-    """How attention weights are dropped, see `simd.drop`."""
-
-    key0: int
-    key1: int
-    limit: int  # a weight stays if its hash is at least this; 0 for no dropout
-    factor: float  # 1 / (1 − rate), by which weights that stay are multiplied
 
 
 class Mask(NamedTuple):
@@ -100,7 +91,7 @@ def fill_zero(x, at, n):
 def seen_by(mask, j, n):
     """Return the range of queries, in whole register tiles, that see any of the n keys from j on."""
     if mask.slope == 0:
-        return number(0), number(TILE)
+        return int64(0), int64(TILE)
     return max(j - mask.high + 1, 0) // ROWS * ROWS, round_up(min(j + n - mask.low, TILE), ROWS)
 
 

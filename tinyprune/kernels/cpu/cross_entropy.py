@@ -81,27 +81,21 @@ def scale_row(x, at, V, factor):
         x[at + v] *= factor
 
 
-@kernel
-def row_loss_and_gradient(logits, at, V, target, rows, dlogits):
-    """Return one row's loss, in float64, and write its share of dlogits, which may be `logits` itself."""
-    one = logits.dtype.type(1)
-    top = row_max(logits, at, V)
-    below = logits[at + target] - top
-    s = exponentials(logits, at, V, top, dlogits)
-    dtarget = (dlogits[at + target] / s - one) / rows
-    scale_row(dlogits, at, V, one / (s * rows))
-    dlogits[at + target] = dtarget
-    return np.float64(math.log(s) - below)
-
-
 @loop_kernel
 def losses_and_gradient(logits, targets, losses, dlogits):
-    """Compute the rows' losses (R,) and dlogits (R · V,), the gradient of their mean. logits (R · V,)"""
+    """Compute the rows' losses (R,) and dlogits, the gradient of their mean, which may be `logits`; both (R · V,)."""
     R = targets.size
     V = logits.size // R
-    rows = logits.dtype.type(R)
+    one, rows = logits.dtype.type(1), logits.dtype.type(R)
     for row in prange(R):
-        losses[row] = row_loss_and_gradient(logits, row * V, V, targets[row], rows, dlogits)
+        at, target = row * V, row * V + targets[row]
+        top = row_max(logits, at, V)
+        below = logits[target] - top
+        s = exponentials(logits, at, V, top, dlogits)
+        dtarget = (dlogits[target] / s - one) / rows
+        scale_row(dlogits, at, V, one / (s * rows))
+        dlogits[target] = dtarget
+        losses[row] = math.log(s) - below
 
 
 @kernel

@@ -1,7 +1,6 @@
-"""Dropout, alone and of what is added to the residual stream. See `tinyprune.ops.dropout` and `residual`.
+"""Dropout of what is added to the residual stream. See `tinyprune.ops.residual`.
 
-    dropout    for i: out[i] = x[i] · (1 / (1 − rate) if kept(i) else 0)
-    residual   for i: out[i] = x[i] + y[i] · (1 / (1 − dropout) if kept(i) else 0)
+    for i: out[i] = x[i] + y[i] · (1 / (1 − dropout) if kept(i) else 0)
 
 The mask is never stored: forward and backward each compute whether an entry is kept, in loops that LLVM vectorises. All
 steps of the hash, `formulas.kept`, are in 32 bits, of which a vector holds twice as many as of Numba's usual 64.
@@ -13,11 +12,11 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import check_alike, check_floats, check_gradient, flat
+from tinyprune.kernels.cpu.arguments import check_alike, check_gradient, flat
 from tinyprune.kernels.cpu.jit import kernel, loop_kernel
 from tinyprune.kernels.cpu.joins import add
-from tinyprune.kernels.formulas import threshold
-from tinyprune.ops.dropout import check_rate, draw_keys
+from tinyprune.kernels.formulas import Dropout, draw_mask
+from tinyprune.ops.dropout import check_rate
 
 kept = kernel(formulas.kept)
 
@@ -38,31 +37,11 @@ def drop(x, onto, factor, key0, key1, limit, out):
         out[i] = value if onto is None else onto[i] + value  # Numba compiles only one of the two
 
 
-def apply(x: NDArray, rate: float, keys: tuple[int, int], onto: NDArray | None = None) -> NDArray:
-    """Return x · keep / (1 − rate), plus `onto` if that is given, as a new array."""
+def apply(x: NDArray, mask: Dropout, onto: NDArray | None = None) -> NDArray:
+    """Return x times the factors of the mask, plus `onto` if that is given, as a new array."""
     out = workspace.empty(x.shape, x.dtype)
-    drop(x.size, flat(x), onto if onto is None else flat(onto), 1 / (1 - rate), *keys, threshold(rate), out.reshape(-1))
+    drop(x.size, flat(x), onto if onto is None else flat(onto), *mask, out.reshape(-1))
     return out
-
-
-def dropout_forward(x: NDArray, rate: float, rng: np.random.Generator | None) -> tuple[NDArray, tuple]:
-    """Drop a share `rate` of `x`. Arguments, results and errors as in `ops.dropout_forward`; float32 or float64."""
-    check_rate("rate", rate)
-    check_floats(x=x)
-    if rng is None or rate == 0:
-        return x, (None, 0.0, x.shape, x.dtype)
-    keys = draw_keys(rng)
-    return apply(x, rate, keys), (keys, rate, x.shape, x.dtype)
-
-
-def dropout_backward(dout: NDArray, cache: tuple) -> NDArray:
-    """Return the gradient of `dropout_forward`, as `ops.dropout_backward`; the hash tells again what was dropped."""
-    keys, rate, shape, dtype = cache
-    check_gradient(dout, shape, dtype)
-    if keys is None:
-        return dout
-    # out = x * keep / (1 - rate)
-    return apply(dout, rate, keys)
 
 
 def residual_forward(
@@ -71,13 +50,14 @@ def residual_forward(
     """Add dropout(y) to x. Arguments, results and errors as in `ops.residual_forward`; float32 or float64."""
     check_alike(x=x, y=y)
     check_rate("dropout", dropout)
-    if rng is None or dropout == 0:
-        return add(x, y), (None, 0.0, x.shape, x.dtype)
-    keys = draw_keys(rng)
-    return apply(y, dropout, keys, onto=x), (keys, dropout, x.shape, x.dtype)
+    mask = None if rng is None or dropout == 0 else draw_mask(dropout, rng)
+    out = add(x, y) if mask is None else apply(y, mask, onto=x)
+    return out, (mask, x.shape, x.dtype)
 
 
 def residual_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray]:
-    """Return the gradients of `residual_forward`, `dout` itself and dropout of it, as `ops.residual_backward`."""
-    # out = x + dropout(y)
-    return dout, dropout_backward(dout, cache)
+    """Return the gradients of `residual_forward`, as `ops.residual_backward`; the hash tells again what was dropped."""
+    mask, shape, dtype = cache
+    check_gradient(dout, shape, dtype)
+    # out = x + y * keep / (1 - dropout)
+    return dout, dout if mask is None else apply(dout, mask)

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_floats, check_gradient, contiguous, flat
-from tinyprune.kernels.cpu.dropout import keep_factor, threshold
+from tinyprune.kernels.cpu.dropout import keep_factor
 from tinyprune.kernels.cpu.jit import kernel, loop_kernel, parallel_kernel
-from tinyprune.ops.dropout import check_rate, draw_keys
-from tinyprune.ops.rows import check_each_row, check_ids, check_rows_index
+from tinyprune.kernels.formulas import draw_mask
+from tinyprune.ops.embedding import check_arguments
+from tinyprune.ops.rows import check_each_row, check_rows_index
 
 
 @kernel
@@ -81,28 +82,23 @@ def embedding_forward(
     rng: np.random.Generator | None = None,
 ) -> tuple[NDArray, tuple]:
     """Look up the rows `ids` of `E`, as `ops.embedding_forward`; `E` is float32 or float64."""
-    if E.ndim != 2:
-        raise ValueError(f"E must be (V, D), got {E.shape}")
-    V, D = E.shape
-    check_ids(ids, V)
-    check_rate("dropout", dropout)
+    check_arguments(ids, E, dropout)
     check_floats(E=E)
-    factor, keys, limit = math.sqrt(D) if scale is None else scale, (0, 0), 0  # every hash is at least 0: all are kept
-    if rng is not None and dropout > 0:
-        factor, keys, limit = factor / (1 - dropout), draw_keys(rng), threshold(dropout)
+    D = E.shape[1]
+    mask = draw_mask(dropout, rng, math.sqrt(D) if scale is None else scale)
     places = ids.astype(np.int64).reshape(-1)  # a copy, for backward: the caller may fill `ids` anew
     out = workspace.empty((*ids.shape, D), E.dtype)
-    look_up(out.size, places, contiguous(E), factor, *keys, limit, out.reshape(-1, D))
-    return out, (places, out.shape, E.shape, E.dtype, factor, keys, limit)
+    look_up(out.size, places, contiguous(E), *mask, out.reshape(-1, D))
+    return out, (places, out.shape, E.shape, E.dtype, mask)
 
 
 def embedding_backward(dout: NDArray, cache: tuple) -> NDArray:
     """Return the gradient of `embedding_forward` with respect to `E`, as `ops.embedding_backward`."""
-    places, shape, (V, D), dtype, factor, keys, limit = cache
+    places, shape, (V, D), dtype, mask = cache
     check_gradient(dout, shape, dtype)
     dE = workspace.empty((V, D), dtype)
     # out[r] = E[places[r]] · factor
-    sum_by_word(places, contiguous(dout).reshape(-1, D), factor, *keys, limit, dE)
+    sum_by_word(places, contiguous(dout).reshape(-1, D), *mask, dE)
     return dE
 
 

@@ -13,7 +13,6 @@ from tinyprune.kernels.cpu import (
     cross_entropy,
     dropout,
     embedding,
-    heads,
     jit,
     joins,
     norms,
@@ -60,9 +59,8 @@ class Numba(Engine):
     linear_backward = linear.linear_backward
 
 
-override(Numba, products, "matmul weight_gradient column_sums")
+override(Numba, products, "matmul weight_gradient column_sums units_gradient")
 override(Numba, embedding, "sum_rows embedding_forward embedding_backward")
-override(Numba, heads, "units_gradient")
 override(Numba, joins, "concatenate add")
 override(Numba, attention, "attention_forward attention_backward")
 override(Numba, rotary, "rotate")
@@ -70,7 +68,7 @@ override(Numba, norms, "layernorm_forward layernorm_backward rmsnorm_forward rms
 override(Numba, activations, "gelu_forward gelu_backward swiglu_forward swiglu_backward")
 override(Numba, dropout, "residual_forward residual_backward")
 override(Numba, cross_entropy, "log_softmax cross_entropy_forward cross_entropy_backward")
-override(Numba, updates, "squared_norms clipping adamw_updates")
+override(Numba, updates, "squared_norms adamw_updates")
 
 
 class WithoutAttention(Numba):

@@ -1,7 +1,8 @@
 """How every kernel here is compiled and cached.
 
 `cache=True`: compiled once per machine, then read from disk. `error_model="numpy"`: x / 0 is inf, as in NumPy, which
-saves a test at each division. There is no fastmath, so that sums are computed in the order that the code shows.
+saves a test at each division. There is no fastmath, so that sums are computed in the order that the code shows. For
+every constant that it is called with a function is compiled once more, but not for `int64(0)`.
 
 With NUMBA_BOUNDSCHECK=1 every index is checked, including those of the vector loads and stores in `simd`; kernels then
 run in one thread, since Numba cannot raise from inside a parallel loop.
@@ -69,9 +70,11 @@ def loop_kernel(function: Callable) -> Callable:
     return launch
 
 
-@kernel
-def nothing():
-    """Do nothing. It is never called: its cache path is that of all kernels of this folder."""
+@parallel_kernel
+def fill(x):
+    """Run a parallel loop. (Its cache path is that of all kernels of this folder.)"""
+    for i in numba.prange(x.size):
+        x[i] = 0
 
 
 def forget_outdated() -> None:
@@ -85,7 +88,7 @@ def forget_outdated() -> None:
     digest = hashlib.sha256(str(BOUNDS_CHECKED).encode())
     for source in (*sorted(Path(__file__).parent.glob("*.py")), Path(formulas.__file__)):
         digest.update(source.read_bytes())
-    folder = Path(nothing.stats.cache_path)
+    folder = Path(fill.stats.cache_path)
     stamp = folder / "sources.sha256"
     if stamp.exists() and stamp.read_text() == digest.hexdigest():
         return
@@ -97,12 +100,12 @@ def forget_outdated() -> None:
 
 COMPILING = "compiling kernels" + ", once on this machine" * CACHED
 OF_A_RUN = 80  # functions that a run of `tiny` compiles: 75 on one processor, 80 on two
-COMPILED = f"kept in {nothing.stats.cache_path}, the next start needs none" if CACHED else "no folder keeps them"
+COMPILED = f"kept in {fill.stats.cache_path}, the next start needs none" if CACHED else "no folder keeps them"
 
 
 def functions_of_a_run() -> int | None:
     """Return about how many functions a run compiles; None if some are there already."""
-    return None if CACHED and any(Path(nothing.stats.cache_path).glob("*.nbi")) else OF_A_RUN
+    return None if CACHED and any(Path(fill.stats.cache_path).glob("*.nbi")) else OF_A_RUN
 
 
 class CompilationListener(event.Listener):
@@ -131,13 +134,6 @@ def has_teams() -> bool:
         return numba.threading_layer() == "omp"
     except ValueError:  # none has run so far
         return False
-
-
-@parallel_kernel
-def fill(x):
-    """Run a parallel loop."""
-    for i in numba.prange(x.size):
-        x[i] = 0
 
 
 @lru_cache(maxsize=1)

@@ -11,13 +11,13 @@ over blocks of rows, then over the blocks.
 import math
 
 import numpy as np
-from numba import prange
+from numba import int64, prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_floats, check_gradient, contiguous, flat
 from tinyprune.kernels.cpu.jit import kernel, loop_kernel
-from tinyprune.kernels.cpu.simd import add, broadcast, lanes, load, muladd, multiply, number, store, subtract, total
+from tinyprune.kernels.cpu.simd import add, broadcast, lanes, load, muladd, multiply, store, subtract, total
 from tinyprune.ops.layernorm import check_scale_and_bias
 from tinyprune.ops.rmsnorm import check_scale
 
@@ -79,7 +79,7 @@ def normalise(x, scale, bias, eps, centred, out, means, inverses):
     """Compute out, and the mean, if it is `centred`, and 1 / std of each row. x and out are flat."""
     R = means.size
     for block in prange((R + ROWS - 1) // ROWS):
-        first = number(block) * ROWS
+        first = int64(block) * ROWS
         normalise_rows(first, min(first + ROWS, R), x, scale, bias, eps, centred, out, means, inverses)
 
 
@@ -137,7 +137,7 @@ def backward(dout, x, means, inverses, scale, centred, dx, sums, totals):
     D, R = scale.size, means.size
     blocks = (R + ROWS - 1) // ROWS
     for block in prange(blocks):
-        block_backward(number(block), dout, x, means, inverses, scale, centred, dx, sums)
+        block_backward(int64(block), dout, x, means, inverses, scale, centred, dx, sums)
     totals[:] = 0
     for block in range(blocks):
         part = sums[2 * D * block : 2 * D * (block + 1)]

@@ -16,7 +16,7 @@ constant a_k = 1, LLVM's loop is slower.
 """
 
 import numpy as np
-from numba import prange
+from numba import int64, prange
 
 from tinyprune.kernels.cpu.dots import dots
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
@@ -31,7 +31,6 @@ from tinyprune.kernels.cpu.simd import (
     load,
     load_some,
     never_inline,
-    number,
     store,
     store_some,
 )
@@ -82,7 +81,7 @@ def pack(b, at, b_row, b_column, depth, columns, panel, packed):
                     target += size
     else:
         first, panels = panel * width, (columns + width - 1) // width - panel
-        pack_rows(b, at + first * b_column, b_column, columns - first, packed, number(0), number(0), panels, depth, 1.0)
+        pack_rows(b, at + first * b_column, b_column, columns - first, packed, int64(0), int64(0), panels, depth, 1.0)
 
 
 @part
@@ -173,7 +172,7 @@ def product(a, b, c, residual, bias, steps, extents, scratch, packed):
             if packing:
                 panels, at, b_k, panel_step, ragged_at = scratch, 0, width, width * depth, whole * width * depth
                 if packed == 0:
-                    pack(b, b_at, b_row, b_column, depth, columns, number(0), scratch)
+                    pack(b, b_at, b_row, b_column, depth, columns, int64(0), scratch)
             else:
                 panels, at, b_k, panel_step, ragged_at = b, b_at, b_row, width, 0
                 pack(b, b_at, b_row, b_column, depth, columns, whole, scratch)
@@ -238,7 +237,7 @@ def alone(a, b, c, residual, bias, steps, scratch):
     """Compute the product in one thread."""
     M, N, _, _, groups, _, _ = steps[4]
     width = 2 * lanes(b)
-    zero = number(0)
+    zero = int64(0)
     extents = (zero, groups * ((M + ROWS - 1) // ROWS), zero, (N + width - 1) // width)
     product(a, b, c, residual, bias, steps, extents, scratch[0], zero)
 
@@ -257,7 +256,7 @@ def parts(a, b, c, residual, bias, steps, counter, cuts, scratch):
     while part < R * P:
         x, y = part % R, part // R
         extents = (tiles * x // R, tiles * (x + 1) // R, panels * y // P, panels * (y + 1) // P)
-        product(a, b, c, residual, bias, steps, extents, scratch, number(one_block and y == packed))
+        product(a, b, c, residual, bias, steps, extents, scratch, int64(one_block and y == packed))
         packed = y
         part = fetch_add(counter)
 

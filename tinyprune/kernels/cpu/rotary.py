@@ -10,13 +10,13 @@ all layers ask for the same ones. To turn the other way is to exchange the halve
 from functools import lru_cache
 
 import numpy as np
-from numba import prange
+from numba import int64, prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_floats, flat
 from tinyprune.kernels.cpu.jit import kernel, loop_kernel
-from tinyprune.kernels.cpu.simd import add, lanes, load, multiply, number, store, subtract
+from tinyprune.kernels.cpu.simd import add, lanes, load, multiply, store, subtract
 from tinyprune.ops.rotary import Base, check_arguments, cos_and_sin
 
 REMEMBERED = 16  # tables, of T · Dh/2 numbers: one for training and evaluation each, and a few of text being written
@@ -47,7 +47,7 @@ def turn_row(x, at, H, cos, sin, table_at, half, one, other, out):
 def turn(x, rows, T, H, cos, sin, half, one, other, out):
     """Turn all `rows`, of which each T in a row are a text. All arrays are flat."""
     for i in prange(rows):
-        row = number(i)
+        row = int64(i)
         turn_row(x, row * H * 2 * half, H, cos, sin, row % T * half, half, one, other, out)
 
 

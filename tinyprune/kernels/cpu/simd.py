@@ -251,12 +251,6 @@ def lanes(typing, array):
 
 
 @intrinsic
-def number(typing, n):
-    """Return n as an ordinary int64: Numba would compile a function again for every constant it is called with."""
-    return types.int64(n), lambda context, b, signature, arguments: context.cast(b, arguments[0], n, types.int64)
-
-
-@intrinsic
 def never_inline(typing):
     """Keep the calling function from being inlined, so that it is compiled once and not into each of its callers."""
 

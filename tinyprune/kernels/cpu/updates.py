@@ -22,7 +22,6 @@ from tinyprune.kernels import formulas
 from tinyprune.kernels.cpu.arguments import FLOATS, check_floats, flat, for_update
 from tinyprune.kernels.cpu.jit import SMALL, kernel, loop_kernel
 from tinyprune.ops.adamw import AdamConstants
-from tinyprune.ops.clipping import factor_of
 
 COLUMNS = 256  # sums at once
 constants_of = kernel(formulas.adam_constants)
@@ -63,11 +62,6 @@ def squared_norms(arrays: Sequence[NDArray]) -> list[float]:
         if x.dtype not in FLOATS:
             check_floats(x=x)
     return [sum_of_squares(x.size, flat(x)) for x in arrays]
-
-
-def clipping(grads: Sequence[NDArray], losses: Sequence[float | np.inexact], *, max_norm: float) -> tuple[float, float]:
-    """Compute the joint norm and the clipping factor, as `ops.clipping`."""
-    return factor_of(squared_norms(grads), losses, max_norm)
 
 
 @loop_kernel

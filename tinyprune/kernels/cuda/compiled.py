@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +28,6 @@ from tinyprune.files import cache_directory, replace_file
 from tinyprune.kernels.gpu import explained, linker
 
 Capability = tuple[int, int]
-Listener = tuple[Callable[[str], None], Callable[[], None]]  # the first gets a kernel's name
 
 OLDEST = (8, 0)  # Numba compiles for this compute capability, unless the GPU is older; the linker for the GPU's
 PACKAGES = ("numba", "numba-cuda", "nvidia-nvjitlink", "nvidia-nvjitlink-cu12", "nvidia-nvvm", "nvidia-cuda-nvcc-cu12")
@@ -65,7 +65,7 @@ def llvm_code(kernel: Any, capability: Capability) -> bytes:
     """Return LLVM's code of a kernel, for GPUs of this compute capability or a newer one."""
     from numba import cuda
 
-    bounds = getattr(kernel.function, "launch_bounds", None)
+    bounds = (math.prod(kernel.block), kernel.resident) if kernel.resident else None
     options = {"device": False, "abi": "numba", "output": "ltoir", "launch_bounds": bounds, "lineinfo": True}
     # Numba asks a GPU, which may not be there, for its capability where kernels call device functions
     gpu = SimpleNamespace(compute_capability=capability)
@@ -143,21 +143,32 @@ def kept(path: Path | None, make: Callable[[], bytes]) -> bytes:
     return content
 
 
-def code_of(
-    kernel: Any, capability: Capability, listeners: Sequence[Listener] = (), ptx: bool = False
-) -> tuple[str, bytes]:
+LISTENERS: list[tuple[Callable[[str], None], Callable[[], None]]] = []  # of `compilations`
+
+
+@contextlib.contextmanager
+def compilations(begin: Callable[[str], None], end: Callable[[], None]) -> Iterator[None]:
+    """Call `begin(name)` and `end()` around each kernel's compilation in the context."""
+    LISTENERS.append((begin, end))
+    try:
+        yield
+    finally:
+        LISTENERS.remove((begin, end))
+
+
+def code_of(kernel: Any, capability: Capability, ptx: bool = False) -> tuple[str, bytes]:
     """Return the symbol of a kernel and what the driver loads for it: a cubin, or PTX for the emulator.
 
-    It is compiled unless a file has it; the listeners are called before and after that. Raises as `compiled`.
+    It is compiled unless a file has it. Raises as `compiled`.
     """
 
     def make() -> bytes:
-        for begin, _ in listeners:
+        for begin, _ in LISTENERS:
             begin(kernel.__name__)
         try:
             symbol, code, _ = compiled(kernel, capability, ptx)
         finally:
-            for _, end in listeners:
+            for _, end in LISTENERS:
                 end()
         return symbol.encode() + b"\0" + code
 

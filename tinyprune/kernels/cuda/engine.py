@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinyprune.kernels import linear
+from tinyprune.kernels.cuda.compiled import compilations
 from tinyprune.kernels.cuda.device import array, jit
 from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.memory import POOL
@@ -28,7 +29,7 @@ class Cuda(Engine):
     to_device = staticmethod(array.to_device)
     to_host = staticmethod(array.to_host)
     reading = staticmethod(array.reading)
-    compilations = staticmethod(jit.compilations)
+    compilations = staticmethod(compilations)
 
     def synchronize(self) -> None:
         """See `Machine`."""
@@ -51,8 +52,7 @@ override(Cuda, attention, "attention_forward attention_backward")
 override(Cuda, maps, "rotate gelu_forward gelu_backward swiglu_forward swiglu_backward residual_forward")
 override(Cuda, maps, "residual_backward add")
 override(Cuda, norms, "layernorm_forward layernorm_backward rmsnorm_forward rmsnorm_backward")
-override(Cuda, cross_entropy, "log_softmax cross_entropy_forward cross_entropy_backward distillation_forward")
-override(Cuda, cross_entropy, "distillation_backward")
+override(Cuda, cross_entropy, "log_softmax cross_entropy_forward cross_entropy_backward")
 override(Cuda, updates, "squared_norms clipping adamw_updates lamb_update")
 
 
@@ -68,7 +68,8 @@ def moved(move: Callable[[Array], Array], value: Any) -> Any:
 def in_main_memory(name: str) -> Callable[..., Any]:
     """Return a method that copies its arguments to main memory, calls NumPy's primitive, and copies the result back.
 
-    An update returns nothing; then the arrays that it was given are copied back.
+    An update returns nothing; then the arrays that it was given are copied back. So is distillation computed: where a
+    teacher has room beside its student, logits are few.
     """
 
     def run(self: Engine, *arguments: Any, **options: Any) -> Any:
@@ -104,12 +105,3 @@ class CudaTF32(Cuda):
     weight_gradient = staticmethod(partial(primitives.weight_gradient, precision="tf32"))
     matmuls = staticmethod(partial(primitives.matmuls, precision="tf32"))
     weight_gradients = staticmethod(partial(primitives.weight_gradients, precision="tf32"))
-
-
-class CudaEmulated(Cuda):
-    """The same, executed by `emulator`, without a GPU."""
-
-    name = "cuda-emulated"
-
-
-ENGINES = {engine.name: engine for engine in (Cuda, CudaTF32, CudaEmulated)}

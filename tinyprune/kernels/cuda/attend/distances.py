@@ -16,7 +16,7 @@ from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.keys import TILES, make_gradients, shared
 from tinyprune.kernels.cuda.attend.sums import add32, drop, make_biases, make_mix, make_scores, write
 from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Tiles, clear, layout, make_loads, make_places
-from tinyprune.kernels.cuda.device.instructions import aligned, thread_index
+from tinyprune.kernels.cuda.device.instructions import ALIGNMENT, thread_index
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
@@ -41,7 +41,7 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
         """
         T, S, H, N, W, span = sizes
         score_factor, weight_factor, key_factor = scales
-        smem = aligned(cuda.shared.array(SIZE, float32))
+        smem = cuda.shared.array(SIZE, float32, ALIGNMENT)
         s = cuda.local.array(SCORES, float32)
         da = cuda.local.array(SCORES, float32)
         z_regs = cuda.local.array(Z_REGS, float32)

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SCALES, SIZES, key_tile
 from tinyprune.kernels.cuda.attend.sums import add32, drop, hide, make_mix, make_scores, store_row, sum_of, write
 from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Tiles, clear, layout, make_loads, make_places
-from tinyprune.kernels.cuda.device.instructions import aligned, exp2, larger, load1, store1, thread_index
+from tinyprune.kernels.cuda.device.instructions import ALIGNMENT, exp2, larger, load1, store1, thread_index
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
@@ -105,7 +105,7 @@ def make_forward(tiles: Tiles) -> Kernel:
         g: `Inputs`.   context, persistent: `Scales` of their keys.   relative, gated: whether there are r and gates.
         """
         T, S, H, N, W, span = sizes
-        smem = aligned(cuda.shared.array(SIZE, float32))
+        smem = cuda.shared.array(SIZE, float32, ALIGNMENT)
         s = cuda.local.array(SCORES, float32)
         z_regs = cuda.local.array(Z_REGS, float32)
         highest = cuda.local.array(ROWS, float32)

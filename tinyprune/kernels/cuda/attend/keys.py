@@ -19,7 +19,7 @@ from collections.abc import Callable
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, KEY_ROWS, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.sums import add32, drop, hide, make_biases, make_mix, make_scores, store_row, write
 from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Tiles, clear, layout, make_loads, make_places
-from tinyprune.kernels.cuda.device.instructions import aligned, exp2, rounded_product, thread_index
+from tinyprune.kernels.cuda.device.instructions import ALIGNMENT, exp2, rounded_product, thread_index
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
@@ -123,7 +123,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
         """
         T, S, H, N, W, _ = sizes
         score_factor, weight_factor, key_factor = scales
-        smem = aligned(cuda.shared.array(SIZE, float32))
+        smem = cuda.shared.array(SIZE, float32, ALIGNMENT)
         s = cuda.local.array(SCORES, float32)
         da = cuda.local.array(SCORES, float32)
         z_regs = cuda.local.array(Z_REGS, float32)

@@ -12,7 +12,7 @@ head whose gate is 0 is skipped. dq of a tile of queries stays in registers and 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES, key_tile
 from tinyprune.kernels.cuda.attend.sums import add32, drop, hide, make_mix, make_scores, store_row, write
 from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Tiles, clear, layout, make_loads, make_places
-from tinyprune.kernels.cuda.device.instructions import aligned, exp2, load4, pointer_to, rounded_product, thread_index
+from tinyprune.kernels.cuda.device.instructions import ALIGNMENT, exp2, load4, pointer_to, rounded_product, thread_index
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
@@ -60,7 +60,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
         saved: `Saved`, whose delta is written. Other arguments are those of `forward`.
         """
         T, S, H, N, W, span = sizes
-        smem = aligned(cuda.shared.array(SIZE, float32))
+        smem = cuda.shared.array(SIZE, float32, ALIGNMENT)
         s = cuda.local.array(SCORES, float32)
         da = cuda.local.array(SCORES, float32)
         z_regs = cuda.local.array(Z_REGS, float32)

@@ -2,8 +2,8 @@
 
 `load4` and `store4` read and write four neighbours at once: a quarter of the instructions, and a warp reads whole
 sectors of memory. Numba would load one number at a time, since it does not know that they are aligned to 16 bytes. Here
-they are: arrays in the GPU's memory begin on a multiple of 16 bytes, and shared arrays do if `load4`, `store4` or
-`aligned` sees them. `load_some` and `store_some` are for the edges of an array.
+they are: arrays in the GPU's memory begin on a multiple of 16 bytes, and so do shared arrays that are made with
+`ALIGNMENT`. `load_some` and `store_some` are for the edges of an array.
 
 For a shared array Numba tests whether an index is negative; `load1` and `store1` do without that test. `math.exp2` is
 four instructions, and a comparison with a choice two; `exp2` and `larger` are one.
@@ -20,8 +20,8 @@ from numba.cuda.libdevice import fmul_rn as rounded_product  # noqa: F401
 
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, int32, uint32
 
-VECTOR_BYTES = 16
-GLOBAL, SHARED = 1, 3  # LLVM's numbers of address spaces
+ALIGNMENT = 16
+GLOBAL = 1  # LLVM's number of this address space
 
 VECTOR = ir.VectorType(ir.FloatType(), 4)
 
@@ -37,28 +37,9 @@ def exp2(typingctx, x):
     return float32(float32), codegen
 
 
-def align(module):
-    """Align all shared arrays of a module, which is a kernel or a function that it calls, for vectors."""
-    for variable in module.global_values:
-        if isinstance(variable, ir.GlobalVariable) and variable.addrspace == SHARED:
-            variable.align = VECTOR_BYTES
-
-
-@intrinsic
-def aligned(typingctx, x):
-    """Return a shared array, aligned for functions that read vectors of it but do not see how it is made."""
-
-    def codegen(context, builder, signature, arguments):
-        align(builder.module)
-        return arguments[0]
-
-    return x(x), codegen
-
-
 def address(context, builder, type_of_x, x, i):
-    """Return a pointer to x[i], where x is a pointer to global memory, or a shared array, which is aligned."""
+    """Return a pointer to x[i], where x is a pointer to global memory, or a shared array."""
     if isinstance(type_of_x, types.Array):
-        align(builder.module)
         x = context.make_array(type_of_x)(context, builder, x).data
     else:  # the compiler does not know where a pointer points to that was chosen among several
         x = builder.addrspacecast(x, x.type.pointee.as_pointer(GLOBAL))
@@ -78,7 +59,7 @@ def load4(typingctx, x, i):
     def codegen(context, builder, signature, arguments):
         first = address(context, builder, signature.args[0], *arguments)
         vector = builder.load(builder.bitcast(first, VECTOR.as_pointer(first.type.addrspace)))
-        vector.align = VECTOR_BYTES
+        vector.align = ALIGNMENT
         entries = [builder.extract_element(vector, ir.Constant(ir.IntType(32), n)) for n in range(4)]
         return context.make_tuple(builder, signature.return_type, entries)
 
@@ -95,7 +76,7 @@ def store4(typingctx, x, i, a, b, c, d):
         for n, entry in enumerate(entries):
             vector = builder.insert_element(vector, entry, ir.Constant(ir.IntType(32), n))
         first = address(context, builder, signature.args[0], x, i)
-        builder.store(vector, builder.bitcast(first, VECTOR.as_pointer(first.type.addrspace))).align = VECTOR_BYTES
+        builder.store(vector, builder.bitcast(first, VECTOR.as_pointer(first.type.addrspace))).align = ALIGNMENT
         return context.get_dummy_value()
 
     return types.void(x, types.int64, *4 * (float32,)), codegen

@@ -19,20 +19,16 @@ Without a GPU `cuda.emulator` executes them, from PTX, which the linker makes in
 """
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 from numba import cuda, float32, float64, int32, types, uint32, void
 
 from tinyprune.files import cache_directory
-from tinyprune.kernels.cuda.compiled import Listener, code_of
+from tinyprune.kernels.cuda.compiled import code_of
 from tinyprune.kernels.cuda.device.driver import Packed, driver
-
-__all__ = ["Kernel", "blocks", "device", "float32", "floats", "int32", "ints", "kernel", "uint32"]
 
 COMPILING = "compiling kernels for the GPU, once on this machine"
 COMPILED = f"kept in {cache_directory() / 'cubins'}, the next start needs none"
@@ -73,8 +69,6 @@ class Kernel:
         # of each argument, whether it is a tuple, whose entries are packed one by one
         self.spread = [isinstance(kind, types.BaseTuple) for kind in self.arguments]
         self.signature = void(*self.arguments)
-        if self.resident:
-            self.function.launch_bounds = (int(np.prod(self.threads)), self.resident)
         self.block = along_xyz(self.threads)
         self.packing = struct.Struct("@" + "".join(map(format_of, self.arguments)))
         self.packed = Packed(self.packing.size)
@@ -86,7 +80,7 @@ class Kernel:
 
         Raises UsageError if toolkit and GPU do not fit together.
         """
-        return driver().load(lambda capability, ptx=False: code_of(self, capability, LISTENERS, ptx))
+        return driver().load(partial(code_of, self))
 
     def __call__(self, grid: int | tuple[int, ...], *arguments: Any) -> None:
         """Launch it, and return before it is done.
@@ -125,19 +119,6 @@ def along_xyz(sizes: int | tuple[int, ...]) -> tuple[int, ...]:
 def format_of(kind: Any) -> str:
     """Return how struct packs an argument of this type."""
     return "".join(map(format_of, kind.types)) if isinstance(kind, types.BaseTuple) else FORMATS.get(kind, "P")
-
-
-LISTENERS: list[Listener] = []
-
-
-@contextmanager
-def compilations(begin: Callable[[str], None], end: Callable[[], None]) -> Iterator[None]:
-    """Call `begin(name)` and `end()` around each kernel's compilation in the context."""
-    LISTENERS.append((begin, end))
-    try:
-        yield
-    finally:
-        LISTENERS.remove((begin, end))
 
 
 def pointers(arrays: Any) -> Any:

@@ -424,8 +424,7 @@ def launch(m, code, kernel, sizes, parameters, grid, threads, backwards, counted
     total, blocks = threads[0] * threads[1] * threads[2], grid[0] * grid[1] * grid[2]
     warps = -(-total // LANES)
     s64 = np.empty((warps, max(sizes[0], 1), LANES), np.int64)
-    u64, f64, s32 = s64.view(np.uint64), s64.view(np.float64), s64.view(np.int32)
-    u32, f32 = s64.view(np.uint32), s64.view(np.float32)
+    u64, f64, u32, f32 = s64.view(np.uint64), s64.view(np.float64), s64.view(np.uint32), s64.view(np.float32)
     predicates, alive = np.zeros((warps, max(sizes[1], 1)), np.uint32), np.zeros((warps, 1), np.uint32)
     masks, places = np.zeros((warps, LANES + 2), np.uint32), np.zeros((warps, LANES + 2), np.int64)
     waits = np.zeros(warps, np.int64)
@@ -445,7 +444,7 @@ def launch(m, code, kernel, sizes, parameters, grid, threads, backwards, counted
             for k in range(warps):
                 v = warps - 1 - k if backwards else k
                 if waits[v] >= 0:
-                    w = Warp(s64[v], u64[v], f64[v], s32[v], u32[v], f32[v], predicates[v], v)
+                    w = Warp(s64[v], u64[v], f64[v], u32[v], f32[v], predicates[v], v)
                     waits[v] = run_warp(m, b, w, code, masks[v], places[v], alive[v], counted, budget)
                     barrier = max(barrier, waits[v])
             if barrier < 0 or budget[0] < 0:

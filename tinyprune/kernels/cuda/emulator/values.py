@@ -25,7 +25,6 @@ class Warp(NamedTuple):
     s64: np.ndarray
     u64: np.ndarray
     f64: np.ndarray
-    s32: np.ndarray
     u32: np.ndarray
     f32: np.ndarray
     predicates: np.ndarray

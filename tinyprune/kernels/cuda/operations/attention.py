@@ -25,8 +25,8 @@ from tinyprune.kernels.cuda.attend.queries import QUERIES_BACKWARD
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import Kernel, blocks
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous, narrow, wide
-from tinyprune.kernels.cuda.parts.masks import Dropout, draw_mask
 from tinyprune.kernels.cuda.parts.sums import row_sums, sum_all, two_row_dots
+from tinyprune.kernels.formulas import Dropout, draw_mask
 from tinyprune.ops.attention import check_arguments
 
 LOG2_E = math.log2(math.e)
@@ -77,15 +77,14 @@ def attention_forward(
     biases = (None, None) if r is None else two_row_dots(k, u, r, w)
     inputs = Inputs(q, k, v, r, pk, pv, *biases, None if gate is None else contiguous(gate))
     sizes = AttentionSizes(T, S, H, N, q.shape[-1], S if span is None else min(span, S))
-    mask, keep_factor = draw_mask(dropout, rng), 1.0 if rng is None else 1 / (1 - dropout)
-    relative, gated = r is not None, gate is not None
+    mask, relative, gated = draw_mask(dropout, rng), r is not None, gate is not None
 
     out, lse = empty(q.shape), empty((H, B * T))
     o = empty(q.shape) if gated or scale != 1 else out  # they are the same numbers
     grid = B, H, blocks(T, attend.tiles.queries)
     attend(grid, inputs, out, o, lse, sizes, *scales_of(Dh, N, 1.0), scale, relative, gated, mask)
     o = narrow(o, Dh)
-    scales = scales_of(Dh, N, float(scale) * keep_factor)
+    scales = scales_of(Dh, N, float(scale) * mask.factor)
     return narrow(out, Dh), AttentionCache(inputs, u, w, sizes, float(scale), scales, relative, gated, mask, lse, o)
 
 

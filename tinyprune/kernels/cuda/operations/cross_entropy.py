@@ -10,8 +10,6 @@ rows fit there, and written once; the textbook makes five arrays of that size.
 
 A thread loads four logits before it computes with the first, so that it waits for memory once, not four times. The
 compiler cannot do that itself, since what is written might be what is read next.
-
-Distillation is computed by NumPy: where a teacher has room beside its student, logits are few.
 """
 
 import math
@@ -19,8 +17,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune import ops
-from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device, to_host
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.operations.embedding import numbers
 from tinyprune.kernels.cuda.operations.gathers import scaled
@@ -139,15 +136,3 @@ def cross_entropy_backward(dout: float | DeviceArray, cache: tuple) -> DeviceArr
     if isinstance(dout, DeviceArray):
         check_gradient(dout, ())
     return scaled(dlogits, dout if isinstance(dout, DeviceArray) else np.full(1, dout, np.float32), dlogits.size)
-
-
-def distillation_forward(
-    logits: DeviceArray, targets: DeviceArray, teacher: DeviceArray, *, share: float
-) -> tuple[np.inexact, tuple]:
-    """Compute the loss of a student: `ops.distillation_forward`; it waits for the GPU."""
-    return ops.distillation_forward(to_host(logits), to_host(targets), to_host(teacher), share=share)
-
-
-def distillation_backward(dout: float, cache: tuple) -> DeviceArray:
-    """Return the gradient of `distillation_forward` with respect to `logits`, as `ops.distillation_backward`."""
-    return to_device(ops.distillation_backward(float(dout), cache))

@@ -10,7 +10,6 @@ word. Rows of dE whose word does not occur are zero. In `add_rows` all places di
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,9 @@ from numpy.typing import NDArray
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, check_in_place, contiguous, zeros
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, KEEP_ALL, Dropout, draw_mask, keep_factor
-from tinyprune.ops.dropout import check_rate
-from tinyprune.ops.embedding import check_ids
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, KEEP_ALL, keep_factor
+from tinyprune.kernels.formulas import Dropout, draw_mask
+from tinyprune.ops.embedding import check_arguments
 from tinyprune.ops.rows import check_each_row, check_rows_index
 
 THREADS = 128
@@ -71,13 +70,6 @@ def numbers(values: NDArray) -> DeviceArray:
     return to_device(values.reshape(-1).astype(np.int32))
 
 
-def together(parts: Sequence[NDArray]) -> tuple[DeviceArray, ...]:
-    """Copy flat arrays of integers to the GPU's memory, as int32, with one copy."""
-    joined = numbers(np.concatenate(parts))
-    ends = np.cumsum([part.size for part in parts]).tolist()
-    return tuple(joined[end - part.size : end] for part, end in zip(parts, ends, strict=True))
-
-
 def taken_rows(x: DeviceArray, places: NDArray, mask: Dropout = KEEP_ALL) -> DeviceArray:
     """Return the n rows `places` of x (R, D) times their factors: (n, D)."""
     D = x.shape[1]
@@ -124,7 +116,9 @@ def sums_by_word(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout = KEEP_A
     """Add R rows (R, D) of equal id, times the factors of the ids; zeros for other ids: (V, D)."""
     D = rows.shape[1]
     total = zeros((V, D))
-    places, words, chunk_starts, word_starts = together(chunks_of(ids.reshape(-1)))
+    parts = chunks_of(ids.reshape(-1))
+    joined, ends = numbers(np.concatenate(parts)), np.cumsum([part.size for part in parts]).tolist()  # in one copy
+    places, words, chunk_starts, word_starts = (joined[end - x.size : end] for x, end in zip(parts, ends, strict=True))
     sums = empty((chunk_starts.size - 1, D))
     across = blocks(D, THREADS)
     sum_chunks((len(sums), across), contiguous(rows), places, chunk_starts, D, sums)
@@ -150,11 +144,8 @@ def embedding_forward(
 ) -> tuple[DeviceArray, tuple]:
     """Look up the rows `ids`, integers in main memory, of `E`: `ops.embedding_forward` for float32."""
     check_floats(E=E)
-    if E.ndim != 2:
-        raise ValueError(f"E must be (V, D), got {E.shape}")
-    V, D = E.shape
-    check_ids(ids, V)
-    check_rate("dropout", dropout)
+    check_arguments(ids, E, dropout)
+    D = E.shape[1]
     mask = draw_mask(dropout, rng, math.sqrt(D) if scale is None else scale)
     out = taken_rows(E, ids, mask=mask).reshape(*ids.shape, D)
     return out, (ids.copy(), E.shape, mask)  # the caller may overwrite its own

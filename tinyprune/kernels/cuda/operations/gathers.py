@@ -26,7 +26,6 @@ from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.parts import sums
 from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, check_in_place, contiguous
-from tinyprune.ops.add import check_same_shape
 from tinyprune.ops.head_networks import check_units
 from tinyprune.ops.repeat_heads import check_sum_heads
 from tinyprune.ops.rows import check_concatenate, check_factors, check_row_dots
@@ -186,7 +185,6 @@ def units_gradient(
 
 def set_rows(x: DeviceArray, rows: DeviceArray) -> None:
     """Copy `rows` into `x`, a view without gaps, as `ops.set_rows`; float32."""
-    check_same_shape(x=x, rows=rows)
-    check_floats(x=x, rows=rows)
+    check_alike(x=x, rows=rows)
     check_in_place(x=x)
     copied(rows, x)

@@ -22,7 +22,7 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, check_gradient, contiguous
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, draw_mask, keep_factor
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, keep_factor
 from tinyprune.ops import rotary
 from tinyprune.ops.dropout import check_rate
 from tinyprune.ops.gelu import CUBIC, LINEAR
@@ -164,7 +164,7 @@ def residual_forward(
     check_rate("dropout", dropout)
     if rng is None or dropout == 0:
         return add(x, y), (None, x.shape)
-    mask, out = draw_mask(dropout, rng), empty(x.shape)
+    mask, out = formulas.draw_mask(dropout, rng), empty(x.shape)
     add_dropped(blocks(x.size, THREADS), contiguous(x), contiguous(y), mask, x.size, out)
     return out, (mask, x.shape)
 

@@ -14,7 +14,7 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.instructions import rounded_product
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous
-from tinyprune.kernels.cuda.parts.sums import WIDE, block_sum, column_sums, grid_of
+from tinyprune.kernels.cuda.parts.sums import WIDE, block_sum, grid_of, sum_all
 from tinyprune.ops.layernorm import check_scale_and_bias
 from tinyprune.ops.rmsnorm import check_scale
 
@@ -55,6 +55,7 @@ def make_norm(name: str, centred: bool) -> tuple[Kernel, Kernel]:
     They are called `name` and `name`_backward.
     """
 
+    @kernel(*3 * (floats,), int32, float32, *3 * (floats,), name=name, threads=THREADS)
     def normalise(x, scale, bias, D, eps, out, means, inverses):
         """Compute out, and the mean and 1 / std of each row: a block for each row."""
         scratch = cuda.shared.array(THREADS, float32)
@@ -79,6 +80,7 @@ def make_norm(name: str, centred: bool) -> tuple[Kernel, Kernel]:
             if centred:
                 means[row] = mean
 
+    @kernel(*5 * (floats,), *3 * (int32,), floats, floats, name=f"{name}_backward", threads=THREADS)
     def normalise_backward(dout, x, means, inverses, scale, R, D, first, dx, sums):
         """Compute dx = (dn − mean_d dn − n · mean_d(dn · n)) / std, a block for each row; `first` ones sum over rows.
 
@@ -103,25 +105,18 @@ def make_norm(name: str, centred: bool) -> tuple[Kernel, Kernel]:
             n = (x[at + d] - mean) * inverse
             dx[at + d] = (rounded_product(dout[at + d], scale[d]) - dn_mean - n * dn_n_mean) * inverse
 
-    options = {"threads": THREADS}
-    types = *3 * (floats,), int32, float32, *3 * (floats,)
-    types_backward = *5 * (floats,), *3 * (int32,), floats, floats
-    return (
-        kernel(*types, name=name, **options)(normalise),
-        kernel(*types_backward, name=f"{name}_backward", **options)(normalise_backward),
-    )
+    return normalise, normalise_backward
 
 
 LAYERNORM, RMSNORM = make_norm("layernorm", True), make_norm("rmsnorm", False)
 
 
-def normalised(
-    norm: Kernel, x: DeviceArray, scale: DeviceArray, bias: DeviceArray | None, eps: float
-) -> tuple[DeviceArray, tuple]:
-    """Return the output, and what backward needs."""
+def normalised(x: DeviceArray, scale: DeviceArray, bias: DeviceArray | None, eps: float) -> tuple[DeviceArray, tuple]:
+    """Return the output of LayerNorm, or without a bias of RMSNorm, and what backward needs."""
     x, scale = contiguous(x), contiguous(scale)
     D, R = x.shape[-1], math.prod(x.shape[:-1])
     out, means, inverses = empty(x.shape), None if bias is None else empty(R), empty(R)
+    norm, _ = RMSNORM if bias is None else LAYERNORM
     norm(R, x, scale, bias, D, eps, out, means, inverses)
     return out, (x, means, inverses, scale)
 
@@ -132,13 +127,21 @@ def layernorm_forward(
     """Normalise the last axis of `x`, then scale and shift it: `ops.layernorm_forward` for float32."""
     check_floats(x=x, scale=scale, bias=bias)
     check_scale_and_bias(x, scale, bias)
-    return normalised(LAYERNORM[0], x, scale, contiguous(bias), eps)
+    return normalised(x, scale, contiguous(bias), eps)
 
 
 def layernorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     """Gradients of `layernorm_forward` in argument order, as `ops.layernorm_backward`."""
-    dx, dparameters = gradients(LAYERNORM[1], dout, cache)
-    D = dx.shape[-1]
+    x, means, inverses, scale = cache
+    check_gradient(dout, x.shape)
+    D, R = scale.size, inverses.size
+    dx = empty(x.shape)
+    across, runs = grid_of(R, D, RUN)
+    sums, dparameters = empty((runs, 2 * D)), empty(2 * D)
+    first = across * runs
+    _, backward = RMSNORM if means is None else LAYERNORM
+    backward(first + R, contiguous(dout), x, means, inverses, scale, R, D, first, dx, sums)
+    sum_all([(sums, runs, dparameters)])
     return dx, dparameters[:D], dparameters[D:]
 
 
@@ -146,23 +149,9 @@ def rmsnorm_forward(x: DeviceArray, scale: DeviceArray, eps: float = 1e-5) -> tu
     """Normalise the last axis of `x`, then scale it: `ops.rmsnorm_forward` for float32."""
     check_floats(x=x, scale=scale)
     check_scale(x, scale)
-    return normalised(RMSNORM[0], x, scale, None, eps)
+    return normalised(x, scale, None, eps)
 
 
 def rmsnorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray]:
     """Gradients of `rmsnorm_forward` in argument order, as `ops.rmsnorm_backward`."""
-    dx, dparameters = gradients(RMSNORM[1], dout, cache)
-    return dx, dparameters[: dx.shape[-1]]  # what follows would be dbias
-
-
-def gradients(backward: Kernel, dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray]:
-    """Return dx, and dscale and dbias one after the other."""
-    x, means, inverses, scale = cache
-    check_gradient(dout, x.shape)
-    D, R = scale.size, inverses.size
-    dx = empty(x.shape)
-    across, runs = grid_of(R, D, RUN)
-    sums = empty((runs, 2 * D))
-    first = across * runs
-    backward(first + R, contiguous(dout), x, means, inverses, scale, R, D, first, dx, sums)
-    return dx, column_sums(sums)
+    return layernorm_backward(dout, cache)[:2]

@@ -12,6 +12,7 @@ The orders depend on shapes and numbers of threads alone, so every result is the
 """
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -22,20 +23,12 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.together import TOGETHER, launch_together, of_block
-from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous
-from tinyprune.ops.products import check_rows
 
 THREADS = 256  # of a block of `divided_sums`
 WIDE = 32  # columns of a block of `run_sums`
 LINES = 32  # of its threads
 RUN = 2048  # rows of a block: most sums take one launch
 LANES, DOT_ROWS = 8, 16  # threads for each row of `row_dots`, and rows of a block
-
-
-@device
-def add(a, b):
-    """Return the sum of two numbers."""
-    return a + b
 
 
 @device
@@ -69,7 +62,7 @@ def make_reduction(joined: Callable) -> Callable:
     return reduction
 
 
-block_sum, block_max = make_reduction(add), make_reduction(larger)
+block_sum, block_max = make_reduction(operator.add), make_reduction(larger)
 
 
 class Columns(NamedTuple):
@@ -126,15 +119,6 @@ def sum_all(sums: Sequence[tuple[DeviceArray, int, DeviceArray]]) -> None:
                 joined.append((to, runs, out))
         launch_together(run_sums, launched)
         sums = joined
-
-
-def column_sums(x: DeviceArray) -> DeviceArray:
-    """Sum over all rows, (..., C) → (C,): `ops.column_sums` for float32."""
-    check_floats(x=x)
-    check_rows("x", x)
-    out = empty(x.shape[-1])
-    sum_all([(contiguous(x), math.prod(x.shape[:-1]), out)])
-    return out
 
 
 @kernel(floats, int32, float32, floats, threads=THREADS)

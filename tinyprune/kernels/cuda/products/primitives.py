@@ -12,17 +12,16 @@ from collections.abc import Iterable, Sequence
 
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.array import DeviceArray, copied, empty
+from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.together import launch_together
 from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous
-from tinyprune.kernels.cuda.parts.sums import column_sums, sum_all
+from tinyprune.kernels.cuda.parts.sums import sum_all
 from tinyprune.kernels.cuda.products.arithmetic import BIAS, RELU, RESIDUAL, WHERE
 from tinyprune.kernels.cuda.products.few_rows import FEW_ROWS
 from tinyprune.kernels.cuda.products.plans import as_it_lies, form, plan, rows_of
 from tinyprune.kernels.cuda.products.product import ARITHMETICS, PRODUCTS
-from tinyprune.kernels.cuda.products.tensor_cores import check_tensor_cores
+from tinyprune.kernels.cuda.products.tensor_cores import EARLIEST
 from tinyprune.ops.products import check_matmul, check_rows, check_weight_gradient
-
-__all__ = ["column_sums", "matmul", "matmuls", "weight_gradient", "weight_gradients"]
 
 
 def matmul(
@@ -44,7 +43,6 @@ def matmul(
             consist of rows or shares memory with an argument.
         UsageError: if the precision does not exist, or not on this GPU.
     """
-    check_precision(precision)
     product, out = prepared(a, b, bias, relu, where, onto)
     launch([product], precision)
     return out
@@ -54,7 +52,6 @@ def matmuls(
     products: Iterable[tuple[DeviceArray, DeviceArray, DeviceArray | None]], *, precision: str = "float32"
 ) -> list[DeviceArray]:
     """Compute a · b + bias of each (a, b, bias), in as few launches as possible: `ops.matmuls`. Raises as `matmul`."""
-    check_precision(precision)
     made = [prepared(*product) for product in products]
     launch([product for product, _ in made], precision)
     return [out for _, out in made]
@@ -87,6 +84,11 @@ def weight_gradient(x: DeviceArray, dout: DeviceArray, *, precision: str = "floa
     return weight_gradients([(x, dout)], [], precision=precision)[0][0]
 
 
+def column_sums(x: DeviceArray) -> DeviceArray:
+    """Sum over all rows, (..., C) → (C,): `ops.column_sums` for float32."""
+    return weight_gradients([], [x])[1][0]
+
+
 def weight_gradients(
     pairs: Iterable[tuple[DeviceArray, DeviceArray]], summed: Iterable[DeviceArray], *, precision: str = "float32"
 ) -> tuple[list[DeviceArray], list[DeviceArray]]:
@@ -94,7 +96,6 @@ def weight_gradients(
 
     As `ops.weight_gradients`, for float32. Raises as `matmul`.
     """
-    check_precision(precision)
     products, sums = [], []
     for x, dout in pairs:
         check_floats(x=x, dout=dout)
@@ -107,17 +108,8 @@ def weight_gradients(
         check_floats(x=x)
         check_rows("x", x)
         sums.append((contiguous(x), math.prod(x.shape[:-1]), empty(x.shape[-1])))
-    wanted = [p[5] for p in products], [out for _, _, out in sums]
     launch(products, precision, sums)
-    return wanted
-
-
-def check_precision(precision: str) -> None:
-    """Raise UsageError unless products can be computed in this precision."""
-    if precision not in ARITHMETICS:
-        raise UsageError(f"precision must be one of {', '.join(ARITHMETICS)}; got {precision!r}")
-    if precision == "tf32":
-        check_tensor_cores()
+    return [p[5] for p in products], [out for _, _, out in sums]
 
 
 def check_onto(onto: DeviceArray, **read: DeviceArray) -> None:
@@ -135,15 +127,22 @@ def matrix(x: DeviceArray) -> DeviceArray:
     return x if x.ndim > 1 else DeviceArray(x.storage, x.first, (1, *x.shape), (x.size, *x.strides), x.dtype)
 
 
-def launch(products: Sequence[tuple], precision: str, sums: list[tuple] | None = None) -> None:
+def launch(products: Sequence[tuple], precision: str, sums: Sequence[tuple] = ()) -> None:
     """Compute op(a) · b, finished, into `out` of each product, those of one kernel together. See `arithmetic`.
 
     Args:
         products: a, b, whether a is transposed, bias, what is added and lies in memory as `out` does, out, finish.
         precision: of all.
         sums: what else is summed over its rows, see `sum_all`, in the launch that sums the parts of products.
+
+    Raises UsageError unless this GPU can compute products in this precision.
     """
-    sums = [] if sums is None else sums
+    if precision not in ARITHMETICS:
+        raise UsageError(f"precision must be one of {', '.join(ARITHMETICS)}; got {precision!r}")
+    if precision == "tf32" and driver().capability < EARLIEST:
+        found = ".".join(map(str, driver().capability))
+        raise UsageError(f"tf32 takes a GPU of compute capability 8.0 or later, and this one has {found}: use float32")
+    slots: list[tuple] = []
     together: dict[tuple, list[tuple]] = {}
     for a, b, transpose_a, bias, added, out, finish in products:
         a, transpose_a = as_it_lies(a, transpose_a)
@@ -157,10 +156,10 @@ def launch(products: Sequence[tuple], precision: str, sums: list[tuple] | None =
             continue
         arrays = a, b, bias, added, out
         if p.parts > 1:
-            slots = empty((p.parts, *out.shape))
-            arrays = a, b, None, None, slots
-            sums.append((slots, p.parts, out))
+            parts = empty((p.parts, *out.shape))
+            arrays = a, b, None, None, parts
+            slots.append((parts, p.parts, out))
         together.setdefault(p.kernel, []).append((p.grid, (*arrays, *p.numbers)))
     for key, some in together.items():
         launch_together(PRODUCTS[precision, *key], some)
-    sum_all(sums)
+    sum_all([*sums, *slots])

@@ -16,7 +16,7 @@ to a slot, and `run_sums` adds the slots in order. Their number depends on the s
 
 from collections.abc import Callable
 
-from tinyprune.kernels.cuda.device.instructions import aligned, divmod32, load_some, pointer_to, store4
+from tinyprune.kernels.cuda.device.instructions import ALIGNMENT, divmod32, load_some, pointer_to, store4
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, int32, kernel, uint32
 from tinyprune.kernels.cuda.device.together import TOGETHER, of_block
 from tinyprune.kernels.cuda.products.arithmetic import ALIGNED_A, ALIGNED_B, PRODUCT, STRIP, THREADS, row_begin
@@ -87,8 +87,8 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         Rows of a may be in groups; if k counts them, those of b are in the same groups, otherwise in one.
         """
         M, N, K, part, group_rows = p.M, p.N, p.K, p.part, p.group_rows
-        strips_a = aligned(cuda.shared.array(BUFFERS, float32))
-        strips_b = aligned(cuda.shared.array(BUFFERS, float32))
+        strips_a = cuda.shared.array(BUFFERS, float32, ALIGNMENT)
+        strips_b = cuda.shared.array(BUFFERS, float32, ALIGNMENT)
         for n in range(SUMS):
             sums[n] = float32(0)
         begin = slot * part

@@ -22,14 +22,10 @@ from llvmlite import ir
 from numba import types
 from numba.cuda.extending import intrinsic
 
-from tinyprune.errors import UsageError
-from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, uint32
 from tinyprune.kernels.cuda.products.arithmetic import STRIP, finished, row_begin
 
 EARLIEST = (8, 0)  # compute capability with tf32
-
-
 FLOAT, BITS = ir.FloatType(), ir.IntType(32)
 ADD_PRODUCT = (
     "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
@@ -60,13 +56,6 @@ def mma(typingctx, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
         return context.make_tuple(builder, signature.return_type, sums)
 
     return types.UniTuple(float32, 4)(*10 * (float32,)), codegen
-
-
-def check_tensor_cores() -> None:
-    """Raise UsageError unless there are tensor cores that take tf32."""
-    if driver().capability < EARLIEST:
-        found = ".".join(map(str, driver().capability))
-        raise UsageError(f"tf32 takes a GPU of compute capability 8.0 or later, and this one has {found}: use float32")
 
 
 def make_tensor_cores(TILE: int) -> tuple[int, Callable, Callable, Callable]:
