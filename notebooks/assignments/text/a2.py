@@ -146,7 +146,7 @@ def random_persistent(rng, B, T, S, H, Dh, N):
 # describes. Do not modify the inputs, `dout` or the cache.
 #
 # A test cell prints `passed` if its tests pass. Gradients are compared with measured derivatives, outputs
-# with properties that every attention must have: write it in any way, with `einsum`, `@` or loops.
+# with properties that follow from the formulas: write it in any way, with `einsum`, `@` or loops.
 # Answers must not import `tinyprune`, PyTorch or similar packages. Hidden tests use other shapes and values.
 
 # %% given="a2_imports"
@@ -665,9 +665,10 @@ for sizes in ((2, 3, 9, 4, 3, 3), (3, 4, 4, 1, 2, 1), (2, 1, 3, 3, 1, 4)):
 #
 # There are two ways to write this: as it stands, or by appending `pk` and `pv` to the keys and values
 # and using the formulas of a2_2 without the bias. If you append them, how must the mask change, and what
-# happens in the backward pass to the gradients of the copies made for every text? N may be 0; then nothing is added.
+# happens in the backward pass to the gradients of the copies made for every text? N may be 0; then nothing
+# is added.
 #
-# The given softmax and its gradient, or yours, are the right ones here, too.
+# Use the given softmax and its gradient, or yours, here, too.
 
 
 # %% solution="a2_4"

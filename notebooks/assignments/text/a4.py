@@ -358,8 +358,8 @@ for p in (0.01, 0.3, 0.999):
 # $$ \mathtt{scaled}_{lh} = c_l\, g_{lh} \qquad\qquad
 # c_l = \Big(\frac{H}{\text{heads open in layer } l}\Big)^{1/2} $$
 #
-# A head is *open* if its gate is above 0, however small. A layer without an open head counts as one with
-# one, so that nothing is divided by zero.
+# A head is *open* if its gate is above 0, however small. In a layer without an open head `c` is that of one
+# open head, so that nothing is divided by zero.
 #
 # **No gradient goes through `c`**: in the backward pass it is a constant, like dropout's factor.
 # A closed head gets a gradient, too: how would the loss change if its gate opened a little?
