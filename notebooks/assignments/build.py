@@ -344,7 +344,7 @@ def main(arguments: list[str]) -> None:
                 write({f"lecture/{chapter.stem}.html": lecture(chapter)}, FOLDER)
                 print(f"lecture/{chapter.stem}.html: {min(len(pictures_of(chapter)), 10)} pictures")
         case _:
-            sys.exit("usage: build.py source | folders | gradescope a1 | variant --seed 7 | lecture")
+            sys.exit("usage: build.py source, folders, gradescope a1, variant --seed 7, or lecture")
 
 
 if __name__ == "__main__":
