@@ -3,21 +3,21 @@
     python notebooks/assignments/build.py source            source/aN/aN.ipynb, for nbgrader
     python notebooks/assignments/build.py folders           aN/, the folders for students
     python notebooks/assignments/build.py gradescope a2     a2-gradescope.zip, with hidden tests
-    python notebooks/assignments/build.py variant --seed 7  variant-7/, the same with other tasks
+    python notebooks/assignments/build.py variant --seed 7  variant-7/, a course with other formulas
     python notebooks/assignments/build.py lecture           lecture/NN.html, slides of each chapter
 
-A folder has the answers to fill in, the visible tests, and pytest's settings; it is committed. The
-source notebooks have the same tasks and are not committed: nbgrader's own steps remove solutions
+A folder has the file to fill in, the visible tests, and pytest's settings; it is committed. The
+source notebooks have the same tasks and are not committed; nbgrader's own steps remove solutions
 and hidden tests from them. Cells of a text begin with
 
     # %% [markdown]                              for students to read
-    # %% given="a2_imports"                      runs beside the answers, and beside the tests
-    # %% tools="a2_tools"                        runs beside the tests only; the first code cell
+    # %% given="a2_imports"                      runs with the answers, and with the tests
+    # %% tools="a2_tools"                        runs with the tests only; the first code cell
     # %% solution="a2_1"                         has a BEGIN SOLUTION … END SOLUTION
     # %% test="a2_1_forward" points=2            a visible test
     # %% test="a2_1_forward_hidden" points=3     all of it between BEGIN and END HIDDEN TESTS
 
-and a test belongs to the task whose name its own begins with.
+and the name of a test begins with that of its task.
 """
 
 from __future__ import annotations
@@ -344,7 +344,7 @@ def main(arguments: list[str]) -> None:
                 write({f"lecture/{chapter.stem}.html": lecture(chapter)}, FOLDER)
                 print(f"lecture/{chapter.stem}.html: {min(len(pictures_of(chapter)), 10)} pictures")
         case _:
-            sys.exit("build.py source, folders, gradescope a1, variant --seed 7, or lecture")
+            sys.exit("usage: build.py source, folders, gradescope a1, variant --seed 7, or lecture")
 
 
 if __name__ == "__main__":

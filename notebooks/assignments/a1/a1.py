@@ -1,50 +1,50 @@
 # %% [markdown]
 # # A1 · Three layers by hand
 #
-# You write three layers of a language model, forwards and backwards, with NumPy alone: **linear**, a
-# **norm** and **cross-entropy with smoothed labels**. The norm and the loss are relatives of those in
+# You write three layers of a language model, forwards and backwards, with NumPy alone: a **scaled linear
+# layer**, a **norm** and **cross-entropy with smoothed labels**. All three resemble layers of
 # [chapter 01](https://github.com/tinyprune/tinyprune/blob/main/notebooks/01_backprop_by_hand.ipynb), which
-# is helpful before, but they are not the same: derive their gradients anew. About 2½ hours.
+# you should read first, but none is the same: derive the gradients anew. About 2½ hours.
 #
 # | task | what | points |
 # | --- | --- | ---: |
-# | a1_1 | linear layer | 8 |
+# | a1_1 | a scaled linear layer | 8 |
 # | a1_2 | a norm of fourth powers | 12 |
 # | a1_3 | cross-entropy with smoothed labels | 10 |
 #
-# Every layer has one form, and so does its test:
+# All layers have the same form:
 #
 # ```python
 # out, cache = x_forward(*inputs)
 # dX, dW, ...  = x_backward(dout, cache)     # one gradient for each input, in their order
 # ```
 #
-# `dout` is the gradient of the loss with respect to `out`, and so of its shape; `dX` is that with
-# respect to `X`, and of the shape of `X`. A `cache` carries what the backward needs. You may put
-# into it what you like; where a task names its contents, a backward is marked with these even if
-# your forward does not work yet. Neither inputs, nor `dout`, nor the cache may be modified.
+# `dout` is the gradient of the loss with respect to `out` and has its shape; `dX` is the gradient with
+# respect to `X` and has the shape of `X`. The `cache` holds what the backward pass needs. You may put
+# into it what you like; if your forward pass does not work yet, your backward pass is tested with the
+# cache that the task describes. Do not modify the inputs, `dout` or the cache.
 #
-# A test cell that prints `passed` passed. Your gradients are compared with measured derivatives,
-# not with a stored solution: write it as you like. `tinyprune` itself, PyTorch and the like must not
-# be imported by answers. Hidden tests use other shapes and values.
+# A test cell prints `passed` if its tests pass. Your gradients are compared with measured derivatives,
+# not with a stored solution, so write them in any way. Answers must not import `tinyprune`, PyTorch or
+# similar packages. Hidden tests use other shapes and values.
 
 # %%
 import numpy as np
 
 # %% [markdown]
-# ## a1_1 · Linear
+# ## a1_1 · A scaled linear layer
 #
-# $$\text{out} = x W + b \qquad x\,(\dots, K),\ W\,(K, O),\ b\,(O),\ \text{out}\,(\dots, O)$$
+# $$\text{out} = \frac{x W}{K^{1/2}} + b \qquad x\,(\dots, K),\ W\,(K, O),\ b\,(O),\ \text{out}\,(\dots, O)$$
 #
-# `x` may have any number of leading axes: rows of it are independent of each other. What does the
-# loss gain if one entry of `W` grows a little? Which entries of `out` does it touch?
+# The power of K keeps `out` from growing with the number of inputs. `x` may have any number of leading
+# axes; its rows are independent of each other. If one entry of `W` grows a little, which entries of `out`
+# change, and by how much?
 
 # %%
 def linear_forward(x, W, b):
-    """Multiply the last axis of x by W and add b.
+    """Multiply the last axis of x by W, scale, and add b.
 
-    x (..., K), W (K, O), b (O,). Returns out (..., O) and the cache (x, W, True), where True says
-    that there is a b.
+    x (..., K), W (K, O), b (O,). Returns out (..., O) and the cache (x, W).
     """
     # YOUR CODE HERE
     raise NotImplementedError()
@@ -65,10 +65,10 @@ def linear_backward(dout, cache):
 # r = \big(\operatorname{mean}(c^4) + \varepsilon\big)^{1/4} \qquad
 # n = \frac{c}{r} \qquad \text{out} = n \cdot \text{scale} + \text{bias}$$
 #
-# Means run over the last axis, of D features, for every position by itself. The gradient with respect
-# to `x` has three paths: straight, through the root r, and through the mean. Write them down one by
-# one before you put them together. The mean is in c, and c is in r too: which gradient goes into the
-# mean? (In LayerNorm a part of it happens to be 0.)
+# Means run over the last axis, the D features of a position. The gradient with respect
+# to `x` has three paths: straight, through the root r, and through the mean. Derive them one by one before
+# you add them up. The mean acts through c, and c is also in r: which gradient reaches the mean? (In
+# LayerNorm one part of it is 0.)
 
 # %%
 def norm_forward(x, scale, bias, eps=1e-5):
@@ -89,14 +89,14 @@ def norm_backward(dout, cache):
 # %% [markdown]
 # ## a1_3 · Cross-entropy with smoothed labels
 #
-# A model that must give all probability to the word of the text becomes too sure of itself. So this loss
-# asks for 0.9 of the word of the text and spreads 0.1 evenly over all V words:
+# A model trained to give all probability to one word becomes overconfident. With *label smoothing* the
+# loss asks for 0.9 of the probability on the word of the text and spreads 0.1 evenly over all V words:
 #
 # $$p_{rv} = \frac{e^{z_{rv}}}{\sum_{v'} e^{z_{rv'}}} \qquad
 # \text{loss} = \frac{1}{R}\sum_r \Big(-0.9\,\log p_{r,\,t_r} - \frac{0.1}{V}\sum_v \log p_{rv}\Big)$$
 #
-# `z` are the logits of R rows (all leading axes together) for V words, `t` is the target, the number of
-# the word of the text, from 0 to V − 1. A logit of 1000 must not overflow: what may be subtracted
+# Here `z` are the logits of R rows (all leading axes together) for V words, and the target `t`, from 0 to
+# V − 1, is the number of the word of the text. A logit of 1000 must not overflow: what may be subtracted
 # from a row of logits without changing p?
 
 # %%
@@ -118,6 +118,6 @@ def cross_entropy_backward(dout, cache):
 # %% [markdown]
 # ## Hand in
 #
-# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# Hand in this file, and do not rename it. If every test cell above prints `passed`, or
 # `pytest a1` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
 # tests, which run after you hand in, decide about the other 10.

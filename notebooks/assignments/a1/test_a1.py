@@ -4,6 +4,11 @@ from tinyprune import ops
 from tinyprune.course import answer, expect_close, expect_gradients, expect_unmodified
 
 
+def formula_of_linear(x, W, b):
+    """What a1_1 asks for, in complex numbers too."""
+    return ops.linear_forward(x / len(W) ** (1 / 2), W, b)[0], (x, W)
+
+
 def formula_of_norm(x, scale, bias, eps=1e-5):
     """What a1_2 asks for, row by row, in complex numbers too."""
 
@@ -42,13 +47,13 @@ def test_a1_1_forward():
         fed="x zeros (2, 3, 4), W (4, 5), b (5,)",
         hint="what is left of x W + b if x is 0?",
     )
-    out, _ = forward(np.eye(4), W, np.zeros(5))
+    out, _ = forward(4 ** (1 / 2) * np.eye(4), W, np.zeros(5))
     expect_close(
         out,
         W,
-        "the identity must come out as W",
-        fed="x = np.eye(4), W (4, 5), b zeros",
-        hint="row k of the identity picks one row of W",
+        "the identity, times the power of K, must come out as W",
+        fed="x = np.eye(4) times the power of K, W (4, 5), b zeros",
+        hint="row k of the identity picks one row of W, and the power of K cancels",
     )
 
 
@@ -59,17 +64,17 @@ def test_a1_1_backward():
     for shape in ((6, 4), (2, 3, 4)):
         expect_gradients(
             "linear_backward",
-            ops.linear_forward,
+            formula_of_linear,
             {
                 "x": rng.standard_normal(shape),
                 "W": rng.standard_normal((4, 5)),
                 "b": rng.standard_normal(5),
             },
             hint={
-                "x": "each x meets a whole row of W: which axis of W does dout have?",
-                "W": "each entry of W meets all rows of x, over all leading axes: what is summed?",
+                "x": "each x is multiplied by a whole row of W: which axis of W does dout have? And the power of K?",
+                "W": "each entry of W is used by all rows of x, over all leading axes: what is summed?",
                 "b": "b is added to every row, over all leading axes",
-                "": "one gradient for each input, in the order of the inputs, each of its input's shape",
+                "": "one gradient for each input, in the order of the inputs, each with the shape of its input",
             },
         )
 
@@ -116,7 +121,7 @@ def test_a1_2_backward():
                 "x": "three paths: straight, through the root, through the mean. Which one is missing?",
                 "scale": "scale multiplies n, at every position, over all leading axes",
                 "bias": "bias is added at every position, over all leading axes",
-                "": "one gradient for each input, in the order of the inputs, each of its input's shape",
+                "": "one gradient for each input, in the order of the inputs, each with the shape of its input",
             },
         )
 
@@ -142,7 +147,7 @@ def test_a1_3_forward():
         -(0.9 * target + 0.1 * others).mean(),
         "logits that are logarithms of probabilities must give these probabilities back",
         fed={"logits": logits, "targets": "[0 2]"},
-        hint="0.9 of −log p of the target, 0.1 of the mean of −log p over all words, the target too",
+        hint="0.9 of −log p of the target, and 0.1 of the mean of −log p over all words, the target included",
     )
 
 
@@ -155,7 +160,7 @@ def test_a1_3_backward():
         formula_of_cross_entropy,
         {"logits": rng.standard_normal((4, 5)), "targets": np.array([1, 0, 4, 1])},
         hint={
-            "logits": "each logit acts through every −log p in the loss; is the mean in it, is dout?",
-            "": "one gradient comes back, dlogits, of the shape of the logits; the cache stays as it is",
+            "logits": "each logit changes every −log p of its row; are the mean and dout there?",
+            "": "return one gradient, dlogits, with the shape of the logits; do not modify the cache",
         },
     )

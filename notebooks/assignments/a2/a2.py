@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A2 · Attention forwards and backwards, with a bias and with persistent vectors
 #
-# You write the operation that everything else in this course revolves around: causal **attention** with
-# a memory and a learned **bias** for each distance, its gradients, and the paper's **persistent vectors**,
-# which take the place of the feed-forward block. NumPy alone. About 3½ hours. Helpful before:
+# You write the central operation of this course: causal **attention** with a memory and a learned **bias**
+# for each distance, its gradients, and the paper's **persistent vectors**, which replace the feed-forward
+# block. Its softmax has another norm than the chapters'. NumPy alone. About 3½ hours. Read before:
 # [chapter 03](https://github.com/tinyprune/tinyprune/blob/main/notebooks/03_attention_by_hand.ipynb) and
 # [chapter 04](https://github.com/tinyprune/tinyprune/blob/main/notebooks/04_positions_and_memory.ipynb) (memory),
 # and for a2_4 the page on the paper's own heads in
@@ -11,17 +11,17 @@
 #
 # | task | what | points |
 # | --- | --- | ---: |
-# | a2_1 | softmax | 6 |
+# | a2_1 | a softmax with another norm | 6 |
 # | a2_2 | attention with a bias for each distance, forwards | 6 |
 # | a2_3 | the same, backwards | 9 |
 # | a2_4 | persistent vectors, forwards and backwards | 9 |
 #
-# The letters are those of the whole course:
+# The letters are the same in the whole course:
 #
 # | letter | what |
 # | --- | --- |
 # | B | texts in a batch |
-# | T | queries: the positions of the segment that is read now |
+# | T | queries: positions of the segment |
 # | M | positions of memory before it |
 # | S = M + T | keys and values: memory first, then the segment |
 # | H, Dh | heads, and the width of one |
@@ -29,62 +29,63 @@
 # | C | groups of distances that share a bias |
 #
 # As in A1, a layer is `out, cache = x_forward(*inputs)` and `x_backward(dout, cache)`, which returns
-# one gradient for each input, in their order and of their shapes. A `cache` may hold what you like;
-# a backward is marked with the cache that the task names if your forward does not work yet. Neither
-# inputs, nor `dout`, nor the cache may be modified.
+# one gradient for each input, in their order and of their shapes. A `cache` may hold what you like; if
+# your forward pass does not work yet, your backward pass is tested with the cache that the task
+# describes. Do not modify the inputs, `dout` or the cache.
 #
-# A test cell that prints `passed` passed. Gradients are compared with measured derivatives, outputs
-# with what must be true of any attention: write it as you like, with `einsum`, with `@` or with
-# loops. `tinyprune` itself, PyTorch and the like must not be imported by answers. Hidden tests use
-# other shapes and values.
+# A test cell prints `passed` if its tests pass. Gradients are compared with measured derivatives, outputs
+# with properties that follow from the formulas: write it in any way, with `einsum`, `@` or loops.
+# Answers must not import `tinyprune`, PyTorch or similar packages. Hidden tests use other shapes and values.
 
 # %%
 import numpy as np
 
 # %% [markdown]
-# ## a2_1 · Softmax
+# ## a2_1 · A softmax with another norm
 #
-# $$a_j = \frac{e^{s_j}}{\sum_{j'} e^{s_{j'}}} \qquad s,\ a\ (\dots, S)$$
+# The chapter's softmax divides exponentials by their sum, so that the weights of a row add up to 1. Here
+# it is the squares of the weights that add up to 1:
 #
-# over the last axis; every row of S scores by itself. Three things the formula does not say:
+# $$a_j = \frac{e^{s_j}}{\big(\sum_{j'} (e^{s_{j'}})^2\big)^{1/2}} \qquad s,\ a\ (\dots, S)$$
 #
-# - a score of 1000 must not overflow. What may be added to all scores of a row without changing `a`?
-# - a key that is not seen has the score $-\infty$, `-np.inf`. Its weight is 0. (In every row at least
-#   one score is finite.)
-# - a row may have tens of thousands of keys: neither time nor memory may grow with S².
+# The sum runs over the last axis; every row of S scores is independent. The formula leaves out three things:
 #
-# For the backward, ask first how one score moves *one* weight, $\partial a_{j'}/\partial s_j$: its own
-# weight ($j' = j$), and that of another key. Then sum over all weights that it moves. There is a form
-# that needs no matrix of S × S. What must a row of `ds` sum to, if adding a number to a whole row
-# changes nothing?
+# - A score of 1000 must not overflow. What may be added to all scores of a row without changing `a`?
+# - A masked key has the score $-\infty$, `-np.inf`. Its weight is 0. (In every row at least one score is
+#   finite.)
+# - A row may have tens of thousands of keys: neither time nor memory may grow with S².
+#
+# For the backward pass, find first how one score changes *one* weight, $\partial a_{j'}/\partial s_j$: its own
+# ($j' = j$), and that of another key. Then sum over all weights of the row. The result needs no S × S
+# matrix. What must a row of `ds` add up to, if adding a number to a whole row changes nothing?
 
 # %%
 def softmax_forward(s):
     """Weights from scores, over the last axis.
 
-    s (..., S), with -inf for keys that are not seen. Returns a (..., S) and the cache a: the weights
-    are all that the backward needs.
+    s (..., S), with -inf for masked keys. Returns a (..., S) and the cache a: the backward pass needs
+    only the weights.
     """
     # YOUR CODE HERE
     raise NotImplementedError()
 
 
 def softmax_backward(da, cache):
-    """Gradient of softmax_forward: da (..., S) → ds (..., S), which is 0 for keys that are not seen."""
+    """Gradient of softmax_forward: da (..., S) → ds (..., S), which is 0 for masked keys."""
     # YOUR CODE HERE
     raise NotImplementedError()
 
 # %% [markdown]
 # ## a2_2 · Attention with a bias for each distance, forwards
 #
-# For every text of the batch and every head by itself:
+# For each text of the batch and each head:
 #
 # $$s_{ij} = \frac{q_i\cdot k_j}{\mathtt{Dh}^{1/2}} + b_{g(d)} \ \text{ if query } i \text{ sees key } j
 # \text{, else } -\infty
-# \qquad a_i = \operatorname{softmax}(s_i) \qquad \text{out}_i = \sum_j a_{ij}\,v_j$$
+# \qquad a_i = \operatorname{softmax}(s_i) \text{ of a2\_1} \qquad \text{out}_i = \sum_j a_{ij}\,v_j$$
 #
-# The last T of the S keys belong to the queries' own positions, the M = S − T before them are
-# memory. A query sees its own position and everything before it: key $j$ if $j \le i + S - T$. With
+# The last T of the S keys belong to the queries' own positions; the M = S − T before them are the
+# memory. A query sees its own position and all earlier ones: key $j$ if $j \le i + S - T$. With
 # T = 3 and S = 5:
 #
 # ```text
@@ -95,30 +96,30 @@ def softmax_backward(da, cache):
 # query 2     ×  ×   ×  ×  ×
 # ```
 #
-# Attention does not know how far away a key is. Here each head learns a bias for that: $d = i + S - T - j$ is the
-# **distance** from query $i$ back to key $j$, 0 for its own position. Distances are counted in groups of
-# 2, and all far ones share the last group: $g(d) = \min(\lfloor d / 2 \rfloor,\ C - 1)$. Each head has a
-# number for each group, `b` (H, C), which is added to the score. Which array of (T, S) numbers of groups
-# do you need, and what does `b[:, groups]` give?
+# Attention alone does not depend on how far away a key is. Here each head learns a bias for the
+# **distance** $d = i + S - T - j$ from query $i$ back to key $j$, which is 0 for the query's own position.
+# Distances form groups of 2, and all large ones share the last group:
+# $g(d) = \min(\lfloor d / 2 \rfloor,\ C - 1)$. Each head has one number for each group, `b` (H, C), which is
+# added to the score. If `groups` (T, S) holds the group of each query and key, what is `b[:, groups]`?
 #
-# Axes come as (batch, position, head, width), and weights go as (batch, head, query, key). Which
+# Inputs have the axes (batch, position, head, width), weights (batch, head, query, key). Which
 # axis is summed over in each of the two products? `reshape` does not swap axes: what does?
 #
-# **Given** are a softmax and its gradient, so that you can go on whatever became of a2_1. Both
-# are right, but not to be imitated: one overflows, the other makes the whole matrix
-# $\partial a/\partial s$. If yours passed, call yours.
+# A softmax and its gradient are **given**, so that you can go on without a2_1. Both are right, but do not
+# imitate them: one overflows, the other makes the whole matrix $\partial a/\partial s$. If yours passed,
+# call yours.
 
 # %%
 def given_softmax(s):
     """s (..., S) → a (..., S), for scores that are not large; -inf for keys that are not seen."""
     e = np.exp(s)
-    return e / e.sum(axis=-1, keepdims=True)
+    return e / (e**2).sum(axis=-1, keepdims=True) ** 0.5
 
 
 def given_softmax_backward(da, a):
     """da (..., S) and the weights a (..., S) → ds (..., S), for few keys."""
     own = np.eye(a.shape[-1]) * a[..., None]
-    others = a[..., :, None] * a[..., None, :]
+    others = a[..., :, None] ** 2 * a[..., None, :]
     return ((own - others) @ da[..., None])[..., 0]
 
 # %%
@@ -134,15 +135,15 @@ def attention_forward(q, k, v, b):
 # %% [markdown]
 # ## a2_3 · Attention, backwards
 #
-# Go through the three lines of a2_2 from the last to the first: from `dout` to the gradients of the
-# weights and of `v`; from those of the weights to those of the scores; from there to `q`, `k` and `b`.
+# Go through the three formulas of a2_2 from the last to the first: from `dout` to the gradients of the
+# weights and of `v`; from the weights to the scores; from the scores to `q`, `k` and `b`.
 #
-# Each line uses one thing in many places: a value is read by many queries, a query meets many keys, a
-# bias is added to all scores of its group, in every text. What was used in many places gets the sum of
-# what comes back from all of them. Which of the four gradients needs no softmax? And what does the mask
-# do on the way back: is there anything left for it to do?
+# Each formula uses its inputs several times: many queries read a value, a query is multiplied by many
+# keys, a bias is added to all scores of its group, in every text. What was used several times gets the
+# sum of the gradients of all its uses. Which of the four gradients needs no softmax? Does the mask need a
+# line in the backward pass?
 #
-# Each gradient has tests and points of its own. Whatever is not written yet may be `None`:
+# Each gradient has its own tests and points. Return `None` for what is not written yet:
 # `return None, None, dv, None`.
 
 # %%
@@ -157,8 +158,8 @@ def attention_backward(dout, cache):
 # %% [markdown]
 # ## a2_4 · Persistent vectors
 #
-# Every head gets N learned keys `pk` and values `pv`. They stand for no place in the text, every
-# query of every text sees them, and they share **one softmax** with the context:
+# Every head gets N learned keys `pk` and values `pv`. They belong to no position of the text, every
+# query of every text sees them, and they share **one softmax**, that of a2_1, with the context:
 #
 # $$s_{ij} = \frac{q_i\cdot k_j}{\sqrt{\mathtt{Dh}}} \ \text{ or } -\infty
 # \qquad s_{in} = \frac{q_i\cdot\sqrt{\mathtt{Dh}}\,\mathtt{pk}_n}{\sqrt{\mathtt{Dh}}} = q_i\cdot\mathtt{pk}_n
@@ -167,13 +168,14 @@ def attention_backward(dout, cache):
 # $$\text{out}_i = \sum_j a_{ij}\,v_j + \sum_n a_{in}\,\sqrt{N}\,\mathtt{pv}_n$$
 #
 # with $j$ over the S keys of the context and $n$ over the N persistent ones. The factors √Dh and √N
-# keep learned vectors small; mind that the one cancels and the other does not.
+# keep the learned vectors small; the first cancels, the second does not.
 #
-# There are two ways to write this: as it stands, or by making more keys and values of `pk` and `pv`
-# and going the way of a2_2, without its bias. With the second, what has to be done to the mask, and on the way back
-# with the gradients of what was copied for every text? N may be 0, and then nothing is added.
+# There are two ways to write this: as it stands, or by appending `pk` and `pv` to the keys and values
+# and using the formulas of a2_2 without the bias. If you append them, how must the mask change, and what
+# happens in the backward pass to the gradients of the copies made for every text? N may be 0; then nothing
+# is added.
 #
-# The given softmax and its gradient serve here too, or yours.
+# Use the given softmax and its gradient, or yours, here, too.
 
 # %%
 def persistent_attention_forward(q, k, v, pk, pv):
@@ -198,6 +200,6 @@ def persistent_attention_backward(dout, cache):
 # %% [markdown]
 # ## Hand in
 #
-# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# Hand in this file, and do not rename it. If every test cell above prints `passed`, or
 # `pytest a2` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
 # tests, which run after you hand in, decide about the other 10.

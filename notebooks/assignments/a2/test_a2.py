@@ -4,27 +4,33 @@ from tinyprune import ops
 from tinyprune.course import answer, expect, expect_close, expect_gradients
 
 
+def normed(e):
+    """Positive numbers divided by one number for each row, as the weights of a2_1 are."""
+    return e / (e**2).sum(-1, keepdims=True) ** 0.5
+
+
 def formula_of_softmax(s):
     """What a2_1 asks for, in complex numbers too."""
-    a = np.exp(ops.log_softmax(s))
+    a = normed(np.exp(ops.log_softmax(s)))
     return a, a
 
 
 def formula_of_attention(q, k, v, b):
-    """What a2_2 asks for: the package's weights, times e to the power of the bias, normalised again."""
+    """What a2_2 asks for: the package's weights, times e to the power of the bias, normed."""
     Dh, T, S, C = q.shape[3], q.shape[1], k.shape[1], b.shape[1]
     _, cache = ops.attention_forward(q * (np.sqrt(Dh) / Dh ** (1 / 2)), k, v)
     distance = np.arange(T)[:, None] + S - T - np.arange(S)
-    e = cache.a * np.exp(b[:, np.clip(distance // 2, 0, C - 1)])
-    a = e / e.sum(-1, keepdims=True)
+    a = normed(cache.a * np.exp(b[:, np.clip(distance // 2, 0, C - 1)]))
     return np.einsum("bhij,bjhd->bihd", a, v), (q, k, v, b, a)
 
 
 def formula_of_persistent(q, k, v, pk, pv):
     """What a2_4 asks for."""
     some = {"pk": pk, "pv": pv} if pk.shape[1] else {}
-    out, cache = ops.attention_forward(q, k, v, **some)
-    return out, (q, k, v, pk, pv, cache.a)
+    a, S = normed(ops.attention_forward(q, k, v, **some)[1].a), k.shape[1]
+    out = np.einsum("bhij,bjhd->bihd", a[..., :S], v)
+    out += np.sqrt(pk.shape[1]) * np.einsum("bhin,hnd->bihd", a[..., S:], pv)
+    return out, (q, k, v, pk, pv, a)
 
 
 def out_of(name, **inputs):
@@ -109,13 +115,13 @@ import numpy as np
 def given_softmax(s):
     """s (..., S) → a (..., S), for scores that are not large; -inf for keys that are not seen."""
     e = np.exp(s)
-    return e / e.sum(axis=-1, keepdims=True)
+    return e / (e**2).sum(axis=-1, keepdims=True) ** 0.5
 
 
 def given_softmax_backward(da, a):
     """da (..., S) and the weights a (..., S) → ds (..., S), for few keys."""
     own = np.eye(a.shape[-1]) * a[..., None]
-    others = a[..., :, None] * a[..., None, :]
+    others = a[..., :, None] ** 2 * a[..., None, :]
     return ((own - others) @ da[..., None])[..., 0]
 
 import pytest
@@ -126,23 +132,23 @@ import pytest
 def test_a2_1_forward():
     expect_close(
         out_of("softmax_forward", s=np.zeros((2, 3, 5))),
-        np.full((2, 3, 5), 1 / 5),
-        "5 equal scores must give each key a weight of 1/5",
+        np.full((2, 3, 5), 1 / 5**0.5),
+        "5 equal scores must give 5 equal weights, whose squares add up to 1",
         fed="s zeros (2, 3, 5)",
         hint="which axis is summed over, and is it kept as an axis?",
     )
-    a = np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]])
+    a = normed(np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]]))
     expect_close(
         out_of("softmax_forward", s=np.log(a)),
         a,
         "scores that are logarithms of weights must give these weights back",
         fed={"s": np.log(a)},
-        hint="e to the power of each score, divided by the sum of its row",
+        hint="e to the power of each score, divided by one number for each row, that in the formula",
     )
     s = np.array([[0.0, 1000, 1000, 0], [-np.inf, 1000, 1000, -np.inf]])
     expect_close(
         out_of("softmax_forward", s=s),
-        np.array([[0, 0.5, 0.5, 0], [0, 0.5, 0.5, 0]]),
+        np.array([[0, 1, 1, 0], [0, 1, 1, 0]]) / 2**0.5,
         "scores of 1000 and of -inf must give weights",
         fed={"s": s},
         hint="exp(1000) is infinite in float64; subtract something from the row first. exp(-inf) is 0",
@@ -156,7 +162,7 @@ def test_a2_1_backward():
         "softmax_backward",
         formula_of_softmax,
         {"s": np.random.default_rng(21).standard_normal((3, 4))},
-        hint="a score moves its own weight, and through the sum all the others of its row",
+        hint="a score changes its own weight, and through the sum all weights of its row",
     )
 
 
@@ -169,8 +175,8 @@ def test_a2_2_forward():
     q *= 4 ** (1 / 2) / 2
     expect_close(
         out_of("attention_forward", q=q, k=k, v=v, b=np.zeros((1, 1)))[0, 0, 0],
-        np.array([3.0, 1, 0, 0]),
-        "scores log 3 and 0 must give weights 3/4 and 1/4",
+        4 * normed(np.array([3.0, 1, 0, 0])),
+        "scores log 3 and 0 must give weights in the ratio 3 to 1",
         fed={"q[0, 0, 0]": q[0, 0, 0], "keys": "(1, 0, 0, 0) and zeros", "b": "zeros (1, 1)"},
         hint="here q·k divided by the power of Dh in the formula is log 3",
     )
@@ -180,12 +186,12 @@ def test_a2_2_forward():
         inputs["q"][:] = inputs["b"][:] = 0
         expect_close(
             out_of("attention_forward", **inputs),
-            np.stack([inputs["v"][:, : i + S - T + 1].mean(1) for i in range(T)], axis=1),
-            "with equal scores, a query must get the mean of all values that it sees",
+            np.stack([inputs["v"][:, :n].sum(1) / n**0.5 for n in range(S - T + 1, S + 1)], axis=1),
+            "with equal scores, a query must give the same weight to all values that it sees",
             fed=f"q zeros {inputs['q'].shape}, k and v random {inputs['k'].shape}, b zeros (2, 2)",
             hint="query 0 sees S − T + 1 keys, the last one all S; is the mask there before the softmax, and do heads stay apart?",
         )
-    # without queries only the biases speak: value j is the unit vector j, so that out is the weights
+    # with queries of 0 only the biases count; value j is the unit vector j, so that out is the weights
     T, S = 2, 9
     b = np.log(np.array([[1.0, 2, 3], [5, 1, 4]]))
     a = out_of(
@@ -196,8 +202,8 @@ def test_a2_2_forward():
         wanted = np.exp(b)[:, [min(d // 2, 2) for d in back]]
         expect_close(
             a[0, i, :, : len(back)],
-            wanted / wanted.sum(1, keepdims=True),
-            f"with queries of 0, the weights of query {i} must be e to the power of the bias of each key's group",
+            normed(wanted),
+            f"with queries of 0, the weights of query {i} must be e to the power of the bias of each key's group, normed",
             fed={"q and k": "zeros", "e to the power of b": np.exp(b), "distances of keys": back},
             hint="how far is key j from query i, which group is that, and what is the last group?",
         )
@@ -235,7 +241,7 @@ def test_a2_3_dk():
         formula_of_attention,
         random_biased(np.random.default_rng(27), 1, 3, 4, 2, 2, 2),
         only=["k"],
-        hint="the same path as to q; k_j is met by every query: which axis of ds is summed over?",
+        hint="the same path as to q; every query is multiplied by k_j: which axis of ds is summed over?",
     )
 
 
@@ -263,10 +269,10 @@ def test_a2_4_forward():
     context = np.stack([inputs["v"][:, : i + S - T + 1].sum(1) for i in range(T)], axis=1)
     expect_close(
         out_of("persistent_attention_forward", **inputs),
-        (context + np.sqrt(N) * inputs["pv"].sum(1)) / (visible + N),
-        "with equal scores, a query must get the mean of the values that it sees and of all √N · pv",
+        (context + np.sqrt(N) * inputs["pv"].sum(1)) / (visible + N) ** 0.5,
+        "with equal scores, a query must give the same weight to the values that it sees and to all √N · pv",
         fed=f"q zeros ({B}, {T}, {H}, {Dh}), k and v random ({B}, {S}, {H}, {Dh}), pk and pv random ({H}, {N}, {Dh})",
-        hint=f"one softmax: query 0 shares its weight among {S - T + 1} + {N} keys, the last among {S} + {N}",
+        hint=f"one softmax: query 0 sees {S - T + 1} + {N} keys, the last query {S} + {N}",
     )
 
 
@@ -282,7 +288,7 @@ def test_a2_4_context():
             "q": "a query is used twice: with the keys of the context, and with the persistent ones",
             "k": "is the sum in the softmax over context and persistent weights together?",
             "v": "v_j is read by every query, with its context weight",
-            "": "five gradients in the order of the inputs, each of its input's shape",
+            "": "five gradients in the order of the inputs, each with the shape of its input",
         },
     )
 
@@ -298,6 +304,6 @@ def test_a2_4_persistent():
         hint={
             "pk": "persistent scores have no root; is √N in the gradient of the persistent weights?",
             "pv": "√N · pv_n is read by every query of every text",
-            "": "five gradients in the order of the inputs, each of its input's shape",
+            "": "five gradients in the order of the inputs, each with the shape of its input",
         },
     )

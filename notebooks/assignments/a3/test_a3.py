@@ -6,7 +6,9 @@ from tinyprune.course import answer, expect, expect_close, expect_gradients, exp
 # beta, gamma, zeta
 PAPERS = (0.333, -0.1, 1.1)
 OTHERS = (0.7, -0.3, 1.1)
-FORM = "one gradient comes back, dlog_alpha, of the shape of log_alpha; dout and the cache stay as they are"
+FORM = (
+    "return one gradient, dlog_alpha, with the shape of log_alpha; do not modify dout and the cache"
+)
 
 
 def powered(clipped):
@@ -30,8 +32,13 @@ def formula_of_hard_gate(log_alpha, u, beta, gamma, zeta):
     return formula_of_gate(log_alpha, u, beta, gamma, zeta, hard=True)
 
 
-def formula_of_l0(log_alpha, size, beta, gamma, zeta):
-    p = ops.p_open(log_alpha, beta=beta, gamma=gamma, zeta=zeta)
+def half_open(beta, gamma, zeta):
+    # the log_alpha of a hard gate that is open half of the time
+    return beta * np.log((0.5 - gamma) / (zeta - 0.5))
+
+
+def formula_of_l0(log_alpha, size, *constants):
+    p = ops.sigmoid(log_alpha - half_open(*constants))
     return (size * p).sum(), (p, size)
 
 
@@ -52,11 +59,11 @@ def expect_gate_gradients(name, formula, stretched, u, constants, hint, rng=None
 
 
 def share_of_open(log_alpha, beta, gamma, zeta):
-    # u is uniform, so P(g > 0) is 1 − the noise at which the gate leaves 0: halve the interval
+    # u is uniform, so P(ĝ = 1) is 1 − the noise at which the hard gate opens: halve the interval
     low, high = np.zeros(log_alpha.shape), np.ones(log_alpha.shape)
     for _ in range(60):
         u = (low + high) / 2
-        is_open = formula_of_gate(log_alpha, u, beta, gamma, zeta)[0] > 0
+        is_open = formula_of_hard_gate(log_alpha, u, beta, gamma, zeta)[0] > 0
         low, high = np.where(is_open, low, u), np.where(is_open, u, high)
     return 1 - high
 
@@ -85,7 +92,7 @@ def test_a3_1_forward():
     expect_close(
         gate,
         powered(np.full(2, 0.4)),
-        "with log_alpha = 0 and u = ½ the clipped gate must stand in the middle between gamma and zeta, at 0.4",
+        "with log_alpha = 0 and u = ½ the clipped gate must lie halfway between gamma and zeta, at 0.4",
         fed="log_alpha zeros (2,), u = 0.5, beta 0.7, gamma −0.3, zeta 1.1",
         hint="log u − log(1 − u) is 0 here: what is s? Is it stretched, and by what? What is the last step?",
     )
@@ -104,9 +111,9 @@ def test_a3_1_forward():
     expect_close(
         gate,
         powered(wanted),
-        "log_alpha was computed backwards from the clipped gates, and their powers must come out",
+        "log_alpha was computed from these clipped gates, so their powers must come out",
         fed={"log_alpha": log_alpha, "u": u, "beta, gamma, zeta": PAPERS, "clipped": wanted},
-        hint="the sign of the noise; all of the sum is divided by beta, not a part of it",
+        hint="check the sign of the noise; beta divides the whole sum",
     )
     log_alpha = np.array([-4.0, -1.0, 1.0, 4.0])
     gate, _ = forward(log_alpha, np.full(4, 0.5), *PAPERS)
@@ -138,7 +145,7 @@ def test_a3_1_backward():
         np.array([[0.02, 0.3, 0.45], [0.6, 0.8, 0.98]]),
         np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]]),
         PAPERS,
-        hint="all of these gates lie inside the clip: which factor comes from which of the four steps, and is dout there?",
+        hint="no gate is clipped here: which factor comes from which of the four steps, and is dout there?",
     )
     expect_gate_gradients(
         "hard_concrete_backward",
@@ -146,7 +153,7 @@ def test_a3_1_backward():
         np.array([-0.07, -0.02, 0.4, 1.02, 1.07]),
         np.array([0.3, 0.5, 0.7, 0.2, 0.9]),
         PAPERS,
-        hint="some gates are clipped to 0 or to 1: do they move with log_alpha?",
+        hint="some gates are clipped to 0 or to 1: do they change with log_alpha?",
     )
 
 
@@ -163,7 +170,7 @@ def test_a3_2_forward():
         np.array([[0.0, 0, 0], [1, 1, 1]]),
         "a hard gate must be 1 where s̄ is at least ½, and 0 elsewhere",
         fed={"log_alpha": log_alpha, "u": u, "s̄": stretched},
-        hint="0 or 1 and nothing between; it is s̄ with its noise that is compared, and not its power",
+        hint="0 or 1 and nothing between; compare s̄, noise included, with ½, not its power",
     )
     gate, _ = forward(log_alpha_of(stretched, u, *OTHERS), u, *OTHERS)
     expect_close(
@@ -192,7 +199,7 @@ def test_a3_2_backward():
         np.array([[0.02, 0.3, 0.45], [0.6, 0.8, 0.98]]),
         np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]]),
         PAPERS,
-        hint="expected is the derivative of the soft gate, for gates that are open and for gates that are shut",
+        hint="expected is the derivative of the soft gate, whether the hard gate is 1 or 0",
     )
     expect_gate_gradients(
         "hard_gate_backward",
@@ -200,7 +207,7 @@ def test_a3_2_backward():
         np.array([-0.07, -0.02, 0.4, 1.02, 1.07]),
         np.array([0.3, 0.5, 0.7, 0.2, 0.9]),
         PAPERS,
-        hint="some soft gates are clipped to 0 or to 1: do these move with log_alpha?",
+        hint="some soft gates are clipped to 0 or to 1: do these change with log_alpha?",
     )
 
 
@@ -210,26 +217,25 @@ def test_a3_3_probability():
     rng = np.random.default_rng(34)
     probability = answer("p_open")
     for constants in (PAPERS, OTHERS):
-        beta, gamma, zeta = constants
-        edge = np.array([beta * np.log(-gamma / zeta)])
+        edge = np.array([half_open(*constants)])
         expect_close(
             probability(edge, *constants),
             np.array([0.5]),
-            "at log_alpha = beta · log(−gamma / zeta) a gate must be open half of the time",
+            "at log_alpha = beta · log((½ − gamma) / (zeta − ½)) a gate must be open half of the time",
             fed={"log_alpha": edge, "beta, gamma, zeta": constants},
-            hint="here the two terms must cancel: the sign of the second, its factor, which stands above",
+            hint="here the two terms must cancel: check the second term's sign, its factor and its fraction",
         )
     log_alpha, n = np.array([-2.0, -0.5, 1.0, 2.0]), 40_000
     u = rng.uniform(1e-6, 1 - 1e-6, (n, 4))
-    gates, _ = formula_of_gate(np.broadcast_to(log_alpha, u.shape), u, *PAPERS)
-    share = (gates > 0).mean(axis=0)
+    gates, _ = formula_of_hard_gate(np.broadcast_to(log_alpha, u.shape), u, *OTHERS)
+    share = gates.mean(axis=0)
     # the share of n draws comes out as p, give or take sqrt(p (1 − p) / n), which is at most ½ / sqrt(n)
     expect_close(
-        probability(log_alpha, *PAPERS),
+        probability(log_alpha, *OTHERS),
         share,
-        "p_open must be the share of gates above 0, of 40,000 that were drawn",
-        fed={"log_alpha": log_alpha, "beta, gamma, zeta": PAPERS},
-        hint="open means above 0, not above ½. The share is right to 0.015, six standard errors",
+        "p_open must be the share of hard gates that are 1, of 40,000 that were drawn",
+        fed={"log_alpha": log_alpha, "beta, gamma, zeta": OTHERS},
+        hint="open means s̄ ≥ ½, not g > 0. The share is right to 0.015, six standard errors",
         relative=0,
         absolute=6 * 0.5 / np.sqrt(n),
     )
@@ -240,14 +246,14 @@ def test_a3_3_probability():
 def test_a3_3_forward():
     forward = answer("l0_forward")
     for shape in ((6,), (4, 8)):
-        log_alpha = np.full(shape, 0.333 * np.log(0.1 / 1.1))
+        log_alpha = np.full(shape, half_open(*OTHERS))
         size = 100 + 10.0 * np.arange(log_alpha.size).reshape(shape)
-        L0, _ = forward(log_alpha, size, *PAPERS)
+        L0, _ = forward(log_alpha, size, *OTHERS)
         expect_close(
             L0,
             size.sum() / 2,
             "if all gates are open half of the time, half of the parameters must stay on average",
-            fed={"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": PAPERS},
+            fed={"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": OTHERS},
             hint="one number for all heads of all layers, a sum of sizes times probabilities. Is p_open right?",
         )
 
@@ -286,7 +292,7 @@ def test_a3_4_differences():
             fed=f"o (B, T, H, Dh) = (2, 3, 4, 2), Wo (H·Dh, D) = (8, 8), gate_of {gate_of}",
             came=f"shape {np.shape(came)}",
             expected=f"shape (G, B, T, D) = ({G}, 2, 3, 8)",
-            hint="gates come first in Δ, heads third in o",
+            hint="gates are the first axis of Δ, heads the third of o",
         )
         for n in range(G):
             expect_close(
@@ -294,7 +300,7 @@ def test_a3_4_differences():
                 with_all - layer_output(without_gate(n, G)[gate_of], o, Wo),
                 f"Δ[{n}] must be the output with all heads minus the output without the heads of gate {n}",
                 fed=f"o {o.shape}, Wo {Wo.shape}, random, gate_of {gate_of}",
-                hint="which rows of Wo belong to a head, do they follow one another, and which heads belong to a gate?",
+                hint="which rows of Wo belong to a head, and which heads belong to a gate?",
             )
 
 

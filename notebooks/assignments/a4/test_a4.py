@@ -121,11 +121,11 @@ import pytest
 def test_a4_1_warmup():
     price = answer("lam_at")
     for at, expected, hint in (
-        (0, 0.0, "the first step costs nothing; steps count from 0"),
+        (0, 0.0, "in the first step the price is 0; steps count from 0"),
         (5, 0.1 * (5 / 10) ** 2, "half of the way: what is the power of ½ in the formula?"),
         (8, 0.1 * (8 / 10) ** 2, "8 of 10 steps: what is the power of 0.8 in the formula?"),
         (10, 0.2 / 2, "the end of the warm-up has the full price"),
-        (25, 0.1, "after the warm-up the price stays as it is"),
+        (25, 0.1, "after the warm-up the price is lam"),
     ):
         expect_close(
             price(at, 0.1, 10),
@@ -160,7 +160,7 @@ def test_a4_2_start():
     expect_close(
         ops.p_open(np.asarray(log_alpha, float), **PAPER),
         wanted,
-        "a gate with this log_alpha is open with another probability (got: p_open of your log_alpha)",
+        "a gate with your log_alpha must be open with probability p_open (got: p_open of your log_alpha)",
         fed=fed,
         hint="put your log_alpha into the formula for p_open: what do you get, and at which term does it differ?",
     )
@@ -201,7 +201,7 @@ def test_a4_3_forward():
         (4 / np.array([3.0, 1, 2])) ** (1 / 2),
         "open gates of 1 must become the c of their layer (got: the largest gate of each layer)",
         fed={"gate": gate},
-        hint="count the open heads of each layer for itself; H is the number of heads in a layer",
+        hint="count the open heads of each layer separately; H is the number of heads in a layer",
     )
     expect_close(
         np.asarray(scaled) / np.maximum(np.max(scaled, 1, keepdims=True), 1e-300),
@@ -214,9 +214,9 @@ def test_a4_3_forward():
     expect_close(
         forward(gate)[0],
         (4 / 3) ** (1 / 2) * gate,
-        "soft gates must be scaled by how many are above 0, and a layer without an open head must stay 0",
+        "c must count the soft gates above 0, and a layer without an open head must stay 0",
         fed={"gate": gate},
-        hint="a gate of 0.1 is open: count, and do not add up; what is divided by zero?",
+        hint="a gate of 0.1 is open: count gates, do not add them up; is anything divided by zero?",
     )
 
 
@@ -245,9 +245,9 @@ def test_a4_4_price():
     expect_close(
         came,
         start - 4 * 0.1 * 0.5,
-        "heads that are worth nothing must fall by lr · lam in each step, where the gradient of L0 is 1",
+        "log_alpha of worthless heads must fall by lr · lam in each step, where the gradient of L0 is 1",
         fed=fed | {"loss": "0, whatever the gates"},
-        hint="descent goes against the gradient; the price acts whether a gate is open or shut",
+        hint="descent goes against the gradient; the price acts on open and closed gates",
     )
     expect(
         len(watch.fed) == 4,
@@ -270,7 +270,7 @@ def test_a4_4_task():
     expect_close(
         free[worth == 0],
         np.full(5, 2.0),
-        "without a price, a head that is worth nothing must stay where it is",
+        "without a price, log_alpha of a worthless head must not change",
         fed=fed | {"steps": 40, "lam": 0},
         hint="its gradient is 0: what else moves it?",
     )
@@ -280,13 +280,13 @@ def test_a4_4_task():
         fed=fed | {"steps": 40, "lam": 0},
         came=free[worth > 0],
         expected="all above 2",
-        hint="which sign has the gradient of such a head, and where does descent take it?",
+        hint="which sign does the gradient of such a head have, and where does descent move log_alpha?",
     )
     watch = Watch(lambda step: straight(worth), lam=lambda step: 0.3)
     priced = watch.train(np.full((2, 4), 2.0), np.random.default_rng(2), 300, 2.0)
     expect(
         bool((priced[worth == 0] > -20).all()),
-        "a head that is closed must come to rest (got: log_alpha of the heads that are worth nothing)",
+        "log_alpha of a closed head must settle (got: log_alpha of the worthless heads)",
         fed=fed | {"steps": 300, "lam": 0.3},
         came=priced[worth == 0],
         expected="all above −20",
@@ -294,7 +294,7 @@ def test_a4_4_task():
     )
     expect(
         bool((priced[worth == 0] < -1).all() and (priced[worth > 0] > 2).all()),
-        "with a price, the heads that are worth nothing must close, and the others must stay",
+        "with a price, worthless heads must close, and the others must stay open",
         fed=fed | {"steps": 300, "lam": 0.3},
         came=priced,
         expected="below −1 where worth is 0, above 2 where it is 3",
@@ -333,11 +333,11 @@ def test_a4_4_model():
     opened = int(mask.sum())
     expect(
         3 <= opened <= 11,
-        "some heads must have closed, and some must be open still",
+        "some heads must have closed, and some must still be open",
         fed=fed,
         came=f"{opened} of 12 open; log_alpha\n{np.round(came, 2)}",
         expected="from 3 to 11 open",
-        hint="too many open: is the price there? too few: does the loss hold the heads that it needs?",
+        hint="too many open: does the price act? too few: does the gradient of the loss act?",
     )
     bits = model.bits(model.gated(scaling(mask) * mask))
     rng = np.random.default_rng(4)
@@ -345,7 +345,7 @@ def test_a4_4_model():
     by_chance = [model.bits(model.gated(scaling(m) * m)) for m in chosen_at_random]
     expect(
         bits < np.mean(by_chance),
-        "the heads that stay must be better ones than heads chosen at random",
+        "the heads that stay must be better than heads chosen at random",
         fed=fed,
         came=f"{bits:.3f} bits per character with {opened} heads open",
         expected=f"less than {np.mean(by_chance):.3f}, the mean of ten random choices of {opened} heads",
@@ -370,7 +370,7 @@ def test_a4_4_noise():
             fed=fed,
             came=f"{len(noise)} different arrays u",
             expected="5, one in each step",
-            hint="where in the program does the drawing stand?",
+            hint="is the noise drawn inside the loop?",
         )
         expect_close(
             np.array(noise),
@@ -391,7 +391,7 @@ def test_a4_5_pressure():
     expect_close(
         step(*fed.values()),
         np.array([0.25, 0.25, 1.0]),
-        "at the target the pressure must be lam1, and the multipliers must stand still",
+        "at the target the pressure must be lam1, and the multipliers must not change",
         fed=fed,
         hint="d is 0; three numbers in the order pressure, lam1, lam2",
     )
@@ -401,7 +401,7 @@ def test_a4_5_pressure():
         expect_close(
             step(*fed.values())[0],
             slope,
-            "the pressure must be the slope of the penalty over h, which was measured",
+            "the pressure must be the derivative of the penalty with respect to h, which was measured",
             fed=fed,
             hint="the derivative with respect to h, with its sign; d depends on h, and so does e to the power of d; "
             "lam1 and lam2 are those before the step",
@@ -421,7 +421,7 @@ def test_a4_5_multipliers():
             fed=fed,
             came=f"lam1 = {lam1:.6g}",
             expected=f"lam1 {'above' if way > 0 else 'below'} 0.25",
-            hint="the multipliers go up the slope",
+            hint="the multipliers ascend",
         )
         expect(
             lam2 > 0.5,

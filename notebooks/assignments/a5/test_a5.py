@@ -107,7 +107,7 @@ def heads_of(kept, scores, keep):
     form = isinstance(kept, list | tuple) and len(kept) == L
     expect(
         form,
-        "a choice has a list of heads for each layer",
+        "a choice must have a list of heads for each layer",
         fed=fed,
         came=kept,
         expected=f"{L} lists",
@@ -141,11 +141,11 @@ def expect_best(scores, keep):
         stays[layer, heads] = True
     expect(
         stays.all() or not stays.any() or scores[stays].min() >= scores[~stays].max(),
-        "a head that goes has a higher score than one that stays",
+        "no removed head may have a higher score than a kept one",
         fed={"scores": scores, "keep": keep},
         came=lists,
         expected="the heads with the highest scores, whatever layer they are in",
-        hint="does your order begin with the highest, and does it run over all layers at once?",
+        hint="does your sorting begin with the highest score, and does it include all layers?",
     )
 
 
@@ -168,11 +168,11 @@ def importance_of(gradients, hint):
     fed = {"∂loss/∂gate of the batches": gradients}
     expect(
         len(play.gates) == batches,
-        "each of the batches must be asked for once",
+        "each batch must be read once",
         fed=fed,
         came=f"{len(play.gates)} calls",
         expected=f"{batches} calls",
-        hint="every call reads the next batch; keep what it returns",
+        hint="every call reads the next batch: keep what it returns",
     )
     for gate in play.gates:
         expect_close(gate, np.ones((L, H)), "gates must be open, (L, H)", fed=fed, hint=hint)
@@ -231,11 +231,11 @@ def tuned(loss_and_gradients, start, steps, lr):
     expect_untouched(start, before, "the parameters", fed)
     expect(
         len(loss_and_gradients.seen) == steps,
-        "every step must ask for gradients once",
+        "every step must compute gradients once",
         fed=fed,
         came=f"{len(loss_and_gradients.seen)} calls",
         expected=f"{steps} calls",
-        hint="a call costs a batch of text: none for a look at the loss, none after the last step",
+        hint="a call costs a batch of text: make none just to see the loss, and none after the last step",
     )
     return came
 
@@ -275,11 +275,11 @@ def bits_of_one(keep, steps, seed):
     except Exception as error:
         expect(
             False,
-            "what came is not a model that works",
+            "prune_and_fine_tune must return a model that works",
             fed=fed,
             came=f"{type(error).__name__}: {error}",
             expected="a dict of parameters, as remove_heads and adam_step return it, all finite",
-            hint="return the parameters alone; did the loss fall while you trained?",
+            hint="return the parameters alone; does the loss decrease during training?",
         )
     expect(
         heads == keep,
@@ -302,7 +302,7 @@ def expect_fewer_bits(keep, steps, training, what, hint, share=0.0):
     said = f"{mean:+.3f} ± {half:.3f} bits, of three pairs {np.round(difference, 3)}"
     expect(
         bool(mean < goal),
-        f"not fewer bits per character than {what}",
+        f"your models must need fewer bits per character than {what}",
         fed=f"keep = {keep}, steps = {steps}, three pairs",
         came=f"yours minus random: {said}; yours {np.round(bits, 3)}, random {np.round(others, 3)}",
         expected=f"a mean paired difference below {goal:.3f} bits per character",
@@ -320,7 +320,7 @@ import pytest
 def test_a5_1_owned():
     marked = small_model((4, 4), 0)
     for layer in range(2):
-        # every number of a head is 10 · layer + head, so that one sees whose it is
+        # every parameter of a head is 10 · layer + head, which shows where it comes from
         whose = 10.0 * layer + np.arange(4)
         for name in OWNED:
             full = f"layers.{layer}.{name}"
@@ -329,7 +329,7 @@ def test_a5_1_owned():
             shape = (1, -1) if across else (-1, *[1] * (marked[full].ndim - 1))
             marked[full] = np.ones(marked[full].shape) * entries.reshape(shape)
     kept = [[0, 2], [1, 2, 3]]
-    fed = f"2 layers of 4 heads, D = 12, Dh = 3, N = 5; kept = {kept}\nhead h of layer l owns numbers 10·l + h"
+    fed = f"2 layers of 4 heads, D = 12, Dh = 3, N = 5; kept = {kept}\nall parameters of head h of layer l are 10·l + h"
     smaller = answer("remove_heads")(marked, kept, 3)
     expect_parameters(smaller, parameter_shapes(small_config((2, 3))), fed, AXES)
     for layer, heads in enumerate(kept):
@@ -337,7 +337,7 @@ def test_a5_1_owned():
             found = np.unique(smaller[f"layers.{layer}.{name}"])
             expect(
                 np.array_equal(found, [10 * layer + h for h in heads]),
-                f"layers.{layer}.{name} holds numbers of other heads",
+                f"layers.{layer}.{name} must hold the parameters of the kept heads",
                 fed=fed,
                 came=found,
                 expected=f"{[10 * layer + h for h in heads]} and no others",
@@ -357,7 +357,7 @@ def test_a5_1_logits():
     expect_same_model(
         (4, 4, 4),
         [[1, 3], [0], [0, 1, 2]],
-        "do all parameters keep the same heads, and is each number where it was within its head?",
+        "do all parameters keep the same heads, and does the order within a head stay?",
         seed=2,
     )
 
@@ -465,11 +465,11 @@ def test_a5_4_tune():
     for name in start:
         expect(
             bool(np.abs(came[name] - lowest[name]).max() < 0.02),
-            "200 steps of 0.05 must lead to the bottom of a valley that is about 1 away, be it flat or steep",
+            "200 steps of 0.05 must reach a minimum that is about 1 away, in flat and in steep directions",
             fed="loss = ½ Σ curvature · (x − lowest)², curvatures from 0.01 to 100; lr = 0.05",
             came={"away from the lowest point": came[name] - lowest[name]},
             expected="less than 0.02 away",
-            hint="is every step Adam's, with the state of the step before, from where that step led to?",
+            hint="does every step use Adam, with the parameters and the state of the step before?",
         )
 
 
@@ -485,7 +485,7 @@ def test_a5_5_report():
             ),
             "the report must be the mean of the three differences, and 4.303 s / √3",
             fed={"mine": apart + shift, "theirs": apart},
-            hint="first the difference of each pair: the pairs are far apart from each other, and that does not matter",
+            hint="first the difference of each pair: how far the pairs are from each other does not matter",
             relative=1e-6,
         )
 
@@ -497,8 +497,8 @@ def test_a5_5_heads():
         6,
         20,
         0,
-        "random heads cut, and nothing trained",
-        "does the loss fall while you train? Against the gradient, with a small lr",
+        "random heads without training",
+        "does the loss decrease during training? Go against the gradient, with a small lr",
     )
 
 
@@ -510,5 +510,5 @@ def test_a5_5_point():
         40,
         40,
         "random heads, fine-tuned as long",
-        "which heads stay? Are most of the batches spent on training what is left, after the cut?",
+        "which heads stay? Are most batches spent on training, after the removal?",
     )

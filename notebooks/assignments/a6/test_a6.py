@@ -157,7 +157,7 @@ def watched(A, B):
     """tiled_matmul(A, B) on the strict simulator. Returns its result, and what its kernel did.
 
     "read", "written": numbers of global memory that were read and written, by all threads together.
-    "barriers": the fewest and the most barriers that a thread came to.
+    "barriers": the fewest and the most barriers that a thread reached.
     """
     if not numba.config.ENABLE_CUDASIM:
         raise RuntimeError(
@@ -245,7 +245,7 @@ def test_a6_1_values():
     expect_close(
         out,
         p,
-        "if x + bias is log p, p must come out",
+        "if x + bias is log p, the result must be p",
         fed={"x": "log p − bias", "p": p, "bias": bias},
         hint="is bias added, one number for each column?",
         relative=1e-5,
@@ -279,7 +279,7 @@ def test_a6_2_values():
     expect_close(
         out,
         v,
-        "a query that sees only itself must get its own v",
+        "a query that sees only itself must return its own v",
         fed=f"{fed}, span 0",
         hint="with span 0 there is one key, of weight 1: which j is it?",
         relative=1e-6,
@@ -288,7 +288,7 @@ def test_a6_2_values():
     expect_close(
         attention(np.zeros_like(q), k, v, 100),
         v.cumsum(2) / np.arange(1, 5)[:, None],
-        "with q = 0 all keys weigh the same, and query i must get the mean of v up to i",
+        "with q = 0 all keys have the same weight, and query i must return the mean of v up to i",
         fed=f"q zeros, {fed}, span 100",
         hint="no later keys, all earlier ones, and a span may be larger than S",
         relative=1e-5,
@@ -297,9 +297,9 @@ def test_a6_2_values():
     expect_close(
         attention(q, k, v, 2),
         exact_attention(q, k, v, 2),
-        "out must be that of the formula",
+        "out must equal the formula",
         fed=f"{fed}, span 2",
-        hint="s is divided by √Dh; a higher m shrinks both sums, ℓ and o, before the new key comes in",
+        hint="s is divided by √Dh; a higher m shrinks both sums, ℓ and o, before the new key is added",
         relative=1e-5,
         absolute=2e-5,
     )
@@ -329,7 +329,7 @@ def test_a6_2_memory():
         exact_attention(q[:, :, -100:], k[:, :, -200:], v[:, :, -200:], span),
         "the last 100 queries must be right in a long text",
         fed=fed,
-        hint="is anything kept from one query for the next?",
+        hint="does anything of one query remain in the next?",
         relative=1e-5,
         absolute=2e-5,
     )
@@ -365,7 +365,7 @@ def test_a6_3_product():
             A @ B,
             "out must be A B; here TILE divides all sizes",
             fed=shapes(A=A, B=B, TILE=4),
-            hint="NaN: a thread read a tile before it was whole. Wrong with K > TILE only: is a tile "
+            hint="NaN: a thread read a tile before it was complete. Wrong with K > TILE only: is a tile "
             "overwritten while others still read it, does the sum go on from tile to tile?",
             relative=1e-5,
             absolute=1e-5,

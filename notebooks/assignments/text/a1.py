@@ -3,6 +3,11 @@ from tinyprune import ops
 from tinyprune.course import answer, expect_close, expect_gradients, expect_unmodified
 
 
+def formula_of_linear(x, W, b):
+    """What a1_1 asks for, in complex numbers too."""
+    return ops.linear_forward(x / len(W) ** (1 / 2), W, b)[0], (x, W)
+
+
 def formula_of_norm(x, scale, bias, eps=1e-5):
     """What a1_2 asks for, row by row, in complex numbers too."""
 
@@ -26,64 +31,65 @@ def formula_of_cross_entropy(logits, targets):
 # %% [markdown]
 # # A1 · Three layers by hand
 #
-# You write three layers of a language model, forwards and backwards, with NumPy alone: **linear**, a
-# **norm** and **cross-entropy with smoothed labels**. The norm and the loss are relatives of those in
+# You write three layers of a language model, forwards and backwards, with NumPy alone: a **scaled linear
+# layer**, a **norm** and **cross-entropy with smoothed labels**. All three resemble layers of
 # [chapter 01](https://github.com/tinyprune/tinyprune/blob/main/notebooks/01_backprop_by_hand.ipynb), which
-# is helpful before, but they are not the same: derive their gradients anew. About 2½ hours.
+# you should read first, but none is the same: derive the gradients anew. About 2½ hours.
 #
 # | task | what | points |
 # | --- | --- | ---: |
-# | a1_1 | linear layer | 8 |
+# | a1_1 | a scaled linear layer | 8 |
 # | a1_2 | a norm of fourth powers | 12 |
 # | a1_3 | cross-entropy with smoothed labels | 10 |
 #
-# Every layer has one form, and so does its test:
+# All layers have the same form:
 #
 # ```python
 # out, cache = x_forward(*inputs)
 # dX, dW, ...  = x_backward(dout, cache)     # one gradient for each input, in their order
 # ```
 #
-# `dout` is the gradient of the loss with respect to `out`, and so of its shape; `dX` is that with
-# respect to `X`, and of the shape of `X`. A `cache` carries what the backward needs. You may put
-# into it what you like; where a task names its contents, a backward is marked with these even if
-# your forward does not work yet. Neither inputs, nor `dout`, nor the cache may be modified.
+# `dout` is the gradient of the loss with respect to `out` and has its shape; `dX` is the gradient with
+# respect to `X` and has the shape of `X`. The `cache` holds what the backward pass needs. You may put
+# into it what you like; if your forward pass does not work yet, your backward pass is tested with the
+# cache that the task describes. Do not modify the inputs, `dout` or the cache.
 #
-# A test cell that prints `passed` passed. Your gradients are compared with measured derivatives,
-# not with a stored solution: write it as you like. `tinyprune` itself, PyTorch and the like must not
-# be imported by answers. Hidden tests use other shapes and values.
+# A test cell prints `passed` if its tests pass. Your gradients are compared with measured derivatives,
+# not with a stored solution, so write them in any way. Answers must not import `tinyprune`, PyTorch or
+# similar packages. Hidden tests use other shapes and values.
 
 # %% given="a1_imports"
 import numpy as np
 
 # %% [markdown]
-# ## a1_1 · Linear
+# ## a1_1 · A scaled linear layer
 #
-# $$\text{out} = x W + b \qquad x\,(\dots, K),\ W\,(K, O),\ b\,(O),\ \text{out}\,(\dots, O)$$
+# $$\text{out} = \frac{x W}{K^{1/2}} + b \qquad x\,(\dots, K),\ W\,(K, O),\ b\,(O),\ \text{out}\,(\dots, O)$$
 #
-# `x` may have any number of leading axes: rows of it are independent of each other. What does the
-# loss gain if one entry of `W` grows a little? Which entries of `out` does it touch?
+# The power of K keeps `out` from growing with the number of inputs. `x` may have any number of leading
+# axes; its rows are independent of each other. If one entry of `W` grows a little, which entries of `out`
+# change, and by how much?
 
 
 # %% solution="a1_1"
 def linear_forward(x, W, b):
-    """Multiply the last axis of x by W and add b.
+    """Multiply the last axis of x by W, scale, and add b.
 
-    x (..., K), W (K, O), b (O,). Returns out (..., O) and the cache (x, W, True), where True says
-    that there is a b.
+    x (..., K), W (K, O), b (O,). Returns out (..., O) and the cache (x, W).
     """
     ### BEGIN SOLUTION
-    return x @ W + b, (x, W, True)
+    return x @ W / len(W) ** (1 / 2) + b, (x, W)
     ### END SOLUTION
 
 
 def linear_backward(dout, cache):
     """Gradients of linear_forward: dout (..., O) → dx (..., K), dW (K, O), db (O,)."""
     ### BEGIN SOLUTION
-    x, W, _ = cache
+    x, W = cache
+    root = len(W) ** (1 / 2)
     flat_x = x.reshape(-1, x.shape[-1])
     flat_dout = dout.reshape(-1, dout.shape[-1])
-    return dout @ W.T, flat_x.T @ flat_dout, flat_dout.sum(axis=0)
+    return dout @ W.T / root, flat_x.T @ flat_dout / root, flat_dout.sum(axis=0)
     ### END SOLUTION
 
 
@@ -99,13 +105,13 @@ expect_close(
     fed="x zeros (2, 3, 4), W (4, 5), b (5,)",
     hint="what is left of x W + b if x is 0?",
 )
-out, _ = forward(np.eye(4), W, np.zeros(5))
+out, _ = forward(4 ** (1 / 2) * np.eye(4), W, np.zeros(5))
 expect_close(
     out,
     W,
-    "the identity must come out as W",
-    fed="x = np.eye(4), W (4, 5), b zeros",
-    hint="row k of the identity picks one row of W",
+    "the identity, times the power of K, must come out as W",
+    fed="x = np.eye(4) times the power of K, W (4, 5), b zeros",
+    hint="row k of the identity picks one row of W, and the power of K cancels",
 )
 
 # %% test="a1_1_forward_hidden" points=1
@@ -127,13 +133,13 @@ for shape in ((3,), (6, 3), (2, 1, 4, 3)):
     )
     k = int(rng.integers(3))
     unit = np.zeros(shape)
-    unit[..., k] = 1
+    unit[..., k] = 3 ** (1 / 2)
     expect_close(
         forward(unit, W, b)[0],
         np.broadcast_to(W[k] + b, (*shape[:-1], 2)),
-        "a unit vector must pick a row of W, for any number of leading axes",
+        "a unit vector, times the power of K, must pick a row of W, for any number of leading axes",
         fed={"x": unit, "W": W, "b": b},
-        hint="which axis of x is summed over?",
+        hint="which axis of x is summed over, and is K its length?",
     )
     expect_unmodified(forward, x, W, b)
 ### END HIDDEN TESTS
@@ -143,17 +149,17 @@ rng = np.random.default_rng(2)
 for shape in ((6, 4), (2, 3, 4)):
     expect_gradients(
         "linear_backward",
-        ops.linear_forward,
+        formula_of_linear,
         {
             "x": rng.standard_normal(shape),
             "W": rng.standard_normal((4, 5)),
             "b": rng.standard_normal(5),
         },
         hint={
-            "x": "each x meets a whole row of W: which axis of W does dout have?",
-            "W": "each entry of W meets all rows of x, over all leading axes: what is summed?",
+            "x": "each x is multiplied by a whole row of W: which axis of W does dout have? And the power of K?",
+            "W": "each entry of W is used by all rows of x, over all leading axes: what is summed?",
             "b": "b is added to every row, over all leading axes",
-            "": "one gradient for each input, in the order of the inputs, each of its input's shape",
+            "": "one gradient for each input, in the order of the inputs, each with the shape of its input",
         },
     )
 
@@ -163,17 +169,17 @@ rng = np.random.default_rng(3)
 for shape, O in (((3, 2, 3), 3), ((2, 1, 3, 4), 2), ((1, 5), 1)):
     expect_gradients(
         "linear_backward",
-        ops.linear_forward,
+        formula_of_linear,
         {
             "x": rng.standard_normal(shape),
             "W": rng.standard_normal((shape[-1], O)),
             "b": rng.standard_normal(O),
         },
         hint={
-            "x": "square matrices hide a missing transpose: W is square here, or is it?",
+            "x": "if W is square, the shape of dx does not show a missing transpose; is the power of K there?",
             "W": "x has more than one leading axis: are all of them summed over?",
             "b": "x has more than one leading axis: are all of them summed over?",
-            "": "x has more than two axes: are the gradients still of their inputs' shapes?",
+            "": "x has more than two axes: does each gradient have the shape of its input?",
         },
         rng=rng,
     )
@@ -189,10 +195,10 @@ for shape, O in (((3, 2, 3), 3), ((2, 1, 3, 4), 2), ((1, 5), 1)):
 # r = \big(\operatorname{mean}(c^4) + \varepsilon\big)^{1/4} \qquad
 # n = \frac{c}{r} \qquad \text{out} = n \cdot \text{scale} + \text{bias}$$
 #
-# Means run over the last axis, of D features, for every position by itself. The gradient with respect
-# to `x` has three paths: straight, through the root r, and through the mean. Write them down one by
-# one before you put them together. The mean is in c, and c is in r too: which gradient goes into the
-# mean? (In LayerNorm a part of it happens to be 0.)
+# Means run over the last axis, the D features of a position. The gradient with respect
+# to `x` has three paths: straight, through the root r, and through the mean. Derive them one by one before
+# you add them up. The mean acts through c, and c is also in r: which gradient reaches the mean? (In
+# LayerNorm one part of it is 0.)
 
 
 # %% solution="a1_2"
@@ -263,7 +269,7 @@ expect_close(
 expect_close(
     forward(x + 7, scale, bias)[0],
     plain * scale + bias,
-    "a constant added to x must change nothing",
+    "adding a constant to x must change nothing",
     fed=fed,
     hint="is the mean subtracted, also inside the root?",
 )
@@ -303,7 +309,7 @@ for shape in ((3, 5), (2, 3, 5)):
             "x": "three paths: straight, through the root, through the mean. Which one is missing?",
             "scale": "scale multiplies n, at every position, over all leading axes",
             "bias": "bias is added at every position, over all leading axes",
-            "": "one gradient for each input, in the order of the inputs, each of its input's shape",
+            "": "one gradient for each input, in the order of the inputs, each with the shape of its input",
         },
     )
 
@@ -323,7 +329,7 @@ for shape in ((2, 3, 4), (1, 6), (2, 2, 2, 3)):
             "x": "is everything divided by r, and is scale in dn before the means are taken?",
             "scale": "sum over all axes but the last, however many there are",
             "bias": "sum over all axes but the last, however many there are",
-            "": "x has more than two axes: are the gradients still of their inputs' shapes?",
+            "": "x has more than two axes: does each gradient have the shape of its input?",
         },
         rng=rng,
     )
@@ -332,14 +338,14 @@ for shape in ((2, 3, 4), (1, 6), (2, 2, 2, 3)):
 # %% [markdown]
 # ## a1_3 · Cross-entropy with smoothed labels
 #
-# A model that must give all probability to the word of the text becomes too sure of itself. So this loss
-# asks for 0.9 of the word of the text and spreads 0.1 evenly over all V words:
+# A model trained to give all probability to one word becomes overconfident. With *label smoothing* the
+# loss asks for 0.9 of the probability on the word of the text and spreads 0.1 evenly over all V words:
 #
 # $$p_{rv} = \frac{e^{z_{rv}}}{\sum_{v'} e^{z_{rv'}}} \qquad
 # \text{loss} = \frac{1}{R}\sum_r \Big(-0.9\,\log p_{r,\,t_r} - \frac{0.1}{V}\sum_v \log p_{rv}\Big)$$
 #
-# `z` are the logits of R rows (all leading axes together) for V words, `t` is the target, the number of
-# the word of the text, from 0 to V − 1. A logit of 1000 must not overflow: what may be subtracted
+# Here `z` are the logits of R rows (all leading axes together) for V words, and the target `t`, from 0 to
+# V − 1, is the number of the word of the text. A logit of 1000 must not overflow: what may be subtracted
 # from a row of logits without changing p?
 
 
@@ -387,7 +393,7 @@ expect_close(
     -(0.9 * target + 0.1 * others).mean(),
     "logits that are logarithms of probabilities must give these probabilities back",
     fed={"logits": logits, "targets": "[0 2]"},
-    hint="0.9 of −log p of the target, 0.1 of the mean of −log p over all words, the target too",
+    hint="0.9 of −log p of the target, and 0.1 of the mean of −log p over all words, the target included",
 )
 
 # %% test="a1_3_forward_hidden" points=2
@@ -400,14 +406,14 @@ loss = forward(logits, targets)[0]
 expect_close(
     forward(logits + 1000, targets)[0],
     loss,
-    "1000 added to all logits must change nothing",
+    "adding 1000 to all logits must change nothing",
     fed=fed,
     hint="exp(1000) is infinite in float64; subtract something from each row first",
 )
 expect_close(
     forward(logits + np.arange(8).reshape(2, 4, 1) * 300, targets)[0],
     loss,
-    "another number added to each row must change nothing either",
+    "adding a different number to each row must change nothing",
     fed=fed,
     hint="the largest logit of each row, not of all rows: the others may underflow to log 0",
 )
@@ -440,8 +446,8 @@ expect_gradients(
     formula_of_cross_entropy,
     {"logits": rng.standard_normal((4, 5)), "targets": np.array([1, 0, 4, 1])},
     hint={
-        "logits": "each logit acts through every −log p in the loss; is the mean in it, is dout?",
-        "": "one gradient comes back, dlogits, of the shape of the logits; the cache stays as it is",
+        "logits": "each logit changes every −log p of its row; are the mean and dout there?",
+        "": "return one gradient, dlogits, with the shape of the logits; do not modify the cache",
     },
 )
 
@@ -464,6 +470,6 @@ for shape in ((2, 3, 4), (1, 3), (2, 2, 2, 3)):
 # %% [markdown]
 # ## Hand in
 #
-# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# Hand in this file, and do not rename it. If every test cell above prints `passed`, or
 # `pytest a1` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
 # tests, which run after you hand in, decide about the other 10.

@@ -3,27 +3,33 @@ from tinyprune import ops
 from tinyprune.course import answer, expect, expect_close, expect_gradients
 
 
+def normed(e):
+    """Positive numbers divided by one number for each row, as the weights of a2_1 are."""
+    return e / (e**2).sum(-1, keepdims=True) ** 0.5
+
+
 def formula_of_softmax(s):
     """What a2_1 asks for, in complex numbers too."""
-    a = np.exp(ops.log_softmax(s))
+    a = normed(np.exp(ops.log_softmax(s)))
     return a, a
 
 
 def formula_of_attention(q, k, v, b):
-    """What a2_2 asks for: the package's weights, times e to the power of the bias, normalised again."""
+    """What a2_2 asks for: the package's weights, times e to the power of the bias, normed."""
     Dh, T, S, C = q.shape[3], q.shape[1], k.shape[1], b.shape[1]
     _, cache = ops.attention_forward(q * (np.sqrt(Dh) / Dh ** (1 / 2)), k, v)
     distance = np.arange(T)[:, None] + S - T - np.arange(S)
-    e = cache.a * np.exp(b[:, np.clip(distance // 2, 0, C - 1)])
-    a = e / e.sum(-1, keepdims=True)
+    a = normed(cache.a * np.exp(b[:, np.clip(distance // 2, 0, C - 1)]))
     return np.einsum("bhij,bjhd->bihd", a, v), (q, k, v, b, a)
 
 
 def formula_of_persistent(q, k, v, pk, pv):
     """What a2_4 asks for."""
     some = {"pk": pk, "pv": pv} if pk.shape[1] else {}
-    out, cache = ops.attention_forward(q, k, v, **some)
-    return out, (q, k, v, pk, pv, cache.a)
+    a, S = normed(ops.attention_forward(q, k, v, **some)[1].a), k.shape[1]
+    out = np.einsum("bhij,bjhd->bihd", a[..., :S], v)
+    out += np.sqrt(pk.shape[1]) * np.einsum("bhin,hnd->bihd", a[..., S:], pv)
+    return out, (q, k, v, pk, pv, a)
 
 
 def out_of(name, **inputs):
@@ -107,9 +113,9 @@ def random_persistent(rng, B, T, S, H, Dh, N):
 # %% [markdown]
 # # A2 · Attention forwards and backwards, with a bias and with persistent vectors
 #
-# You write the operation that everything else in this course revolves around: causal **attention** with
-# a memory and a learned **bias** for each distance, its gradients, and the paper's **persistent vectors**,
-# which take the place of the feed-forward block. NumPy alone. About 3½ hours. Helpful before:
+# You write the central operation of this course: causal **attention** with a memory and a learned **bias**
+# for each distance, its gradients, and the paper's **persistent vectors**, which replace the feed-forward
+# block. Its softmax has another norm than the chapters'. NumPy alone. About 3½ hours. Read before:
 # [chapter 03](https://github.com/tinyprune/tinyprune/blob/main/notebooks/03_attention_by_hand.ipynb) and
 # [chapter 04](https://github.com/tinyprune/tinyprune/blob/main/notebooks/04_positions_and_memory.ipynb) (memory),
 # and for a2_4 the page on the paper's own heads in
@@ -117,17 +123,17 @@ def random_persistent(rng, B, T, S, H, Dh, N):
 #
 # | task | what | points |
 # | --- | --- | ---: |
-# | a2_1 | softmax | 6 |
+# | a2_1 | a softmax with another norm | 6 |
 # | a2_2 | attention with a bias for each distance, forwards | 6 |
 # | a2_3 | the same, backwards | 9 |
 # | a2_4 | persistent vectors, forwards and backwards | 9 |
 #
-# The letters are those of the whole course:
+# The letters are the same in the whole course:
 #
 # | letter | what |
 # | --- | --- |
 # | B | texts in a batch |
-# | T | queries: the positions of the segment that is read now |
+# | T | queries: positions of the segment |
 # | M | positions of memory before it |
 # | S = M + T | keys and values: memory first, then the segment |
 # | H, Dh | heads, and the width of one |
@@ -135,79 +141,80 @@ def random_persistent(rng, B, T, S, H, Dh, N):
 # | C | groups of distances that share a bias |
 #
 # As in A1, a layer is `out, cache = x_forward(*inputs)` and `x_backward(dout, cache)`, which returns
-# one gradient for each input, in their order and of their shapes. A `cache` may hold what you like;
-# a backward is marked with the cache that the task names if your forward does not work yet. Neither
-# inputs, nor `dout`, nor the cache may be modified.
+# one gradient for each input, in their order and of their shapes. A `cache` may hold what you like; if
+# your forward pass does not work yet, your backward pass is tested with the cache that the task
+# describes. Do not modify the inputs, `dout` or the cache.
 #
-# A test cell that prints `passed` passed. Gradients are compared with measured derivatives, outputs
-# with what must be true of any attention: write it as you like, with `einsum`, with `@` or with
-# loops. `tinyprune` itself, PyTorch and the like must not be imported by answers. Hidden tests use
-# other shapes and values.
+# A test cell prints `passed` if its tests pass. Gradients are compared with measured derivatives, outputs
+# with properties that follow from the formulas: write it in any way, with `einsum`, `@` or loops.
+# Answers must not import `tinyprune`, PyTorch or similar packages. Hidden tests use other shapes and values.
 
 # %% given="a2_imports"
 import numpy as np
 
 # %% [markdown]
-# ## a2_1 · Softmax
+# ## a2_1 · A softmax with another norm
 #
-# $$a_j = \frac{e^{s_j}}{\sum_{j'} e^{s_{j'}}} \qquad s,\ a\ (\dots, S)$$
+# The chapter's softmax divides exponentials by their sum, so that the weights of a row add up to 1. Here
+# it is the squares of the weights that add up to 1:
 #
-# over the last axis; every row of S scores by itself. Three things the formula does not say:
+# $$a_j = \frac{e^{s_j}}{\big(\sum_{j'} (e^{s_{j'}})^2\big)^{1/2}} \qquad s,\ a\ (\dots, S)$$
 #
-# - a score of 1000 must not overflow. What may be added to all scores of a row without changing `a`?
-# - a key that is not seen has the score $-\infty$, `-np.inf`. Its weight is 0. (In every row at least
-#   one score is finite.)
-# - a row may have tens of thousands of keys: neither time nor memory may grow with S².
+# The sum runs over the last axis; every row of S scores is independent. The formula leaves out three things:
 #
-# For the backward, ask first how one score moves *one* weight, $\partial a_{j'}/\partial s_j$: its own
-# weight ($j' = j$), and that of another key. Then sum over all weights that it moves. There is a form
-# that needs no matrix of S × S. What must a row of `ds` sum to, if adding a number to a whole row
-# changes nothing?
+# - A score of 1000 must not overflow. What may be added to all scores of a row without changing `a`?
+# - A masked key has the score $-\infty$, `-np.inf`. Its weight is 0. (In every row at least one score is
+#   finite.)
+# - A row may have tens of thousands of keys: neither time nor memory may grow with S².
+#
+# For the backward pass, find first how one score changes *one* weight, $\partial a_{j'}/\partial s_j$: its own
+# ($j' = j$), and that of another key. Then sum over all weights of the row. The result needs no S × S
+# matrix. What must a row of `ds` add up to, if adding a number to a whole row changes nothing?
 
 
 # %% solution="a2_1"
 def softmax_forward(s):
     """Weights from scores, over the last axis.
 
-    s (..., S), with -inf for keys that are not seen. Returns a (..., S) and the cache a: the weights
-    are all that the backward needs.
+    s (..., S), with -inf for masked keys. Returns a (..., S) and the cache a: the backward pass needs
+    only the weights.
     """
     ### BEGIN SOLUTION
     e = np.exp(s - s.max(axis=-1, keepdims=True))
-    a = e / e.sum(axis=-1, keepdims=True)
+    a = e / (e**2).sum(axis=-1, keepdims=True) ** 0.5
     return a, a
     ### END SOLUTION
 
 
 def softmax_backward(da, cache):
-    """Gradient of softmax_forward: da (..., S) → ds (..., S), which is 0 for keys that are not seen."""
+    """Gradient of softmax_forward: da (..., S) → ds (..., S), which is 0 for masked keys."""
     ### BEGIN SOLUTION
     a = cache
-    average = (a * da).sum(axis=-1, keepdims=True)
-    return a * (da - average)
+    total = (a * da).sum(axis=-1, keepdims=True)
+    return a * da - a**2 * total
     ### END SOLUTION
 
 
 # %% test="a2_1_forward" points=2
 expect_close(
     out_of("softmax_forward", s=np.zeros((2, 3, 5))),
-    np.full((2, 3, 5), 1 / 5),
-    "5 equal scores must give each key a weight of 1/5",
+    np.full((2, 3, 5), 1 / 5**0.5),
+    "5 equal scores must give 5 equal weights, whose squares add up to 1",
     fed="s zeros (2, 3, 5)",
     hint="which axis is summed over, and is it kept as an axis?",
 )
-a = np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]])
+a = normed(np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]]))
 expect_close(
     out_of("softmax_forward", s=np.log(a)),
     a,
     "scores that are logarithms of weights must give these weights back",
     fed={"s": np.log(a)},
-    hint="e to the power of each score, divided by the sum of its row",
+    hint="e to the power of each score, divided by one number for each row, that in the formula",
 )
 s = np.array([[0.0, 1000, 1000, 0], [-np.inf, 1000, 1000, -np.inf]])
 expect_close(
     out_of("softmax_forward", s=s),
-    np.array([[0, 0.5, 0.5, 0], [0, 0.5, 0.5, 0]]),
+    np.array([[0, 1, 1, 0], [0, 1, 1, 0]]) / 2**0.5,
     "scores of 1000 and of -inf must give weights",
     fed={"s": s},
     hint="exp(1000) is infinite in float64; subtract something from the row first. exp(-inf) is 0",
@@ -221,9 +228,9 @@ for shape in ((7,), (3, 4), (2, 3, 4, 6)):
     a = out_of("softmax_forward", s=s)
     fed = {"s": s if s.ndim < 3 else f"random {shape}"}
     expect_close(
-        a.sum(-1),
+        (a**2).sum(-1),
         np.ones(shape[:-1]),
-        "the weights of a row must sum to 1",
+        "the squares of the weights of a row must add up to 1",
         fed=fed,
         hint="the last axis, however many stand before it, and nothing added to it",
         relative=1e-12,
@@ -257,8 +264,8 @@ masked = np.where(seen, s, -np.inf)
 e = np.exp(s) * seen
 expect_close(
     out_of("softmax_forward", s=masked),
-    e / e.sum(-1, keepdims=True),
-    "keys that are not seen must have weight 0, and the others what they have without them",
+    normed(e),
+    "masked keys must have weight 0, and the others the weights that they have without them",
     fed={"s": masked},
     hint="-inf minus a finite number is -inf; -inf minus -inf is not a number",
 )
@@ -269,7 +276,7 @@ expect_gradients(
     "softmax_backward",
     formula_of_softmax,
     {"s": np.random.default_rng(21).standard_normal((3, 4))},
-    hint="a score moves its own weight, and through the sum all the others of its row",
+    hint="a score changes its own weight, and through the sum all weights of its row",
 )
 
 # %% test="a2_1_backward_hidden" points=1
@@ -280,7 +287,7 @@ for shape in ((2, 3, 4, 5), (6,), (3, 3, 3)):
         "softmax_backward",
         formula_of_softmax,
         {"s": 2 * rng.standard_normal(shape)},
-        hint="rows do not know of each other: every sum is over the last axis",
+        hint="rows are independent: every sum is over the last axis",
         rng=rng,
     )
 s, da = rng.standard_normal((2, 3, 5)), rng.standard_normal((2, 3, 5))
@@ -291,15 +298,15 @@ masked = np.where(seen, s, -np.inf)
 expect_close(
     softmax_gradient(masked, da),
     measured(lambda x: formula_of_softmax(np.where(seen, x, -np.inf))[0], s, da),
-    "softmax_backward must be the derivative where keys are not seen too, and 0 for these",
+    "softmax_backward must be the derivative with masked keys, too, and 0 for these",
     fed={"s": masked, "da": da},
     hint="0 · inf and 0 / 0 are not numbers: can you do without the scores, and without dividing by a?",
 )
 da = rng.standard_normal((2, 24_000))
 expect_close(
     softmax_gradient(np.zeros(da.shape), da),
-    (da - da.mean(-1, keepdims=True)) / 24_000,
-    "with equal scores, ds must be (da − mean of da) / S, for rows of 24 000 keys too",
+    (da - da.mean(-1, keepdims=True)) / 24_000**0.5,
+    "with equal scores, ds must be a · (da − mean of da), for rows of 24 000 keys too",
     fed="s zeros (2, 24000), da random",
     hint="a matrix of S × S numbers is too large: what is its product with da, without making it?",
     absolute=1e-14,
@@ -309,14 +316,14 @@ expect_close(
 # %% [markdown]
 # ## a2_2 · Attention with a bias for each distance, forwards
 #
-# For every text of the batch and every head by itself:
+# For each text of the batch and each head:
 #
 # $$s_{ij} = \frac{q_i\cdot k_j}{\mathtt{Dh}^{1/2}} + b_{g(d)} \ \text{ if query } i \text{ sees key } j
 # \text{, else } -\infty
-# \qquad a_i = \operatorname{softmax}(s_i) \qquad \text{out}_i = \sum_j a_{ij}\,v_j$$
+# \qquad a_i = \operatorname{softmax}(s_i) \text{ of a2\_1} \qquad \text{out}_i = \sum_j a_{ij}\,v_j$$
 #
-# The last T of the S keys belong to the queries' own positions, the M = S − T before them are
-# memory. A query sees its own position and everything before it: key $j$ if $j \le i + S - T$. With
+# The last T of the S keys belong to the queries' own positions; the M = S − T before them are the
+# memory. A query sees its own position and all earlier ones: key $j$ if $j \le i + S - T$. With
 # T = 3 and S = 5:
 #
 # ```text
@@ -327,31 +334,31 @@ expect_close(
 # query 2     ×  ×   ×  ×  ×
 # ```
 #
-# Attention does not know how far away a key is. Here each head learns a bias for that: $d = i + S - T - j$ is the
-# **distance** from query $i$ back to key $j$, 0 for its own position. Distances are counted in groups of
-# 2, and all far ones share the last group: $g(d) = \min(\lfloor d / 2 \rfloor,\ C - 1)$. Each head has a
-# number for each group, `b` (H, C), which is added to the score. Which array of (T, S) numbers of groups
-# do you need, and what does `b[:, groups]` give?
+# Attention alone does not depend on how far away a key is. Here each head learns a bias for the
+# **distance** $d = i + S - T - j$ from query $i$ back to key $j$, which is 0 for the query's own position.
+# Distances form groups of 2, and all large ones share the last group:
+# $g(d) = \min(\lfloor d / 2 \rfloor,\ C - 1)$. Each head has one number for each group, `b` (H, C), which is
+# added to the score. If `groups` (T, S) holds the group of each query and key, what is `b[:, groups]`?
 #
-# Axes come as (batch, position, head, width), and weights go as (batch, head, query, key). Which
+# Inputs have the axes (batch, position, head, width), weights (batch, head, query, key). Which
 # axis is summed over in each of the two products? `reshape` does not swap axes: what does?
 #
-# **Given** are a softmax and its gradient, so that you can go on whatever became of a2_1. Both
-# are right, but not to be imitated: one overflows, the other makes the whole matrix
-# $\partial a/\partial s$. If yours passed, call yours.
+# A softmax and its gradient are **given**, so that you can go on without a2_1. Both are right, but do not
+# imitate them: one overflows, the other makes the whole matrix $\partial a/\partial s$. If yours passed,
+# call yours.
 
 
 # %% given="a2_given"
 def given_softmax(s):
     """s (..., S) → a (..., S), for scores that are not large; -inf for keys that are not seen."""
     e = np.exp(s)
-    return e / e.sum(axis=-1, keepdims=True)
+    return e / (e**2).sum(axis=-1, keepdims=True) ** 0.5
 
 
 def given_softmax_backward(da, a):
     """da (..., S) and the weights a (..., S) → ds (..., S), for few keys."""
     own = np.eye(a.shape[-1]) * a[..., None]
-    others = a[..., :, None] * a[..., None, :]
+    others = a[..., :, None] ** 2 * a[..., None, :]
     return ((own - others) @ da[..., None])[..., 0]
 
 
@@ -382,8 +389,8 @@ v[0, 0, 0], v[0, 1, 0] = [4, 0, 0, 0], [0, 4, 0, 0]
 q *= 4 ** (1 / 2) / 2
 expect_close(
     out_of("attention_forward", q=q, k=k, v=v, b=np.zeros((1, 1)))[0, 0, 0],
-    np.array([3.0, 1, 0, 0]),
-    "scores log 3 and 0 must give weights 3/4 and 1/4",
+    4 * normed(np.array([3.0, 1, 0, 0])),
+    "scores log 3 and 0 must give weights in the ratio 3 to 1",
     fed={"q[0, 0, 0]": q[0, 0, 0], "keys": "(1, 0, 0, 0) and zeros", "b": "zeros (1, 1)"},
     hint="here q·k divided by the power of Dh in the formula is log 3",
 )
@@ -393,12 +400,12 @@ for T, S in ((4, 4), (3, 5)):
     inputs["q"][:] = inputs["b"][:] = 0
     expect_close(
         out_of("attention_forward", **inputs),
-        np.stack([inputs["v"][:, : i + S - T + 1].mean(1) for i in range(T)], axis=1),
-        "with equal scores, a query must get the mean of all values that it sees",
+        np.stack([inputs["v"][:, :n].sum(1) / n**0.5 for n in range(S - T + 1, S + 1)], axis=1),
+        "with equal scores, a query must give the same weight to all values that it sees",
         fed=f"q zeros {inputs['q'].shape}, k and v random {inputs['k'].shape}, b zeros (2, 2)",
         hint="query 0 sees S − T + 1 keys, the last one all S; is the mask there before the softmax, and do heads stay apart?",
     )
-# without queries only the biases speak: value j is the unit vector j, so that out is the weights
+# with queries of 0 only the biases count; value j is the unit vector j, so that out is the weights
 T, S = 2, 9
 b = np.log(np.array([[1.0, 2, 3], [5, 1, 4]]))
 a = out_of(
@@ -409,8 +416,8 @@ for i in range(T):
     wanted = np.exp(b)[:, [min(d // 2, 2) for d in back]]
     expect_close(
         a[0, i, :, : len(back)],
-        wanted / wanted.sum(1, keepdims=True),
-        f"with queries of 0, the weights of query {i} must be e to the power of the bias of each key's group",
+        normed(wanted),
+        f"with queries of 0, the weights of query {i} must be e to the power of the bias of each key's group, normed",
         fed={"q and k": "zeros", "e to the power of b": np.exp(b), "distances of keys": back},
         hint="how far is key j from query i, which group is that, and what is the last group?",
     )
@@ -430,7 +437,7 @@ for n in range(B):
             out[n : n + 1, :, h : h + 1],
             "a head of a text alone must give what it gives among others",
             fed=f"q ({B}, {T}, {H}, {Dh}), k and v ({B}, {S}, {H}, {Dh}), b ({H}, {C}), and of these text {n}, head {h} alone",
-            hint="texts and heads never meet: a reshape may have mixed their axes",
+            hint="texts and heads are independent: a reshape may have mixed their axes",
         )
 single = random_biased(rng, 1, T, S, H, Dh, C)
 single["v"] = one_hot(S, H, Dh)
@@ -454,9 +461,9 @@ for i in range(T):
             hint="the last T keys belong to the queries' own positions",
         )
         expect_close(
-            a[0, i, h].sum(),
+            (a[0, i, h] ** 2).sum(),
             1.0,
-            f"the weights of query {i}, head {h}, must sum to 1",
+            f"the squares of the weights of query {i}, head {h}, must add up to 1",
             fed=fed,
             hint="over which axis is the softmax?",
         )
@@ -467,7 +474,7 @@ for i in range(T):
             scores - scores[0],
             "the ratio of two weights must be e to the power of the difference of their scores",
             fed=fed,
-            hint="are a query and a bias met by keys of their own head only, and is Dh the width of one head?",
+            hint="does a query use only the keys and biases of its own head, and is Dh the width of one head?",
         )
 for t in range(1, T):
     later = {x: value.copy() for x, value in inputs.items()}
@@ -476,14 +483,14 @@ for t in range(1, T):
     expect_close(
         out_of(name, **later)[:, :t],
         out[:, :t],
-        "what comes later must change nothing",
+        "later positions must change nothing",
         fed=f"T = {T}, S = {S}; q, k and v changed from position {t} of the segment on",
         hint="does a query see a key of a later position?",
     )
     expect_close(
         out_of(name, **inputs | {"q": inputs["q"][:, t:]}),
         out[:, t:],
-        "the last queries alone, with the earlier positions as memory, must give what they gave",
+        "the last queries alone, with the earlier positions as memory, must give the same as before",
         fed=f"the last {T - t} of {T} queries, and all {S} keys and values",
         hint="how far back the memory goes follows from S − T",
     )
@@ -509,15 +516,15 @@ expect_close(
 # %% [markdown]
 # ## a2_3 · Attention, backwards
 #
-# Go through the three lines of a2_2 from the last to the first: from `dout` to the gradients of the
-# weights and of `v`; from those of the weights to those of the scores; from there to `q`, `k` and `b`.
+# Go through the three formulas of a2_2 from the last to the first: from `dout` to the gradients of the
+# weights and of `v`; from the weights to the scores; from the scores to `q`, `k` and `b`.
 #
-# Each line uses one thing in many places: a value is read by many queries, a query meets many keys, a
-# bias is added to all scores of its group, in every text. What was used in many places gets the sum of
-# what comes back from all of them. Which of the four gradients needs no softmax? And what does the mask
-# do on the way back: is there anything left for it to do?
+# Each formula uses its inputs several times: many queries read a value, a query is multiplied by many
+# keys, a bias is added to all scores of its group, in every text. What was used several times gets the
+# sum of the gradients of all its uses. Which of the four gradients needs no softmax? Does the mask need a
+# line in the backward pass?
 #
-# Each gradient has tests and points of its own. Whatever is not written yet may be `None`:
+# Each gradient has its own tests and points. Return `None` for what is not written yet:
 # `return None, None, dv, None`.
 
 
@@ -534,8 +541,8 @@ def attention_backward(dout, cache):
     # out = a v
     dv = np.einsum("bhij,bihd->bjhd", a, dout)
     da = np.einsum("bihd,bjhd->bhij", dout, v)
-    # a = softmax(s); where a key is not seen, a is 0, and so is ds
-    ds = a * (da - (a * da).sum(axis=-1, keepdims=True))
+    # a = softmax(s); where a key is masked, a is 0, and so is ds
+    ds = a * da - a**2 * (a * da).sum(axis=-1, keepdims=True)
     # s = q k / root + b
     dq = np.einsum("bhij,bjhd->bihd", ds, k) / root
     dk = np.einsum("bhij,bihd->bjhd", ds, q) / root
@@ -572,7 +579,7 @@ expect_gradients(
     formula_of_attention,
     random_biased(np.random.default_rng(27), 1, 3, 4, 2, 2, 2),
     only=["k"],
-    hint="the same path as to q; k_j is met by every query: which axis of ds is summed over?",
+    hint="the same path as to q; every query is multiplied by k_j: which axis of ds is summed over?",
 )
 
 # %% test="a2_3_db" points=2
@@ -644,8 +651,8 @@ for sizes in ((2, 3, 9, 4, 3, 3), (3, 4, 4, 1, 2, 1), (2, 1, 3, 3, 1, 4)):
 # %% [markdown]
 # ## a2_4 · Persistent vectors
 #
-# Every head gets N learned keys `pk` and values `pv`. They stand for no place in the text, every
-# query of every text sees them, and they share **one softmax** with the context:
+# Every head gets N learned keys `pk` and values `pv`. They belong to no position of the text, every
+# query of every text sees them, and they share **one softmax**, that of a2_1, with the context:
 #
 # $$s_{ij} = \frac{q_i\cdot k_j}{\sqrt{\mathtt{Dh}}} \ \text{ or } -\infty
 # \qquad s_{in} = \frac{q_i\cdot\sqrt{\mathtt{Dh}}\,\mathtt{pk}_n}{\sqrt{\mathtt{Dh}}} = q_i\cdot\mathtt{pk}_n
@@ -654,13 +661,14 @@ for sizes in ((2, 3, 9, 4, 3, 3), (3, 4, 4, 1, 2, 1), (2, 1, 3, 3, 1, 4)):
 # $$\text{out}_i = \sum_j a_{ij}\,v_j + \sum_n a_{in}\,\sqrt{N}\,\mathtt{pv}_n$$
 #
 # with $j$ over the S keys of the context and $n$ over the N persistent ones. The factors √Dh and √N
-# keep learned vectors small; mind that the one cancels and the other does not.
+# keep the learned vectors small; the first cancels, the second does not.
 #
-# There are two ways to write this: as it stands, or by making more keys and values of `pk` and `pv`
-# and going the way of a2_2, without its bias. With the second, what has to be done to the mask, and on the way back
-# with the gradients of what was copied for every text? N may be 0, and then nothing is added.
+# There are two ways to write this: as it stands, or by appending `pk` and `pv` to the keys and values
+# and using the formulas of a2_2 without the bias. If you append them, how must the mask change, and what
+# happens in the backward pass to the gradients of the copies made for every text? N may be 0; then nothing
+# is added.
 #
-# The given softmax and its gradient serve here too, or yours.
+# Use the given softmax and its gradient, or yours, here, too.
 
 
 # %% solution="a2_4"
@@ -701,7 +709,7 @@ def persistent_attention_backward(dout, cache):
     da_persistent = np.sqrt(N) * np.einsum("bihd,hnd->bhin", dout, pv)
     # a = softmax(s), over context and persistent scores together
     da = np.concatenate([da_context, da_persistent], axis=-1)
-    ds = a * (da - (a * da).sum(axis=-1, keepdims=True))
+    ds = a * da - a**2 * (a * da).sum(axis=-1, keepdims=True)
     ds_context, ds_persistent = ds[..., :S], ds[..., S:]
     # s[:S] = q k / √Dh and s[S:] = q pk
     from_context = np.einsum("bhij,bjhd->bihd", ds_context, k) / root
@@ -721,10 +729,10 @@ visible = np.array([S - T + 1 + i for i in range(T)])[None, :, None, None]
 context = np.stack([inputs["v"][:, : i + S - T + 1].sum(1) for i in range(T)], axis=1)
 expect_close(
     out_of("persistent_attention_forward", **inputs),
-    (context + np.sqrt(N) * inputs["pv"].sum(1)) / (visible + N),
-    "with equal scores, a query must get the mean of the values that it sees and of all √N · pv",
+    (context + np.sqrt(N) * inputs["pv"].sum(1)) / (visible + N) ** 0.5,
+    "with equal scores, a query must give the same weight to the values that it sees and to all √N · pv",
     fed=f"q zeros ({B}, {T}, {H}, {Dh}), k and v random ({B}, {S}, {H}, {Dh}), pk and pv random ({H}, {N}, {Dh})",
-    hint=f"one softmax: query 0 shares its weight among {S - T + 1} + {N} keys, the last among {S} + {N}",
+    hint=f"one softmax: query 0 sees {S - T + 1} + {N} keys, the last query {S} + {N}",
 )
 
 # %% test="a2_4_forward_hidden" points=1
@@ -744,7 +752,7 @@ for b in range(B):
             out[b : b + 1, :, h : h + 1],
             "a head of a text alone must give what it gives among others",
             fed=f"B = {B}, T = {T}, S = {S}, H = {H}, Dh = 5, N = {N}, and of these text {b}, head {h} alone",
-            hint="all texts meet the same persistent vectors, every head its own",
+            hint="all texts see the same persistent vectors, every head has its own",
         )
 single = random_persistent(rng, 1, T, S, H, Dh, N)
 unit = one_hot(S + N, H, Dh)
@@ -770,9 +778,9 @@ for i in range(T):
             hint="the mask is for the context alone",
         )
         expect_close(
-            w.sum(),
+            (w**2).sum(),
             1.0,
-            f"all weights of query {i}, head {h}, must sum to 1 together",
+            f"the squares of all weights of query {i}, head {h}, must add up to 1 together",
             fed=fed,
             hint="one softmax over context and persistent scores, and values √N · pv",
         )
@@ -794,7 +802,7 @@ for t in range(1, T):
     expect_close(
         out_of(name, **later)[:, :t],
         out[:, :t],
-        "what comes later must change nothing",
+        "later positions must change nothing",
         fed=f"T = {T}, S = {S}, N = {N}; q, k and v changed from position {t} of the segment on",
         hint="does a query see a key of a later position?",
     )
@@ -832,7 +840,7 @@ expect_gradients(
         "q": "a query is used twice: with the keys of the context, and with the persistent ones",
         "k": "is the sum in the softmax over context and persistent weights together?",
         "v": "v_j is read by every query, with its context weight",
-        "": "five gradients in the order of the inputs, each of its input's shape",
+        "": "five gradients in the order of the inputs, each with the shape of its input",
     },
 )
 
@@ -845,7 +853,7 @@ expect_gradients(
     hint={
         "pk": "persistent scores have no root; is √N in the gradient of the persistent weights?",
         "pv": "√N · pv_n is read by every query of every text",
-        "": "five gradients in the order of the inputs, each of its input's shape",
+        "": "five gradients in the order of the inputs, each with the shape of its input",
     },
 )
 
@@ -880,6 +888,6 @@ for sizes in ((2, 3, 5, 4, 7, 6), (3, 4, 4, 1, 3, 2), (4, 1, 2, 3, 5, 4)):
 # %% [markdown]
 # ## Hand in
 #
-# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# Hand in this file, and do not rename it. If every test cell above prints `passed`, or
 # `pytest a2` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
 # tests, which run after you hand in, decide about the other 10.

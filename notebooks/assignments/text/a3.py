@@ -5,7 +5,9 @@ from tinyprune.course import answer, expect, expect_close, expect_gradients, exp
 # beta, gamma, zeta
 PAPERS = (0.333, -0.1, 1.1)
 OTHERS = (0.7, -0.3, 1.1)
-FORM = "one gradient comes back, dlog_alpha, of the shape of log_alpha; dout and the cache stay as they are"
+FORM = (
+    "return one gradient, dlog_alpha, with the shape of log_alpha; do not modify dout and the cache"
+)
 
 
 def powered(clipped):
@@ -29,8 +31,13 @@ def formula_of_hard_gate(log_alpha, u, beta, gamma, zeta):
     return formula_of_gate(log_alpha, u, beta, gamma, zeta, hard=True)
 
 
-def formula_of_l0(log_alpha, size, beta, gamma, zeta):
-    p = ops.p_open(log_alpha, beta=beta, gamma=gamma, zeta=zeta)
+def half_open(beta, gamma, zeta):
+    # the log_alpha of a hard gate that is open half of the time
+    return beta * np.log((0.5 - gamma) / (zeta - 0.5))
+
+
+def formula_of_l0(log_alpha, size, *constants):
+    p = ops.sigmoid(log_alpha - half_open(*constants))
     return (size * p).sum(), (p, size)
 
 
@@ -51,11 +58,11 @@ def expect_gate_gradients(name, formula, stretched, u, constants, hint, rng=None
 
 
 def share_of_open(log_alpha, beta, gamma, zeta):
-    # u is uniform, so P(g > 0) is 1 − the noise at which the gate leaves 0: halve the interval
+    # u is uniform, so P(ĝ = 1) is 1 − the noise at which the hard gate opens: halve the interval
     low, high = np.zeros(log_alpha.shape), np.ones(log_alpha.shape)
     for _ in range(60):
         u = (low + high) / 2
-        is_open = formula_of_gate(log_alpha, u, beta, gamma, zeta)[0] > 0
+        is_open = formula_of_hard_gate(log_alpha, u, beta, gamma, zeta)[0] > 0
         low, high = np.where(is_open, low, u), np.where(is_open, u, high)
     return 1 - high
 
@@ -75,9 +82,9 @@ def without_gate(n, G):
 # %% [markdown]
 # # A3 · Hard-Concrete gates and the L0 loss
 #
-# You write what decides about a head: a **gate** that can be exactly 0 and still learns, the price of
-# an open gate, and the difference that a gate makes. This gate ends with a power, and the price is in
-# parameters: the chapters have neither, so derive what changes. About 2½ hours. Helpful before:
+# You write what decides whether a head stays: a **gate** that can be exactly 0 and still learns, the price
+# of an open head, and the difference that a gate makes. Here gates end with a power, and a head is open
+# only if its hard gate is 1. The chapters have neither: derive what changes. About 2½ hours. Read before:
 # [chapter 02](https://github.com/tinyprune/tinyprune/blob/main/notebooks/02_hard_concrete_gate.ipynb)
 # for tasks 1 to 3,
 # [chapter 05](https://github.com/tinyprune/tinyprune/blob/main/notebooks/05_l0_and_the_difference.ipynb)
@@ -90,17 +97,16 @@ def without_gate(n, G):
 # | a3_3 | probability of being open, and L0 in parameters | 8 |
 # | a3_4 | the difference that a gate of several heads makes | 7 |
 #
-# No task needs the answer to another one. Helper functions of your own are welcome, in any of the
-# cells for answers.
+# No task needs the answer to another one. You may add helper functions to any answer cell.
 #
-# As in A1, a `cache` carries what a backward needs. You may put into it what you like; where a task
-# names its contents, a backward is marked with these even if your forward does not work yet.
-# Neither inputs, nor `dout`, nor the cache may be modified. Answers use NumPy alone. Hidden tests
-# use other shapes, other values, and other constants than the paper's, which are
+# As in A1, a `cache` holds what the backward pass needs. You may put into it what you like; if your
+# forward pass does not work yet, your backward pass is tested with the cache that the task describes.
+# Do not modify the inputs, `dout` or the cache. Use NumPy alone. Hidden tests use other shapes, other
+# values, and other constants than the paper's, which are
 #
 # $$ \mathtt{beta} = 0.333 \qquad \mathtt{gamma} = -0.1 \qquad \mathtt{zeta} = 1.1 . $$
 #
-# Always beta > 0, gamma < 0 and zeta > 1, and all three arrive as arguments.
+# All three are arguments of your functions, with beta > 0, gamma < 0 and zeta > 1.
 
 # %% given="a3_imports"
 import numpy as np
@@ -108,9 +114,9 @@ import numpy as np
 # %% [markdown]
 # ## a3_1 · The soft gate
 #
-# A gate has one parameter, `log_alpha`, and in every training step new noise $u$, uniform between 0
-# and 1. The gate is made in four steps: smooth, stretch, clip and, which the paper does not do, the power of 2.
-# So a gate leaves 0 without a kink.
+# A gate has one parameter, `log_alpha`, and draws new noise $u$, uniform between 0 and 1, in every training
+# step. It is computed in four steps: smooth, stretch, clip and, unlike the paper's, the power of 2.
+# The power removes the kink at 0.
 #
 # $$ s = \operatorname{sigmoid}\Big(\frac{\log u - \log(1-u) + \mathtt{log\_alpha}}{\mathtt{beta}}\Big) \qquad
 # \bar s = s\,(\mathtt{zeta}-\mathtt{gamma}) + \mathtt{gamma} \qquad
@@ -118,11 +124,11 @@ import numpy as np
 #
 # with $\operatorname{sigmoid}(z) = 1/(1+e^{-z})$. In **evaluation** `u` is `None`: there is neither
 # noise nor temperature, and $s = \operatorname{sigmoid}(\mathtt{log\_alpha})$. `log_alpha`, `u` and
-# the gate have one shape, whatever it is; every gate is by itself.
+# the gate have the same shape, which may be any; gates are independent.
 #
-# The noise is given and stands still while you differentiate. How much does $g$ move with $\bar s$,
-# on either side of 0 and of 1? Which factor does each of the steps bring, and which of them
-# is different in evaluation? (The tests do not ask for the kink at exactly $\bar s = 1$.)
+# Differentiate at constant noise. What is $\partial g/\partial\bar s$ below 0, between 0 and 1, and above 1?
+# Which factor does each step contribute, and which one differs in evaluation? (No test stands exactly on
+# the kink at $\bar s = 1$.)
 
 
 # %% solution="a3_1"
@@ -148,7 +154,7 @@ def hard_concrete_forward(log_alpha, u, beta, gamma, zeta):
 
 
 def hard_concrete_backward(dout, cache):
-    """Gradient of hard_concrete_forward: dout (...) → dlog_alpha (...), nothing for the rest."""
+    """Gradient of hard_concrete_forward: dout (...) → dlog_alpha (...), and no others."""
     ### BEGIN SOLUTION
     s, s_bar, temperature, stretch = cache
     inside = (s_bar > 0) & (s_bar < 1)
@@ -163,7 +169,7 @@ gate, _ = forward(np.zeros(2), np.full(2, 0.5), *OTHERS)
 expect_close(
     gate,
     powered(np.full(2, 0.4)),
-    "with log_alpha = 0 and u = ½ the clipped gate must stand in the middle between gamma and zeta, at 0.4",
+    "with log_alpha = 0 and u = ½ the clipped gate must lie halfway between gamma and zeta, at 0.4",
     fed="log_alpha zeros (2,), u = 0.5, beta 0.7, gamma −0.3, zeta 1.1",
     hint="log u − log(1 − u) is 0 here: what is s? Is it stretched, and by what? What is the last step?",
 )
@@ -182,9 +188,9 @@ gate, _ = forward(log_alpha, u, *PAPERS)
 expect_close(
     gate,
     powered(wanted),
-    "log_alpha was computed backwards from the clipped gates, and their powers must come out",
+    "log_alpha was computed from these clipped gates, so their powers must come out",
     fed={"log_alpha": log_alpha, "u": u, "beta, gamma, zeta": PAPERS, "clipped": wanted},
-    hint="the sign of the noise; all of the sum is divided by beta, not a part of it",
+    hint="check the sign of the noise; beta divides the whole sum",
 )
 log_alpha = np.array([-4.0, -1.0, 1.0, 4.0])
 gate, _ = forward(log_alpha, np.full(4, 0.5), *PAPERS)
@@ -227,7 +233,7 @@ for shape, constants in (
         expect_close(
             forward(log_alpha, noise, *constants)[0],
             powered(stretched.clip(0, 1)),
-            "log_alpha was computed backwards from the clipped gates, and their powers must come out",
+            "log_alpha was computed from these clipped gates, so their powers must come out",
             fed=fed,
             hint=(
                 "evaluation: is there neither noise nor temperature?"
@@ -240,7 +246,7 @@ for noise in (np.array([1 - 1e-6, 1e-6]), None):
     expect_close(
         forward(log_alpha, noise, *PAPERS)[0],
         np.array([0.0, 1]),
-        "a large log_alpha must decide against any noise",
+        "a large log_alpha must outweigh any noise",
         fed={"log_alpha": log_alpha, "u": noise, "beta, gamma, zeta": PAPERS},
         hint="is the result a number, and clipped at both ends?",
     )
@@ -253,7 +259,7 @@ expect_gate_gradients(
     np.array([[0.02, 0.3, 0.45], [0.6, 0.8, 0.98]]),
     np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]]),
     PAPERS,
-    hint="all of these gates lie inside the clip: which factor comes from which of the four steps, and is dout there?",
+    hint="no gate is clipped here: which factor comes from which of the four steps, and is dout there?",
 )
 expect_gate_gradients(
     "hard_concrete_backward",
@@ -261,7 +267,7 @@ expect_gate_gradients(
     np.array([-0.07, -0.02, 0.4, 1.02, 1.07]),
     np.array([0.3, 0.5, 0.7, 0.2, 0.9]),
     PAPERS,
-    hint="some gates are clipped to 0 or to 1: do they move with log_alpha?",
+    hint="some gates are clipped to 0 or to 1: do they change with log_alpha?",
 )
 
 # %% test="a3_1_backward_hidden" points=2
@@ -279,7 +285,7 @@ for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2),
             noise,
             constants,
             hint=(
-                "this is evaluation (u is None), where s does not know of beta"
+                "this is evaluation (u is None), where s does not depend on beta"
                 if noise is None
                 else "gates below, inside and above the clip: are zeta − gamma and beta those of the call?"
             ),
@@ -290,7 +296,7 @@ for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2),
 # %% [markdown]
 # ## a3_2 · The hard gate, straight-through
 #
-# A soft gate of 0.7 is neither a head nor none. A **hard** gate is 0 or 1 in the forward pass:
+# With a soft gate of 0.7 a head is neither kept nor removed. A **hard** gate is 0 or 1 in the forward pass:
 #
 # $$ \hat g = \begin{cases} 1 & \text{if } \bar s \ge \tfrac12 \\ 0 & \text{otherwise} \end{cases} \qquad
 # g = \min(1, \max(0, \bar s))^2, \quad \bar s = s\,(\mathtt{zeta}-\mathtt{gamma}) + \mathtt{gamma} $$
@@ -299,8 +305,8 @@ for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2),
 # \quad\text{or, where } u \text{ is None,}\quad s = \operatorname{sigmoid}(\mathtt{log\_alpha}). $$
 #
 # As a function of `log_alpha` it is a step: its derivative is 0 wherever it has one, and nothing
-# would be learned. **Straight-through** means: backwards, act as if $\hat g$ were $g$, and pass the
-# gradient of the *soft* gate, $\partial g / \partial\,\mathtt{log\_alpha}$, whatever $\hat g$ was.
+# would be learned. **Straight-through** means: in the backward pass return the gradient of the *soft* gate,
+# $\partial g / \partial\,\mathtt{log\_alpha}$, whether $\hat g$ was 0 or 1.
 #
 # You may call your functions of a3_1, or write new helper functions if those do not work yet. Which
 # hard gates get a gradient: those that are 1, those that are 0, or some of both? And is
@@ -344,7 +350,7 @@ expect_close(
     np.array([[0.0, 0, 0], [1, 1, 1]]),
     "a hard gate must be 1 where s̄ is at least ½, and 0 elsewhere",
     fed={"log_alpha": log_alpha, "u": u, "s̄": stretched},
-    hint="0 or 1 and nothing between; it is s̄ with its noise that is compared, and not its power",
+    hint="0 or 1 and nothing between; compare s̄, noise included, with ½, not its power",
 )
 gate, _ = forward(log_alpha_of(stretched, u, *OTHERS), u, *OTHERS)
 expect_close(
@@ -411,7 +417,7 @@ expect_gate_gradients(
     np.array([[0.02, 0.3, 0.45], [0.6, 0.8, 0.98]]),
     np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]]),
     PAPERS,
-    hint="expected is the derivative of the soft gate, for gates that are open and for gates that are shut",
+    hint="expected is the derivative of the soft gate, whether the hard gate is 1 or 0",
 )
 expect_gate_gradients(
     "hard_gate_backward",
@@ -419,7 +425,7 @@ expect_gate_gradients(
     np.array([-0.07, -0.02, 0.4, 1.02, 1.07]),
     np.array([0.3, 0.5, 0.7, 0.2, 0.9]),
     PAPERS,
-    hint="some soft gates are clipped to 0 or to 1: do these move with log_alpha?",
+    hint="some soft gates are clipped to 0 or to 1: do these change with log_alpha?",
 )
 
 # %% test="a3_2_backward_hidden" points=1
@@ -437,7 +443,7 @@ for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2),
             noise,
             constants,
             hint=(
-                "this is evaluation (u is None), where s does not know of beta"
+                "this is evaluation (u is None), where s does not depend on beta"
                 if noise is None
                 else "soft gates below, inside and above the clip: are the constants those of the call?"
             ),
@@ -448,34 +454,34 @@ for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2),
 # %% [markdown]
 # ## a3_3 · Probability of being open, and L0 in parameters
 #
-# Left to itself a model keeps all of its heads. The L0 loss puts a price on what open gates keep. Heads
-# need not be of one size here: head h owns $n_h$ parameters, and L0 is the expected number of parameters
-# that stay, as gates are random:
+# Without a price a model keeps all of its heads. The L0 loss puts a price on the parameters of open heads:
+# head h owns $n_h$ of them, and L0 is the expected number that stays, since gates are random. The chapter
+# counts a head as open if $g > 0$. Hard gates let less through: here a head is open if $\hat g = 1$ (a3_2).
 #
-# $$ \mathtt{p\_open} = P(g > 0) = \operatorname{sigmoid}\Big(\mathtt{log\_alpha} -
-# \mathtt{beta}\,\log\frac{-\mathtt{gamma}}{\mathtt{zeta}}\Big) \qquad \mathtt{L0} = \sum_h n_h\,\mathtt{p\_open}_h $$
+# $$ \mathtt{p\_open} = P\big(\bar s \ge \tfrac12\big) = \operatorname{sigmoid}\Big(\mathtt{log\_alpha} -
+# \mathtt{beta}\,\log\frac{\frac12-\mathtt{gamma}}{\mathtt{zeta}-\frac12}\Big) \qquad \mathtt{L0} = \sum_h n_h\,\mathtt{p\_open}_h $$
 #
-# $g$ is the soft gate of a3_1. `log_alpha` may have any shape, such as (L, H), layers by heads, and
-# the sum goes over **all** heads of all layers. The power has no part in it: why? Try to find the formula yourself before you use it:
-# set $\bar s > 0$, and undo stretch, sigmoid and temperature until the noise $\log\frac{u}{1-u}$
-# stands alone. The probability that it is larger than $t$ is $\operatorname{sigmoid}(-t)$.
+# `log_alpha` may have any shape, such as (L, H), layers by heads, and
+# the sum runs over **all** heads of all layers. Derive the formula before you use it:
+# solve $\bar s \ge \frac12$ for the noise $\log\frac{u}{1-u}$, by undoing stretch, sigmoid and
+# temperature. The probability that the noise is larger than $t$ is $\operatorname{sigmoid}(-t)$.
 #
-# The loss of gate training is cross-entropy + lam · L0. So the gradient that comes into `l0_backward`
-# is a number, lam, the price of a parameter. The sizes are fixed: they have no gradient.
+# The loss of gate training is cross-entropy + lam · L0, so the `dout` of `l0_backward` is a number, lam,
+# the price of a parameter. The sizes are constants: they have no gradient.
 #
-# `log_alpha` of ±1000 must give 1 and 0, forwards, and a gradient of 0. Which ways of writing the
+# For `log_alpha` of ±1000, p_open must be 1 and 0, and the gradient 0. Which ways of writing the
 # sigmoid and its derivative end in ∞/∞? (A warning about an overflow costs no points, a `nan`
 # does.)
 
 
 # %% solution="a3_3"
 def p_open(log_alpha, beta, gamma, zeta):
-    """Probability that a gate is above 0.
+    """Probability that a hard gate is 1.
 
     log_alpha (...); beta, gamma, zeta numbers. Returns p_open (...), and no cache.
     """
     ### BEGIN SOLUTION
-    z = log_alpha - beta * np.log(-gamma / zeta)
+    z = log_alpha - beta * np.log((0.5 - gamma) / (zeta - 0.5))
     # e^−|z| is at most 1
     small = np.exp(-np.abs(z))
     return np.where(z >= 0, 1, small) / (1 + small)
@@ -495,7 +501,7 @@ def l0_forward(log_alpha, size, beta, gamma, zeta):
 
 
 def l0_backward(dout, cache):
-    """Gradient of l0_forward: dout, a number → dlog_alpha (...), nothing for the sizes."""
+    """Gradient of l0_forward: dout, a number → dlog_alpha (...); the sizes have no gradient."""
     ### BEGIN SOLUTION
     p, size = cache
     return dout * size * p * (1 - p)
@@ -506,26 +512,25 @@ def l0_backward(dout, cache):
 rng = np.random.default_rng(34)
 probability = answer("p_open")
 for constants in (PAPERS, OTHERS):
-    beta, gamma, zeta = constants
-    edge = np.array([beta * np.log(-gamma / zeta)])
+    edge = np.array([half_open(*constants)])
     expect_close(
         probability(edge, *constants),
         np.array([0.5]),
-        "at log_alpha = beta · log(−gamma / zeta) a gate must be open half of the time",
+        "at log_alpha = beta · log((½ − gamma) / (zeta − ½)) a gate must be open half of the time",
         fed={"log_alpha": edge, "beta, gamma, zeta": constants},
-        hint="here the two terms must cancel: the sign of the second, its factor, which stands above",
+        hint="here the two terms must cancel: check the second term's sign, its factor and its fraction",
     )
 log_alpha, n = np.array([-2.0, -0.5, 1.0, 2.0]), 40_000
 u = rng.uniform(1e-6, 1 - 1e-6, (n, 4))
-gates, _ = formula_of_gate(np.broadcast_to(log_alpha, u.shape), u, *PAPERS)
-share = (gates > 0).mean(axis=0)
+gates, _ = formula_of_hard_gate(np.broadcast_to(log_alpha, u.shape), u, *OTHERS)
+share = gates.mean(axis=0)
 # the share of n draws comes out as p, give or take sqrt(p (1 − p) / n), which is at most ½ / sqrt(n)
 expect_close(
-    probability(log_alpha, *PAPERS),
+    probability(log_alpha, *OTHERS),
     share,
-    "p_open must be the share of gates above 0, of 40,000 that were drawn",
-    fed={"log_alpha": log_alpha, "beta, gamma, zeta": PAPERS},
-    hint="open means above 0, not above ½. The share is right to 0.015, six standard errors",
+    "p_open must be the share of hard gates that are 1, of 40,000 that were drawn",
+    fed={"log_alpha": log_alpha, "beta, gamma, zeta": OTHERS},
+    hint="open means s̄ ≥ ½, not g > 0. The share is right to 0.015, six standard errors",
     relative=0,
     absolute=6 * 0.5 / np.sqrt(n),
 )
@@ -546,7 +551,7 @@ for shape, constants in (
         share_of_open(log_alpha, *constants),
         "noise above 1 − p_open must open the gate, and noise below it must not",
         fed={"log_alpha": log_alpha, "beta, gamma, zeta": constants},
-        hint="expected was found by halving an interval of u. Undo stretch, sigmoid, temperature once more",
+        hint="the expected values were found by bisection of u. Undo stretch, sigmoid, temperature once more",
     )
 log_alpha = np.array([[-1000.0, -40.0], [40.0, 1000.0]])
 expect_close(
@@ -554,21 +559,21 @@ expect_close(
     np.array([[0.0, 0], [1, 1]]),
     "a very large or very small log_alpha must give 1 or 0",
     fed={"log_alpha": log_alpha, "beta, gamma, zeta": PAPERS},
-    hint="exp(1000) is infinite, and ∞/∞ is nan: of which sign may an exponent be?",
+    hint="exp(1000) is infinite, and ∞/∞ is nan: which sign may an exponent have?",
 )
 ### END HIDDEN TESTS
 
 # %% test="a3_3_forward" points=1
 forward = answer("l0_forward")
 for shape in ((6,), (4, 8)):
-    log_alpha = np.full(shape, 0.333 * np.log(0.1 / 1.1))
+    log_alpha = np.full(shape, half_open(*OTHERS))
     size = 100 + 10.0 * np.arange(log_alpha.size).reshape(shape)
-    L0, _ = forward(log_alpha, size, *PAPERS)
+    L0, _ = forward(log_alpha, size, *OTHERS)
     expect_close(
         L0,
         size.sum() / 2,
         "if all gates are open half of the time, half of the parameters must stay on average",
-        fed={"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": PAPERS},
+        fed={"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": OTHERS},
         hint="one number for all heads of all layers, a sum of sizes times probabilities. Is p_open right?",
     )
 
@@ -658,14 +663,14 @@ expect_gradients(
 # %% [markdown]
 # ## a3_4 · The difference that a gate of several heads makes
 #
-# In the output of a layer, heads may share a gate, as heads do that share keys and values in large models. There
+# Several heads may share one gate, for example heads that share keys and values in large models. There
 # are G gates; head $h$ is multiplied by gate $n = \mathtt{gate\_of}[h]$, a number from 0 to G − 1:
 #
 # $$ y = \sum_h g_{\mathtt{gate\_of}[h]}\; o_h\, \mathtt{Wo}_h \qquad o_h\,(B, T, Dh),\ \mathtt{Wo}_h\,(Dh, D),\ y\,(B, T, D) $$
 #
-# All heads' outputs come as one array `o` (B, T, H, Dh), in which $o_h$ is `o[:, :, h]`, and all
-# projections as one matrix `Wo` (H·Dh, D), of which the first Dh rows belong to head 0, the next Dh
-# to head 1, and so on. (What the layer adds to $y$ beside its heads does not depend on gates.)
+# The outputs of all heads are one array `o` (B, T, H, Dh), in which $o_h$ is `o[:, :, h]`, and all
+# projections are one matrix `Wo` (H·Dh, D): the first Dh rows belong to head 0, the next Dh to head 1,
+# and so on. (Whatever else the layer adds to $y$ does not depend on gates.)
 #
 # The difference that a gate makes is the output with it minus the output without it,
 #
@@ -675,14 +680,14 @@ expect_gradients(
 #
 # $$ \frac{\partial\,\mathtt{loss}}{\partial g_n} = \sum_{b,t,d} \mathtt{dy}_{btd}\; \Delta_{n,btd} $$
 #
-# exactly, whatever the loss is: $y$ is a straight line in $g_n$. What is left of $\Delta_n$ if you
-# write it out? The gradients can be had without storing any Δ, which is G times as large as $y$:
-# how? Every gate has at least one head, but the heads of a gate need not follow one another.
+# exactly, for every loss, because $y$ is a straight line as a function of $g_n$. Write $\Delta_n$ out: what
+# remains? How do you compute the gradients without storing all Δ, which are G times as large as $y$?
+# Every gate has at least one head, but the heads of a gate need not be neighbours.
 
 
 # %% solution="a3_4"
 def gate_differences(o, Wo, gate_of):
-    """What each gate lets into the output of its layer.
+    """What each gate adds to the output of its layer.
 
     o (B, T, H, Dh), head outputs; Wo (H·Dh, D); gate_of (H,), integers from 0 to G − 1.
     Returns Δ (G, B, T, D).
@@ -723,7 +728,7 @@ for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
         fed=f"o (B, T, H, Dh) = (2, 3, 4, 2), Wo (H·Dh, D) = (8, 8), gate_of {gate_of}",
         came=f"shape {np.shape(came)}",
         expected=f"shape (G, B, T, D) = ({G}, 2, 3, 8)",
-        hint="gates come first in Δ, heads third in o",
+        hint="gates are the first axis of Δ, heads the third of o",
     )
     for n in range(G):
         expect_close(
@@ -731,7 +736,7 @@ for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
             with_all - layer_output(without_gate(n, G)[gate_of], o, Wo),
             f"Δ[{n}] must be the output with all heads minus the output without the heads of gate {n}",
             fed=f"o {o.shape}, Wo {Wo.shape}, random, gate_of {gate_of}",
-            hint="which rows of Wo belong to a head, do they follow one another, and which heads belong to a gate?",
+            hint="which rows of Wo belong to a head, and which heads belong to a gate?",
         )
 
 # %% test="a3_4_differences_hidden" points=1
@@ -821,6 +826,6 @@ for B, T, H, Dh, D, G in (
 # %% [markdown]
 # ## Hand in
 #
-# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# Hand in this file, and do not rename it. If every test cell above prints `passed`, or
 # `pytest a3` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
 # tests, which run after you hand in, decide about the other 10.

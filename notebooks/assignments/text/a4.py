@@ -114,9 +114,9 @@ def slope_of_penalty(lam1, lam2, h, target, heads_total):
 # %% [markdown]
 # # A4 · Training with gates, and the three stabilisers
 #
-# A trained model has gates on its heads, and a loss that wants them shut. You write how the gates are
-# trained: relatives of the **three stabilisers** of the paper, the **training loop**, and the **controller**
-# that holds a chosen number of heads. About 2 hours. Helpful before:
+# The heads of a trained model have gates, and a price closes them. You write the training of these gates:
+# variations of the paper's **three stabilisers**, the **training loop**, and the **controller** that keeps a
+# chosen number of heads open. About 2 hours. Read before:
 # [chapter 05](https://github.com/tinyprune/tinyprune/blob/main/notebooks/05_l0_and_the_difference.ipynb) and
 # [chapter 06](https://github.com/tinyprune/tinyprune/blob/main/notebooks/06_training_with_gates.ipynb).
 #
@@ -128,8 +128,8 @@ def slope_of_penalty(lam1, lam2, h, target, heads_total):
 # | a4_4 | training the gates | 10 |
 # | a4_5 | a controller for the number of heads | 5 |
 #
-# Every head has one number, `log_alpha`; of a model with L layers of H heads they are an array (L, H).
-# From `log_alpha` and noise `u` between 0 and 1, each head gets its gate `g`:
+# Each head has a parameter `log_alpha`; those of L layers of H heads are an array (L, H).
+# Its gate `g` follows from `log_alpha` and noise `u` between 0 and 1:
 #
 # $$ s = \operatorname{sigmoid}\Big(\frac{\log u - \log(1-u) + \mathtt{log\_alpha}}{\mathtt{beta}}\Big)
 # \qquad \bar s = s\,(\mathtt{zeta}-\mathtt{gamma}) + \mathtt{gamma}
@@ -142,16 +142,15 @@ def slope_of_penalty(lam1, lam2, h, target, heads_total):
 # \mathtt{beta}\,\log(-\mathtt{gamma}/\mathtt{zeta})\big) \qquad
 # \mathtt{L0} = \sum_{l,h} \mathtt{p\_open}_{lh} $$
 #
-# Gates are trained on `loss + lam · L0`: `lam` is the price of an open head. No task needs another
-# one's answer, nor anything that you wrote before. No function may modify the arrays that it is given.
-# `tinyprune` itself, PyTorch and the like must not be imported by answers. Hidden tests use other
-# shapes and values.
+# Gates are trained on `loss + lam · L0`: `lam` is the price of an open head. No task needs the answer to
+# another one. Do not modify the arrays that a function is given. Answers must not import `tinyprune`,
+# PyTorch or similar packages. Hidden tests use other shapes and values.
 #
 # The paper uses all three stabilisers. Our studies do not confirm two of them
 # ([chapter 10](https://github.com/tinyprune/tinyprune/blob/main/notebooks/10_does_it_work.ipynb) has the numbers):
-# with a fixed price the initialisation is worth 0.04 to 0.07 bits at equal numbers of heads, but warm-up and
-# output scaling change nothing; with a controller (a4_5) none of the three makes a difference.
-# You write them nevertheless: to test such a claim, one has to be able to switch a part on and off.
+# with a fixed price the initialisation is worth 0.04 to 0.07 bits at equal numbers of heads, but no effect of
+# warm-up and output scaling was found, and with a controller (a4_5) of none of the three.
+# You write them nevertheless: to test such a claim, one must be able to switch a part on and off.
 
 # %% given="a4_imports"
 import numpy as np
@@ -159,9 +158,9 @@ import numpy as np
 # %% [markdown]
 # ## a4_1 · lam warms up
 #
-# The first steps cannot tell which heads matter: what a single batch says is mostly noise. A
-# price that is there at once would close gates before the batches have been heard. So `lam` rises, here
-# slowly at first and faster later, with a power of 2:
+# In a single step the gradient of the loss is mostly noise of the batch. A full price from the first step
+# would close gates before enough batches have shown which heads matter. So `lam` rises, here slowly at
+# first and faster later, with a power of 2:
 #
 # $$ \mathtt{lam\_at}(\mathtt{step}) = \mathtt{lam}\cdot(\mathtt{step} / \mathtt{warmup\_steps})^{2}
 # \quad\text{up to step } \mathtt{warmup\_steps}, \text{ and lam from there on.} $$
@@ -187,11 +186,11 @@ def lam_at(step, lam, warmup_steps):
 # %% test="a4_1_warmup" points=2
 price = answer("lam_at")
 for at, expected, hint in (
-    (0, 0.0, "the first step costs nothing; steps count from 0"),
+    (0, 0.0, "in the first step the price is 0; steps count from 0"),
     (5, 0.1 * (5 / 10) ** 2, "half of the way: what is the power of ½ in the formula?"),
     (8, 0.1 * (8 / 10) ** 2, "8 of 10 steps: what is the power of 0.8 in the formula?"),
     (10, 0.2 / 2, "the end of the warm-up has the full price"),
-    (25, 0.1, "after the warm-up the price stays as it is"),
+    (25, 0.1, "after the warm-up the price is lam"),
 ):
     expect_close(
         price(at, 0.1, 10),
@@ -237,7 +236,7 @@ for warmup in (1, 7, 30):
     expect_close(
         prices[0],
         0.0,
-        "step 0 must cost nothing",
+        "in step 0 the price must be 0",
         fed=fed,
         hint="steps count from 0",
         absolute=1e-12,
@@ -255,9 +254,9 @@ for at in (0, 1, 50):
 # %% [markdown]
 # ## a4_2 · Proper initialisation
 #
-# Training has to start from the model that was trained, and not from half of it. So every gate starts
-# *likely open*. The paper sets all `log_alpha` to 2. Which probability is that? You go the other way:
-# say with which probability a gate shall be open, that is $P(g > 0)$, and find its `log_alpha`.
+# Gate training should start from the whole trained model, not from half of it. So every gate starts
+# *likely open*: the paper sets all `log_alpha` to 2. Which probability is that? You go the other way:
+# from the probability $P(g > 0)$ that a gate is open to its `log_alpha`.
 #
 # Solve the formula for `p_open` at the top for `log_alpha`. What is the inverse of the sigmoid?
 
@@ -290,7 +289,7 @@ expect_close(
 expect_close(
     ops.p_open(np.asarray(log_alpha, float), **PAPER),
     wanted,
-    "a gate with this log_alpha is open with another probability (got: p_open of your log_alpha)",
+    "a gate with your log_alpha must be open with probability p_open (got: p_open of your log_alpha)",
     fed=fed,
     hint="put your log_alpha into the formula for p_open: what do you get, and at which term does it differ?",
 )
@@ -331,8 +330,8 @@ for shape, beta, gamma, zeta in (
         expect_close(
             np.asarray(gate > 0, float),
             np.full(shape, opened),
-            "gates drawn with this log_alpha are open with another probability than p_open: got 1 for "
-            f"open and 0 for shut, with the noise u {'just above' if opened else 'just below'} 1 − p_open",
+            "gates drawn with your log_alpha must be open with probability p_open: got 1 for "
+            f"open and 0 for closed, with the noise u {'just above' if opened else 'just below'} 1 − p_open",
             fed={**fed, "u": u},
             hint="are beta, gamma and zeta of the call used, each in its place?",
         )
@@ -351,20 +350,19 @@ for p in (0.01, 0.3, 0.999):
 # %% [markdown]
 # ## a4_3 · Output scaling
 #
-# A layer adds up what its heads contribute. If heads close, the sum shrinks, and the layers after it
-# receive less than they were trained on. So the heads that are open are made larger. The paper's factor is
-# H / open heads, which keeps a sum of equal contributions. Contributions that have nothing to do with
-# each other add up like the root of their number, which would ask for the root of it. So the power is a
-# matter to be tried out. Yours is 1/2:
+# A layer adds up the contributions of its heads. If heads close, the sum shrinks, and the layers after it
+# receive less than they were trained on. So open heads are scaled up. The paper's factor, H / open heads,
+# preserves a sum of equal contributions. A sum of independent contributions grows with the root of their
+# number, which suggests the root of that factor. Which power is best has to be tried. Yours is 1/2:
 #
 # $$ \mathtt{scaled}_{lh} = c_l\, g_{lh} \qquad\qquad
 # c_l = \Big(\frac{H}{\text{heads open in layer } l}\Big)^{1/2} $$
 #
-# A head is *open* if its gate is above 0, however little. In a layer with no open head `c` is what it is
-# with one, and nothing is divided by zero.
+# A head is *open* if its gate is above 0, however small. In a layer without an open head `c` is that of one
+# open head, so that nothing is divided by zero.
 #
-# **No gradient goes through `c`**: it is a constant for the backward, as the factor of dropout is.
-# A head that is shut gets a gradient, too. What would the loss gain if its gate opened a little?
+# **No gradient goes through `c`**: in the backward pass it is a constant, like dropout's factor.
+# A closed head gets a gradient, too: how would the loss change if its gate opened a little?
 
 
 # %% solution="a4_3"
@@ -415,7 +413,7 @@ expect_close(
     (4 / np.array([3.0, 1, 2])) ** (1 / 2),
     "open gates of 1 must become the c of their layer (got: the largest gate of each layer)",
     fed={"gate": gate},
-    hint="count the open heads of each layer for itself; H is the number of heads in a layer",
+    hint="count the open heads of each layer separately; H is the number of heads in a layer",
 )
 expect_close(
     np.asarray(scaled) / np.maximum(np.max(scaled, 1, keepdims=True), 1e-300),
@@ -428,9 +426,9 @@ gate = np.array([[0.0, 0.0, 0.0, 0.0], [0.3, 0.0, 0.9, 0.1]])
 expect_close(
     forward(gate)[0],
     (4 / 3) ** (1 / 2) * gate,
-    "soft gates must be scaled by how many are above 0, and a layer without an open head must stay 0",
+    "c must count the soft gates above 0, and a layer without an open head must stay 0",
     fed={"gate": gate},
-    hint="a gate of 0.1 is open: count, and do not add up; what is divided by zero?",
+    hint="a gate of 0.1 is open: count gates, do not add them up; is anything divided by zero?",
 )
 
 # %% test="a4_3_forward_hidden" points=1
@@ -444,7 +442,7 @@ for shape in ((3, 5), (4, 2), (1, 7), (2, 1)):
     expect_close(
         forward(gate.copy())[0],
         gate,
-        "with all gates above 0, nothing must change, also if they are small",
+        "with all gates above 0, nothing must change, even if they are small",
         fed={"gate": gate},
         hint="c counts heads that are open, and a gate of 0.3, or of 0.00001, is open",
         absolute=1e-15,
@@ -456,15 +454,15 @@ for shape in ((3, 5), (4, 2), (1, 7), (2, 1)):
             np.full((L, n), (H / n) ** (1 / 2)),
             f"with {n} of {H} heads open, each open gate must grow by the same factor (got: scaled / gate)",
             fed={"gate": some},
-            hint="H is the number of heads of a layer; count what is above 0, and do not add gates up",
+            hint="H is the number of heads of a layer; count gates above 0, do not add them up",
         )
 gate = np.tri(5, 6) * rng.uniform(0.05, 0.95, (5, 6))
 expect_close(
     np.asarray(forward(gate.copy())[0])[:, 0] / gate[:, 0],
     (6 / np.arange(1, 6)) ** (1 / 2),
-    "each layer must have a c of its own (got: scaled / gate of the first head of each layer)",
+    "each layer must have its own c (got: scaled / gate of the first head of each layer)",
     fed={"gate": gate},
-    hint="count the open heads of each layer for itself",
+    hint="count the open heads of each layer separately",
 )
 gate = np.array([[0.0, 0.0, 0.0], [0.0, 0.5, 0.0]])
 expect_close(
@@ -507,7 +505,7 @@ for shape in ((3, 5), (4, 2), (1, 7)):
         scaled_by_formula,
         {"gate": gate},
         hint={
-            "gate": "soft gates; c is a constant, the same for all heads of a layer, whether open or shut",
+            "gate": "soft gates; c is a constant, the same for all heads of a layer, open or closed",
             "": "one gradient, of the shape of gate",
         },
         rng=rng,
@@ -523,7 +521,7 @@ expect_gradients(
 # %% [markdown]
 # ## a4_4 · Training the gates
 #
-# Now put the pieces together. The model stays as it is here; only its gates learn. Each step
+# Now put the pieces together. The weights of the model stay fixed; only its gates learn. Each step
 #
 # 1. draws noise `u = rng.uniform(1e-6, 1 - 1e-6, shape)` for all gates, anew, with `shape` (L, H),
 # 2. samples the gates, scales them, and runs the model on the next batch with the scaled gates,
@@ -532,19 +530,19 @@ expect_gradients(
 # $$ \mathtt{loss}\big(c\cdot g(\mathtt{log\_alpha}, u)\big) + \mathtt{lam}\cdot\mathtt{L0}(\mathtt{log\_alpha})
 # \qquad c \text{ constant.} $$
 #
-# You need not have solved the other tasks, since all parts are given to your function as functions:
+# You need not have solved the other tasks: your function gets all parts as arguments.
 #
 # | call | gives |
 # | --- | --- |
 # | `lam_of(step)` | `lam` in this step, steps counted from 0 |
-# | `sample_gates(log_alpha, u)` | `gate` (L, H) and `dgate` (L, H), how much each gate moves with its `log_alpha` |
+# | `sample_gates(log_alpha, u)` | `gate` (L, H), and `dgate` (L, H), its derivative with respect to `log_alpha` |
 # | `output_scaling(gate)` | `c` (L, 1), the paper's |
 # | `loss_and_gradient(scaled)` | the loss on the next batch, and its gradient with respect to `scaled` (L, H) |
 # | `l0_gradient(log_alpha)` | the gradient of `L0` (L, H) |
 #
 # Gates are *hard*: `gate` is 0 or 1, and `dgate` is the derivative of the soft gate that it was
 # rounded from ("straight-through"). Call `loss_and_gradient` exactly once in each step, since
-# each call reads on in the text. Write down the chain rule first: what lies between `log_alpha` and
+# each call reads the next batch. Write down the chain rule first: what lies between `log_alpha` and
 # the loss?
 
 
@@ -588,9 +586,9 @@ fed = {"log_alpha": start, "steps": 4, "lr": 0.1, "lam": "0.5 in every step", "l
 expect_close(
     came,
     start - 4 * 0.1 * 0.5,
-    "heads that are worth nothing must fall by lr · lam in each step, where the gradient of L0 is 1",
+    "log_alpha of worthless heads must fall by lr · lam in each step, where the gradient of L0 is 1",
     fed=fed | {"loss": "0, whatever the gates"},
-    hint="descent goes against the gradient; the price acts whether a gate is open or shut",
+    hint="descent goes against the gradient; the price acts on open and closed gates",
 )
 expect(
     len(watch.fed) == 4,
@@ -610,7 +608,7 @@ free = watch.train(np.full((2, 4), 2.0), np.random.default_rng(1), 40, 2.0)
 expect_close(
     free[worth == 0],
     np.full(5, 2.0),
-    "without a price, a head that is worth nothing must stay where it is",
+    "without a price, log_alpha of a worthless head must not change",
     fed=fed | {"steps": 40, "lam": 0},
     hint="its gradient is 0: what else moves it?",
 )
@@ -620,13 +618,13 @@ expect(
     fed=fed | {"steps": 40, "lam": 0},
     came=free[worth > 0],
     expected="all above 2",
-    hint="which sign has the gradient of such a head, and where does descent take it?",
+    hint="which sign does the gradient of such a head have, and where does descent move log_alpha?",
 )
 watch = Watch(lambda step: straight(worth), lam=lambda step: 0.3)
 priced = watch.train(np.full((2, 4), 2.0), np.random.default_rng(2), 300, 2.0)
 expect(
     bool((priced[worth == 0] > -20).all()),
-    "a head that is closed must come to rest (got: log_alpha of the heads that are worth nothing)",
+    "log_alpha of a closed head must settle (got: log_alpha of the worthless heads)",
     fed=fed | {"steps": 300, "lam": 0.3},
     came=priced[worth == 0],
     expected="all above −20",
@@ -634,7 +632,7 @@ expect(
 )
 expect(
     bool((priced[worth == 0] < -1).all() and (priced[worth > 0] > 2).all()),
-    "with a price, the heads that are worth nothing must close, and the others must stay",
+    "with a price, worthless heads must close, and the others must stay open",
     fed=fed | {"steps": 300, "lam": 0.3},
     came=priced,
     expected="below −1 where worth is 0, above 2 where it is 3",
@@ -670,11 +668,11 @@ mask = (np.asarray(came) >= 0).astype(float)
 opened = int(mask.sum())
 expect(
     3 <= opened <= 11,
-    "some heads must have closed, and some must be open still",
+    "some heads must have closed, and some must still be open",
     fed=fed,
     came=f"{opened} of 12 open; log_alpha\n{np.round(came, 2)}",
     expected="from 3 to 11 open",
-    hint="too many open: is the price there? too few: does the loss hold the heads that it needs?",
+    hint="too many open: does the price act? too few: does the gradient of the loss act?",
 )
 bits = model.bits(model.gated(scaling(mask) * mask))
 rng = np.random.default_rng(4)
@@ -682,7 +680,7 @@ chosen_at_random = [rng.permutation(mask.ravel()).reshape(mask.shape) for _ in r
 by_chance = [model.bits(model.gated(scaling(m) * m)) for m in chosen_at_random]
 expect(
     bits < np.mean(by_chance),
-    "the heads that stay must be better ones than heads chosen at random",
+    "the heads that stay must be better than heads chosen at random",
     fed=fed,
     came=f"{bits:.3f} bits per character with {opened} heads open",
     expected=f"less than {np.mean(by_chance):.3f}, the mean of ten random choices of {opened} heads",
@@ -709,9 +707,9 @@ fed = {
 expect_close(
     came,
     (1 + start) * np.prod([1 - lr * p for p in prices[:steps]]) - 1,
-    "in each step the price of this step must act, on log_alpha as it is in this step",
+    "each step must use its own price, and the log_alpha of this step",
     fed=fed,
-    hint="steps count from 0; l0_gradient is asked anew in each step",
+    hint="steps count from 0; call l0_gradient in each step",
 )
 expect_close(
     given_start,
@@ -745,7 +743,7 @@ for seed, shape in ((41, (2, 3)), (42, (3, 1))):
         fed=fed,
         came=f"{len(noise)} different arrays u",
         expected="5, one in each step",
-        hint="where in the program does the drawing stand?",
+        hint="is the noise drawn inside the loop?",
     )
     expect_close(
         np.array(noise),
@@ -818,7 +816,7 @@ for k in range(steps):
         f"step {k} did not go against the gradient of loss(c · g) + lam · L0, which was measured "
         "(got: how far log_alpha fell, divided by lr)",
         fed=fed,
-        hint="from log_alpha to the loss: which factors lie on the way? does the price take the same way? "
+        hint="from log_alpha to the loss: which factors does the chain rule have? does the price have them? "
         "(in step 0 lam is 0 here, so that only the loss acts)",
         relative=1e-6,
     )
@@ -827,21 +825,21 @@ for k in range(steps):
 # %% [markdown]
 # ## a4_5 · A controller for the number of heads
 #
-# A fixed `lam` does not say how many heads will stay. Say instead how many are wanted: the target `t`.
+# A fixed `lam` does not determine how many heads stay. A controller does, by a target `t`.
 # With $h$ heads open of `heads_total`, let $d = (h - t)/\mathtt{heads\_total}$ be the distance, and add to
 # the loss
 #
 # $$ \mathtt{penalty} = \mathtt{heads\_total}\cdot\big(\mathtt{lam1}\cdot d + \mathtt{lam2}\cdot (e^d - 1 - d)\big). $$
 #
-# The chapter has $d^2$ in the place of $e^d - 1 - d$. Both are 0 at the target and grow on either side, but this one
-# grows faster with too many heads than with too few.
+# The chapter has $d^2$ in place of $e^d - 1 - d$. Both are 0 at the target and grow on either side, but this
+# one grows faster with too many heads than with too few.
 #
-# Gates feel its slope, $\mathtt{pressure} = \partial\,\mathtt{penalty}/\partial h$, which takes the place
-# of `lam`. The two multipliers play against the gates. Where these descend, `lam1` and `lam2` *ascend*: each
-# moves by `lr` times the derivative of $\mathtt{penalty}/\mathtt{heads\_total}$ with respect to it. So the
-# pressure grows as long as too many heads are open.
+# The slope of the penalty, $\mathtt{pressure} = \partial\,\mathtt{penalty}/\partial h$, replaces `lam`. Gates
+# *descend* on the penalty, the multipliers `lam1` and `lam2` *ascend*: each moves by `lr` times the derivative
+# of $\mathtt{penalty}/\mathtt{heads\_total}$ with respect to it. So the pressure grows while too many heads are
+# open.
 #
-# One step gives the pressure, with the multipliers *as they are before* the step, and the new
+# One step returns the pressure, computed with the multipliers from *before* the step, and the new
 # multipliers. What should happen at $h = t$? Can the pressure be negative, and what does it do then?
 
 
@@ -865,7 +863,7 @@ fed = {"lam1": 0.25, "lam2": 1.0, "h": 16.0, "target": 16, "heads_total": 32, "l
 expect_close(
     step(*fed.values()),
     np.array([0.25, 0.25, 1.0]),
-    "at the target the pressure must be lam1, and the multipliers must stand still",
+    "at the target the pressure must be lam1, and the multipliers must not change",
     fed=fed,
     hint="d is 0; three numbers in the order pressure, lam1, lam2",
 )
@@ -875,7 +873,7 @@ for h in (24.0, 4.0):
     expect_close(
         step(*fed.values())[0],
         slope,
-        "the pressure must be the slope of the penalty over h, which was measured",
+        "the pressure must be the derivative of the penalty with respect to h, which was measured",
         fed=fed,
         hint="the derivative with respect to h, with its sign; d depends on h, and so does e to the power of d; "
         "lam1 and lam2 are those before the step",
@@ -892,7 +890,7 @@ for h, way in ((24.0, 1), (4.0, -1)):
         fed=fed,
         came=f"lam1 = {lam1:.6g}",
         expected=f"lam1 {'above' if way > 0 else 'below'} 0.25",
-        hint="the multipliers go up the slope",
+        hint="the multipliers ascend",
     )
     expect(
         lam2 > 0.5,
@@ -915,7 +913,7 @@ for heads in (12, 128):
             expect_close(
                 step(lam1, lam2, h, target, heads, lr)[0],
                 slope,
-                "the pressure must be the slope of the penalty over h, which was measured",
+                "the pressure must be the derivative of the penalty with respect to h, which was measured",
                 fed={
                     "lam1": lam1,
                     "lam2": lam2,
@@ -965,7 +963,7 @@ for heads in (12, 128):
                 lr * slope / heads,
                 f"{name} must move by lr times the derivative of penalty / heads_total (got: how far it moved)",
                 fed=fed,
-                hint="up the slope; the derivative with respect to the multiplier, not to h",
+                hint="the multipliers ascend; take the derivative with respect to the multiplier, not to h",
             )
 ### END HIDDEN TESTS
 
@@ -995,6 +993,6 @@ expect_close(
 # %% [markdown]
 # ## Hand in
 #
-# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# Hand in this file, and do not rename it. If every test cell above prints `passed`, or
 # `pytest a4` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
 # tests, which run after you hand in, decide about the other 10.

@@ -106,7 +106,7 @@ def heads_of(kept, scores, keep):
     form = isinstance(kept, list | tuple) and len(kept) == L
     expect(
         form,
-        "a choice has a list of heads for each layer",
+        "a choice must have a list of heads for each layer",
         fed=fed,
         came=kept,
         expected=f"{L} lists",
@@ -140,11 +140,11 @@ def expect_best(scores, keep):
         stays[layer, heads] = True
     expect(
         stays.all() or not stays.any() or scores[stays].min() >= scores[~stays].max(),
-        "a head that goes has a higher score than one that stays",
+        "no removed head may have a higher score than a kept one",
         fed={"scores": scores, "keep": keep},
         came=lists,
         expected="the heads with the highest scores, whatever layer they are in",
-        hint="does your order begin with the highest, and does it run over all layers at once?",
+        hint="does your sorting begin with the highest score, and does it include all layers?",
     )
 
 
@@ -167,11 +167,11 @@ def importance_of(gradients, hint):
     fed = {"∂loss/∂gate of the batches": gradients}
     expect(
         len(play.gates) == batches,
-        "each of the batches must be asked for once",
+        "each batch must be read once",
         fed=fed,
         came=f"{len(play.gates)} calls",
         expected=f"{batches} calls",
-        hint="every call reads the next batch; keep what it returns",
+        hint="every call reads the next batch: keep what it returns",
     )
     for gate in play.gates:
         expect_close(gate, np.ones((L, H)), "gates must be open, (L, H)", fed=fed, hint=hint)
@@ -230,11 +230,11 @@ def tuned(loss_and_gradients, start, steps, lr):
     expect_untouched(start, before, "the parameters", fed)
     expect(
         len(loss_and_gradients.seen) == steps,
-        "every step must ask for gradients once",
+        "every step must compute gradients once",
         fed=fed,
         came=f"{len(loss_and_gradients.seen)} calls",
         expected=f"{steps} calls",
-        hint="a call costs a batch of text: none for a look at the loss, none after the last step",
+        hint="a call costs a batch of text: make none just to see the loss, and none after the last step",
     )
     return came
 
@@ -274,11 +274,11 @@ def bits_of_one(keep, steps, seed):
     except Exception as error:
         expect(
             False,
-            "what came is not a model that works",
+            "prune_and_fine_tune must return a model that works",
             fed=fed,
             came=f"{type(error).__name__}: {error}",
             expected="a dict of parameters, as remove_heads and adam_step return it, all finite",
-            hint="return the parameters alone; did the loss fall while you trained?",
+            hint="return the parameters alone; does the loss decrease during training?",
         )
     expect(
         heads == keep,
@@ -301,7 +301,7 @@ def expect_fewer_bits(keep, steps, training, what, hint, share=0.0):
     said = f"{mean:+.3f} ± {half:.3f} bits, of three pairs {np.round(difference, 3)}"
     expect(
         bool(mean < goal),
-        f"not fewer bits per character than {what}",
+        f"your models must need fewer bits per character than {what}",
         fed=f"keep = {keep}, steps = {steps}, three pairs",
         came=f"yours minus random: {said}; yours {np.round(bits, 3)}, random {np.round(others, 3)}",
         expected=f"a mean paired difference below {goal:.3f} bits per character",
@@ -313,9 +313,9 @@ def expect_fewer_bits(keep, steps, training, what, hint, share=0.0):
 # %% [markdown]
 # # A5 · Removing heads for good, fine-tuning, and beating a point of the trade-off
 #
-# You cut heads out of a Transformer so that not one logit changes, choose the heads that can go,
-# write Adam, and put all of it together: a trained model loses **half of its heads** and has to need
-# fewer bits per character than one that lost random heads. About 4 hours. Helpful before: chapters
+# You remove closed heads from a Transformer without changing its logits, choose the heads that can go,
+# write Adam, and put all of it together: a trained model loses **half of its heads** and must need
+# fewer bits per character than a model that lost random heads. About 4 hours. Read before: chapters
 # [07](https://github.com/tinyprune/tinyprune/blob/main/notebooks/07_removing_heads.ipynb) and
 # [08](https://github.com/tinyprune/tinyprune/blob/main/notebooks/08_fine_tuning_and_trade_off.ipynb).
 #
@@ -327,8 +327,8 @@ def expect_fewer_bits(keep, steps, training, what, hint, share=0.0):
 # | a5_4 | Adam, and fine-tuning | 7 |
 # | a5_5 | beat the trade-off | 6 |
 #
-# A model is its `parameters` here: a flat dict from names to arrays. In it are the embedding, the
-# positions `R`, the biases of the output, and for each layer 0 … L−1
+# Here a model is its `parameters`, a flat dict from names to arrays: the embedding, the positions `R`, the
+# bias of the output, and for each layer 0 … L−1
 #
 # | name | shape | a head owns |
 # | --- | --- | --- |
@@ -341,20 +341,20 @@ def expect_fewer_bits(keep, steps, training, what, hint, share=0.0):
 #
 # Head h owns columns h·Dh … (h+1)·Dh − 1, and so on. `u` and `w` are its biases of content and position.
 # This is the model of the chapters: each head owns N hidden units of the feed-forward block, its **network**
-# ([chapter 03](https://github.com/tinyprune/tinyprune/blob/main/notebooks/03_attention_by_hand.ipynb)): `net.pk` holds the weights from the layer's activations to these units, `net.pb` their biases, and
-# `net.pv` the weights from the units to what the network adds. A layer takes two steps. Each reads
-# its input through a LayerNorm of its own, `ln` or `net.ln`, and adds to it:
+# ([chapter 03](https://github.com/tinyprune/tinyprune/blob/main/notebooks/03_attention_by_hand.ipynb)).
+# `net.pk` holds the weights from the stream to these units, `net.pb` their biases, and `net.pv` the weights
+# from the units back to the stream. A layer has two blocks. Each reads its input through a LayerNorm, `ln`
+# or `net.ln`, and adds to it:
 #
 # $$ y = x + b_o + \sum_h g_h\,c\;o_h\,W_o^{(h)} \qquad\quad
 # z = y + \mathtt{net.bo} + \sum_h g_h\,c\;r_h\,p_v^{(h)} \qquad r_h = \max\big(n\,p_k^{(h)\top} + p_b^{(h)},\, 0\big) $$
 #
-# $o_h$ is what head h attended to, n is y after its LayerNorm, and $r_h$ holds the N units of head h. One
-# gate $g_h$ multiplies both parts of a head. (c is the output scaling of chapter 06; before a5_2 all gates and
-# all c are 1.) A layer that has lost all heads adds `bo` and `net.bo`.
+# $o_h$ is the attention output of head h, n is y after its LayerNorm, and $r_h$ holds the N units of head h.
+# One gate $g_h$ multiplies both parts of a head. (c is the output scaling of chapter 06; before a5_2 all gates
+# and all c are 1.) A layer that has lost all heads adds `bo` and `net.bo`.
 #
-# Parameters, gradients, gates that a function is given must not be modified. `tinyprune` itself, PyTorch
-# and the like must not be imported by answers. Hidden tests use other shapes and values. No task needs
-# your answer to another.
+# Do not modify the arrays that a function is given. Answers must not import `tinyprune`, PyTorch or similar
+# packages. Hidden tests use other shapes and values. No task needs your answer to another one.
 
 # %% given="a5_imports"
 import numpy as np
@@ -362,20 +362,20 @@ import numpy as np
 # %% [markdown]
 # ## a5_1 · Removing heads
 #
-# A head whose gate is 0 adds nothing. So everything that it owns can go, and the smaller model
-# computes *the same logits*, from fewer parameters:
+# A head whose gate is 0 adds nothing. So all its parameters can be removed, and the smaller model
+# computes *the same logits*, up to rounding, from fewer parameters:
 #
 # $$ \underbrace{5\,D\,Dh}_{W_q, W_k, W_v, W_r, W_o} + \underbrace{2\,Dh}_{u, w} + \underbrace{2\,N\,D + N}_{p_k, p_v, p_b}
 # \quad\text{fewer for each head} $$
 #
-# How many heads a layer has *now*, its matrices say: it may have lost some before. `kept[0]` are the
-# heads of layer 0 that stay, in any order. Their order in the smaller model is yours to choose. What must
-# it not be? And what does an index of *no* heads look like to NumPy: of what type is `np.array([])`?
+# A layer may have lost heads before: the shapes of its matrices tell how many it has *now*. `kept[0]` are the
+# heads of layer 0 that stay, in any order. You may choose their order in the smaller model, but which arrays
+# must agree on it? And which dtype does `np.array([])` have, as an index of *no* heads?
 
 
 # %% solution="a5_1"
 def remove_heads(parameters, kept, Dh):
-    """Take all heads out of a model but those that are kept.
+    """Remove all heads from a model except those that are kept.
 
     parameters: name → array, not modified. kept: for each layer a list of head numbers, which may be
     empty. Dh: head width. Returns the smaller model's parameters, name → array, with all names.
@@ -398,7 +398,7 @@ def remove_heads(parameters, kept, Dh):
 # %% test="a5_1_owned" points=1
 marked = small_model((4, 4), 0)
 for layer in range(2):
-    # every number of a head is 10 · layer + head, so that one sees whose it is
+    # every parameter of a head is 10 · layer + head, which shows where it comes from
     whose = 10.0 * layer + np.arange(4)
     for name in OWNED:
         full = f"layers.{layer}.{name}"
@@ -407,7 +407,7 @@ for layer in range(2):
         shape = (1, -1) if across else (-1, *[1] * (marked[full].ndim - 1))
         marked[full] = np.ones(marked[full].shape) * entries.reshape(shape)
 kept = [[0, 2], [1, 2, 3]]
-fed = f"2 layers of 4 heads, D = 12, Dh = 3, N = 5; kept = {kept}\nhead h of layer l owns numbers 10·l + h"
+fed = f"2 layers of 4 heads, D = 12, Dh = 3, N = 5; kept = {kept}\nall parameters of head h of layer l are 10·l + h"
 smaller = answer("remove_heads")(marked, kept, 3)
 expect_parameters(smaller, parameter_shapes(small_config((2, 3))), fed, AXES)
 for layer, heads in enumerate(kept):
@@ -415,7 +415,7 @@ for layer, heads in enumerate(kept):
         found = np.unique(smaller[f"layers.{layer}.{name}"])
         expect(
             np.array_equal(found, [10 * layer + h for h in heads]),
-            f"layers.{layer}.{name} holds numbers of other heads",
+            f"layers.{layer}.{name} must hold the parameters of the kept heads",
             fed=fed,
             came=found,
             expected=f"{[10 * layer + h for h in heads]} and no others",
@@ -432,7 +432,7 @@ expect_same_model(
 expect_same_model(
     (4, 4, 4),
     [[1, 3], [0], [0, 1, 2]],
-    "do all parameters keep the same heads, and is each number where it was within its head?",
+    "do all parameters keep the same heads, and does the order within a head stay?",
     seed=2,
 )
 
@@ -470,13 +470,13 @@ for heads, kept in (((3, 4), [[0, 2], [1, 2, 3]]), ((2, 3, 1), [[1], [0, 2], [0]
 # ## a5_2 · Folding
 #
 # Both parts of an open head are multiplied by its gate g, which need not be 1, and all heads of a layer by
-# the output scaling c. Both factors can be multiplied into `Wo` and `net.pv` once, and are needed no more:
+# the output scaling c. Multiply both factors into `Wo` and `net.pv` once, and the model needs them no longer:
 #
 # $$ \sum_h (g_h\,c\;o_h)\,W_o^{(h)} = \sum_h o_h\,\big(g_h\,c\,W_o^{(h)}\big) \qquad\quad
 # \sum_h (g_h\,c\;r_h)\,p_v^{(h)} = \sum_h r_h\,\big(g_h\,c\,p_v^{(h)}\big) $$
 #
-# $W_o^{(h)}$ are the rows of head h. A folded array has to keep its type: half of a model in float64 and
-# half in float32 is slow everywhere. What is `float32 array * float64 array`?
+# $W_o^{(h)}$ are the rows of head h. A folded array must keep its dtype: one float64 array in a float32 model
+# makes float64 of all that follows. Which dtype does `float32 array * float64 array` have?
 
 
 # %% solution="a5_2"
@@ -484,7 +484,7 @@ def fold(parameters, gate, scale, Dh):
     """Multiply gates and output scaling into Wo and net.pv.
 
     parameters: name → array, not modified. gate: (L, H), any numbers. scale: (L,), c of each layer.
-    Dh: head width. Returns parameters, name → array, of the types that they had.
+    Dh: head width. Returns parameters, name → array, with the dtypes that they had.
     """
     ### BEGIN SOLUTION
     folded = {name: value.copy() for name, value in parameters.items()}
@@ -555,7 +555,7 @@ folded = answer("fold")(lighter, gate, scale, 3)
 for name, value in folded.items():
     expect(
         np.asarray(value).dtype == np.float32,
-        f"{name} must keep its type",
+        f"{name} must keep its dtype",
         fed="the same, all parameters float32",
         came=str(np.asarray(value).dtype),
         expected="float32",
@@ -566,7 +566,7 @@ for name, value in folded.items():
 # %% [markdown]
 # ## a5_3 · Which heads?
 #
-# Michel, Levy and Neubig (2019) ask how much the loss would move if a head's gate moved:
+# Michel, Levy and Neubig (2019) ask how much the loss would change if a head's gate changed:
 #
 # $$ I_{lh} = \frac{1}{n}\sum_{b=1}^{n} \left| \frac{\partial\,\text{loss}_b}{\partial g_{lh}} \right|
 # \qquad \text{at } g = 1 \text{ for all heads} $$
@@ -577,9 +577,9 @@ for name, value in folded.items():
 #
 # Then choose: exactly `keep` heads of the whole model, those with the highest scores, whichever layers
 # they are in. Michel and chapter 08 divide each layer's importances by their norm first, because gradients of
-# different layers differ in size for reasons that have nothing to do with heads. Here the scores stay as they
-# are, so that your function can be compared with them; in a5_5 you may divide. Where would it matter? Equal
-# scores may go either way, but the number of heads must be right.
+# different layers differ in size for reasons that have nothing to do with heads. Do not divide here, so that
+# your scores can be compared with the formula; in a5_5 you may. Which choices would it change? Among equal
+# scores any choice is right, but the number of heads must be exact.
 
 
 # %% solution="a5_3_scores"
@@ -621,7 +621,7 @@ rare[1] = size
 expect_close(
     importance_of(rare, hint),
     np.abs(size) / 4,
-    "a head that matters in one batch of four has a quarter of its importance there",
+    "a head with a gradient in one batch of four must have a quarter of that as its importance",
     fed={"∂loss/∂gate of batch 1, zero in the others": size},
     hint="neither the largest, nor a sum, nor the root of the mean of squares, nor a share of the layer",
 )
@@ -679,19 +679,18 @@ expect_best(np.array([[3.0, 1, 1, 1], [1, 1, 0, 2]]), 4)
 # %% [markdown]
 # ## a5_4 · Adam, and fine-tuning
 #
-# [Chapter 06](https://github.com/tinyprune/tinyprune/blob/main/notebooks/06_training_with_gates.ipynb) introduces Adam.
-# What is left has never been without the heads that went, and can be trained to be. Adam with decoupled
-# weight decay gives each number a step of its own size. With gradient γ, at step t = 1, 2, …:
+# The remaining heads were trained together with those that are gone; further training lets them make up for
+# the loss. [Chapter 06](https://github.com/tinyprune/tinyprune/blob/main/notebooks/06_training_with_gates.ipynb)
+# introduces Adam, here with decoupled weight decay. With gradient γ, at step t = 1, 2, …:
 #
 # $$ m \leftarrow \beta_1 m + (1-\beta_1)\,\gamma \qquad v \leftarrow \beta_2 v + (1-\beta_2)\,\gamma^2
 # \qquad \hat m = \frac{m}{1-\beta_1^t} \qquad \hat v = \frac{v}{1-\beta_2^t} $$
 #
 # $$ \theta \leftarrow \theta - \text{lr}\left(\frac{\hat m}{\sqrt{\hat v} + \varepsilon} + \text{decay}\cdot\theta\right) $$
 #
-# m and v start at 0; the two divisions undo that. How long is the very first step, whatever the
-# gradient? The decay is no part of the gradient: what would m and v make of it? Keep in `state` what the
-# next step has to know, in any form: None comes in at the first step, and what you return comes in at
-# the next.
+# m and v start at 0; the two divisions correct for that. How long is the very first step, whatever the
+# gradient? The decay is not part of the gradient: how would m and v change it? `state` carries what the
+# next step needs, in any form: it is None at the first step, and later what you returned at the step before.
 
 
 # %% solution="a5_4_adam"
@@ -769,7 +768,7 @@ expect_close(
     -lr * beta1 / (1 + beta1) / np.sqrt(beta2 / (1 + beta2)) * np.array([1, -1]),
     "after gradients γ and 0: m̂ = γ β₁/(1 + β₁), v̂ = γ² β₂/(1 + β₂)",
     fed={"grads": [up, zero], "lr": lr, **settings},
-    hint="with a gradient of 0 the step goes on by what m and v remember",
+    hint="with a gradient of 0 the step still follows m and v",
     relative=1e-6,
 )
 path = walk(start, [up] * 3, lr, eps=4.0)
@@ -785,7 +784,7 @@ path = walk(start, [zero] * 2, lr)
 expect_close(
     path[2]["x"],
     start["x"],
-    "a number whose gradient has always been 0 must stay where it is",
+    "a parameter whose gradient has always been 0 must not change",
     fed={"grads, twice": zero, "lr": lr},
     hint="0 / (0 + eps)",
 )
@@ -800,9 +799,9 @@ last = walk(x, backwards, lr)[-1]
 expect_close(
     last["third"],
     -last["first"],
-    "gradients of the opposite sign, a hundred times as large, must lead to the opposite place",
+    "gradients of the opposite sign, a hundred times as large, must give the opposite parameters",
     fed={"grads of first": [g["first"] for g in grads], "grads of third": "those times −100"},
-    hint="every parameter has m and v of its own, by name; the gradients may come in another order",
+    hint="every parameter has its own m and v, by name; the gradients may have another order",
     relative=1e-5,
 )
 ### END HIDDEN TESTS
@@ -828,7 +827,7 @@ for size in (1.0, 1000.0):
         expect_close(
             path[t + 1]["x"] - path[t]["x"],
             plain[t + 1]["x"] - plain[t]["x"] - lr * decay * path[t]["x"],
-            "a step with decay must be the step without, and − lr · decay · θ",
+            "a step with decay must be the step without decay, minus lr · decay · θ",
             fed={"parameters": path[t], "grads": grads, "lr": lr, "decay": decay},
             hint=hint,
         )
@@ -836,14 +835,13 @@ for size in (1.0, 1000.0):
 
 # %% [markdown]
 # Now the loop. `loss_and_gradients(parameters)` reads the next batch and returns its loss, a number, and
-# gradients, name → array. Every call costs a batch of text, so there is one for each step. `adam_step` comes as
-# an argument, in the form above, without decay; it is right for sure, so that the loop does not depend
-# on your own.
+# gradients, name → array. Every call costs a batch of text, so call it once in each step. `adam_step` is
+# an argument, in the form above, without decay; it is correct even if your own is not.
 
 
 # %% solution="a5_4_loop"
 def fine_tune(loss_and_gradients, parameters, steps, lr, adam_step):
-    """Train with Adam for so many steps, all with the same lr.
+    """Train with Adam for `steps` steps at a constant lr.
 
     parameters: name → array, not modified.
     loss_and_gradients(parameters) → loss, grads
@@ -867,11 +865,11 @@ came = tuned(Valley(curvature, lowest), start, 200, 0.05)
 for name in start:
     expect(
         bool(np.abs(came[name] - lowest[name]).max() < 0.02),
-        "200 steps of 0.05 must lead to the bottom of a valley that is about 1 away, be it flat or steep",
+        "200 steps of 0.05 must reach a minimum that is about 1 away, in flat and in steep directions",
         fed="loss = ½ Σ curvature · (x − lowest)², curvatures from 0.01 to 100; lr = 0.05",
         came={"away from the lowest point": came[name] - lowest[name]},
         expected="less than 0.02 away",
-        hint="is every step Adam's, with the state of the step before, from where that step led to?",
+        hint="does every step use Adam, with the parameters and the state of the step before?",
     )
 
 # %% test="a5_4_tune_hidden" points=1
@@ -888,7 +886,7 @@ for steps in (0, 1, 3):
         expect_close(
             came[name],
             start[name] - steps * 0.25 * uphill,
-            "with gradients that stay the same, so many steps must lead so many times lr away",
+            "with constant gradients, n steps must move each parameter by n · lr",
             fed={"steps": steps, "lr": 0.25, f"sign of the gradient of {name}": uphill},
             hint="return the parameters after the last step, not those before it",
             relative=1e-4,
@@ -897,12 +895,12 @@ for steps in (0, 1, 3):
             expect_close(
                 seen[name],
                 start[name] - t * 0.25 * uphill,
-                f"step {t + 1} must ask for the gradient at the place that {t} steps have led to",
+                f"step {t + 1} must compute the gradient at the parameters after {t} steps",
                 fed={"steps": steps, "lr": 0.25, f"sign of the gradient of {name}": uphill},
-                hint="the gradient of where you are, not of where you began",
+                hint="the gradient at the present parameters, not at the first ones",
                 relative=1e-4,
             )
-# scale does not matter: one way, whatever the curvature
+# Adam does not depend on the scale of a gradient: the same path, whatever the curvature
 lowest = {"W": np.zeros(4)}
 valley = Valley({"W": np.array([0.01, 1.0, 10, 100])}, lowest)
 came = tuned(valley, {"W": np.ones(4)}, 30, 0.08)
@@ -921,34 +919,34 @@ expect_close(
 # ## a5_5 · Beat the trade-off
 #
 # Here is a trained language model with 12 heads, 3 layers of 4, that predicts text character by
-# character. Make of it a model with exactly `keep` heads, and let it need as few **bits per
-# character** as you can, on text that it has not been trained on. You have `steps` batches of its training
-# text, for everything: each call of `loss_and_gradients` or `loss_and_gate_gradients` costs one, and
-# one more than `steps` is an error. Spend them wisely: how many on looking, how many on training?
+# character. Make from it a model with exactly `keep` heads that needs as few **bits per character** as
+# possible on held-out text. You have `steps` batches of its training text in all: each call of
+# `loss_and_gradients` or `loss_and_gate_gradients` costs one, and one more than `steps` is an error. How many
+# do you spend on scores, how many on training?
 #
-# One run decides nothing: a single draw of random heads may happen to be a good one. So yours is compared
-# with random heads in **three pairs**. In each pair both get the same batches, and the random heads are
+# One run decides nothing: a single draw of random heads may be a lucky one. So your model is compared with
+# random heads in **three pairs**. In each pair both get the same batches, and the random heads are
 # another draw. (The draws are the same for all students.) What counts is the mean of the three differences,
 # yours minus random, in bits per character:
 #
 # | random heads | their bits at `keep` = 6 | the mean difference must be | points |
 # | --- | --- | --- | ---: |
-# | cut, no training, 20 steps for you | 4.9, 4.6 and 4.1 | below 0 | 1 |
-# | cut, 40 steps of Adam at lr = 0.003, 40 steps for you | 2.43, 2.46 and 2.41 | below 0 | 2 |
+# | removed, no training; 20 steps for you | 4.9, 4.6 and 4.1 | below 0 | 1 |
+# | removed, 40 steps of Adam at lr = 0.003; 40 steps for you | 2.43, 2.46 and 2.41 | below 0 | 2 |
 # | the same with another number of heads | hidden | below 0 | 1 |
-# | the same with 6 heads | | an eighth of the way to the whole model below 0 (hidden) | 1 |
+# | the same with 6 heads | as in row 2 | hidden: below 0 by an eighth of the gap between random heads and the whole model | 1 |
 #
-# (The whole model, all of whose heads are open, needs about 1.9 bits.) The first call of the tests trains the
-# model and computes the random heads: that takes half a minute, once.
+# (The whole model needs about 1.9 bits.) The first call of the tests trains it and the random heads: that
+# takes half a minute, once.
 #
 # The sixth point is for your report, `paired_difference`: the mean $\bar d$ of the three differences and the
 # half-width of its 95 % interval, $\bar d \pm 4.303\, s/\sqrt 3$. Here $s$ is the standard deviation of the three
 # differences (their squared distances from the mean are divided by 2), and 4.303 is Student's factor for
 # three pairs. If the interval contains 0, three pairs have not shown a difference. The tests print it for your
-# answer (with pytest, add `-s`): report it, also if it contains 0.
+# answer (with pytest, add `-s`): report it, even if it contains 0.
 #
-# `remove_heads` and `adam_step` come as arguments again, in the forms of a5_1 and a5_4. Does the learning rate
-# have to stay the same all the way? Which would you rather waste, batches on looking or on training?
+# `remove_heads` and `adam_step` are arguments again, in the forms of a5_1 and a5_4. Must the learning rate
+# stay constant?
 
 
 # %% solution="a5_5"
@@ -964,10 +962,10 @@ def prune_and_fine_tune(
     remove_heads,
     adam_step,
 ):
-    """A smaller model, as good as can be.
+    """Return a smaller model that needs as few bits per character as possible.
 
     parameters: of the trained model, L layers of H heads of width Dh.
-    keep: how many heads are left in all. steps: how many calls of these two are allowed, together:
+    keep: number of heads that stay, in all layers. steps: number of calls that these two may have, together:
         loss_and_gradients(parameters) → loss, grads, of any model
         loss_and_gate_gradients(gate) → loss, ∂loss/∂gate (L, H), of the trained model
     remove_heads(parameters, kept, Dh) → smaller parameters
@@ -994,7 +992,7 @@ def prune_and_fine_tune(
 
 # %% solution="a5_5_paired"
 def paired_difference(mine, theirs):
-    """What three pairs say: (mean, half-width of its 95 % interval), two numbers.
+    """Paired difference of three pairs: (mean, half-width of its 95 % interval), two numbers.
 
     mine, theirs (3,): bits per character, entry n of both from pair n. The difference is mine − theirs.
     """
@@ -1014,7 +1012,7 @@ for shift in (np.array([-0.1, -0.2, -0.3]), np.array([0.02, 0.05, -0.01])):
         ),
         "the report must be the mean of the three differences, and 4.303 s / √3",
         fed={"mine": apart + shift, "theirs": apart},
-        hint="first the difference of each pair: the pairs are far apart from each other, and that does not matter",
+        hint="first the difference of each pair: how far the pairs are from each other does not matter",
         relative=1e-6,
     )
 
@@ -1023,8 +1021,8 @@ expect_fewer_bits(
     6,
     20,
     0,
-    "random heads cut, and nothing trained",
-    "does the loss fall while you train? Against the gradient, with a small lr",
+    "random heads without training",
+    "does the loss decrease during training? Go against the gradient, with a small lr",
 )
 
 # %% test="a5_5_point" points=2
@@ -1033,7 +1031,7 @@ expect_fewer_bits(
     40,
     40,
     "random heads, fine-tuned as long",
-    "which heads stay? Are most of the batches spent on training what is left, after the cut?",
+    "which heads stay? Are most batches spent on training, after the removal?",
 )
 
 # %% test="a5_5_point_hidden" points=1
@@ -1053,7 +1051,7 @@ expect_fewer_bits(
     6,
     40,
     40,
-    "random heads, fine-tuned as long, by an eighth of the way to the whole model",
+    "random heads, fine-tuned as long, by an eighth of the gap to the whole model",
     "better heads (from more batches?), a better learning rate, more of the batches for training",
     share=1 / 8,
 )
@@ -1062,6 +1060,6 @@ expect_fewer_bits(
 # %% [markdown]
 # ## Hand in
 #
-# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# Hand in this file, and do not rename it. If every test cell above prints `passed`, or
 # `pytest a5` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
 # tests, which run after you hand in, decide about the other 10.

@@ -147,8 +147,9 @@ def expect_faster(name, args, numpy_version, numpy_args, target, fed, hint):
 #
 # You write loops, which NumPy taught you to avoid, and have **Numba** compile them: a softmax, an
 # attention that never stores its matrix of scores, and a matrix product for a GPU. About 3½ hours.
-# Helpful before: chapters
-# [11](https://github.com/tinyprune/tinyprune/blob/main/notebooks/11_hot_loops_in_numba.ipynb) and
+# Read before: chapters
+# [11](https://github.com/tinyprune/tinyprune/blob/main/notebooks/11_hot_loops_in_numba.ipynb),
+# [11b](https://github.com/tinyprune/tinyprune/blob/main/notebooks/11b_attention_in_numba.ipynb) and
 # [11c](https://github.com/tinyprune/tinyprune/blob/main/notebooks/11c_on_a_gpu.ipynb).
 #
 # | task | what | points |
@@ -159,23 +160,23 @@ def expect_faster(name, args, numpy_version, numpy_args, target, fed, hint):
 #
 # **Compiled.** `@njit` above a function has Numba compile it when it is first called, for the types
 # it is called with. That takes a second or so; the next call with the same types is fast. Compiled
-# code knows numbers, arrays, tuples, `math` and a good part of NumPy, but no Python objects, and
-# what it does not know is an error (*nopython mode*); a function that it calls has to be compiled,
+# code supports numbers, arrays, tuples, `math` and a good part of NumPy, but no other Python objects;
+# everything else is an error (*nopython mode*). A function that it calls must be compiled,
 # too. The older *object mode* (`@jit(forceobj=True)`) accepts everything, since it runs everything in
-# Python, as slowly as before. In compiled code loops over single numbers, `x[r, j]`, are what is fast;
+# Python, as slowly as before. In compiled code, loops over single numbers, `x[r, j]`, are fast;
 # whole-array expressions such as `np.exp(x[r])` work, but make a new array each time.
 #
 # **float32.** All arrays of this assignment are float32. One float64 among them, `0.0` or
-# `np.sqrt(8)`, makes float64 of every result that it touches, which is half as fast. Write
-# `np.float32(0)` for a sum that begins with nothing, and give every new array its dtype.
+# `np.sqrt(8)`, makes every result that depends on it float64, which is about half as fast. Start a sum
+# with `np.float32(0)`, and give every new array its dtype.
 #
-# **Speed** is marked as a ratio: NumPy's time by yours, on the same machine, in turns, with one
-# thread each. Compiling is not counted. Do not use `cache=True`: there is no place to keep a cache
-# where answers are marked, and there is 2 GiB of memory for all.
+# **Speed** is marked as a ratio: NumPy's time divided by yours, on the same machine, in turns, with one
+# thread each. Compiling is not counted. Do not use `cache=True`: answers are marked where no cache
+# can be kept. They get 2 GiB of memory in all.
 #
-# A test cell that prints `passed` passed. `tinyprune` itself, PyTorch and the like must not be
-# imported by answers. Inputs must not be modified. Hidden tests use other shapes and values. Run
-# the notebook from its first cell on: it has to set Numba up before Numba is imported.
+# A test cell prints `passed` if its tests pass. Answers must not import `tinyprune`, PyTorch or similar
+# packages. Do not modify the inputs. Hidden tests use other shapes and values. Run the notebook from its
+# first cell on, which sets Numba up before it is imported.
 
 # %% given="a6_imports"
 import math
@@ -191,20 +192,20 @@ from numba import cuda, float32, njit, prange
 #
 # $$z_{rj} = x_{rj} + b_j \qquad \text{out}_{rj} = \frac{e^{z_{rj}}}{\sum_{j'} e^{z_{rj'}}}$$
 #
-# for each row r of R by itself. NumPy makes five passes over the whole array, and for each row of
-# each pass it has to set up a small loop again. If rows are short, that is what takes the time. A
-# compiled loop over rows does everything that a row needs while the row is at hand: the passes are
-# **fused**. Like most kernels it makes no array either; it writes to one that it is given. The target,
+# for each row r of R. NumPy makes five passes over the whole array, and for each row of
+# each pass it has to set up a small loop again. If rows are short, this takes most of the time. A
+# compiled loop over rows does all steps for one row before it goes to the next: the passes are
+# **fused**. Like most kernels it makes no array; it writes to one that it is given. The target,
 # on many rows of 3: twice as fast as NumPy.
 #
-# As always, subtract the largest z of a row first, so that nothing overflows. A mask is made of
-# −∞: $e^{-\infty} = 0$, and such entries come out as 0, whether −∞ stands in x or in b. If a whole
-# row is −∞, its largest is −∞, too. What is −∞ − (−∞)? And in Numba a division by zero raises an
+# As always, subtract the largest z of a row first, so that nothing overflows. Masked entries are
+# −∞, in x or in b: $e^{-\infty} = 0$, and they must become 0. If a whole
+# row is −∞, its largest entry is −∞, too. What is −∞ − (−∞)? And in Numba a division by zero raises an
 # error, as in Python.
 #
-# `fastmath=True` allows the compiler to reorder sums, which makes vectors of them possible. It also
-# promises that there is **no infinity and no NaN**, and here there is one. Either leave it out, or
-# allow the one thing only: `fastmath={"reassoc"}`.
+# `fastmath=True` allows the compiler to reorder sums, so that it can use SIMD instructions. It also
+# promises that there is **no infinity and no NaN**, which is not true here. Either leave it out, or
+# allow reordering only: `fastmath={"reassoc"}`.
 
 
 # %% solution="a6_1"
@@ -212,8 +213,8 @@ from numba import cuda, float32, njit, prange
 def bias_softmax(x, bias, out):
     """Write the softmax of x + bias over each row to out. Returns nothing.
 
-    x, out (R, V) float32, bias (V,) float32, with R, V ≥ 1. What out holds before is to be forgotten.
-    Each row of it shall sum to 1; but where all of x + bias is −∞ in a row, it shall be all zeros.
+    x, out (R, V) float32, bias (V,) float32, with R, V ≥ 1. Ignore what out holds before.
+    Each row of out must sum to 1, or be all zeros where all of x + bias is −∞.
     """
     ### BEGIN SOLUTION
     R, V = x.shape
@@ -252,7 +253,7 @@ softmax((np.log(p) - bias).astype(np.float32), bias, out)
 expect_close(
     out,
     p,
-    "if x + bias is log p, p must come out",
+    "if x + bias is log p, the result must be p",
     fed={"x": "log p − bias", "p": p, "bias": bias},
     hint="is bias added, one number for each column?",
     relative=1e-5,
@@ -276,7 +277,7 @@ for R, V in ((1, 1), (7, 1), (1, 9), (5, 3), (3, 130), (67, 18)):
         expected,
         "entries must be e^z of a row divided by their sum, for any number of rows and columns",
         fed=f"{fed}, out NaN everywhere",
-        hint="which of R and V does each loop run over, and what is set back before each row?",
+        hint="which of R and V does each loop run over, and what starts anew with each row?",
         relative=1e-5,
         absolute=1e-7,
     )
@@ -293,7 +294,7 @@ for R, V in ((1, 1), (7, 1), (1, 9), (5, 3), (3, 130), (67, 18)):
         expect_close(
             out,
             expected,
-            "the same number added to all of x, or of bias, must change nothing",
+            "adding the same number to all of x, or of bias, must change nothing",
             fed=f"{fed}, x + ({more_x}), bias + ({more_bias})",
             hint="what is subtracted before exp? It is the largest z of the row, even if all are negative",
             relative=1e-3,
@@ -308,7 +309,7 @@ softmax(x, bias, out)
 expect_close(
     out,
     np.array([[e, 0, 0, 1 - e], [0, 0, 0, 0], [third, third, 0, third], [0, 0, 0, 1]]),
-    "−∞ must come out as 0, in x or in bias, and a row of nothing else as zeros",
+    "entries of −∞, in x or in bias, must become 0, and a row of −∞ alone zeros",
     fed={"x": x, "bias": bias},
     hint="−∞ − (−∞) is NaN; and does your fastmath promise that there is no infinity?",
     relative=1e-5,
@@ -332,35 +333,34 @@ expect_faster(
 # %% [markdown]
 # ## a6_2 · Fused attention
 #
-# For query i of T and key j of S, the last T of which stand at the places of the queries,
+# Query i of T stands at the position of key i + S − T, so the last T of the S keys are at the queries' positions:
 #
 # $$s_{ij} = \frac{q_i \cdot k_j}{\sqrt{D_h}} \qquad \text{where } 0 \le i + S - T - j \le \text{span}
 # \qquad\qquad \text{out}_i = \frac{\sum_j e^{s_{ij}}\, v_j}{\sum_j e^{s_{ij}}}$$
 #
-# for each text and each head by itself. A query sees itself and `span` keys before it, no later
-# ones (with span ≥ S − 1: all before it). NumPy makes all T × S scores, writes −∞ over those that
-# are out of sight, and goes over the matrix again and again. At T = S = 18,000 that matrix alone is
-# 1.3 GB. You never make it, and never look at a key that is out of sight: for query i, which j is
+# for each text and each head. A query sees itself and `span` keys before it, no later
+# ones (with span ≥ S − 1: all before it). NumPy makes all T × S scores, masks those that a query does not
+# see, and goes over the matrix again and again. At T = S = 18,000 that matrix alone is
+# 1.3 GB. You never make it, and never read a masked key: for query i, which j is
 # the first, and which the last?
 #
-# **Online softmax** (Milakov & Gimelshein 2018) needs one pass. Keep for a query the highest score
+# The **online softmax** (Milakov & Gimelshein 2018) needs one pass. Keep for a query the highest score
 # so far, m, the sum $\ell = \sum_j e^{s_j - m}$ and the vector $o = \sum_j e^{s_j - m} v_j$. A new
-# score $s$ may be higher than m. Then all that is in $\ell$ and $o$ was measured from the wrong m,
-# and one factor puts it right:
+# score $s$ may be higher than m. Then $\ell$ and $o$ refer to the old m, and one factor corrects both:
 #
 # $$m' = \max(m, s) \qquad \ell' = e^{m - m'}\,\ell + e^{s - m'} \qquad o' = e^{m - m'}\,o + e^{s - m'}\,v$$
 #
-# After the last key $\text{out} = o / \ell$. What is a good m to begin with? Scores may all be below
-# −1000, and `fastmath=True` must not meet −∞; but the first score is at hand.
+# After the last key $\text{out} = o / \ell$. With which m do you begin? All scores may be below
+# −1000, and `fastmath=True` does not allow −∞; but you can begin with the first score.
 #
-# **`prange`** in place of `range`, with `parallel=True`, shares the turns of a loop among threads.
-# You promise that no turn needs what another one writes: each has its own part of `out`, and scratch
-# that is made inside the loop. Queries, heads and texts are such turns; keys are not, as they add to
-# one sum. Here you have one thread, so that it neither helps nor costs. At home, with
-# `NUMBA_NUM_THREADS` larger, it does. `fastmath=True` may help a scalar product, which is a sum in order.
+# **`prange`** in place of `range`, with `parallel=True`, divides the iterations of a loop among threads.
+# You promise that no iteration needs what another one writes: each has its own part of `out`, and its own
+# scratch arrays, made inside the loop. Queries, heads and texts can be divided; keys cannot, since they add
+# to one sum. Here you have one thread, so that it makes no difference; at home, with a larger
+# `NUMBA_NUM_THREADS`, it helps. `fastmath=True` may speed up a scalar product, whose sum has a fixed order otherwise.
 #
-# The target: 4 times as fast as NumPy, where span is much smaller than S. Plain loops reach twice that,
-# if they are compiled and touch nothing that is out of sight.
+# The target: 4 times as fast as NumPy, where span is much smaller than S. Compiled plain loops that read
+# no masked key reach about twice that.
 
 
 # %% solution="a6_2"
@@ -413,7 +413,7 @@ out = attention(q, k, v, 0)
 expect_close(
     out,
     v,
-    "a query that sees only itself must get its own v",
+    "a query that sees only itself must return its own v",
     fed=f"{fed}, span 0",
     hint="with span 0 there is one key, of weight 1: which j is it?",
     relative=1e-6,
@@ -422,7 +422,7 @@ expect_float32(out, fed)
 expect_close(
     attention(np.zeros_like(q), k, v, 100),
     v.cumsum(2) / np.arange(1, 5)[:, None],
-    "with q = 0 all keys weigh the same, and query i must get the mean of v up to i",
+    "with q = 0 all keys have the same weight, and query i must return the mean of v up to i",
     fed=f"q zeros, {fed}, span 100",
     hint="no later keys, all earlier ones, and a span may be larger than S",
     relative=1e-5,
@@ -431,9 +431,9 @@ expect_close(
 expect_close(
     attention(q, k, v, 2),
     exact_attention(q, k, v, 2),
-    "out must be that of the formula",
+    "out must equal the formula",
     fed=f"{fed}, span 2",
-    hint="s is divided by √Dh; a higher m shrinks both sums, ℓ and o, before the new key comes in",
+    hint="s is divided by √Dh; a higher m shrinks both sums, ℓ and o, before the new key is added",
     relative=1e-5,
     absolute=2e-5,
 )
@@ -457,7 +457,7 @@ for B, H, T, S, Dh, span in (
     expect_close(
         out,
         exact_attention(q, k, v, span),
-        "out must be that of the formula",
+        "out must equal the formula",
         fed=fed,
         hint="S may be larger than T: at which j does query i stand, and how far back does it see?",
         relative=1e-5,
@@ -470,7 +470,7 @@ for B, H, T, S, Dh, span in (
         fed=fed,
         came="q, k or v is not what it was",
         expected="all as they were",
-        hint="results belong into an array of their own",
+        hint="write results to a new array",
     )
 # quarters, and √Dh = 2: scores are exact in float32 too
 quarters = np.round(4 * normal(rng, 2, 2, 1, 40, 4)) / 4
@@ -517,7 +517,7 @@ expect_close(
     exact_attention(q[:, :, -100:], k[:, :, -200:], v[:, :, -200:], span),
     "the last 100 queries must be right in a long text",
     fed=fed,
-    hint="is anything kept from one query for the next?",
+    hint="does anything of one query remain in the next?",
     relative=1e-5,
     absolute=2e-5,
 )
@@ -557,33 +557,33 @@ expect_faster(
 #
 # $$\text{out} = A B \qquad A\,(M, K),\ B\,(K, N),\ \text{out}\,(M, N)$$
 #
-# On a GPU you write what *one* thread does, a **kernel**, and start it for a whole grid of blocks of
-# threads, `kernel[grid, block](A, B, out)`. Here blocks are TILE × TILE threads. `cuda.threadIdx.x`,
-# `.y` say which thread of its block this one is, `cuda.blockIdx.x`, `.y` which block, and
-# `x, y = cuda.grid(2)` is its place in the whole grid. x is the column and y the row, by custom. The
-# grid is made of whole blocks, so that some threads lie beyond the edges of `out`. How many blocks
+# For a GPU you write what *one* thread does, a **kernel**, and launch it for a grid of blocks of
+# threads, `kernel[grid, block](A, B, out)`. Here blocks have TILE × TILE threads. `cuda.threadIdx.x`,
+# `.y` are the thread's place in its block, `cuda.blockIdx.x`, `.y` the block's place in the grid, and
+# `x, y = cuda.grid(2)` is the thread's place in the grid. By convention x is the column and y the row. The
+# grid consists of whole blocks, so some threads lie beyond the edges of `out`. How many blocks
 # are needed along N, if TILE does not divide it?
 #
 # If each thread reads its row of A and its column of B, the kernel reads 2·M·N·K numbers from global
-# memory, which is slow. But the threads of a block need the same rows and columns. So they fetch
+# memory, which is slow. But the threads of a block need the same rows and columns. So they load
 # **tiles** together, into memory that a block shares:
 #
-# 1. `tile_A = cuda.shared.array((TILE, TILE), float32)`, and so for B, each on a line of its own (the
-#    simulator tells them apart by their lines); it is one array for all threads of a block;
+# 1. `tile_A = cuda.shared.array((TILE, TILE), float32)`, and likewise for B, each on a separate line (the
+#    simulator distinguishes them by their lines); it is one array for all threads of a block;
 # 2. for each TILE columns of A, and rows of B: each thread copies *one* number of A and *one* of B
 #    into the tiles, or 0 where there is none;
-# 3. `cuda.syncthreads()`: a barrier. No thread goes on until all threads of the block have come here;
+# 3. `cuda.syncthreads()`: a barrier. No thread goes on until all threads of the block have reached it;
 # 4. each thread adds the TILE products of its row of `tile_A` and its column of `tile_B` to its sum;
 # 5. another barrier. What would go wrong without it?
 #
 # At the end each thread writes its sum to `out`, once. A barrier that only some threads of a block
-# reach is an error that a GPU does not tell you: a thread beyond the edge of `out` may have nothing to
-# sum, but it still has numbers to fetch, and barriers to reach.
+# reach is an error that a GPU does not report: a thread beyond the edge of `out` may have nothing to
+# sum, but it must still load numbers and reach the barriers.
 #
-# All this runs without a GPU, in Numba's simulator: Python, slow, with the same results. It is too
-# kind, though, to a kernel that lacks a barrier, which may come out right by luck. `watched` below
+# All this runs without a GPU, in Numba's simulator, which is slow. There a kernel that lacks a barrier may
+# still give the right result by luck. `watched` below
 # calls your function on a stricter one: shared memory begins as NaN in each block, and a thread of a
-# block runs as far as the next barrier before another one moves, in whatever order. It also counts
+# block runs up to the next barrier before another one does, in any order. It also counts
 # what your kernel reads and writes: call `out, did = watched(A, B)` on small arrays, and print both.
 # (Without Jupyter: set the environment variable `NUMBA_ENABLE_CUDASIM=1` before you start Python.)
 
@@ -595,7 +595,7 @@ def watched(A, B):
     """tiled_matmul(A, B) on the strict simulator. Returns its result, and what its kernel did.
 
     "read", "written": numbers of global memory that were read and written, by all threads together.
-    "barriers": the fewest and the most barriers that a thread came to.
+    "barriers": the fewest and the most barriers that a thread reached.
     """
     if not numba.config.ENABLE_CUDASIM:
         raise RuntimeError(
@@ -708,7 +708,7 @@ for M, K, N in ((4, 4, 4), (4, 8, 4), (8, 12, 8)):
         A @ B,
         "out must be A B; here TILE divides all sizes",
         fed=shapes(A=A, B=B, TILE=4),
-        hint="NaN: a thread read a tile before it was whole. Wrong with K > TILE only: is a tile "
+        hint="NaN: a thread read a tile before it was complete. Wrong with K > TILE only: is a tile "
         "overwritten while others still read it, does the sum go on from tile to tile?",
         relative=1e-5,
         absolute=1e-5,
@@ -739,7 +739,7 @@ for M, K, N in ((1, 1, 1), (5, 3, 2), (4, 9, 13), (10, 5, 3), (3, 17, 6)):
         fed=shapes(A=A, B=B),
         came="A or B is not what it was",
         expected="both as they were",
-        hint="results belong into an array of their own",
+        hint="write results to a new array",
     )
 ### END HIDDEN TESTS
 
@@ -784,17 +784,17 @@ for M, K, N in ((6, 11, 9), (9, 6, 2)):
     )
     expect(
         did["barriers"][0] == did["barriers"][1] > 0,
-        "all threads must come to the same barriers",
+        "all threads must reach the same barriers",
         fed=fed,
-        came="one thread came to {} barriers, another one to {}".format(*did["barriers"]),
+        came="one thread reached {} barriers, another one {}".format(*did["barriers"]),
         expected="the same number for all, and not 0",
-        hint="is there a syncthreads inside an if, or a return before it? Threads beyond the edges come, too",
+        hint="is there a syncthreads inside an if, or a return before it? Threads beyond the edges must reach it, too",
     )
 ### END HIDDEN TESTS
 
 # %% [markdown]
 # ## Hand in
 #
-# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# Hand in this file, and do not rename it. If every test cell above prints `passed`, or
 # `pytest a6` shows no failure, all *visible* tests pass. They are worth 20 of 30 points; the hidden
 # tests, which run after you hand in, decide about the other 10.

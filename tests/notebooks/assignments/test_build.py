@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tokenize
 import zipfile
+from operator import itemgetter
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from tinyprune import ops
 from tinyprune.course.answers import submission
 from tinyprune.course.marking import run_test
 from tinyprune.model.gates import output_scaling
+from tinyprune.ops.attention import softmax
 from tinyprune.training.schedules import linear_warmup
 
 REPOSITORY = FOLDER.parents[1]
@@ -177,12 +179,28 @@ def scaled(gate):
     return c * gate, c
 
 
+CHOSEN = itemgetter(0, 1, 2, 6, 7)  # gradients of q, k, v, pk, pv
+
+
+def persistent(q, k, v, pk, pv):
+    return ops.attention_forward(q, k, v, pk=pk, pv=pv)
+
+
 # Tasks that every variant changes, and the package's functions for them.
 VARIED = {
+    "a1_1": {name: getattr(ops, name) for name in ("linear_forward", "linear_backward")},
     "a1_2": {"norm_forward": ops.layernorm_forward, "norm_backward": ops.layernorm_backward},
     "a1_3": {name: getattr(ops, name) for name in ("cross_entropy_forward", "cross_entropy_backward")},
+    "a2_1": {
+        "softmax_forward": lambda s: 2 * (softmax(s.copy()),),
+        "softmax_backward": lambda da, a: a * (da - (a * da).sum(-1, keepdims=True)),
+    },
     "a2_2": {"attention_forward": lambda q, k, v, b: ops.attention_forward(q, k, v)},
     "a2_3": {"attention_backward": lambda dout, cache: ops.attention_backward(dout, cache)[:4]},
+    "a2_4": {
+        "persistent_attention_forward": persistent,
+        "persistent_attention_backward": lambda dout, c: CHOSEN(ops.attention_backward(dout, persistent(*c[:5])[1])),
+    },
     "a3_1": {"hard_concrete_forward": gate, "hard_concrete_backward": ops.hard_concrete_backward},
     "a3_2": {"hard_gate_forward": lambda *x: gate(*x, hard=True), "hard_gate_backward": ops.hard_concrete_backward},
     "a4_1": {"lam_at": lambda step, lam, warmup: lam * linear_warmup(step, warmup)},
@@ -210,7 +228,7 @@ def test_variant_refuses_the_packages_functions_and_last_years_answers(name, see
     exec(build.answers(assignment(name)), last_year := {})
     package = {function: f for task in tasks for function, f in VARIED[task].items()}
     assert lost(its_own, notebook) == set()
-    assert lost(last_year, notebook) == lost(package, notebook) == tasks
+    assert lost(last_year, notebook) == lost(package, notebook) == lost(package, only(tasks, assignment(name))) == tasks
 
 
 def test_lecture_has_ten_pictures_or_says_how_many():
