@@ -18,6 +18,10 @@ from tinyprune.gradcheck import check_gradients
 class Unexpected(AssertionError):
     """An answer is wrong; the message says how."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows: the message alone, without the lines of the package that compared."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def show(value: Any) -> str:
     """Describe a value in a few lines: arrays with their shape, long ones cut."""

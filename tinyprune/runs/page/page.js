@@ -249,7 +249,7 @@ function begin() {
   $("reset").onclick = () => { state.open = everyHead(); state.method = null; update(); };
   const swatches = [0.01, 0.1, 0.3, 1].map((weight) => {
     const key = element("span", "", { class: "key" }), box = element("i");
-    box.style.background = `rgba(${colour("--mark")}, ${shade(weight)})`;
+    box.style.background = `rgba(var(--mark), ${shade(weight)})`;
     key.append(box, `${100 * weight} %`);
     return key;
   });
@@ -262,7 +262,7 @@ function begin() {
     state.query = Math.min(Math.max(there, 0), n - 1);
     drawHead(); drawNext();
   };
-  $("text").oninput = () => { take($("text").value); update(); };
+  $("text").oninput = () => { clearTimeout(take.timer); take.timer = setTimeout(() => { take($("text").value); update(); }); }; // fast typing: once for several keys
   $("another").onclick = () => { $("text").value = model.examples[++state.example % model.examples.length]; $("text").oninput(); };
   $("temperature").oninput = $("seed").oninput = write;
   $("draw").onclick = () => { $("seed").value = Number($("seed").value) + 1; write(); };
