@@ -24,10 +24,10 @@ BUDGET = {
     "ops": 3310,
     "presets": 5,
     "pretrained": 1070,
-    "pruning": 1275,
+    "pruning": 1280,
     "runs": 790,
     "training": 1105,
-    ".": 2130,  # modules at the top
+    ".": 2117,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 18_000
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
