@@ -16,7 +16,7 @@ BUDGET = {
     "cli": 960,
     "course": 1725,
     "data": 985,
-    "experiments": 1865,
+    "experiments": 1847,
     "gradcheck": 920,
     "kernels": 10085,
     "model": 1650,
