@@ -27,7 +27,7 @@ BUDGET = {
     "pruning": 1280,
     "runs": 790,
     "training": 1105,
-    ".": 2117,  # modules at the top
+    ".": 2110,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 18_000
 # Longest functions without their docstrings, and most parameters; kernels have more of both.

@@ -29,14 +29,7 @@ if TYPE_CHECKING:  # for editors and type checkers; Python finds the same names 
     from tinyprune import pruning as pruning
     from tinyprune import testing as testing
     from tinyprune import training as training
-    from tinyprune.api import evaluate as evaluate
-    from tinyprune.api import finetune as finetune
-    from tinyprune.api import gate as gate
-    from tinyprune.api import generate as generate
-    from tinyprune.api import load as load
-    from tinyprune.api import prune as prune
-    from tinyprune.api import save as save
-    from tinyprune.api import train as train
+    from tinyprune.api import *  # noqa: F403
     from tinyprune.config import DataConfig as DataConfig
     from tinyprune.config import GateConfig as GateConfig
     from tinyprune.config import ModelConfig as ModelConfig
