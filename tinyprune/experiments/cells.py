@@ -36,7 +36,7 @@ from tinyprune.experiments.methods import BASELINE, CONTROLS, METHODS, Method
 from tinyprune.experiments.pipeline import healing_objective
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters, part_prices
-from tinyprune.model.gates import by_layer, gate_names, joined_log_alpha
+from tinyprune.model.gates import gate_names, joined_log_alpha, split_log_alpha
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
@@ -282,9 +282,7 @@ class CellRun:
         values = joined_log_alpha(gated.params, gated.config.L, gated.ops)
         order = np.argsort(np.concatenate(CRITERIA["random"](gated, self.text.valid, self.generator("scores"))))
         values[order] = np.sort(values)
-        names = gate_names(gated.config.L, gated.config.U)
-        for name, own in zip(names, by_layer(values, gated.config.parts), strict=True):
-            gated.params[name] = gated.ops.to_device(own)
+        gated.params |= split_log_alpha(values, gated.config, gated.ops)
 
     def steps_saved(self, whole: Transformer, model: Transformer) -> int:
         """Return how many steps `model` can make for the multiply-adds that `whole` needs more in two stages."""
