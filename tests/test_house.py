@@ -19,7 +19,7 @@ BUDGET = {
     "experiments": 1845,
     "gradcheck": 920,
     "kernels": 10085,
-    "model": 1655,
+    "model": 1641,
     "notebook": 649,
     "ops": 3310,
     "presets": 5,
@@ -27,7 +27,7 @@ BUDGET = {
     "pruning": 1263,
     "runs": 767,
     "training": 1105,
-    ".": 2110,  # modules at the top
+    ".": 2103,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 18_000
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
