@@ -16,7 +16,7 @@ BUDGET = {
     "cli": 959,
     "course": 1725,
     "data": 985,
-    "experiments": 1845,
+    "experiments": 1838,
     "gradcheck": 920,
     "kernels": 10085,
     "model": 1641,
