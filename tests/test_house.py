@@ -27,7 +27,7 @@ BUDGET = {
     "pruning": 1263,
     "runs": 767,
     "training": 1105,
-    ".": 2103,  # modules at the top
+    ".": 2092,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 18_000
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
