@@ -22,7 +22,7 @@ def expected_log_p(model: Transformer, text: np.ndarray) -> np.ndarray:
 def one_by_one(model: Transformer, text: np.ndarray) -> np.ndarray:
     """Predict every next token, (n, V), reading a text (n,) token by token."""
     reader = CachedDecoder(model)
-    return np.array([reader.step(int(token)) for token in text])
+    return np.array([reader.predict(reader.read_token(int(token))) for token in text])
 
 
 def draw_text(config: ModelConfig, n: int) -> np.ndarray:
@@ -80,9 +80,9 @@ def test_a_text_read_at_once_is_read_as_by_tokens(kind, options, T, M, first):
     for n in (1, 2, T - 1, T, T + 2):
         reader.clear()  # of the text before
         for token in text[:first]:
-            reader.step(int(token))
+            reader.read_token(int(token))
         got = [reader.predict(reader.read_text(text[first : first + n]))]
-        got += [reader.step(int(token)) for token in text[first + n :]]
+        got += [reader.predict(reader.read_token(int(token))) for token in text[first + n :]]
         np.testing.assert_allclose(got, expected[first + n - 1 :], rtol=1e-11, atol=1e-11)
 
 
@@ -104,7 +104,8 @@ def test_an_adaptive_softmax_and_single_precision(kind):
     config = small_config(kind, cutoffs=(4, 7), div_value=2)
     assert_the_same(small_model(config), draw_text(config, config.T))
     single = small_model(config, dtype=np.float32)
-    assert CachedDecoder(single).step(3).dtype == np.float32
+    reader = CachedDecoder(single)
+    assert reader.predict(reader.read_token(3)).dtype == np.float32
     assert_the_same(single, draw_text(config, config.T), 1e-4)
 
 
