@@ -12,7 +12,7 @@ PACKAGE = ROOT / "tinyprune"
 
 # Lines of each room, docstrings and blank lines included.
 BUDGET = {
-    "bench": 1463,
+    "bench": 1458,
     "cli": 956,
     "course": 1725,
     "data": 985,
@@ -26,7 +26,7 @@ BUDGET = {
     "pretrained": 1070,
     "pruning": 1263,
     "runs": 767,
-    "training": 1105,
+    "training": 1100,
     ".": 2092,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 18_000
