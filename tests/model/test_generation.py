@@ -150,17 +150,6 @@ def test_the_same_seed_writes_the_same_text():
     assert list(generate(model, np.array([2]), 0, np.random.default_rng(1))) == []
 
 
-def test_tokens_are_drawn_as_log_p_says(rng):
-    """The average of −log p of the drawn tokens is the entropy of the distributions that they are drawn from."""
-    model = small_model(small_config())
-    tokens = [0, *generate(model, np.array([0]), 600, rng)]
-    log_p = one_by_one(model, np.array(tokens))[:-1]
-    surprise = -log_p[np.arange(600), tokens[1:]]
-    entropy = -(np.exp(log_p) * log_p).sum(-1)
-    spread = np.sqrt((np.exp(log_p) * (log_p + entropy[:, None]) ** 2).sum())
-    assert abs((surprise - entropy).sum()) < 4 * spread
-
-
 @pytest.mark.parametrize(
     ("prompt", "options", "message"),
     [
