@@ -83,9 +83,9 @@ from tinyprune.pruning.importance.masks import with_heads
 from tinyprune.pruning.roles import head_roles
 from tinyprune.training.evaluation import mean_loss, read_segments
 from tinyprune.training.optimizers import (
+    Optimizer,
     clip_factor,
     gradient_norm,
-    Optimizer,
     parameter_groups,
 )
 from tinyprune.training.schedules import learning_rate
