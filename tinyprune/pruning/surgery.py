@@ -67,8 +67,7 @@ def open_config(model: Transformer) -> ModelConfig:
         for ids, part in zip(config.part_ids, open_heads(model), strict=True)
     )
     counts, L = tuple(map(len, ids)), config.L
-    own = {"heads": counts[:L], "head_ids": ids[:L], "blocks": counts[L:], "block_ids": ids[L:]}
-    return dataclasses.replace(config, **own)
+    return dataclasses.replace(config, heads=counts[:L], head_ids=ids[:L], blocks=counts[L:], block_ids=ids[L:])
 
 
 def stays(gates: LayerGates | None) -> tuple[NDArray, NDArray]:
