@@ -46,7 +46,7 @@ def test_only_pyodide_goes_without_numba():
 
 def test_the_extras_that_messages_name_exist():
     named = set(re.findall(r"""(?:install_command\(|missing_extra\(.*, )["'](\w+)["']""", PACKAGE))
-    assert {"cuda", "cuda12", "peers", "notebooks", "course"} <= named <= EXTRAS.keys()
+    assert {"cuda", "cuda12", "dask", "peers", "notebooks", "course"} <= named <= EXTRAS.keys()
 
 
 def test_one_version_of_numba_cuda_is_named():

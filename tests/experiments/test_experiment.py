@@ -131,6 +131,7 @@ BAD += [(["--methods", "gates,gates"], "methods must be different")]
 BAD += [(["--seeds", "0"], "seeds must be at least 1, got 0")]
 BAD += [(["--set", "data.tokenizer=word", "--set", "data.vocabulary=50"], "need a tokenizer without <unk>")]
 BAD += [(["--jobs", "0"], "jobs must be at least 1, got 0")]
+BAD += [(["--jobs", "2", "--scheduler", "tcp://127.0.0.1:9"], "--jobs is for this machine's processes")]
 BAD += [(["--backend", "abacus"], "backend must be one of")]
 
 

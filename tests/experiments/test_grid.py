@@ -7,10 +7,9 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import BrokenExecutor
 
 import pytest
-from toy import Here, assert_as_in_one_thread, toy_cell, toy_plan
+from toy import Here, Lost, assert_as_in_one_thread, toy_cell, toy_plan
 
 from tinyprune.errors import NotFiniteError, TinypruneError
 from tinyprune.experiments.cells import Cell
@@ -54,7 +53,7 @@ def test_a_baseline_whose_weights_are_gone_is_trained_again_only_if_needed(tmp_p
 def test_a_dead_worker_ends_the_study_and_what_is_finished_is_kept(tmp_path):
     def before(cell):
         if cell.method == "gates":
-            raise BrokenExecutor("killed")
+            raise Lost("killed")
 
     store = Store(tmp_path / "study")
     said = r"died.* while all-attention gates 2 heads, seed 0 was .*fewer --jobs"

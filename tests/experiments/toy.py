@@ -1,6 +1,7 @@
 """Studies small enough to be computed by the dozen, rows of their tables, and an executor that computes at once."""
 
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,11 @@ class Here(ThisProcess):
 
     @contextmanager
     def opened(self) -> Iterator[Workers]:
-        yield Workers(self, 2)
+        yield Workers(self, 2, (BrokenExecutor, Lost))
+
+
+class Lost(Exception):
+    """A worker's death that leaves its executor usable, as on a cluster."""
 
 
 def whole_study(name: str, plan: Plan, directory: Path) -> tuple[dict[str, str], set[str]]:

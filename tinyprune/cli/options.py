@@ -204,6 +204,7 @@ OPTIONS = {
             default="global",
         ),
         option("--jobs", "models trained at once (all processors; on a GPU 1)", type=int),
+        option("--scheduler", "compute on a Dask cluster, such as tcp://host:8786", metavar="ADDRESS"),
         *STUDY,
     ],
     "compare": [

@@ -15,22 +15,24 @@ from tinyprune.tables import json_table, print_records
 def experiment(arguments: argparse.Namespace) -> None:
     """Run `tinyprune experiment`: print the summary, or with --json every row."""
     from tinyprune.experiments.experiment import make_plan, run_study
-    from tinyprune.experiments.grid import local_processes
+    from tinyprune.experiments.grid import dask_cluster, local_processes
     from tinyprune.experiments.results import summarise
     from tinyprune.kernels.backend import default_backend
 
+    if arguments.scheduler and arguments.jobs:
+        raise UsageError("--jobs is for this machine's processes; a Dask cluster has as many as its workers")
     options = parse_options(arguments.options)
     if arguments.corpus:
         options = {"data.corpus": arguments.corpus} | options
-    backend = arguments.backend or default_backend()
-    workers = local_processes(arguments.jobs, backend)
+    backend, cluster = arguments.backend or default_backend(), arguments.scheduler
+    workers = dask_cluster(cluster) if cluster else local_processes(arguments.jobs, backend)
     sizes = {"backend": backend} | {name: getattr(arguments, name) for name in ("seeds", "scope")}
     sizes |= {"shares": listed(arguments, "shares", float), "methods": listed(arguments, "methods")}
     plan = make_plan(arguments.preset, options, arguments.quick, **sizes)
     quick = "-quick" if arguments.quick else ""
     preset = f"-{Path(arguments.preset).stem}" if arguments.preset else ""
     name = f"{arguments.study}{preset}-{Path(plan.config.data.corpus).stem}{quick}"
-    rows = run_study(arguments.study, plan, arguments.directory or Path("runs", name), workers)
+    rows = run_study(arguments.study, plan, arguments.directory or Path("runs", name), workers, not cluster)
     print_records(rows if arguments.json else summarise(rows), arguments.json)
 
 

@@ -142,10 +142,13 @@ def make_plan(
     return Plan(config, digest=text_of(config.data).digest, **usual | given)
 
 
-def run_study(name: str, plan: Plan, directory: str | Path, workers: OpenWorkers) -> list[Record]:
+def run_study(
+    name: str, plan: Plan, directory: str | Path, workers: OpenWorkers, compile_first: bool = True
+) -> list[Record]:
     """Compute the cells that a study lacks, then write its tables and pictures; returns the rows of results.csv.
 
-    The kernels are compiled once in this process, so that the workers, who share the cache, need not.
+    With `compile_first` the kernels are compiled once in this process, so that the workers, who share the cache, need
+    not.
 
     Raises UsageError if the tokenizer has `<unk>`, which makes bits per character meaningless, what `check_aligned` and
     `intervals.student` raise, and what `grid.run_cells` raises.
@@ -159,7 +162,7 @@ def run_study(name: str, plan: Plan, directory: str | Path, workers: OpenWorkers
     entries = get_study(name).entries(plan)
     check_aligned(entries)
     cells = [entry.cell for entry in entries]
-    if not BACKENDS[plan.backend].on_device and missing(cells, store):  # a GPU's kernels are not kept
+    if compile_first and not BACKENDS[plan.backend].on_device and missing(cells, store):  # a GPU's kernels are not kept
         compile_kernels(name, cells[0])
     run_cells(cells, store, workers, name)
     return write_results(name, plan, entries, store)

@@ -1,4 +1,4 @@
-"""Compute cells on a `concurrent.futures.Executor`: this process, or processes of this machine.
+"""Compute cells on any `concurrent.futures.Executor`: this process, processes of this machine, or a Dask cluster.
 
 A cell is submitted when its baseline is done; every result is stored at once (`store`). No more than `Workers.count`
 cells are submitted at a time, since each carries its baseline's weights.
@@ -13,14 +13,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tinyprune.errors import Interrupted, TinypruneError, UsageError
+from tinyprune.errors import Interrupted, MissingExtraError, TinypruneError, UsageError, install_command
 from tinyprune.experiments.cells import Cell, Outcome, compute
 from tinyprune.experiments.store import Store
 from tinyprune.kernels.backend import get_backend
@@ -32,10 +41,11 @@ BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "V
 
 @dataclass(frozen=True)
 class Workers:
-    """An executor, and how many cells are submitted to it at a time."""
+    """An executor and how to use it."""
 
     executor: Executor
-    count: int
+    count: int  # how many cells are submitted at a time
+    lost: tuple[type[BaseException], ...] = (BrokenExecutor,)  # a future's error that means that its worker has died
 
 
 OpenWorkers = Callable[[], AbstractContextManager[Workers]]
@@ -107,6 +117,43 @@ def look_after_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
+def dask_cluster(address: str, timeout: float = 10) -> OpenWorkers:
+    """Return the workers of the Dask scheduler at `address`, such as tcp://host:8786.
+
+    A worker process computes one cell at a time, so start `dask worker ADDRESS --nworkers auto --nthreads 1` to use a
+    whole machine. Workers may come and go; while there are none the study waits. Raises MissingExtraError if Dask is
+    not installed, and UsageError when opened, if no scheduler answers within `timeout` seconds, it has no workers, or
+    they have another version of tinyprune.
+    """
+    try:
+        import distributed
+    except ImportError as error:
+        raise MissingExtraError(f"--scheduler needs Dask, which is not here: {install_command('dask')}") from error
+
+    @contextmanager
+    def opened() -> Iterator[Workers]:
+        try:
+            client = distributed.Client(address, timeout=timeout, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"no Dask scheduler answers at {address}: {error}; start one with: dask scheduler"
+            ) from error
+        with client:
+            if not client.nthreads():
+                command = f"dask worker {address} --nworkers auto --nthreads 1"
+                raise UsageError(f"the Dask scheduler at {address} has no workers; start some with: {command}")
+            here = version("tinyprune")
+            for worker, there in client.run(version, "tinyprune", on_error="return").items():
+                if there != here:
+                    raise UsageError(
+                        f"the Dask worker {worker} has tinyprune {there}, needed is {here}; install the same there"
+                    )
+            # pure=False: a cell that failed in an earlier run is a new task, not the error of the old one.
+            yield Workers(client.get_executor(pure=False), 2 * len(client.nthreads()), (distributed.KilledWorker,))
+
+    return opened
+
+
 def run_cells(
     cells: Iterable[Cell], store: Store, workers: OpenWorkers, describe: str = "cells", work: Work = compute
 ) -> None:
@@ -166,7 +213,7 @@ def computed(todo: dict[str, Cell], store: Store, workers: Workers, work: Work) 
         failed: list[tuple[Cell, Future]] = []
         for future in done:
             cell = at_work.pop(future)
-            if future.exception() is not None:
+            if future.cancelled() or future.exception() is not None:
                 failed.append((cell, future))  # what was done at the same moment is stored first
             else:
                 store.add(cell, future.result())
@@ -176,8 +223,8 @@ def computed(todo: dict[str, Cell], store: Store, workers: Workers, work: Work) 
                 future.result()
             except TinypruneError as error:
                 raise type(error)(f"{cell}: {error}") from error
-            except BrokenExecutor as error:
+            except (CancelledError, *workers.lost) as error:
                 raise TinypruneError(
-                    f"a worker died while {cell} was being computed; if memory ran out, use fewer --jobs. The same "
-                    "command goes on"
+                    f"a worker died, or was stopped, while {cell} was being computed; if memory ran out, use fewer "
+                    "--jobs. The same command goes on"
                 ) from error
