@@ -83,9 +83,9 @@ from tinyprune.pruning.importance.masks import with_heads
 from tinyprune.pruning.roles import head_roles
 from tinyprune.training.evaluation import mean_loss, read_segments
 from tinyprune.training.optimizers import (
+    Optimizer,
     clip_factor,
     gradient_norm,
-    make_optimizer,
     parameter_groups,
 )
 from tinyprune.training.schedules import learning_rate
@@ -1210,7 +1210,7 @@ def heads_by_gates(run, model):
     gated = Transformer(model.config, params, gate, run.ops)
     objective = GateObjective(gate, settings.steps // 2, model.config.heads_total)
     groups = parameter_groups(params, settings.weight_decay, gate.lr_multiplier)
-    optimizer = make_optimizer(settings, groups, run.ops)
+    optimizer = Optimizer(settings, groups, run.ops)
     segments = Segments(run.text.train, settings.B, model.config.T)
     rng, memory = np.random.default_rng(1), None
     for step in range(settings.steps):

@@ -17,10 +17,12 @@ def declared() -> dict[str, str]:
     block, hidden = [node for node in tree.body if isinstance(node, ast.If)]
     # `__getattr__` is hidden from type checkers, which would otherwise believe that every name is there
     assert (ast.unparse(block.test), ast.unparse(hidden.test)) == ("TYPE_CHECKING", "not TYPE_CHECKING")
-    imports = [(node.module, alias) for node in block.body for alias in node.names]
+    imports = {alias.name: (node.module, alias.asname) for node in block.body for alias in node.names}
+    everything, _ = imports.pop("*")
     # "import x as x" is what marks a name as public.
-    assert all(alias.asname == alias.name for _, alias in imports)
-    return {alias.name: module for module, alias in imports}
+    assert all(asname == name for name, (_, asname) in imports.items())
+    own = dict.fromkeys(importlib.import_module(everything).__all__, everything)
+    return own | {name: module for name, (module, _) in imports.items()}
 
 
 def test_the_names_are_those_declared():

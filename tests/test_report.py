@@ -8,14 +8,13 @@ import time
 import numpy as np
 import pytest
 from command import KEYS
-from small import MODELS, small_config, small_model
+from small import small_config, small_model
 
 from tinyprune import report
 from tinyprune.config import GateConfig, RunConfig, to_toml
 from tinyprune.kernels.backend import get_backend
-from tinyprune.model.counting import count_multiply_adds, count_parameters, head_part
+from tinyprune.model.counting import count_parameters, head_part
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.directory import STAGES, RunDirectory
 from tinyprune.runs.run import Run
 from tinyprune.training.evaluation import evaluate
@@ -23,7 +22,6 @@ from tinyprune.training.evaluation import evaluate
 CONFIG = {"seed": 5, "model": {"L": 2, "D": 16, "H": 4, "N": 6, "T": 8, "M": 8}, "gate": {"target_heads": 5}}
 CONFIG |= {"train": {"steps": 6, "B": 2, "lr": 0.01}, "gate_train": {"steps": 4, "B": 2}}
 CONFIG |= {"finetune": {"steps": 3, "B": 2}}
-OPENED = np.array([[True, False, True], [False, False, False]])
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +71,6 @@ def test_what_the_stages_do_to_the_numbers(models, records):
     assert prune["parameters"] == finetune["parameters"]
     assert prune["bits_per_character"] == pytest.approx(gate["bits_per_character"], rel=1e-5)
     assert train["bits_per_character"] != gate["bits_per_character"] != finetune["bits_per_character"]
-
-
-@pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
-@pytest.mark.parametrize("kind", MODELS)
-def test_the_open_configuration_is_that_of_the_model_after_removal(kind, hard):
-    model = small_model(small_config(kind), GateConfig(hard=hard), OPENED)
-    opened = report.open_config(model)
-    assert opened == remove_closed_heads(model).config
-    assert opened.heads == (2, 0) and opened.head_ids == ((0, 2), ())
-    assert count_multiply_adds(opened) < count_multiply_adds(model.config)
 
 
 def test_the_open_configuration_keeps_the_heads_original_numbers():

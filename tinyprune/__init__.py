@@ -17,7 +17,6 @@ matplotlib.
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; Python finds the same names by `__getattr__`
@@ -29,14 +28,7 @@ if TYPE_CHECKING:  # for editors and type checkers; Python finds the same names 
     from tinyprune import pruning as pruning
     from tinyprune import testing as testing
     from tinyprune import training as training
-    from tinyprune.api import evaluate as evaluate
-    from tinyprune.api import finetune as finetune
-    from tinyprune.api import gate as gate
-    from tinyprune.api import generate as generate
-    from tinyprune.api import load as load
-    from tinyprune.api import prune as prune
-    from tinyprune.api import save as save
-    from tinyprune.api import train as train
+    from tinyprune.api import *  # noqa: F403
     from tinyprune.config import DataConfig as DataConfig
     from tinyprune.config import GateConfig as GateConfig
     from tinyprune.config import ModelConfig as ModelConfig
@@ -82,25 +74,15 @@ if not TYPE_CHECKING:  # which would believe that every name is there
     def __getattr__(name: str) -> Any:
         if name in _ROOMS:
             room = importlib.import_module(f"tinyprune.{name}")
-            return _shown(room) if name in ("model", "pruning", "training") else room
+            if name in ("model", "pruning", "training"):  # which have no names but their modules'
+                import pkgutil
+
+                for module in pkgutil.iter_modules(room.__path__, f"tinyprune.{name}."):
+                    importlib.import_module(module.name)
+            return room
         if name not in _MODULE_OF:
             raise AttributeError(f"module 'tinyprune' has no attribute {name!r}")
         return getattr(importlib.import_module(f"tinyprune.{_MODULE_OF[name]}"), name)
-
-
-def _shown(room: ModuleType) -> ModuleType:
-    """Let a room that has no names but its modules' show these; each is imported when it is first asked for."""
-    import pkgutil
-
-    names = [module.name for module in pkgutil.iter_modules(room.__path__)]
-
-    def find(name: str) -> ModuleType:
-        if name not in names:
-            raise AttributeError(f"module {room.__name__!r} has no attribute {name!r}")
-        return importlib.import_module(f"{room.__name__}.{name}")
-
-    vars(room).update({"__getattr__": find, "__dir__": lambda: [*names, "__doc__"]})
-    return room
 
 
 def __dir__() -> list[str]:

@@ -44,6 +44,8 @@ USUAL: dict[str, dict[str, str]] = {
     "llama": LLAMA,
 }
 KINDS = tuple(USUAL)
+# The criteria that score heads and blocks of units, see `pruning.importance`.
+CRITERIA = "random", "magnitude", "michel", "michel-global", "leave-one-out", "output-difference", "fluctuation"
 # The values that an adaptive softmax, with `model.cutoffs`, needs.
 CLUSTERED = {"bias": "output", "tied": True, "embedding": "scaled"}
 
@@ -421,16 +423,7 @@ class GateConfig(Config):
     criterion: str = newer(
         "",
         "instead of training gates: open those that it scores highest for their price",
-        choices=(
-            "",
-            "random",
-            "magnitude",
-            "michel",
-            "michel-global",
-            "leave-one-out",
-            "output-difference",
-            "fluctuation",
-        ),
+        choices=("", *CRITERIA),
     )
     criterion_tokens: int = newer(8192, "of the validation split, which the criterion reads; 0: all", low=0)
     units: int = newer(0, "blocks of so many units of the feed-forward block have gates, too; 0: only heads", low=0)

@@ -10,13 +10,12 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import ModelConfig
 from tinyprune.data import Text
 from tinyprune.model.counting import count_multiply_adds, count_parameters, head_part
 from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.progress import say
-from tinyprune.pruning.gates import open_heads
+from tinyprune.pruning.surgery import open_config
 from tinyprune.runs.directory import STAGES
 from tinyprune.runs.run import Run
 from tinyprune.tables import Record, markdown_table
@@ -35,18 +34,6 @@ WHAT_IT_IS = {
     "prune": "closed heads removed for good",
     "finetune": "the smaller model, trained a little more",
 }
-
-
-def open_config(model: Transformer) -> ModelConfig:
-    """Return the configuration with only what is open in evaluation, which is what the model computes."""
-    config = model.config
-    ids = tuple(
-        tuple(int(i) for i, is_open in zip(ids, part, strict=True) if is_open)
-        for ids, part in zip(config.part_ids, open_heads(model), strict=True)
-    )
-    counts, L = tuple(map(len, ids)), config.L
-    own = {"heads": counts[:L], "head_ids": ids[:L], "blocks": counts[L:], "block_ids": ids[L:]}
-    return dataclasses.replace(config, **own)
 
 
 def stage_record(

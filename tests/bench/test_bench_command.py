@@ -33,7 +33,7 @@ def test_attention_as_a_table_and_as_a_picture(tmp_path):
     done = succeed("bench", "attention", "--preset", model, *QUICK, "--plot", picture)
     assert done.stdout.startswith("attention on ") and "tinyprune (numpy)" in done.stdout
     assert "subject median ms ratio to subject gflops" in " ".join(done.stdout.split())
-    assert "benchmark" not in done.stdout and "sweep" not in done.stdout
+    assert "benchmark" not in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -47,7 +47,7 @@ def test_matmul_has_numpys_blas_as_its_peer(tmp_path):
 @pytest.mark.slow
 def test_step_has_half_of_the_heads_a_yardstick_and_memory(tmp_path):
     records = measure("step", "--preset", write_model(tmp_path))
-    ours, closed, removed, sgemm, *_ = records  # one more where the environment holds BLAS back
+    ours, closed, removed, sgemm = records
     assert closed["subject"].endswith("half of the heads closed")
     assert removed["subject"].endswith("half of the heads removed")
     for record in (closed, removed):
@@ -85,4 +85,4 @@ def test_without_a_gpu_it_is_refused():
 def test_without_torch_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=re.escape(install_command("peers"))):
-        make_options("numpy", peers="torch")
+        make_options("numpy", peers=["torch"])

@@ -19,7 +19,7 @@ def test_untied_models_stay_within_the_tied_ones_parameters(tmp_path):
     store, whole = Store(tmp_path / "architecture"), None
     for entry in STUDY.entries(plan):
         untied = entry.method.endswith(", untied")
-        parameters, config = store.record(entry.cell)["parameters"], entry.cell.config.model
+        parameters, config = store.records[entry.cell.key]["parameters"], entry.cell.config.model
         if entry.cell.heads is None:
             whole = parameters if whole is None else whole
             assert parameters == whole  # the same sizes
@@ -27,7 +27,7 @@ def test_untied_models_stay_within_the_tied_ones_parameters(tmp_path):
             tied = rows[entry.method.removesuffix("untied") + "tied", entry.seed]["parameters"]
             largest = part_prices(dataclasses.replace(config, V=60), "parameters")[0].max()
             assert tied - largest < parameters <= tied
-            assert len(store.record(entry.cell)["blocks"]) == 2
+            assert len(store.records[entry.cell.key]["blocks"]) == 2
     comparison = read_csv(files["comparison.csv"])
     pruned = [(f"{m}, untied", 2) for m in ("gates", "michel", "least-squares", "small-from-scratch")]
     found = [(r["method"], r["heads_open"]) for r in comparison]

@@ -6,7 +6,7 @@ import pytest
 from toy import rows
 
 from tinyprune.experiments import pictures
-from tinyprune.experiments.results import spread
+from tinyprune.experiments.results import SPLITS, spread, summarise
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,8 @@ def test_the_tradeoff_shows_means_and_spreads_of_every_method():
         for m, d in (("magnitude", 0.1), ("gates", -0.3))
         for h in (2, 3)
     ]
-    figure = pictures.plot_tradeoff(rows(), more)
+    both = [r | {"split": split} for r in rows() for split in SPLITS]
+    figure = pictures.plot_tradeoff(summarise(both), more)
     whole, difference = figure.axes
     drawn = {c.get_label(): c for c in whole.containers}
     assert list(drawn) == ["random", "magnitude", "gates"]
@@ -35,5 +36,5 @@ def test_the_tradeoff_shows_means_and_spreads_of_every_method():
     np.testing.assert_allclose(difference.containers[-1][0].get_ydata(), [-0.3, -0.3])
     assert len(difference.containers) == 2  # random against itself is the line at 0
     figure.draw_without_rendering()
-    alone = [r for r in rows() if r["seed"] == 0 and r["method"] == "gates"]
-    pictures.plot_tradeoff(alone, []).draw_without_rendering()
+    alone = [r for r in both if r["seed"] == 0 and r["method"] == "gates"]
+    pictures.plot_tradeoff(summarise(alone), []).draw_without_rendering()

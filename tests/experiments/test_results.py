@@ -33,7 +33,7 @@ def test_a_row_for_each_model_and_split(study):
     rows = result_rows("tradeoff", entries, store)
     assert len(rows) == 2 * len(entries) and set(rows[0]) >= COLUMNS
     for made, (entry, split) in zip(rows, [(e, s) for e in entries for s in ("valid", "test")], strict=True):
-        record = store.record(entry.cell)
+        record = store.records[entry.cell.key]
         assert made["split"] == split and made["bits_per_character"] == record["bits_per_character"][split]
         assert made["method"] == entry.method and made["seed"] == entry.seed
         assert made["heads_open"] == sum(int(h) for h in made["heads_by_layer"].split()) == sum(record["heads"])
@@ -73,6 +73,6 @@ def test_csv_and_back(study):
 def test_models_of_one_baseline_must_have_begun_with_the_same_weights(study, monkeypatch):
     _, entries, store = study
     gates = [entry for entry in entries if entry.method == "gates"][-1].cell
-    monkeypatch.setitem(store.records, gates.key, store.record(gates) | {"baseline_sha256": "another"})
+    monkeypatch.setitem(store.records, gates.key, store.records[gates.key] | {"baseline_sha256": "another"})
     with pytest.raises(TinypruneError, match="seed 1 began with different weights"):
         result_rows("tradeoff", entries, store)

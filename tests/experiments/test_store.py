@@ -20,8 +20,8 @@ def filled(tmp_path) -> Store:
 def test_what_was_added_is_there_in_the_next_process(tmp_path):
     filled(tmp_path)
     store = Store(tmp_path / "study")
-    assert store.record(toy_cell(tmp_path, "random", 2)) == {"heads": [1, 1]}
-    assert store.record(toy_cell(tmp_path, "random", 1)) is None
+    assert store.records[toy_cell(tmp_path, "random", 2).key] == {"heads": [1, 1]}
+    assert toy_cell(tmp_path, "random", 1).key not in store.records
     assert store.checkpoint(toy_cell(tmp_path)) == b"weights"
     assert store.checkpoint(toy_cell(tmp_path, seed=1)) is None
     lines = [json.loads(line) for line in store.path.read_text().splitlines()]
@@ -54,7 +54,7 @@ def test_two_processes_do_not_write_into_one_study(tmp_path):
             pass
         one.add(toy_cell(tmp_path, "random", 2), Outcome({"heads": [1, 1]}))
     with two.locked():
-        assert two.record(toy_cell(tmp_path, "random", 2)) == {"heads": [1, 1]}
+        assert two.records[toy_cell(tmp_path, "random", 2).key] == {"heads": [1, 1]}
 
 
 def test_where_there_is_no_place_for_a_study_or_its_log(tmp_path):

@@ -15,7 +15,7 @@ from tinyprune.ops import l0_forward, sigmoid
 from tinyprune.pruning.gates import GateObjective, add_gates, open_heads, settle
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.metrics import read_metrics
-from tinyprune.training.optimizers import make_optimizer, parameter_groups
+from tinyprune.training.optimizers import Optimizer, parameter_groups
 
 DROPOUT = {"dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.1}
 
@@ -123,7 +123,7 @@ def test_the_controller_holds_its_target(target):
     values = np.linspace(0.002, 0.05, 16)
     controller = GateObjective(GateConfig(target_heads=target), 0, 16).controller
     params = {"log_alpha": np.full(16, 2.0)}
-    optimizer = make_optimizer(TrainConfig(), parameter_groups(params, 0.0))
+    optimizer = Optimizer(TrainConfig(), parameter_groups(params, 0.0))
     counts = []
     for step in range(2500):
         p = sigmoid(params["log_alpha"])

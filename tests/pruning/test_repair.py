@@ -1,6 +1,5 @@
 """Least-squares problems of blocks, repairs and the search for heads, against brute force."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -77,12 +76,6 @@ def test_fluctuation_is_the_variance_of_outputs_times_their_weights(kind):
         np.testing.assert_allclose(score, (expected - expected.mean()) / expected.std(), rtol=1e-9)
 
 
-def test_nothing_to_repair_changes_nothing():
-    model = small_model(small_config("head networks"))
-    same = repaired(model, [np.ones(3, bool)] * 2, LONG)
-    assert all(np.allclose(same.params[name], value, rtol=1e-12) for name, value in model.params.items())
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_repaired_model_is_nearer_to_the_whole_one_and_removal_is_exact(kind):
     model, ids = small_model(small_config(kind)), LONG[:240].reshape(48, 5)
@@ -90,7 +83,9 @@ def test_a_repaired_model_is_nearer_to_the_whole_one_and_removal_is_exact(kind):
     models = model, with_heads(model, stay), repaired(model, stay, LONG)
     whole, closed, fitted = (m.log_probabilities(m.forward(ids)[0]) for m in models)
     assert ((closed - whole) ** 2).mean() > ((fitted - whole) ** 2).mean() > 0
-    smaller = remove_closed_heads(repaired(model, stay, LONG))
+    for name in ("Wo", "bo"):  # where all heads stay there is nothing to repair
+        np.testing.assert_allclose(models[2].params[f"layers.1.{name}"], model.params[f"layers.1.{name}"], rtol=1e-12)
+    smaller = remove_closed_heads(models[2])
     np.testing.assert_allclose(smaller.log_probabilities(smaller.forward(ids)[0]), fitted, rtol=1e-11)
 
 
@@ -121,18 +116,6 @@ def test_the_search_ends_where_no_exchange_is_better_and_beats_greedy_removal():
             greedy = min((greedy & (np.arange(8) != h) for h in np.flatnonzero(greedy)), key=cost)
         gains.append(cost(greedy) - cost(found))
     assert min(gains) > -1e-9 and max(gains) > 0.1
-
-
-def test_relative_costs_do_not_depend_on_how_much_a_layer_adds():
-    differ = 0
-    for seed in range(8):
-        layers = random_blocks(np.random.default_rng(seed), 2, 4)
-        larger = [layers[0], [dataclasses.replace(block, W=30 * block.W) for block in layers[1]]]
-        both = [np.concatenate(search(x, 4, relative=True)) for x in (layers, larger)]
-        np.testing.assert_array_equal(*both)
-        differ += (np.concatenate(search(larger, 4)) != both[0]).any()
-        assert np.concatenate(search(larger, 4))[4:].all()  # all heads of the larger layer stay
-    assert differ
 
 
 def test_what_cannot_be_done_is_refused():

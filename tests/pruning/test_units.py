@@ -137,7 +137,7 @@ def test_a_block_that_another_can_make_up_for_is_found_and_repaired(kind):
         if (x := model.params.get(f"layers.0.ffn.{name}")) is not None:
             x[..., 4:6] = x[..., 0:2]
     prices, _ = part_prices(model.config, "parameters")
-    mask = search(read_fits(model, TOKENS), prices.sum() - prices[-1], relative=True, prices=prices)
+    mask = search(read_fits(model, TOKENS), prices.sum() - prices[-1], prices)
     gone = [np.flatnonzero(~part).tolist() for part in mask]
     assert gone in ([[], [], [2], []], [[], [], [0], []])
     repaired = remove_closed_heads(repaired_from(model, mask, read_fits(model, TOKENS)))

@@ -8,7 +8,7 @@ from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
 from tinyprune.kernels.backend import get_backend
 from tinyprune.ops.engine import Engine
 from tinyprune.training import optimizers
-from tinyprune.training.optimizers import ParameterGroup, clip_factor, gradient_norm, make_optimizer, parameter_groups
+from tinyprune.training.optimizers import Optimizer, ParameterGroup, clip_factor, gradient_norm, parameter_groups
 
 NUMPY = get_backend("numpy")
 SHAPES = {"layers.0.Wq": (3, 4), "layers.0.bo": (4,), "layers.0.log_alpha": (2,)}
@@ -23,7 +23,7 @@ def rule(request) -> str:
 
 
 def make(rule: str, ops: Engine | None = None) -> optimizers.Optimizer:
-    return make_optimizer(TrainConfig(optimizer=rule, beta1=0.8, beta2=0.95, eps=1e-6), GROUPS, ops)
+    return Optimizer(TrainConfig(optimizer=rule, beta1=0.8, beta2=0.95, eps=1e-6), GROUPS, ops)
 
 
 def arrays(seed: int, dtype: type = np.float64) -> dict[str, np.ndarray]:

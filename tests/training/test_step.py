@@ -9,7 +9,7 @@ from small import small_config, small_model
 from tinyprune.config import TrainConfig
 from tinyprune.data import Segments
 from tinyprune.errors import NotFiniteError
-from tinyprune.training.optimizers import make_optimizer, parameter_groups
+from tinyprune.training.optimizers import Optimizer, parameter_groups
 from tinyprune.training.schedules import learning_rate
 from tinyprune.training.step import LanguageModelling, Training, train_step
 
@@ -27,7 +27,7 @@ def test_steps_are_loss_backward_clipping_and_update(optimizer):
     """The text begins anew in the seventh step, without memory."""
     training, by_hand = make_training(optimizer=optimizer), make_training(optimizer=optimizer)
     model, config, rng, memory = by_hand.model, by_hand.config, np.random.default_rng(3), None
-    update = make_optimizer(config, parameter_groups(model.params, config.weight_decay), model.ops)
+    update = Optimizer(config, parameter_groups(model.params, config.weight_decay), model.ops)
     for step in range(8):
         ids, targets, fresh = by_hand.segments.batch(step)
         assert fresh == (step in (0, 6))

@@ -15,7 +15,7 @@ from tinyprune.kernels.backend import BACKENDS, default_backend
 from tinyprune.machine import describe_machine, processors
 from tinyprune.tables import Record, text_table
 
-NO_COLUMNS = ("benchmark", "machine", "sweep", "value")  # printed above the table, or used by plots alone
+NO_COLUMNS = ("benchmark", "machine")  # printed above the table
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,22 @@ class Options:
 
 def make_options(
     backend: str | None = None,
-    peers: str = "",
-    shapes: str = "",
+    peers: Sequence[str] = (),
+    shapes: Sequence[str] = (),
     rounds: int | None = None,
     threads: int | None = None,
     gpu: str = "h100",
 ) -> Options:
-    """Build options from the command line's strings; `peers` and `shapes` are separated by commas.
+    """Build options from the command line's values.
 
     Raises UsageError if a value is out of range, unknown or needs a package that is not installed.
     """
     for name, value in (("rounds", rounds), ("threads", threads)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} must be at least 1, got {value}")
-    named_peers, named_shapes = split(peers), split(shapes)
-    for shape in named_shapes:
+    for shape in shapes:
         model_shape(shape)
-    for peer in named_peers:
+    for peer in peers:
         if peer not in PEERS:
             raise UsageError(f"--peers must be of {', '.join(PEERS)}; got {peer!r}{nearest(peer, PEERS)}")
         if importlib.util.find_spec(peer) is None:
@@ -76,12 +75,7 @@ def make_options(
     if backend is not None and backend not in BACKENDS:
         said = f"--backend must be one of {', '.join(BACKENDS)}; got {backend!r}{nearest(backend, BACKENDS)}"
         raise UsageError(said)
-    return Options(backend or default_backend(), named_peers, named_shapes, rounds, threads or processors(), gpu)
-
-
-def split(names: str) -> tuple[str, ...]:
-    """Split names at commas."""
-    return tuple(name.strip() for name in names.split(",") if name.strip())
+    return Options(backend or default_backend(), tuple(peers), tuple(shapes), rounds, threads or processors(), gpu)
 
 
 def check_options(options: Options, name: str = "step", plot: bool = False) -> None:

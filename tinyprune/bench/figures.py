@@ -12,13 +12,6 @@ from tinyprune.plots import DPI, GREY, HEAD_COLOURS, MARKERS, STYLE
 from tinyprune.tables import Record, show
 
 
-def look(subjects: Sequence[str], subject: str) -> dict[str, str]:
-    """Choose a contender's colour and marker; ours, the first, is filled."""
-    i = subjects.index(subject)
-    colour = HEAD_COLOURS[i % len(HEAD_COLOURS)]
-    return {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markerfacecolor": "white" if i else colour}
-
-
 @matplotlib.style.context(STYLE)
 def plot_benchmark(records: Sequence[Record]) -> Figure:
     """Draw how fast every contender is at every shape, a row for each, in nominal GFLOP per second on a log scale.
@@ -32,10 +25,12 @@ def plot_benchmark(records: Sequence[Record]) -> Figure:
     axes.set(yticks=range(len(shapes)), yticklabels=shapes, ylim=(len(shapes) - 0.4, -0.7))
     axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
     axes.grid(axis="y", color=GREY, alpha=0.3, linewidth=0.6)
-    for subject in subjects:
+    for i, subject in enumerate(subjects):
         own = [r for r in records if r["subject"] == subject]
         places = [shapes.index(r["shape"]) for r in own]
-        axes.plot([r["gflops"] for r in own], places, linestyle="", label=subject, **look(subjects, subject))
+        colour = HEAD_COLOURS[i % len(HEAD_COLOURS)]
+        look = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markerfacecolor": "white" if i else colour}
+        axes.plot([r["gflops"] for r in own], places, linestyle="", label=subject, **look)  # ours, the first, is filled
     for place, shape in enumerate(shapes):
         others = [r for r in records if r["shape"] == shape and r["subject"] != subjects[0]]
         peers = sorted((r for r in others if r["ratio_to_subject"] is not None), key=lambda r: r["gflops"])

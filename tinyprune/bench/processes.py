@@ -55,17 +55,11 @@ class ProcessError(TinypruneError):
 
 
 def environment(library: str, threads: int) -> dict[str, str]:
-    """Return the environment variables of a library's process.
-
-    "numpy" is NumPy as a peer, its BLAS as fast as it can be; "… with NAME=VALUE" sets one more variable.
-    """
+    """Return the environment variables of a library's process; "numpy", a peer, has its BLAS as fast as it can be."""
     variables = dict(os.environ) | dict.fromkeys(THREADS, str(threads)) | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
     if library == "numpy":
         for name in HOLD_BLAS_BACK:
             variables.pop(name, None)
-    if " with " in library:
-        name, _, value = library.partition(" with ")[2].partition("=")
-        variables[name] = value
     return variables
 
 

@@ -39,7 +39,10 @@ def run_stage(arguments: argparse.Namespace) -> None:
 def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]) -> Iterator[Any]:
     """Hold the run that the arguments name, against other processes, and prepare it for `stages`."""
     from tinyprune.config import load_preset
-    from tinyprune.runs.directory import RunDirectory
+    from tinyprune.data.corpora import absolute_corpus
+    from tinyprune.kernels.backend import default_backend, get_backend
+    from tinyprune.runs.directory import STAGES, RunDirectory
+    from tinyprune.runs.run import Run
 
     preset, path = arguments.preset or "tiny", arguments.directory
     if path is None:
@@ -47,43 +50,32 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]) -> Iterator
         path = Path("runs", f"{Path(preset).stem}-{Path(corpus).stem}")
     directory = RunDirectory(path)
     with directory.locked():
-        yield prepared(arguments, stages, directory, preset)
-
-
-def prepared(arguments: argparse.Namespace, stages: tuple[str, ...], directory: Any, preset: str) -> Any:
-    """Return the run in `directory`, prepared for `stages`."""
-    from tinyprune.config import load_preset
-    from tinyprune.data.corpora import absolute_corpus
-    from tinyprune.kernels.backend import default_backend, get_backend
-    from tinyprune.runs.directory import STAGES, RunDirectory
-    from tinyprune.runs.run import Run
-
-    ops = get_backend(arguments.backend or default_backend())
-    source = None if getattr(arguments, "source", None) is None else Path(arguments.source)
-    if source is not None and source.is_dir():
-        source = RunDirectory(source).checkpoint("train")
-    if arguments.resume and not directory.started:
-        raise UsageError(f"{directory.path} holds no run to resume; leave out --resume to start one")
-    present = [stage for stage in STAGES[STAGES.index(stages[0]) :] if directory.checkpoint(stage).exists()]
-    if present and not arguments.resume and not arguments.overwrite:
-        raise UsageError(
-            f"{directory.path} has stage {present[-1]} already: add --resume to go on or to see its report, "
-            "--overwrite to start anew, or give another directory"
-        )
-    own = directory.started and not arguments.preset
-    config = directory.read_config() if own else load_preset(preset)
-    again = ["tinyprune", arguments.command, str(directory.path), "--resume"]
-    again += ["--backend", arguments.backend] if arguments.backend else []
-    again += ["--tensorboard"] * arguments.tensorboard
-    run = Run(directory, config, ops, shlex.join(again), events=arguments.tensorboard)
-    if source is not None and not arguments.resume:
-        run.adopt(source)
-    run.config = run.config.with_options(overrides(arguments))
-    corpus = run.config.data.corpus
-    if not own or corpus != config.data.corpus:  # what the run's file has stays as it is
-        run.config = run.config.with_options({"data.corpus": absolute_corpus(corpus)})
-    run.prepare(stages, arguments.resume, arguments.overwrite)
-    return run
+        ops = get_backend(arguments.backend or default_backend())
+        source = None if getattr(arguments, "source", None) is None else Path(arguments.source)
+        if source is not None and source.is_dir():
+            source = RunDirectory(source).checkpoint("train")
+        if arguments.resume and not directory.started:
+            raise UsageError(f"{directory.path} holds no run to resume; leave out --resume to start one")
+        present = [stage for stage in STAGES[STAGES.index(stages[0]) :] if directory.checkpoint(stage).exists()]
+        if present and not arguments.resume and not arguments.overwrite:
+            raise UsageError(
+                f"{directory.path} has stage {present[-1]} already: add --resume to go on or to see its report, "
+                "--overwrite to start anew, or give another directory"
+            )
+        own = directory.started and not arguments.preset
+        config = directory.read_config() if own else load_preset(preset)
+        again = ["tinyprune", arguments.command, str(directory.path), "--resume"]
+        again += ["--backend", arguments.backend] if arguments.backend else []
+        again += ["--tensorboard"] * arguments.tensorboard
+        run = Run(directory, config, ops, shlex.join(again), events=arguments.tensorboard)
+        if source is not None and not arguments.resume:
+            run.adopt(source)
+        run.config = run.config.with_options(overrides(arguments))
+        corpus = run.config.data.corpus
+        if not own or corpus != config.data.corpus:  # what the run's file has stays as it is
+            run.config = run.config.with_options({"data.corpus": absolute_corpus(corpus)})
+        run.prepare(stages, arguments.resume, arguments.overwrite)
+        yield run
 
 
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:

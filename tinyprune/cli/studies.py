@@ -65,10 +65,9 @@ def bench(arguments: argparse.Namespace) -> None:
     """Run `tinyprune bench`."""
     from tinyprune.bench.command import make_options, run_benchmark, text_output
 
-    shapes = arguments.preset or arguments.shapes
-    options = make_options(
-        arguments.backend, arguments.peers, shapes, arguments.rounds, arguments.threads, arguments.gpu
-    )
+    shapes = [arguments.preset] if arguments.preset else listed(arguments, "shapes")
+    sizes = {name: getattr(arguments, name) for name in ("backend", "rounds", "threads", "gpu")}
+    options = make_options(peers=listed(arguments, "peers"), shapes=shapes, **sizes)
     records = run_benchmark(arguments.benchmark, options, bool(arguments.plot))
     print(json_table(records) if arguments.json else text_output(records))
     if arguments.plot:

@@ -136,7 +136,7 @@ def expect_gradients(
     # Integers and the like have no gradient.
     asked = [k for k, v in inputs.items() if k not in fixed and (v is None or np.asarray(v).dtype.kind in "fc")]
     chosen = asked if only is None else list(only)
-    used = {"cache": "of the formula in the task, since your forward is not right on these inputs"}
+    used = {"cache": "of the formula in the task, since your forward is not right on these inputs", "dout": "random"}
     answered = answer(name).in_place
     hints = {"": hint} if isinstance(hint, str) else hint
 
@@ -170,14 +170,14 @@ def expect_gradients(
         options = {"name": name, "argument_names": chosen, "mode": "complex", "rng": rng}
         records = check_gradients(forward, backward, *(inputs[k] for k in chosen), **options)
     except AssertionError as error:
-        parts = {"fed": _fed(inputs | used), "came": str(error), "expected": "see the task", "hint": hints.get("", "")}
-        fail(f"{name} does not keep to its form", **parts)
+        said = {"came": str(error), "expected": "see the task", "hint": hints.get("", "")}
+        fail(f"{name} does not keep to its form", fed=shapes(inputs | used), **said)
     for r in records:
         if not r.passed:
             place = f"d{r.argument}[{', '.join(map(str, r.index))}]" if r.index else f"d{r.argument}"
             fail(
                 f"{name}: d{r.argument} is not the derivative",
-                fed=_fed(inputs | used),
+                fed=shapes(inputs | used),
                 came=f"{place} = {r.got:.10g}   (the entry that is most wrong)",
                 expected=f"{place} = {r.expected:.10g}   (measured: relative error {r.relative_error:.1e})",
                 hint=hints.get(r.argument, hints.get("", "")),
@@ -194,7 +194,7 @@ def _own_cache(name: str, inputs: list[Any], out: Any) -> Any:
     return cache
 
 
-def _fed(inputs: Mapping[str, Any]) -> str:
-    return "\n".join(f"{k} {v.shape}" if isinstance(v, np.ndarray) else f"{k} {v}" for k, v in inputs.items()) + (
-        "\ndout random"
-    )
+def shapes(given: Mapping[str, Any]) -> str:
+    """Describe the input in a line for each argument."""
+    each = {k: v for name, x in given.items() for k, v in (x if isinstance(x, dict) else {name: x}).items()}
+    return "\n".join(f"{k} {v.shape}" if isinstance(v, np.ndarray) else f"{k} {v}" for k, v in each.items())

@@ -31,7 +31,7 @@ from tinyprune.ops.engine import Engine
 from tinyprune.progress import progress_bar
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.optimizers import Optimizer, make_optimizer, parameter_groups
+from tinyprune.training.optimizers import Optimizer, parameter_groups
 from tinyprune.training.step import LanguageModelling, Training, train_step
 from tinyprune.warmup import announced
 
@@ -182,7 +182,7 @@ def adam_step(
 
     `parameters` are not modified; `state` of the previous step is updated, None for the first.
     """
-    state = state or make_optimizer(TrainConfig(), parameter_groups(parameters, 0.0))
+    state = state or Optimizer(TrainConfig(), parameter_groups(parameters, 0.0))
     moved = {name: np.array(value, np.float32, order="C") for name, value in parameters.items()}
     state.step(moved, {name: np.asarray(grad, np.float32) for name, grad in grads.items()}, lr)
     return moved, state

@@ -4,9 +4,9 @@
     architecture   heads that own a share of the feed-forward block, against heads and blocks removed apart
 
 Each study is one file of `studies`: its models, what they are compared with, its tables. `pictures` draws for all of
-them. The models are independent cells (`cells`), made smaller in the steps of `pipeline` by the `methods`, computed by
-any `concurrent.futures.Executor` (`grid`) and stored one by one (`store`). `experiment` leads a study from its first
-cell to its report (`results`). A new study is a file in `studies/` and its name below.
+them. The models are independent cells (`cells`), made smaller by the `methods`, computed by any
+`concurrent.futures.Executor` (`grid`) and stored one by one (`store`). `experiment` leads a study from its first cell
+to its report (`results`). A new study is a file in `studies/` and its name below.
 
 `compare` does the same with the cells of one trained model, which may be large.
 """

@@ -33,17 +33,18 @@ from tinyprune.config import DataConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import NotFiniteError, TinypruneError
 from tinyprune.experiments.methods import BASELINE, CONTROLS, METHODS, Method
-from tinyprune.experiments.pipeline import healing_objective, repair_and_remove
+from tinyprune.experiments.pipeline import healing_objective
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters, part_prices
-from tinyprune.model.gates import by_layer, gate_names, joined_log_alpha
+from tinyprune.model.gates import gate_names, joined_log_alpha, split_log_alpha
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
-from tinyprune.pruning.importance import CRITERIA, Mask, keep_best, keep_within
+from tinyprune.pruning.importance import CRITERIA, Mask, keep_best, keep_within, with_heads
 from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.least_squares import search
+from tinyprune.pruning.repair import repaired_from
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.step import Objective, training_steps
@@ -202,10 +203,12 @@ class CellRun:
             gated = self.learn_gates()
             if recipe.shuffled:
                 self.shuffle(gated)
-            model = repair_and_remove(whole, open_heads(gated)) if recipe.rewound else remove_closed_heads(gated)
+            if recipe.rewound:
+                gated = with_heads(whole, open_heads(gated))
         else:
             mask = self.choose(whole)
-            model = repair_and_remove(whole, mask, self.fits if recipe.repair else None)
+            gated = repaired_from(whole, mask, self.fits) if recipe.repair else with_heads(whole, mask)
+        model = remove_closed_heads(gated)
         if not whole.config.U and sum(model.config.heads) != self.cell.heads:
             raise TinypruneError(f"{self.cell.heads} heads were asked for, {sum(model.config.heads)} stay")
         return model
@@ -279,9 +282,7 @@ class CellRun:
         values = joined_log_alpha(gated.params, gated.config.L, gated.ops)
         order = np.argsort(np.concatenate(CRITERIA["random"](gated, self.text.valid, self.generator("scores"))))
         values[order] = np.sort(values)
-        names = gate_names(gated.config.L, gated.config.U)
-        for name, own in zip(names, by_layer(values, gated.config.parts), strict=True):
-            gated.params[name] = gated.ops.to_device(own)
+        gated.params |= split_log_alpha(values, gated.config, gated.ops)
 
     def steps_saved(self, whole: Transformer, model: Transformer) -> int:
         """Return how many steps `model` can make for the multiply-adds that `whole` needs more in two stages."""

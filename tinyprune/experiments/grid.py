@@ -193,7 +193,7 @@ def run_cells(
 
 def missing(cells: Iterable[Cell], store: Store) -> dict[str, Cell]:
     """Return, by key, the cells that are not done, preceded by the baselines whose weights they need."""
-    wanted = [cell for cell in cells if store.record(cell) is None]
+    wanted = [cell for cell in cells if cell.key not in store.records]
     baselines = [cell.baseline for cell in wanted if cell.baseline is not None]
     return {b.key: b for b in baselines if store.checkpoint(b) is None} | {cell.key: cell for cell in wanted}
 

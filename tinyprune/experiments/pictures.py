@@ -13,11 +13,10 @@ import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
-from numpy.typing import NDArray
 
 from tinyprune.experiments.intervals import LEVEL
 from tinyprune.experiments.methods import BASELINE, METHODS, UNPRUNED
-from tinyprune.experiments.results import both_splits, grouped, spread
+from tinyprune.experiments.results import SPLITS
 from tinyprune.plots import DPI, GREY, HEAD_COLOURS, LINES, MARKERS, STYLE
 from tinyprune.tables import Record
 
@@ -42,18 +41,12 @@ def look(names: Sequence[str], name: str) -> dict[str, Any]:
     }
 
 
-def means(rows: Sequence[Record]) -> NDArray:
-    """For each number of heads, rising: it, the mean of bits per character and their spread over seeds; three rows."""
-    bits = {heads: [r["bits_per_character"] for r in own] for (heads,), own in grouped(rows, "heads_open").items()}
-    return np.array(sorted((heads, statistics.fmean(own), spread(own) or 0.0) for heads, own in bits.items())).T
-
-
 @matplotlib.style.context(STYLE)
-def plot_tradeoff(rows: Sequence[Record], compared: Sequence[Record]) -> Figure:
+def plot_tradeoff(summary: Sequence[Record], compared: Sequence[Record]) -> Figure:
     """Draw quality against heads that stay, and how much it differs from random pruning.
 
     Args:
-        rows: of results.csv.
+        summary: rows of summary.csv.
         compared: of comparison.csv.
 
     Returns:
@@ -61,23 +54,22 @@ def plot_tradeoff(rows: Sequence[Record], compared: Sequence[Record]) -> Figure:
         against heads that stay; the dotted line is the model that kept all heads and was trained as long. Then the
         difference from random pruning to as many heads, with its interval.
     """
-    own_rows = both_splits([r for r in rows if r["method"] not in (BASELINE, UNPRUNED)])
-    methods = list(dict.fromkeys(r["method"] for r in own_rows))
+    methods = list(dict.fromkeys(r["method"] for r in summary if r["method"] not in (BASELINE, UNPRUNED)))
     figure = Figure(figsize=(10, 4.6), dpi=DPI, layout="constrained")
     by_heads, difference = figure.subplots(1, 2)
     by_heads.set(ylabel="bits per character")
     difference.set(ylabel="difference from random pruning (below 0: better)")
-    if unpruned := [r for r in rows if r["method"] == UNPRUNED]:
-        level = statistics.fmean(r["bits_per_character"] for r in unpruned)
+    for level in (statistics.fmean(r[split] for split in SPLITS) for r in summary if r["method"] == UNPRUNED):
         by_heads.axhline(level, color=GREY, linestyle=":", linewidth=1)
         where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         by_heads.annotate("all heads", (0, level), (3, -9), color=GREY, **where)
     # a little apart, so that error bars do not hide each other
     offsets = np.linspace(-0.35, 0.35, len(methods)) if len(methods) > 1 else np.zeros(1)
     for method, offset in zip(methods, offsets, strict=True):
-        own = [r for r in own_rows if r["method"] == method]
+        own = [r for r in summary if r["method"] == method]
         style = {"capsize": 2, "elinewidth": 0.8} | look(methods, method)
-        x, y, error = means(own)
+        points = sorted((r["heads_open"], statistics.fmean(r[s] for s in SPLITS), r["spread"] or 0.0) for r in own)
+        x, y, error = np.array(points).T
         by_heads.errorbar(x + offset, y, error, label=method, **style)
         if paired := [r for r in compared if (r["method"], r["reference"]) == (method, "random")]:
             points = sorted((r["heads_open"], r["difference"], r["high"] - r["difference"]) for r in paired)
@@ -85,11 +77,11 @@ def plot_tradeoff(rows: Sequence[Record], compared: Sequence[Record]) -> Figure:
             difference.errorbar(x + offset, y, error, **style)
     difference.axhline(0, color=look(methods, "random")["color"], linewidth=1)
     for axes in (by_heads, difference):
-        axes.set(xlabel="heads that stay", xlim=(0, rows[0]["heads_total"] + 1))
+        axes.set(xlabel="heads that stay", xlim=(0, summary[0]["heads_total"] + 1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3, linewidth=0.5)
     figure.legend(loc="outside lower center", ncols=min(6, len(methods)), frameon=False, fontsize=8)
-    said = f"both splits; left: mean and standard deviation over {len({r['seed'] for r in rows})} seeds"
+    said = f"both splits; left: mean and standard deviation over {max(r['seeds'] for r in summary)} seeds"
     figure.suptitle(f"{said}; right: 95 % interval", fontsize=9)
     return figure
 

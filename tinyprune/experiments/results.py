@@ -95,22 +95,17 @@ def mean_of(rows: Sequence[Record], name: str) -> float | None:
     return None if None in values else statistics.fmean(values)
 
 
-def both_splits(rows: Sequence[Record]) -> list[Record]:
-    """Return a row for each model, with the mean of both splits as its bits per character."""
-    groups = grouped(rows, "method", "heads_open", "seed").values()
-    mean = "bits_per_character"
-    return [group[0] | {"split": "both", mean: mean_of(group, mean)} for group in groups]
-
-
 def summarise(rows: Sequence[Record]) -> list[Record]:
     """Return means over seeds for each method and number of heads, and the spread of the mean of both splits."""
     names = ("method", "heads_open", "heads_total", "parameters", "multiply_adds_per_token")
     by_split = grouped(rows, "method", "heads_open", "split")
+    bits = "bits_per_character"
+    models = [own[0] | {bits: mean_of(own, bits)} for own in grouped(rows, "method", "heads_open", "seed").values()]
     return [
         {name: group[0][name] for name in names}
-        | {split: mean_of(by_split[*key, split], "bits_per_character") for split in SPLITS}
-        | {"spread": spread([row["bits_per_character"] for row in group]), "seeds": len(group)}
-        for key, group in grouped(both_splits(rows), "method", "heads_open").items()
+        | {split: mean_of(by_split[*key, split], bits) for split in SPLITS}
+        | {"spread": spread([row[bits] for row in group]), "seeds": len(group)}
+        for key, group in grouped(models, "method", "heads_open").items()
     ]
 
 

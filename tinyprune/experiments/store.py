@@ -67,10 +67,6 @@ class Store:
             self.load()
             yield
 
-    def record(self, cell: Cell) -> dict[str, Any] | None:
-        """Return the record of a cell; None if it is not done."""
-        return self.records.get(cell.key)
-
     def checkpoint(self, baseline: Cell) -> bytes | None:
         """Return a baseline's weights; None if they are not stored."""
         try:

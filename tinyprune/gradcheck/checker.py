@@ -298,16 +298,6 @@ def _derivative(mode: str, f: Callable[[NDArray], complex], x: NDArray, directio
     return float(np.real(f(x + CENTRAL_H * direction) - f(x - CENTRAL_H * direction))) / (2 * CENTRAL_H)
 
 
-def _measured(name: str, mode: str, f: Callable[[NDArray], complex], x: NDArray) -> NDArray:
-    """Return the derivative with respect to every entry of x."""
-    n = np.zeros_like(x)
-    for index in np.ndindex(x.shape):
-        direction = np.zeros_like(x)
-        direction[index] = 1
-        n[index] = _derivative(mode, f, x, direction, name)
-    return n
-
-
 def _compare(
     name: str, argument: str, mode: str, f: Callable[[NDArray], complex], x: NDArray, g: NDArray, rng: Any = None
 ) -> GradientRecord:
@@ -315,7 +305,11 @@ def _compare(
     tolerance, floor = CRITERIA[mode]
     index: tuple[int, ...] = ()
     if rng is None:
-        n = _measured(name, mode, f, x)
+        n = np.zeros_like(x)
+        for place in np.ndindex(x.shape):
+            direction = np.zeros_like(x)
+            direction[place] = 1
+            n[place] = _derivative(mode, f, x, direction, name)
         error = float(np.linalg.norm(g - n) / (np.linalg.norm(g) + np.linalg.norm(n) + floor))
         distance = np.where(np.isfinite(g), np.abs(g - n), np.inf)
         index = tuple(int(i) for i in np.unravel_index(np.argmax(distance), x.shape)) if x.size else ()

@@ -105,7 +105,11 @@ def count_parts(config: ModelConfig) -> list[Part]:
         raise ValueError("config.V must be set to count a model, got 0")
     sizes = {name: math.prod(shape) for name, shape in parameter_shapes(config).items()}
     head = head_part(config)
-    parts = [Part("embedding and softmax", *embedding_counts(config, sizes))]
+    # both ends share their matrices; the tail that rarer words of an adaptive softmax cost as well is not counted
+    names = ("embedding", "unembedding", "projection", "cluster", "out_bias")
+    outputs = config.cutoffs[0] + len(config.cutoffs) if config.cutoffs else config.V
+    ends = sum(size for name, size in sizes.items() if name.startswith(names))
+    parts = [Part("embedding and softmax", ends, outputs * config.D)]
     own: dict[int, dict[str, int]] = {}  # sizes of each layer's parameters, by short name
     for name in sizes:
         if name.startswith("layers."):
@@ -128,18 +132,6 @@ def count_parts(config: ModelConfig) -> list[Part]:
             parts.append(Part(f"layer {i}: feed-forward{units}", block, products))
     parts.append(Part("last norm", sum(sizes[name] for name in norm_shapes(config, "ln")), 0))
     return parts
-
-
-def embedding_counts(config: ModelConfig, sizes: dict[str, int]) -> tuple[int, int]:
-    """Return parameters and multiply-adds of embedding and softmax, which share their matrices.
-
-    With the adaptive softmax every token costs the head, and a rarer word also costs a tail; only the head is counted,
-    which is all that most tokens need.
-    """
-    names = ("embedding", "unembedding", "projection", "cluster", "out_bias")
-    parameters = sum(size for name, size in sizes.items() if name.startswith(names))
-    outputs = config.cutoffs[0] + len(config.cutoffs) if config.cutoffs else config.V
-    return parameters, outputs * config.D
 
 
 def count_parameters(config: ModelConfig) -> int:

@@ -51,6 +51,12 @@ def joined_log_alpha(params: Parameters, layers: int, ops: Engine) -> NDArray:
     return np.concatenate([ops.to_host(params[name]) for name in names])
 
 
+def split_log_alpha(values: NDArray, config: ModelConfig, ops: Engine) -> Parameters:
+    """Return one number for each part, (all,), in the engine's memory, by the names of `gate_names`."""
+    names = gate_names(config.L, config.U)
+    return {name: ops.to_device(own.copy()) for name, own in zip(names, by_layer(values, config.parts), strict=True)}
+
+
 def by_layer(values: NDArray, parts: Sequence[int]) -> list[NDArray]:
     """Split one number for each part, (all,), into a view for each entry of `ModelConfig.parts`."""
     ends = itertools.accumulate(parts)
@@ -119,8 +125,7 @@ def gates_backward(
     """Return the gradient of every `log_alpha`, by name, from those of the gates' values in main memory."""
     # values = hard_concrete(log_alpha) or top_k(log_alpha)
     backward = textbook.top_k_backward if gate.distribution == "top-k" else textbook.hard_concrete_backward
-    dlog_alpha = by_layer(backward(np.concatenate(dgates), cache), config.parts)
-    return {name: ops.to_device(g) for name, g in zip(gate_names(config.L, config.U), dlog_alpha, strict=True)}
+    return split_log_alpha(backward(np.concatenate(dgates), cache), config, ops)
 
 
 def take_active(

@@ -86,13 +86,6 @@ class CachedDecoder:
         self.contexts = [Context(self.places, self.model.ops) for _ in self.layers]
         self.latest: list[int] = []  # tokens to read again, for the plain Transformer
 
-    def step(self, token: int) -> NDArray:
-        """Read one token; return log p of every next one, (V,), in main memory.
-
-        Raises ValueError unless it is in 0 … V−1.
-        """
-        return self.predict(self.read_token(token))
-
     def predict(self, h: NDArray) -> NDArray:
         """Return log p of every next token, (V,), in main memory, from the hidden state of the newest, (D,)."""
         return self.model.ops.to_host(self.model.log_probabilities(h))

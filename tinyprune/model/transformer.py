@@ -121,11 +121,9 @@ class Transformer:
             UsageError: for a setting that is unknown or out of range, or another backend.
         """
         config = ModelConfig.from_dict(load_preset("tiny").model.to_dict() | {"V": text.tokenizer.V} | sizes)
-        params, ops = (
-            init_parameters(config, np.random.default_rng([seed, 0])),
-            get_backend(backend or default_backend()),
-        )
-        return cls(config, params, None, ops, Origin(text.tokenizer, text.data, text.digest))
+        params = init_parameters(config, np.random.default_rng([seed, 0]))
+        origin = Origin(text.tokenizer, text.data, text.digest)
+        return cls(config, params, None, get_backend(backend or default_backend()), origin)
 
     def __repr__(self) -> str:
         config = self.config
@@ -262,7 +260,8 @@ class Transformer:
             dlayer = put_active(dlayer, self.of_blocks(cache.gates, i), "ffn.gate", units, ops)
             places = {"gate": i, "ffn.gate": config.L + i}
             found |= {place: dlayer.pop(name) for name, place in places.items() if name in dlayer}
-            accumulate(grads, whole_names(dlayer, i), ops)  # all layers read R
+            named = {name if name == "R" else f"layers.{i}.{name}": g for name, g in dlayer.items()}
+            accumulate(grads, named, ops)  # all layers read R
         dgates = [found[place] for place in sorted(found)]
         if self.gate is not None:
             dlog_alpha = gates_backward(dgates, config, self.gate, ops, cache.gate)
@@ -359,11 +358,6 @@ def accumulate(grads: Parameters, more: Mapping[str, NDArray | None], ops: Engin
     for name, g in more.items():
         if g is not None:
             grads[name] = ops.add(grads[name], g) if name in grads else g
-
-
-def whole_names(dlayer: Parameters, i: int) -> Parameters:
-    """Return a layer's gradients under the names of the model's parameters."""
-    return {name if name == "R" else f"layers.{i}.{name}": g for name, g in dlayer.items()}
 
 
 def check_segment(ids: NDArray, memory: Memory | None, config: ModelConfig) -> None:

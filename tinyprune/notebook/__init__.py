@@ -21,7 +21,8 @@ from tinyprune.config import load_preset
 from tinyprune.errors import UsageError, missing_extra
 from tinyprune.kernels.backend import default_backend, get_backend
 from tinyprune.plots import STYLE
-from tinyprune.runs.run import Run, trained_once
+from tinyprune.runs.directory import RunDirectory
+from tinyprune.runs.run import Run
 
 try:
     from IPython.display import HTML, Markdown, display
@@ -124,7 +125,8 @@ def baseline_run(options: Mapping[str, Any] | None = None, name: str = "") -> Ru
     """Return a run of the preset `tiny` with a trained baseline, which the first call trains and keeps.
 
     It is kept in runs/ beside the package, one for each version of Python, because the text depends on it. A second
-    notebook waits for the first to finish training. `run.load("train").model` is the model, `run.text` its text.
+    notebook waits for the first to finish training, and one of other settings is trained anew.
+    `run.load("train").model` is the model, `run.text` its text.
 
     Args:
         options: settings that differ from the preset, as for `RunConfig.with_options`, such as {"model.N": 64}.
@@ -137,7 +139,14 @@ def baseline_run(options: Mapping[str, Any] | None = None, name: str = "") -> Ru
         raise UsageError(f"give a variant both options and a name, got options {options!r} and name {name!r}")
     config = load_preset("tiny").with_options(dict(options or {}))
     folder = "-".join(["notebooks", f"python{platform.python_version()}", *([name] if name else [])])
-    return trained_once(REPOSITORY / "runs" / folder, config, get_backend(default_backend()), "run the cell once more")
+    directory = RunDirectory(REPOSITORY / "runs" / folder)
+    run = Run(directory, config, get_backend(default_backend()), "run the cell once more")
+    with directory.locked(wait=True):
+        outdated = directory.started and directory.read_config() != config
+        run.prepare(["train"], resume=not outdated, overwrite=outdated)
+        if not run.finished("train"):
+            run.train(resume=directory.checkpoint("train").exists())
+    return run
 
 
 def best_of_each(works: Mapping[str, Callable[[], Any]], turns: int = 7) -> dict[str, float]:

@@ -21,7 +21,7 @@ from unittest import mock
 
 import numpy as np
 
-from tinyprune.course.expectations import expect_close, fail
+from tinyprune.course.expectations import expect_close, fail, shapes
 from tinyprune.files import replace_file
 from tinyprune.kernels.backend import get_backend
 from tinyprune.notebook import REPOSITORY
@@ -109,12 +109,6 @@ def flat(result: Any, like: Any = None) -> tuple[Any, ...]:
         came, expected = (f"{len(n)} results, with {n} parts" for n in (got, wanted))
         fail("not as many results as asked for", fed="", came=came, expected=expected, hint="")
     return tuple(y for part in parts(result) for y in parts(part))
-
-
-def shapes(given: dict[str, Any]) -> str:
-    """Describe the input in a line for each argument."""
-    each = {k: v for name, x in given.items() for k, v in (x if isinstance(x, dict) else {name: x}).items()}
-    return "\n".join(f"{k} {v.shape}" if isinstance(v, np.ndarray) else f"{k} {v}" for k, v in each.items())
 
 
 def load(name: str, source: str) -> Any:

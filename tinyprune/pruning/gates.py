@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tinyprune.config import GateConfig, ModelConfig, TrainConfig
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.model.counting import part_prices
-from tinyprune.model.gates import by_layer, gate_names, gates_backward, joined_log_alpha
+from tinyprune.model.gates import gate_names, gates_backward, joined_log_alpha, split_log_alpha
 from tinyprune.model.parameters import Parameters
 from tinyprune.model.transformer import Cache, Memory, Transformer, accumulate, gated_outputs
 from tinyprune.ops import l0_backward, l0_forward, sigmoid
@@ -198,9 +198,7 @@ class GateObjective:
         price: dict[str, Any] = {"l0": float(gate.target_heads or 0)}
         if gate.distribution != "top-k":
             l0, l0_cache = l0_forward(log_alpha, self.prices, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
-            dlog_alpha = by_layer(l0_backward(lam, l0_cache), config.parts)
-            names = gate_names(config.L, config.U)
-            accumulate(grads, {name: ops.to_device(g) for name, g in zip(names, dlog_alpha, strict=True)}, ops)
+            accumulate(grads, split_log_alpha(l0_backward(lam, l0_cache), config, ops), ops)
             price = {"l0": l0, "lam": lam}
         layers = {"layerwise_error": sum(map(float, errors))} if layerwise else {}
         return {"loss": loss} | layers | price, memory, grads
@@ -283,9 +281,7 @@ def settle(model: Transformer, target: float, prices: NDArray | None = None) -> 
     least = opening + margin if gate.hard else opening_log_alpha(dataclasses.replace(gate, hard=True))
     opens = np.where(log_alpha > opening, log_alpha, least)
     log_alpha = np.where(stay, opens, np.minimum(log_alpha, opening - margin)).astype(log_alpha.dtype)
-    names = gate_names(model.config.L, model.config.U)
-    for name, values in zip(names, by_layer(log_alpha, model.config.parts), strict=True):
-        model.params[name] = ops.to_device(values.copy())
+    model.params |= split_log_alpha(log_alpha, model.config, ops)
     return int(opened.sum()) - int(stay.sum())
 
 

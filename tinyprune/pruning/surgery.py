@@ -18,9 +18,11 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.config import ModelConfig
 from tinyprune.model.gates import LayerGates
 from tinyprune.model.parameters import OUTPUTS, WIDE, layer_parameters, take_blocks, take_heads
 from tinyprune.model.transformer import Transformer
+from tinyprune.pruning.gates import open_heads
 
 
 def remove_closed_heads(model: Transformer) -> Transformer:
@@ -41,29 +43,31 @@ def remove_closed_heads(model: Transformer) -> Transformer:
     config, gates = model.config, model.gates()
     before = model.host_params()
     params = {name: value for name, value in before.items() if not name.startswith("layers.")}
-    head_ids, block_ids = [], []
     for i in range(config.L):
         layer = {name: x for name, x in layer_parameters(before, i).items() if not name.endswith("log_alpha")}
         kept, factor = stays(gates[i])
         layer = take_heads(layer, kept, config.Dh, groups=config.groups(i))
         for name in [name for name in OUTPUTS if name in layer]:
             layer[name] = times(layer[name], factor, config.Dh if name in WIDE else 1)
-        head_ids.append(tuple(config.head_ids[i][h] for h in kept))
         if config.U:
             kept, factor = stays(gates[config.L + i])
             layer = take_blocks(layer, kept, config.U)
             layer["ffn.W2"] = times(layer["ffn.W2"], factor, config.U)
-            block_ids.append(tuple(config.block_ids[i][b] for b in kept))
         params |= {f"layers.{i}.{name}": value for name, value in layer.items()}
-    smaller = dataclasses.replace(
-        config,
-        heads=tuple(map(len, head_ids)),
-        head_ids=tuple(head_ids),
-        blocks=tuple(map(len, block_ids)),
-        block_ids=tuple(block_ids),
-    )
     order = [name for name in model.params if not name.endswith("log_alpha")]
-    return dataclasses.replace(model, config=smaller, params={name: params[name].copy() for name in order}, gate=None)
+    copies = {name: params[name].copy() for name in order}
+    return dataclasses.replace(model, config=open_config(model), params=copies, gate=None)
+
+
+def open_config(model: Transformer) -> ModelConfig:
+    """Return the configuration with only what is open in evaluation, which is what the model computes."""
+    config = model.config
+    ids = tuple(
+        tuple(int(i) for i, is_open in zip(ids, part, strict=True) if is_open)
+        for ids, part in zip(config.part_ids, open_heads(model), strict=True)
+    )
+    counts, L = tuple(map(len, ids)), config.L
+    return dataclasses.replace(config, heads=counts[:L], head_ids=ids[:L], blocks=counts[L:], block_ids=ids[L:])
 
 
 def stays(gates: LayerGates | None) -> tuple[NDArray, NDArray]:

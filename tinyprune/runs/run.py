@@ -340,7 +340,7 @@ class Run:
                 trainer.restore()
                 say(f"{stage}: going on after step {trainer.step}")
             else:
-                log.truncate(self.metrics_length_before(stage))
+                log.truncate(before.metadata["metrics_length"] if before else 0)
             left = config.steps - trainer.step
             if config.warmup > config.steps:
                 say(f"{stage}: the learning rate rises over {config.warmup} steps, more than there are")
@@ -404,26 +404,3 @@ class Run:
     def generator(self, purpose: str) -> np.random.Generator:
         """Return the random generator of the initialisation or of a stage, derived from the run's seed."""
         return np.random.default_rng([self.config.seed, ("init", *STAGES).index(purpose)])
-
-    def metrics_length_before(self, stage: str) -> int:
-        """Return the length of metrics.jsonl at the end of the stages before this one."""
-        for earlier in reversed(STAGES[: STAGES.index(stage)]):
-            path = self.directory.checkpoint(earlier)
-            if path.exists():
-                return load_checkpoint(path)[1]["metrics_length"]
-        return 0
-
-
-def trained_once(path: Path, config: RunConfig, ops: Engine, resume_command: str) -> Run:
-    """Return a run whose baseline is trained, by this call or by an earlier one in any process.
-
-    A concurrent call waits for the first; a run with other settings is done anew.
-    """
-    directory = RunDirectory(path)
-    run = Run(directory, config, ops, resume_command)
-    with directory.locked(wait=True):
-        outdated = directory.started and directory.read_config() != config
-        run.prepare(["train"], resume=not outdated, overwrite=outdated)
-        if not run.finished("train"):
-            run.train(resume=directory.checkpoint("train").exists())
-    return run

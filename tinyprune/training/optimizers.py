@@ -188,8 +188,3 @@ class Optimizer:
                 )
         self.steps = int(steps.item())
         self.moments = {key: self.ops.to_device(value.copy()) for key, value in moments.items()}
-
-
-def make_optimizer(config: TrainConfig, groups: dict[str, ParameterGroup], ops: Engine | None = None) -> Optimizer:
-    """Make the optimizer that `config.optimizer` names, for the parameters in `groups`; `ops` defaults to NumPy."""
-    return Optimizer(config, groups, ops)

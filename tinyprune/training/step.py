@@ -16,7 +16,7 @@ from tinyprune.errors import NotFiniteError
 from tinyprune.model.gates import gate_names
 from tinyprune.model.parameters import Parameters
 from tinyprune.model.transformer import Memory, Released, Transformer
-from tinyprune.training.optimizers import Optimizer, gradient_norm, make_optimizer, parameter_groups
+from tinyprune.training.optimizers import Optimizer, gradient_norm, parameter_groups
 from tinyprune.training.schedules import learning_rate
 
 Noise = np.random.Generator | None  # of dropout and gates; None for none
@@ -104,7 +104,7 @@ class Training:
         gate = model.gate
         multiplier = 1.0 if gate is None else gate.lr_multiplier
         trained = gate_names(model.config.L, model.config.U) if gate is not None and gate.frozen else model.params
-        optimizer = make_optimizer(config, parameter_groups(trained, config.weight_decay, multiplier), model.ops)
+        optimizer = Optimizer(config, parameter_groups(trained, config.weight_decay, multiplier), model.ops)
         return cls(
             model=model, segments=segments, config=config, objective=objective, optimizer=optimizer, rng=rng, **others
         )

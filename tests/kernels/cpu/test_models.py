@@ -52,7 +52,7 @@ def test_text_read_word_by_word(kind):
     model = make(kind, NUMBA)
     text = np.random.default_rng(6).integers(0, model.config.V, model.config.T)
     reader = CachedDecoder(model)
-    got = np.array([reader.step(int(word)) for word in text])
+    got = np.array([reader.predict(reader.read_token(int(word))) for word in text])
     np.testing.assert_allclose(np.exp(got).sum(-1), 1, rtol=1e-12)
     model.ops = NUMPY
     np.testing.assert_allclose(got, model.log_probabilities(read(model, text[None]))[0], rtol=1e-11)

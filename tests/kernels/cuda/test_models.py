@@ -14,7 +14,7 @@ from tinyprune.kernels.cuda.engine import CudaTF32
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective
 from tinyprune.training.checkpoints import load_checkpoint
-from tinyprune.training.optimizers import make_optimizer, parameter_groups
+from tinyprune.training.optimizers import Optimizer, parameter_groups
 from tinyprune.training.step import LanguageModelling
 
 from ..compare import GPU
@@ -106,7 +106,7 @@ def test_what_is_copied_in_a_training_step(place, monkeypatch):
     for gate, expected in ((None, 1), (GateConfig(), 4)):
         _, model = pair(gate=gate, L=1, **DROPOUT)
         ids, targets = text(model.config)
-        rule = make_optimizer(TrainConfig(lr=0.01), parameter_groups(model.params, 0.01), model.ops)
+        rule = Optimizer(TrainConfig(lr=0.01), parameter_groups(model.params, 0.01), model.ops)
         objective = LanguageModelling() if gate is None else GateObjective(gate, 1, 3)
         for step in range(2):  # at the first, what stays there is copied, too
             for copy in copies.values():

@@ -9,16 +9,14 @@ mask.
 `step` is a whole training step, against PyTorch: plain, SDPA, both under torch.compile, and all four under bf16
 autocast where the processor has instructions for it. Autocast rounds what products and attention read to 8 significant
 bits, which is less work than ours; losses then agree to 2 parts in 1,000. `sgemm_share` is the speed by nominal
-operations over that of NumPy's BLAS at 1024×1024×1024, which takes its turns in the same run (and a second time with
-the environment's own settings if these slow BLAS down). On a GPU the yardstick is cuBLAS at 4096×4096×4096, if PyTorch
-is a peer: smaller products do not fill a GPU. A step's memory is measured afterwards, see `race.with_memory`; that of
-compiled code is not, since it would include the compiler's.
+operations over that of NumPy's BLAS at 1024×1024×1024, which takes its turns in the same run. On a GPU the yardstick is
+cuBLAS at 4096×4096×4096, if PyTorch is a peer: smaller products do not fill a GPU. A step's memory is measured
+afterwards, see `race.with_memory`; that of compiled code is not, since it would include the compiler's.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +33,7 @@ from tinyprune.bench.shapes import (
     step_gflop,
 )
 from tinyprune.kernels.backend import BACKENDS
-from tinyprune.machine import HOLD_BLAS_BACK, has_bf16
+from tinyprune.machine import has_bf16
 from tinyprune.progress import say
 from tinyprune.tables import Record
 
@@ -97,9 +95,9 @@ def product_contender(
     return Contender(subject, library, f"tinyprune.bench.{function}", arguments, 2 * m * k * n / 1e9, compared)
 
 
-def blas(product: Product, library: str = "numpy", subject: str = BLAS, compared: bool = True) -> Contender:
-    """Return NumPy as a peer; the library "numpy" has BLAS at its best, see `processes.environment`."""
-    return product_contender(subject, library, "backend_workloads:blas", product, compared)
+def blas(product: Product, subject: str = BLAS, compared: bool = True) -> Contender:
+    """Return NumPy as a peer, with BLAS at its best, see `processes.environment`."""
+    return product_contender(subject, "numpy", "backend_workloads:blas", product, compared)
 
 
 def cublas(product: Product, options: Options, compared: bool = True) -> tuple[Contender, ...]:
@@ -183,22 +181,19 @@ def torch_steps(options: Options, name: str, bf16: bool) -> tuple[Contender, ...
 
 
 def sgemm(options: Options) -> tuple[Contender, ...]:
-    """Return the yardstick; also with the environment's settings if these keep BLAS from its best."""
+    """Return the yardstick."""
     if options.on_device:
         return cublas((*LARGE_FOR_CUDA, "A·B"), options, compared=False)
-    best = blas((*LARGE, "A·B"), subject=SGEMM, compared=False)
-    if not any(name in os.environ for name in HOLD_BLAS_BACK):
-        return (best,)
-    return best, blas((*LARGE, "A·B"), "numpy as set", f"{SGEMM}, environment as it is", compared=False)
+    return (blas((*LARGE, "A·B"), SGEMM, compared=False),)
 
 
 def with_share(records: list[Record]) -> list[Record]:
-    """Return the records with `sgemm_share`; the yardsticks themselves have no ratio, since they do other work."""
+    """Return the records with `sgemm_share`; the yardstick itself has no ratio, since it does other work."""
     yardstick = next((r for r in records if r["subject"] in (SGEMM, CUBLAS)), None)
     if yardstick is None:
         return [r | {"sgemm_share": None} for r in records]
     rows = [r | {"sgemm_share": r["gflops"] / yardstick["gflops"]} for r in records]
-    return [r | ({"ratio_to_subject": None} if yardstick["subject"] in r["subject"] else {}) for r in rows]
+    return [r | ({"ratio_to_subject": None} if yardstick["subject"] == r["subject"] else {}) for r in rows]
 
 
 def run_step(options: Options) -> list[Record]:

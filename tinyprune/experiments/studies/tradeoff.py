@@ -28,8 +28,9 @@ def tables(done: Finished) -> dict[str, list[Record]]:
 
 def pictures(done: Finished) -> Iterator[Picture]:
     """Draw the pictures."""
-    rows, found = done.tables["results"], done.tables["comparison"]
-    caption, figure = "Bits per character against heads that stay, with error bars", plot_tradeoff(rows, found)
+    found = done.tables["comparison"]
+    caption = "Bits per character against heads that stay, with error bars"
+    figure = plot_tradeoff(done.tables["summary"], found)
     if len({r["heads_open"] for r in found}) == 1:
         of = found[0]["reference"]
         caption = f"How many more bits per character than {of} each method needs, with intervals"

@@ -24,16 +24,12 @@ from tinyprune.pruning.importance.masks import Mask
 Stay = list[frozenset[int]]  # the heads that stay in each layer
 
 
-def search(
-    layers: Sequence[Sequence[BlockFit]], heads: float, relative: bool = False, prices: NDArray | None = None
-) -> Mask:
+def search(layers: Sequence[Sequence[BlockFit]], heads: float, prices: NDArray | None = None) -> Mask:
     """Return which heads stay so that no removal in the order of costs and no exchange of two heads is better.
 
     Args:
         layers: the fits of each part, see `read_fits`.
         heads: how many stay in all layers together; with `prices`, what those may cost that stay.
-        relative: divide each layer's cost by that without any head, which is what its heads add. In a pretrained model
-            layers differ a thousandfold in this, and the first one, on which all others build, adds least.
         prices: what each part costs, (all parts,); None for 1.
 
     Raises:
@@ -44,16 +40,10 @@ def search(
     if not 0 <= heads <= prices.sum():
         raise UsageError(f"heads must be between 0 and the {prices.sum():g} there are, got {heads}")
 
-    def error(i: int, own: frozenset[int]) -> float:
-        stay = np.isin(np.arange(sizes[i]), list(own))
-        return sum(fit.cost(stay) / fit.positions for fit in layers[i])
-
-    none = frozenset[int]()
-    scales = [error(i, none) or 1.0 if relative else 1.0 for i in range(len(sizes))]
-
     @cache
     def cost(i: int, own: frozenset[int]) -> float:
-        return error(i, own) / scales[i]
+        stay = np.isin(np.arange(sizes[i]), list(own))
+        return sum(fit.cost(stay) / fit.positions for fit in layers[i])
 
     kept = [frozenset(range(H)) for H in sizes]
     price, room = by_layer(prices, sizes), heads - prices.sum()

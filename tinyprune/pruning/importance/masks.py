@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
-from tinyprune.model.gates import by_layer, gate_names
+from tinyprune.model.gates import by_layer, gate_names, split_log_alpha
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import CLOSED, OPEN, add_gates, budget, hit_target, with_new_gates, within
 
@@ -61,10 +61,7 @@ def with_scored_gates(model: Transformer, gate: GateConfig, score: Callable[[Tra
     worth[: 0 if gate.heads else sum(model.config.heads)] = np.inf
     log_alpha = np.empty(worth.size)
     log_alpha[np.argsort(worth, kind="stable")] = np.linspace(CLOSED, OPEN, worth.size)
-    for name, own in zip(
-        gate_names(model.config.L, gated.config.U), by_layer(log_alpha, gated.config.parts), strict=True
-    ):
-        gated.params[name] = model.ops.to_device(own.astype(np.float32))
+    gated.params |= split_log_alpha(log_alpha.astype(np.float32), gated.config, model.ops)
     hit_target(gated)
     return gated
 
