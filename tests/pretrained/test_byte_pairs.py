@@ -126,6 +126,11 @@ def test_what_describes_no_tokenizer_is_refused(text):
         BytePairTokenizer(text)
 
 
+def test_normalised_characters_are_the_same():
+    tokenizer = BytePairTokenizer(samples.changed(DESCRIPTIONS["qwen2"], normalizer={"type": "NFC"}))
+    assert tokenizer.encode("e\u0301").tolist() == TOKENIZERS["qwen2"].encode("é").tolist()
+
+
 def test_what_the_package_cannot_use_is_refused_when_it_is_used():
     values = json.loads(DESCRIPTIONS["gpt2"])
     values["model"]["merges"] = [["no", "such"]]

@@ -23,18 +23,20 @@ from tinyprune.pruning.surgery import remove_closed_heads
 CONFIG = ModelConfig(
     "llama", **samples.SIZES | {"L": 4, "D": 64, "H": 6, "F": 128}, head_width=32, kv_heads=2, U=32, rope_base=500.0
 )
+QWEN2 = {"D": 192, "head_width": 0, "bias": "qkv"}  # llama.cpp has all heads together as wide as the stream
 EACH = [[1, 1, 1, 1, 0, 1], [0] * 6, [0, 0, 1, 0, 0, 0], [1] * 6], [[1, 0, 1, 1], [0, 1, 1, 1], [0] * 4, [1] * 4]
 ALIKE = [[1, 0, 1, 0, 1, 1]] * 4, [[1, 0, 1, 1], [0, 1, 1, 1]] * 2
 IDS = np.random.default_rng(8).integers(0, 300, (1, 18))
 
 
-@pytest.fixture(scope="module", params=[Type.Q4_1, Type.F16, Type.F32], ids=lambda kind: kind.name)
+@pytest.fixture(scope="module", params=["Q4_1", "F16", "F32", "Q4_1 qwen2"])
 def source(request, tmp_path_factory):
     """A file as llama.cpp has it, and the model in it."""
-    config = replace(CONFIG, U=0, blocks=(), block_ids=())
+    kind, _, family = request.param.partition(" ")
+    config = replace(CONFIG, U=0, blocks=(), block_ids=(), **QWEN2 if family else {})
     path = tmp_path_factory.mktemp("source") / "whole.gguf"
-    width = {f"llama.attention.{name}_length": 32 for name in ("key", "value")}
-    write(path, config, samples.random_model(config)[0].params, request.param, entries=width)
+    width = {f"{family or 'llama'}.attention.{name}_length": 32 for name in ("key", "value")}
+    write(path, config, samples.random_model(config)[0].params, Type[kind], entries=width)
     return path, read_pretrained(path)
 
 
@@ -73,7 +75,8 @@ def test_what_stays_is_sliced_and_read_again_with_the_same_bits(source, tmp_path
     found = read_pretrained(tmp_path / "m.gguf")
     assert found.config.T == 18 and found.tokenizer.description == given.tokenizer.description
     reader, kinds = gguf.GGUFReader(tmp_path / "m.gguf"), {name: x.tensor_type for name, x in tensors(path).items()}
-    assert reader.fields["general.architecture"].contents() == ("deci" if masks is EACH else "llama")
+    alike = masks is ALIKE and given.config.bias == "none"
+    assert reader.fields["general.architecture"].contents() == ("llama" if alike else "deci")
     assert all(tensor.tensor_type == kinds[tensor.name] for tensor in reader.tensors)
     # layer 1 has no attention; layer 2 has units of zeros, without which llama.cpp would leave out its only head
     assert ("blk.1.attn_q.weight" in tensors(tmp_path / "m.gguf")) == (masks is ALIKE)
@@ -92,13 +95,15 @@ def test_what_has_changed_is_quantised(source, tmp_path):
         np.testing.assert_allclose(got, smaller.log_p(IDS), rtol=0, atol=error)
 
 
-def test_a_model_of_the_hub_has_its_tokenizer_written(tmp_path):
-    config = replace(CONFIG, V=320, tied=False)
+@pytest.mark.parametrize("cut", ["smollm", "qwen2"])
+def test_a_model_of_the_hub_has_its_tokenizer_written(tmp_path, cut):
+    config = replace(CONFIG, V=320, tied=False, **QWEN2 if cut == "qwen2" else {})
     params = samples.random_model(config)[0].params
-    model, tokenizer = Transformer(config, params), samples.BytePairTokenizer(samples.train_tokenizer("smollm"), 320)
+    model, tokenizer = Transformer(config, params), samples.BytePairTokenizer(samples.train_tokenizer(cut), 320)
     write_gguf(tmp_path / "m.gguf", model, tokenizer, kind="f32", positions=99)
     found = read_pretrained(tmp_path / "m.gguf")
-    assert (found.config.V, found.config.T) == (320, 99)
+    family = gguf.GGUFReader(tmp_path / "m.gguf").fields["general.architecture"].contents()
+    assert (found.config.V, found.config.T, family) == (320, 99, "qwen2" if cut == "qwen2" else "llama")
     samples.check_equal(found.params, params)
     for text in samples.HARD:
         assert found.tokenizer.encode(text).tolist() == tokenizer.encode(text).tolist()
@@ -122,7 +127,7 @@ def test_what_a_file_cannot_say_is_refused_and_nothing_written(tmp_path, monkeyp
         ({"path": tmp_path / "there"}, "there exists; give a new file"),
         ({"model": other}, "GGUF files can say models of kind llama, got gpt2"),
         ({"model": gated}, "this model has gates"),
-        ({"tokenizer": llama3}, "how a text is cut for smollm, gpt-2; this tokenizer cuts otherwise"),
+        ({"tokenizer": llama3}, "how a text is cut for smollm, gpt-2, qwen2; this tokenizer cuts otherwise"),
         ({"kind": "q2"}, "kind must be one of sliced, source, f32; got 'q2'"),
     ):
         with pytest.raises(UsageError, match=match):
