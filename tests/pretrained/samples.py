@@ -39,7 +39,7 @@ CUTS = {
 
 def train_tokenizer(cut="gpt2", V=300):
     """Train a tokenizer that cuts texts as a model's does; returns the text of its tokenizer.json."""
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = Tokenizer(models.BPE(ignore_merges=cut == "llama3"))  # as Llama 3's
     tokenizer.pre_tokenizer, tokenizer.decoder = CUTS[cut], decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     options = {"initial_alphabet": alphabet, "special_tokens": ["<|end|>"], "show_progress": False}

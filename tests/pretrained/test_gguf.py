@@ -57,6 +57,11 @@ def write(path, config, params, kind=Type.F32, *, entries=None, without=(), more
             used = kind if x.ndim == 2 else Type.F32
             x = np.ascontiguousarray(x)
             writer.add_tensor(source.tensor, gguf.quants.quantize(x, used), raw_dtype=used)
+    if config.rope_scaling:
+        factor, low, high, positions = config.rope_scaling
+        turns = positions / (2 * np.pi) * config.rope_base ** (-np.arange(0, config.Dh, 2) / config.Dh)
+        smooth = np.clip((turns - low) / (high - low), 0, 1)
+        more = {"rope_freqs.weight": np.float32(1 / ((1 - smooth) / factor + smooth))}
     for name, x in (more or {}).items():
         writer.add_tensor(name, x)
     writer.write_header_to_file()
@@ -127,7 +132,7 @@ NOT_OURS = [
         ({"without": ["llama.block_count"]}, UsageError, "lacks llama.block_count"),
         ({"without": ["tokenizer.ggml.merges"]}, CheckpointError, "has no tokens, their types or merges"),
         ({"entries": {"tokenizer.ggml.token_type": [1]}}, CheckpointError, "300 tokens have 1 types"),
-        ({"more": {"rope_freqs.weight": np.ones(4, "f4")}}, UsageError, "rope_freqs.weight is 'given'.* without it"),
+        ({"more": {"rope_freqs.weight": np.arange(1, 5, dtype="f4")}}, UsageError, "in another way than Llama 3"),
         ({"entries": {"llama.vocab_size": 299}}, CheckpointError, r"shape \(300, 32\), .* need \(299, 32\)"),
     ],
     ids=str,

@@ -24,18 +24,19 @@ CONFIG = ModelConfig(
     "llama", **samples.SIZES | {"L": 4, "D": 64, "H": 6, "F": 128}, head_width=32, kv_heads=2, U=32, rope_base=500.0
 )
 QWEN2 = {"D": 192, "head_width": 0, "bias": "qkv"}  # llama.cpp has all heads together as wide as the stream
+FAMILIES = {"": {}, "qwen2": QWEN2, "scaled": {"rope_scaling": (8.0, 1.0, 4.0, 64.0)}}
 EACH = [[1, 1, 1, 1, 0, 1], [0] * 6, [0, 0, 1, 0, 0, 0], [1] * 6], [[1, 0, 1, 1], [0, 1, 1, 1], [0] * 4, [1] * 4]
 ALIKE = [[1, 0, 1, 0, 1, 1]] * 4, [[1, 0, 1, 1], [0, 1, 1, 1]] * 2
 IDS = np.random.default_rng(8).integers(0, 300, (1, 18))
 
 
-@pytest.fixture(scope="module", params=["Q4_1", "F16", "F32", "Q4_1 qwen2"])
+@pytest.fixture(scope="module", params=["Q4_1", "F16", "F32 scaled", "Q4_1 qwen2"])
 def source(request, tmp_path_factory):
     """A file as llama.cpp has it, and the model in it."""
     kind, _, family = request.param.partition(" ")
-    config = replace(CONFIG, U=0, blocks=(), block_ids=(), **QWEN2 if family else {})
+    config = replace(CONFIG, U=0, blocks=(), block_ids=(), **FAMILIES[family])
     path = tmp_path_factory.mktemp("source") / "whole.gguf"
-    width = {f"{family or 'llama'}.attention.{name}_length": 32 for name in ("key", "value")}
+    width = {f"{'qwen2' if family == 'qwen2' else 'llama'}.attention.{name}_length": 32 for name in ("key", "value")}
     write(path, config, samples.random_model(config)[0].params, Type[kind], entries=width)
     return path, read_pretrained(path)
 
@@ -95,7 +96,7 @@ def test_what_has_changed_is_quantised(source, tmp_path):
         np.testing.assert_allclose(got, smaller.log_p(IDS), rtol=0, atol=error)
 
 
-@pytest.mark.parametrize("cut", ["smollm", "qwen2"])
+@pytest.mark.parametrize("cut", ["smollm", "qwen2", "llama3"])
 def test_a_model_of_the_hub_has_its_tokenizer_written(tmp_path, cut):
     config = replace(CONFIG, V=320, tied=False, **QWEN2 if cut == "qwen2" else {})
     params = samples.random_model(config)[0].params
@@ -105,6 +106,7 @@ def test_a_model_of_the_hub_has_its_tokenizer_written(tmp_path, cut):
     family = gguf.GGUFReader(tmp_path / "m.gguf").fields["general.architecture"].contents()
     assert (found.config.V, found.config.T, family) == (320, 99, "qwen2" if cut == "qwen2" else "llama")
     samples.check_equal(found.params, params)
+    assert ('"ignore_merges": true' in found.tokenizer.description) == (cut == "llama3")
     for text in samples.HARD:
         assert found.tokenizer.encode(text).tolist() == tokenizer.encode(text).tolist()
 
@@ -120,14 +122,17 @@ def test_removed_parts_become_zeros(source):
 
 def test_what_a_file_cannot_say_is_refused_and_nothing_written(tmp_path, monkeypatch):
     model, tokenizer = samples.random_model(CONFIG)
-    other, llama3 = samples.random_model(samples.GPT2)[0], samples.BytePairTokenizer(samples.train_tokenizer("llama3"))
+    other, pairs = samples.random_model(samples.GPT2)[0], samples.train_tokenizer("llama3").replace("{1,3}", "{1,2}")
     gated = with_heads(model)
     (tmp_path / "there").touch()
     for wrong, match in (
         ({"path": tmp_path / "there"}, "there exists; give a new file"),
         ({"model": other}, "GGUF files can say models of kind llama, got gpt2"),
         ({"model": gated}, "this model has gates"),
-        ({"tokenizer": llama3}, "how a text is cut for smollm, gpt-2, qwen2; this tokenizer cuts otherwise"),
+        (
+            {"tokenizer": samples.BytePairTokenizer(pairs)},
+            "is cut for smollm, gpt-2, qwen2, llama-bpe; this",
+        ),
         ({"kind": "q2"}, "kind must be one of sliced, source, f32; got 'q2'"),
     ):
         with pytest.raises(UsageError, match=match):

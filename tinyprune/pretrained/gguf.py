@@ -6,6 +6,7 @@ quantised blocks into float32.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -21,6 +22,7 @@ from tinyprune.config import ModelConfig
 from tinyprune.data.tokenizers import BytePairTokenizer
 from tinyprune.errors import CheckpointError, UsageError, missing_extra
 from tinyprune.model.parameters import parameter_shapes
+from tinyprune.ops.rotary import frequencies
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.settings import model_config, only, read_numbers
 from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_memory, check_tensors, read_parameters
@@ -38,6 +40,8 @@ _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
 _WORDS += r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLIT = {"type": "Split", "pattern": {"Regex": _WORDS}, "behavior": "Isolated", "invert": False}
 PRE["qwen2"] = [_SPLIT, _BYTES | {"use_regex": False}]
+LLAMA3 = "llama-bpe"  # up to three digits are one token, and a piece that is a token is not merged
+PRE[LLAMA3] = [_SPLIT | {"pattern": {"Regex": _WORDS.replace(r"N}|", r"N}{1,3}|")}}, PRE["qwen2"][-1]]
 
 
 def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]], BytePairTokenizer]:
@@ -90,9 +94,31 @@ def read_settings(entries: dict[str, Any], stored: dict[str, StoredTensor], path
     for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         only(entries, f"llama.{key}", path, config.Dh)
     only(entries, "llama.rope.scaling.type", path, "none")
-    only({"rope_freqs.weight": stored.get("rope_freqs.weight") and "given"}, "rope_freqs.weight", path, None)
     only(entries, "llama.expert_count", path, 0)
-    return config
+    factors = stored.pop("rope_freqs.weight", None)
+    return dataclasses.replace(config, rope_scaling=scaling(factors, config, path)) if factors else config
+
+
+def scaling(tensor: StoredTensor, config: ModelConfig, path: Path) -> tuple[float, ...]:
+    """Return `ModelConfig.rope_scaling` for the factors (Dh/2,) that divide the frequencies p, as Llama 3 has them.
+
+    The share of p that stays is a · p + b between 0 and 1, see `ops.rotary.frequencies`. Its two numbers say what the
+    original positions and the high frequency factor are if the low one is 1. Raises UsageError for other factors.
+    """
+    p = frequencies(config.Dh, config.rope_base)
+    if tensor.shape == p.shape and tensor.load:
+        with np.errstate(all="ignore"):  # what comes out is compared
+            factors = np.array(tensor.load(), float)
+            factor = factors.max()
+            share = (1 / factors - 1 / factor) / (1 - 1 / factor)
+            i, j = np.argmax(share < 0.9999), len(p) - 1 - np.argmax(share[::-1] > 1e-4)
+            a = 1000 / p[i] if i == j else (share[j] - share[i]) / (p[j] - p[i])  # any steep line if one p lies on it
+            b = share[i] - a * p[i]
+            for digits in (0, 3, 15):
+                found = tuple(round(float(x), digits) for x in (factor, 1, 1 - 1 / b, -2 * np.pi * a / b))
+                if np.allclose(p / frequencies(config.Dh, (*found, config.rope_base)), factors, 1e-5, 0):
+                    return found
+    raise UsageError(f"{path}: rope_freqs.weight slows positions in another way than Llama 3; take another model")
 
 
 def empty_block(name: str, config: ModelConfig) -> bool:
@@ -158,7 +184,8 @@ def description(tokens: Sequence[str], types: Sequence[int], merges: Sequence[st
         for i, kind in enumerate(types)
         if kind in (CONTROL, USER_DEFINED)
     ]
-    model = {"type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)}, "merges": list(merges)}
+    vocab, whole = {token: i for i, token in enumerate(tokens)}, {"ignore_merges": True} if pre == LLAMA3 else {}
+    model = {"type": "BPE", "vocab": vocab, "merges": list(merges)} | whole
     values = {"version": "1.0", "added_tokens": added, "pre_tokenizer": {"type": "Sequence", "pretokenizers": PRE[pre]}}
     return json.dumps(values | {"decoder": _BYTES, "model": model}, ensure_ascii=False)
 

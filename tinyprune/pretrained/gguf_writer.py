@@ -29,7 +29,7 @@ from tinyprune.files import save_error
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.rotary import frequencies
 from tinyprune.pretrained.export import check_writable, padded
-from tinyprune.pretrained.gguf import CONTROL, NORMAL, PRE, TURNED, UNUSED, USER_DEFINED
+from tinyprune.pretrained.gguf import CONTROL, LLAMA3, NORMAL, PRE, TURNED, UNUSED, USER_DEFINED
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.settings import NUMBERS
 
@@ -108,8 +108,8 @@ def write_gguf(
     heads, keys, units = (list(x) if architecture == "deci" else x[0] for x in zip(*sizes, strict=True))
     about = {"T": positions or config.T, "H": heads, "kv_heads": keys, "F": units}
     add_numbers(writer, config, architecture, about)
-    if config.rope_scaling:
-        slower = frequencies(config.Dh, config.rope_base) / frequencies(config.Dh, config.rotary or 1.0)
+    slower = frequencies(config.Dh, config.rope_base) / frequencies(config.Dh, config.rotary or 1.0)
+    if slower.max() > 1:
         writer.add_tensor("rope_freqs.weight", slower.astype(np.float32))
     for name, (tensor, transposed, _) in sources("gguf", config).items():
         x, rows, columns = params.pop(name), None, None
@@ -120,7 +120,8 @@ def write_gguf(
             if not places.size:
                 continue
             rows, columns = (places if axis == here else None for here in (0, 1))
-        turned = neighbours(rows, config.Dh) if name.endswith(TURNED) and architecture != "qwen2" else rows
+        paired = architecture != "qwen2" and name.endswith(TURNED)
+        turned = neighbours(rows, config.Dh) if paired and rows is not None else rows
         x = picked(x.T if transposed else x, turned, columns)
         data, form = stored_as(x, stored.get(tensor), turned if halved else rows, columns, kind, gguf)
         writer.add_tensor(tensor, data, raw_dtype=form)
@@ -150,17 +151,15 @@ def stored_parts(config: ModelConfig, i: int) -> tuple[NDArray, NDArray, NDArray
 PARTS: dict[str, tuple[int, int | None, int]] = {
     "ln.scale": (0, None, 1),
     "Wq": (0, 0, 0),
-    "bq": (0, 0, 0),
     "Wk": (1, 0, 0),
-    "bk": (1, 0, 0),
     "Wv": (1, 0, 0),
-    "bv": (1, 0, 0),
     "Wo": (0, 1, 0),
     "ffn.ln.scale": (2, None, 1),
     "ffn.W1": (2, 0, 1),
     "ffn.Wg": (2, 0, 1),
     "ffn.W2": (2, 1, 1),
 }
+PARTS |= {f"b{x}": PARTS[f"W{x}"] for x in "qkv"}
 
 
 def wide(parts: NDArray, width: int) -> NDArray:
@@ -213,9 +212,9 @@ def tokenizer_entries(tokenizer: Any, gguf: Any) -> Iterator[tuple[str, Any, Any
     """Yield the same for a tokenizer that comes from a tokenizer.json. Raises UsageError if llama.cpp's has no name."""
     about, kinds = json.loads(tokenizer.description), gguf.GGUFValueType
     cut = about.get("pre_tokenizer") or {}
-    same = {"trim_offsets": None}  # which tells nothing of the tokens
-    cuts = [x | same for x in cut.get("pretokenizers", [cut])]
-    names = [name for name, known in PRE.items() if cuts == [x | same for x in known]]
+    # Offsets tell nothing of the tokens.
+    cuts = [x | {"trim_offsets": True} if "trim_offsets" in x else x for x in cut.get("pretokenizers", [cut])]
+    names = [x for x in PRE if PRE[x] == cuts and (x == LLAMA3) == bool(about["model"].get("ignore_merges"))]
     if not names:
         raise UsageError(f"a GGUF file can say how a text is cut for {', '.join(PRE)}; this tokenizer cuts otherwise")
     tokens, types = [f"[unused {i}]" for i in range(tokenizer.V)], [UNUSED] * tokenizer.V
@@ -226,6 +225,7 @@ def tokenizer_entries(tokenizer: Any, gguf: Any) -> Iterator[tuple[str, Any, Any
     merges = [x if isinstance(x, str) else " ".join(x) for x in about["model"]["merges"]]
     yield "tokenizer.ggml.model", "gpt2", kinds.STRING, None
     yield "tokenizer.ggml.pre", names[0], kinds.STRING, None
+    yield "tokenizer.ggml.add_bos_token", False, kinds.BOOL, None
     yield "tokenizer.ggml.tokens", tokens, kinds.ARRAY, kinds.STRING
     yield "tokenizer.ggml.token_type", types, kinds.ARRAY, kinds.INT32
     yield "tokenizer.ggml.merges", merges, kinds.ARRAY, kinds.STRING
