@@ -13,14 +13,14 @@ from samples import refused
 
 from tinyprune.config import ModelConfig
 from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.ops.rotary import frequencies
 from tinyprune.pretrained import read_pretrained
 from tinyprune.pretrained.layout import sources
 
 # Rows as long as a block of quantised numbers, or two.
 SIZES = samples.SIZES | {"D": 32, "H": 4, "F": 64, "norm_eps": 1e-5}
 LLAMA = ModelConfig("llama", **SIZES, kv_heads=2, rope_base=500.0, tied=False)
-QWEN2 = ModelConfig("llama", **SIZES, kv_heads=2, rope_base=500.0, bias="qkv")
-DESCRIPTIONS = {pre: samples.train_tokenizer(pre) for pre in ("smollm", "qwen2")}
+DESCRIPTIONS = {"none": samples.train_tokenizer("smollm"), "qkv": samples.train_tokenizer("qwen2")}
 
 
 def permuted(W, heads):
@@ -31,7 +31,7 @@ def permuted(W, heads):
 def write(path, config, params, kind=Type.F32, *, entries=None, without=(), more=None):
     """Write a file; `entries` replace or follow its own, `without` some keys or tensors, and with `more` tensors."""
     family, pre = ("qwen2", "qwen2") if config.bias == "qkv" else ("llama", "smollm")
-    described = json.loads(DESCRIPTIONS[pre])
+    described = json.loads(DESCRIPTIONS[config.bias])
     tokens = list(described["model"]["vocab"])
     special = {token["id"] for token in described["added_tokens"]}
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in described["model"]["merges"]]
@@ -58,10 +58,8 @@ def write(path, config, params, kind=Type.F32, *, entries=None, without=(), more
             x = np.ascontiguousarray(x)
             writer.add_tensor(source.tensor, gguf.quants.quantize(x, used), raw_dtype=used)
     if config.rope_scaling:
-        factor, low, high, positions = config.rope_scaling
-        turns = positions / (2 * np.pi) * config.rope_base ** (-np.arange(0, config.Dh, 2) / config.Dh)
-        smooth = np.clip((turns - low) / (high - low), 0, 1)
-        more = {"rope_freqs.weight": np.float32(1 / ((1 - smooth) / factor + smooth))}
+        factors = frequencies(config.Dh, config.rope_base) / frequencies(config.Dh, config.rotary)
+        more = {"rope_freqs.weight": np.float32(factors)}
     for name, x in (more or {}).items():
         writer.add_tensor(name, x)
     writer.write_header_to_file()
@@ -88,7 +86,7 @@ def test_the_file_of_an_installed_package_is_found_by_its_name(tmp_path, params,
         read_pretrained("pytest")
 
 
-@pytest.mark.parametrize("config", [LLAMA, ModelConfig("llama", **SIZES), QWEN2], ids=["groups", "tied", "qwen2"])
+@pytest.mark.parametrize("config", [LLAMA, ModelConfig("llama", **SIZES), ModelConfig("llama", **SIZES, bias="qkv")])
 def test_what_the_converter_writes_is_read(tmp_path, config):
     params = samples.random_model(config)[0].params
     usual = () if config.kv_heads else ("llama.rope.freq_base", "llama.attention.head_count_kv")
@@ -97,8 +95,7 @@ def test_what_the_converter_writes_is_read(tmp_path, config):
     samples.check_equal(model.params, params)
     for text in samples.HARD:
         ids = model.tokenizer.encode(text)
-        theirs = samples.Tokenizer.from_str(DESCRIPTIONS["qwen2" if config == QWEN2 else "smollm"])
-        assert ids.tolist() == theirs.encode(text).ids
+        assert ids.tolist() == samples.Tokenizer.from_str(DESCRIPTIONS[config.bias]).encode(text).ids
         assert model.tokenizer.decode(ids) == text
     assert model.tokenizer.encode("<|end|>1").tolist()[0] == 0
 

@@ -23,22 +23,21 @@ from tinyprune.pruning.surgery import remove_closed_heads
 CONFIG = ModelConfig(
     "llama", **samples.SIZES | {"L": 4, "D": 64, "H": 6, "F": 128}, head_width=32, kv_heads=2, U=32, rope_base=500.0
 )
-QWEN2 = {"D": 192, "head_width": 0, "bias": "qkv"}  # llama.cpp has all heads together as wide as the stream
-FAMILIES = {"": {}, "qwen2": QWEN2, "scaled": {"rope_scaling": (8.0, 1.0, 4.0, 64.0)}}
+# Qwen2 has all heads together as wide as the stream.
+MORE = {"smollm": {}, "qwen2": {"D": 192, "head_width": 0, "bias": "qkv"}, "llama3": {"rope_scaling": (8, 1, 4, 64)}}
 EACH = [[1, 1, 1, 1, 0, 1], [0] * 6, [0, 0, 1, 0, 0, 0], [1] * 6], [[1, 0, 1, 1], [0, 1, 1, 1], [0] * 4, [1] * 4]
 ALIKE = [[1, 0, 1, 0, 1, 1]] * 4, [[1, 0, 1, 1], [0, 1, 1, 1]] * 2
 IDS = np.random.default_rng(8).integers(0, 300, (1, 18))
 
 
-@pytest.fixture(scope="module", params=["Q4_1", "F16", "F32 scaled", "Q4_1 qwen2"])
+@pytest.fixture(scope="module", params=["Q4_1 smollm", "F16 smollm", "F32 llama3", "Q4_1 qwen2"])
 def source(request, tmp_path_factory):
     """A file as llama.cpp has it, and the model in it."""
-    kind, _, family = request.param.partition(" ")
-    config = replace(CONFIG, U=0, blocks=(), block_ids=(), **FAMILIES[family])
+    kind, family = request.param.split()
+    config = replace(CONFIG, U=0, blocks=(), block_ids=(), **MORE[family])
     path = tmp_path_factory.mktemp("source") / "whole.gguf"
     width = {f"{'qwen2' if family == 'qwen2' else 'llama'}.attention.{name}_length": 32 for name in ("key", "value")}
-    write(path, config, samples.random_model(config)[0].params, Type[kind], entries=width)
-    return path, read_pretrained(path)
+    return write(path, config, samples.random_model(config)[0].params, Type[kind], entries=width), read_pretrained(path)
 
 
 def pruned(given, masks=EACH):
@@ -96,9 +95,9 @@ def test_what_has_changed_is_quantised(source, tmp_path):
         np.testing.assert_allclose(got, smaller.log_p(IDS), rtol=0, atol=error)
 
 
-@pytest.mark.parametrize("cut", ["smollm", "qwen2", "llama3"])
+@pytest.mark.parametrize("cut", MORE)
 def test_a_model_of_the_hub_has_its_tokenizer_written(tmp_path, cut):
-    config = replace(CONFIG, V=320, tied=False, **QWEN2 if cut == "qwen2" else {})
+    config = replace(CONFIG, V=320, tied=False, **MORE[cut])
     params = samples.random_model(config)[0].params
     model, tokenizer = Transformer(config, params), samples.BytePairTokenizer(samples.train_tokenizer(cut), 320)
     write_gguf(tmp_path / "m.gguf", model, tokenizer, kind="f32", positions=99)

@@ -32,10 +32,7 @@ ARCHITECTURES = ("llama", "deci", "qwen2")  # deci: a Llama whose layers differ
 TURNED = (".Wq", ".Wk", ".bq", ".bk")  # what rotary positions turn
 # How a text is cut before it is merged, by the name in "tokenizer.ggml.pre": each digit is one token in SmolLM2.
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-PRE: dict[str, list[dict[str, Any]]] = {
-    "smollm": [{"type": "Digits", "individual_digits": True}, _BYTES],
-    "gpt-2": [_BYTES],
-}
+PRE: dict[str, list[Any]] = {"smollm": [{"type": "Digits", "individual_digits": True}, _BYTES], "gpt-2": [_BYTES]}
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
 _WORDS += r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLIT = {"type": "Split", "pattern": {"Regex": _WORDS}, "behavior": "Isolated", "invert": False}
@@ -109,13 +106,12 @@ def scaling(tensor: StoredTensor, config: ModelConfig, path: Path) -> tuple[floa
     if tensor.shape == p.shape and tensor.load:
         with np.errstate(all="ignore"):  # what comes out is compared
             factors = np.array(tensor.load(), float)
-            factor = factors.max()
-            share = (1 / factors - 1 / factor) / (1 - 1 / factor)
+            share = (1 / factors - 1 / factors.max()) / (1 - 1 / factors.max())
             i, j = np.argmax(share < 0.9999), len(p) - 1 - np.argmax(share[::-1] > 1e-4)
             a = 1000 / p[i] if i == j else (share[j] - share[i]) / (p[j] - p[i])  # any steep line if one p lies on it
             b = share[i] - a * p[i]
             for digits in (0, 3, 15):
-                found = tuple(round(float(x), digits) for x in (factor, 1, 1 - 1 / b, -2 * np.pi * a / b))
+                found = tuple(round(float(x), digits) for x in (max(factors), 1, 1 - 1 / b, -2 * np.pi * a / b))
                 if np.allclose(p / frequencies(config.Dh, (*found, config.rope_base)), factors, 1e-5, 0):
                     return found
     raise UsageError(f"{path}: rope_freqs.weight slows positions in another way than Llama 3; take another model")
