@@ -428,6 +428,7 @@ class GateConfig(Config):
     criterion_tokens: int = newer(8192, "of the validation split, which the criterion reads; 0: all", low=0)
     units: int = newer(0, "blocks of so many units of the feed-forward block have gates, too; 0: only heads", low=0)
     heads: bool = newer(True, "heads may be closed; if not, only blocks of gate.units")
+    groups: bool = newer(False, "heads that share keys and values have one gate together, and go with these")
     controller_lr: float = option(0.004, "target: step size of the controller's two multipliers", low=0.0)
     layerwise_weight: float = option(1.0, "layerwise objective: weight of the layers' relative errors", low=0.0)
     distribution: str = option(
@@ -464,6 +465,7 @@ class GateConfig(Config):
         yield not self.heads and not self.units, "heads must be true where there are no blocks of gate.units"
         broken = self.criterion and not self.has_target
         yield broken, "criterion needs gate.target_heads or gate.target_share, since it trains nothing"
+        yield self.groups and self.distribution == "top-k", 'groups must be false for gate.distribution = "top-k"'
         broken = self.distribution == "top-k" and self.target_heads is None
         yield broken, 'target_heads must be given for gate.distribution = "top-k": it is k'
 

@@ -33,12 +33,13 @@ CUTS = {
     "gpt2": BYTES,
     "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTES]),
     "llama3": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"), RAW_BYTES]),
+    "qwen2": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3.replace("{1,3}", "")), "isolated"), RAW_BYTES]),
 }
 
 
 def train_tokenizer(cut="gpt2", V=300):
     """Train a tokenizer that cuts texts as a model's does; returns the text of its tokenizer.json."""
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = Tokenizer(models.BPE(ignore_merges=cut == "llama3"))  # as Llama 3's
     tokenizer.pre_tokenizer, tokenizer.decoder = CUTS[cut], decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     options = {"initial_alphabet": alphabet, "special_tokens": ["<|end|>"], "show_progress": False}

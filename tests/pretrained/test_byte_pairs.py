@@ -30,6 +30,8 @@ def test_tokens_are_those_of_the_package_and_lose_nothing(cut):
         assert ids.dtype == np.int64 and ids.tolist() == theirs.encode(text).ids
         assert tokenizer.decode(ids) == text
         np.testing.assert_array_equal(again.encode(text), ids)
+    composing = BytePairTokenizer(samples.changed(DESCRIPTIONS[cut], normalizer={"type": "NFC"}))
+    assert composing.encode("e\u0301").tolist() == tokenizer.encode("é").tolist()
 
 
 PIECES = ["a", "the", "é", "猫", "😀", "'", "'s", "1", "²", ".", "#", " ", " ", "\n", "\n", "\t", "\r", "\u00a0"]

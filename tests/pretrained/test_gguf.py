@@ -13,13 +13,14 @@ from samples import refused
 
 from tinyprune.config import ModelConfig
 from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.ops.rotary import frequencies
 from tinyprune.pretrained import read_pretrained
 from tinyprune.pretrained.layout import sources
 
 # Rows as long as a block of quantised numbers, or two.
 SIZES = samples.SIZES | {"D": 32, "H": 4, "F": 64, "norm_eps": 1e-5}
 LLAMA = ModelConfig("llama", **SIZES, kv_heads=2, rope_base=500.0, tied=False)
-DESCRIPTION = samples.train_tokenizer("smollm")
+DESCRIPTIONS = {"none": samples.train_tokenizer("smollm"), "qkv": samples.train_tokenizer("qwen2")}
 
 
 def permuted(W, heads):
@@ -29,7 +30,8 @@ def permuted(W, heads):
 
 def write(path, config, params, kind=Type.F32, *, entries=None, without=(), more=None):
     """Write a file; `entries` replace or follow its own, `without` some keys or tensors, and with `more` tensors."""
-    described = json.loads(DESCRIPTION)
+    family, pre = ("qwen2", "qwen2") if config.bias == "qkv" else ("llama", "smollm")
+    described = json.loads(DESCRIPTIONS[config.bias])
     tokens = list(described["model"]["vocab"])
     special = {token["id"] for token in described["added_tokens"]}
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in described["model"]["merges"]]
@@ -37,24 +39,27 @@ def write(path, config, params, kind=Type.F32, *, entries=None, without=(), more
     about |= {"feed_forward_length": config.F, "attention.head_count": config.H, "rope.freq_base": config.rope_base}
     about |= {"attention.head_count_kv": config.kv_heads or config.H, "rope.dimension_count": config.Dh}
     about |= {"attention.layer_norm_rms_epsilon": config.norm_eps}
-    about = {f"llama.{key}": value for key, value in about.items()}
+    about = {f"{family}.{key}": value for key, value in about.items()}
     types = [3 if i in special else 1 for i in range(len(tokens))]
-    ours = {"model": "gpt2", "pre": "smollm", "tokens": tokens, "token_type": types, "merges": merges}
+    ours = {"model": "gpt2", "pre": pre, "tokens": tokens, "token_type": types, "merges": merges}
     about |= {f"tokenizer.ggml.{key}": value for key, value in ours.items()}
     about |= entries or {}
-    writer = GGUFWriter(path, about.pop("general.architecture", "llama"))
+    writer = GGUFWriter(path, about.pop("general.architecture", family))
     for key, value in about.items():
         if key not in without:
             add = {str: writer.add_string, float: writer.add_float32, list: writer.add_array}
             add.get(type(value), writer.add_uint32)(key, value)
     for name, source in sources("gguf", config).items():
         x = params[name].T if source.transposed else params[name]
-        if name.endswith((".Wq", ".Wk")):
+        if name.endswith((".Wq", ".Wk")) and family == "llama":
             x = permuted(x, config.H if name.endswith(".Wq") else config.kv_heads or config.H)
         if source.tensor not in without:
             used = kind if x.ndim == 2 else Type.F32
             x = np.ascontiguousarray(x)
             writer.add_tensor(source.tensor, gguf.quants.quantize(x, used), raw_dtype=used)
+    if config.rope_scaling:
+        factors = frequencies(config.Dh, config.rope_base) / frequencies(config.Dh, config.rotary)
+        more = {"rope_freqs.weight": np.float32(factors)}
     for name, x in (more or {}).items():
         writer.add_tensor(name, x)
     writer.write_header_to_file()
@@ -81,7 +86,7 @@ def test_the_file_of_an_installed_package_is_found_by_its_name(tmp_path, params,
         read_pretrained("pytest")
 
 
-@pytest.mark.parametrize("config", [LLAMA, ModelConfig("llama", **SIZES)], ids=["groups", "no groups, tied"])
+@pytest.mark.parametrize("config", [LLAMA, ModelConfig("llama", **SIZES), ModelConfig("llama", **SIZES, bias="qkv")])
 def test_what_the_converter_writes_is_read(tmp_path, config):
     params = samples.random_model(config)[0].params
     usual = () if config.kv_heads else ("llama.rope.freq_base", "llama.attention.head_count_kv")
@@ -90,7 +95,7 @@ def test_what_the_converter_writes_is_read(tmp_path, config):
     samples.check_equal(model.params, params)
     for text in samples.HARD:
         ids = model.tokenizer.encode(text)
-        assert ids.tolist() == samples.Tokenizer.from_str(DESCRIPTION).encode(text).ids
+        assert ids.tolist() == samples.Tokenizer.from_str(DESCRIPTIONS[config.bias]).encode(text).ids
         assert model.tokenizer.decode(ids) == text
     assert model.tokenizer.encode("<|end|>1").tolist()[0] == 0
 
@@ -108,12 +113,12 @@ def test_narrow_and_quantised_numbers_become_float32(tmp_path, params, kind, err
 
 
 NOT_OURS = [
-    ("general.architecture", "mamba", "general.architecture is 'mamba', .* where it is 'llama'"),
+    ("general.architecture", "mamba", "general.architecture must be one of llama, deci, qwen2, got mamba"),
     ("llama.rope.scaling.type", "linear", "rope.scaling.type is 'linear'"),
     ("llama.attention.head_count_kv", "2", "head_count_kv must be a number of type int .*, got '2'"),
     ("llama.block_count", 100_000_000, "block_count must be .* below 1,000, got 100000000"),
     ("tokenizer.ggml.model", "llama", "tokenizer.ggml.model is 'llama', .* where it is 'gpt2'"),
-    ("tokenizer.ggml.pre", "qwen2", "tokenizer.ggml.pre must be one of smollm, gpt-2, got qwen2"),
+    ("tokenizer.ggml.pre", "bloom", "tokenizer.ggml.pre must be one of smollm, gpt-2, .*, got bloom"),
 ]
 
 
@@ -124,7 +129,7 @@ NOT_OURS = [
         ({"without": ["llama.block_count"]}, UsageError, "lacks llama.block_count"),
         ({"without": ["tokenizer.ggml.merges"]}, CheckpointError, "has no tokens, their types or merges"),
         ({"entries": {"tokenizer.ggml.token_type": [1]}}, CheckpointError, "300 tokens have 1 types"),
-        ({"more": {"rope_freqs.weight": np.ones(4, "f4")}}, UsageError, "rope_freqs.weight is 'given'.* without it"),
+        ({"more": {"rope_freqs.weight": np.arange(1, 5, dtype="f4")}}, UsageError, "in another way than Llama 3"),
         ({"entries": {"llama.vocab_size": 299}}, CheckpointError, r"shape \(300, 32\), .* need \(299, 32\)"),
     ],
     ids=str,

@@ -23,19 +23,21 @@ from tinyprune.pruning.surgery import remove_closed_heads
 CONFIG = ModelConfig(
     "llama", **samples.SIZES | {"L": 4, "D": 64, "H": 6, "F": 128}, head_width=32, kv_heads=2, U=32, rope_base=500.0
 )
+# Qwen2 has all heads together as wide as the stream.
+MORE = {"smollm": {}, "qwen2": {"D": 192, "head_width": 0, "bias": "qkv"}, "llama3": {"rope_scaling": (8, 1, 4, 64)}}
 EACH = [[1, 1, 1, 1, 0, 1], [0] * 6, [0, 0, 1, 0, 0, 0], [1] * 6], [[1, 0, 1, 1], [0, 1, 1, 1], [0] * 4, [1] * 4]
 ALIKE = [[1, 0, 1, 0, 1, 1]] * 4, [[1, 0, 1, 1], [0, 1, 1, 1]] * 2
 IDS = np.random.default_rng(8).integers(0, 300, (1, 18))
 
 
-@pytest.fixture(scope="module", params=[Type.Q4_1, Type.F16, Type.F32], ids=lambda kind: kind.name)
+@pytest.fixture(scope="module", params=["Q4_1 smollm", "F16 smollm", "F32 llama3", "Q4_1 qwen2"])
 def source(request, tmp_path_factory):
     """A file as llama.cpp has it, and the model in it."""
-    config = replace(CONFIG, U=0, blocks=(), block_ids=())
+    kind, family = request.param.split()
+    config = replace(CONFIG, U=0, blocks=(), block_ids=(), **MORE[family])
     path = tmp_path_factory.mktemp("source") / "whole.gguf"
-    width = {f"llama.attention.{name}_length": 32 for name in ("key", "value")}
-    write(path, config, samples.random_model(config)[0].params, request.param, entries=width)
-    return path, read_pretrained(path)
+    width = {f"{'qwen2' if family == 'qwen2' else 'llama'}.attention.{name}_length": 32 for name in ("key", "value")}
+    return write(path, config, samples.random_model(config)[0].params, Type[kind], entries=width), read_pretrained(path)
 
 
 def pruned(given, masks=EACH):
@@ -73,7 +75,8 @@ def test_what_stays_is_sliced_and_read_again_with_the_same_bits(source, tmp_path
     found = read_pretrained(tmp_path / "m.gguf")
     assert found.config.T == 18 and found.tokenizer.description == given.tokenizer.description
     reader, kinds = gguf.GGUFReader(tmp_path / "m.gguf"), {name: x.tensor_type for name, x in tensors(path).items()}
-    assert reader.fields["general.architecture"].contents() == ("deci" if masks is EACH else "llama")
+    alike = masks is ALIKE and given.config.bias == "none"
+    assert reader.fields["general.architecture"].contents() == ("llama" if alike else "deci")
     assert all(tensor.tensor_type == kinds[tensor.name] for tensor in reader.tensors)
     # layer 1 has no attention; layer 2 has units of zeros, without which llama.cpp would leave out its only head
     assert ("blk.1.attn_q.weight" in tensors(tmp_path / "m.gguf")) == (masks is ALIKE)
@@ -92,14 +95,17 @@ def test_what_has_changed_is_quantised(source, tmp_path):
         np.testing.assert_allclose(got, smaller.log_p(IDS), rtol=0, atol=error)
 
 
-def test_a_model_of_the_hub_has_its_tokenizer_written(tmp_path):
-    config = replace(CONFIG, V=320, tied=False)
+@pytest.mark.parametrize("cut", MORE)
+def test_a_model_of_the_hub_has_its_tokenizer_written(tmp_path, cut):
+    config = replace(CONFIG, V=320, tied=False, **MORE[cut])
     params = samples.random_model(config)[0].params
-    model, tokenizer = Transformer(config, params), samples.BytePairTokenizer(samples.train_tokenizer("smollm"), 320)
+    model, tokenizer = Transformer(config, params), samples.BytePairTokenizer(samples.train_tokenizer(cut), 320)
     write_gguf(tmp_path / "m.gguf", model, tokenizer, kind="f32", positions=99)
     found = read_pretrained(tmp_path / "m.gguf")
-    assert (found.config.V, found.config.T) == (320, 99)
+    family = gguf.GGUFReader(tmp_path / "m.gguf").fields["general.architecture"].contents()
+    assert (found.config.V, found.config.T, family) == (320, 99, "qwen2" if cut == "qwen2" else "llama")
     samples.check_equal(found.params, params)
+    assert ('"ignore_merges": true' in found.tokenizer.description) == (cut == "llama3")
     for text in samples.HARD:
         assert found.tokenizer.encode(text).tolist() == tokenizer.encode(text).tolist()
 
@@ -115,14 +121,17 @@ def test_removed_parts_become_zeros(source):
 
 def test_what_a_file_cannot_say_is_refused_and_nothing_written(tmp_path, monkeypatch):
     model, tokenizer = samples.random_model(CONFIG)
-    other, llama3 = samples.random_model(samples.GPT2)[0], samples.BytePairTokenizer(samples.train_tokenizer("llama3"))
+    other, pairs = samples.random_model(samples.GPT2)[0], samples.train_tokenizer("llama3").replace("{1,3}", "{1,2}")
     gated = with_heads(model)
     (tmp_path / "there").touch()
     for wrong, match in (
         ({"path": tmp_path / "there"}, "there exists; give a new file"),
         ({"model": other}, "GGUF files can say models of kind llama, got gpt2"),
         ({"model": gated}, "this model has gates"),
-        ({"tokenizer": llama3}, "how a text is cut for smollm, gpt-2; this tokenizer cuts otherwise"),
+        (
+            {"tokenizer": samples.BytePairTokenizer(pairs)},
+            "is cut for smollm, gpt-2, qwen2, llama-bpe; this",
+        ),
         ({"kind": "q2"}, "kind must be one of sliced, source, f32; got 'q2'"),
     ):
         with pytest.raises(UsageError, match=match):

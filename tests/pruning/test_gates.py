@@ -12,7 +12,8 @@ from tinyprune.gradcheck import check_gradients
 from tinyprune.model.parameters import layer_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops import l0_forward, sigmoid
-from tinyprune.pruning.gates import GateObjective, add_gates, open_heads, settle
+from tinyprune.pruning.gates import GateObjective, add_gates, open_heads, settle, with_new_gates
+from tinyprune.pruning.importance import with_scored_gates
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.metrics import read_metrics
 from tinyprune.training.optimizers import Optimizer, parameter_groups
@@ -115,6 +116,17 @@ def test_lam_grows_linearly_and_weighs_the_gradient_of_l0():
             p = sigmoid(model.params[name] - 0.333 * np.log(0.1 / 1.1))
             np.testing.assert_allclose(grads[name] - plain[name], lam * p * (1 - p), rtol=1e-9, atol=1e-12)
         assert all(np.array_equal(grads[name], plain[name]) for name in set(plain) - set(gates_of(plain)))
+
+
+def test_heads_that_share_keys_have_one_gate():
+    gates = [GateConfig(groups=x, target_heads=5, distribution="deterministic", hard=False) for x in (False, True)]
+    separate, shared = (gradients(gate, *example("llama", gate))[1] for gate in gates)
+    np.testing.assert_allclose(shared["layers.1.log_alpha"], [separate["layers.1.log_alpha"].sum()] * 3, rtol=1e-12)
+    model = small_model(small_config("llama", H=6, kv_heads=3))
+    scored = with_scored_gates(model, gates[1], lambda _: [np.arange(6), np.array([0, 9, 4, 3, 0, 0])])
+    assert np.concatenate(open_heads(scored)).tolist() == [0] * 4 + [1] * 4 + [0] * 4
+    drawn = with_new_gates(model, GateConfig(groups=True, hard=False), 0)[0].gates(noise())
+    assert all((x.values[::2] == x.values[1::2]).all() for x in drawn)
 
 
 @pytest.mark.parametrize("target", [0, 3, 8, 13, 16])

@@ -193,7 +193,8 @@ class BytePairTokenizer:
             model, before = values["model"], values["pre_tokenizer"]
             last = before["pretokenizers"][-1] if before["type"] == "Sequence" else before
             # A space put before a text would come once for each chunk of a corpus, and would be in no decoded text.
-            lossless = last["type"] == "ByteLevel" and not last["add_prefix_space"] and not values.get("normalizer")
+            lossless = last["type"] == "ByteLevel" and not last["add_prefix_space"]
+            lossless &= values.get("normalizer") in (None, {"type": "NFC"})  # Qwen2's: é and e\u0301 become the same
             known = model.get("type", "BPE") == "BPE" and lossless
             tokens = 1 + max([*model["vocab"].values(), *(token["id"] for token in values.get("added_tokens", ()))])
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:

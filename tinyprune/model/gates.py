@@ -63,6 +63,18 @@ def by_layer(values: NDArray, parts: Sequence[int]) -> list[NDArray]:
     return [values[end - count : end] for count, end in zip(parts, ends, strict=True)]
 
 
+def first_parts(config: ModelConfig, gate: GateConfig) -> NDArray:
+    """Return for each part the first one of its gate: for `gate.groups` of the heads that share keys and values."""
+    own = [(gate.groups and i < config.L and config.groups(i)) or range(n) for i, n in enumerate(config.parts)]
+    first = np.concatenate([np.diff(groups, prepend=-1) for groups in own]) > 0
+    return np.flatnonzero(first)[np.cumsum(first) - 1]
+
+
+def together(values: NDArray, first: NDArray) -> NDArray:
+    """Return for each part the sum over all parts of its gate."""
+    return np.bincount(first, values).astype(values.dtype)[first]
+
+
 def gates_forward(
     params: Parameters,
     config: ModelConfig,
@@ -89,7 +101,7 @@ def gates_forward(
     if gate is None:
         return [None] * len(parts), None
     log_alpha = joined_log_alpha(params, config.L, ops)
-    values, cache, moving = sample(log_alpha, gate, rng)
+    values, cache, moving = sample(log_alpha, gate, rng, first_parts(config, gate))
     opened = values.real != 0
     computed = opened | moving | all_heads
     layers: list[LayerGates | None] = []
@@ -99,7 +111,7 @@ def gates_forward(
     return layers, cache
 
 
-def sample(log_alpha: NDArray, gate: GateConfig, rng: np.random.Generator | None) -> tuple[NDArray, tuple, NDArray]:
+def sample(log_alpha: NDArray, gate: GateConfig, rng: np.random.Generator | None, first: NDArray) -> tuple:
     """Return the values of all gates (n,), the cache, and which of them may move in this step even if they are shut."""
     n, dtype = log_alpha.size, log_alpha.real.dtype
     options: dict[str, Any]
@@ -108,7 +120,7 @@ def sample(log_alpha: NDArray, gate: GateConfig, rng: np.random.Generator | None
         noise = None if rng is None else textbook.draw_gumbel(n, rng, dtype)
         options = {"k": gate.target_heads, "tau": gate.tau, "hard": gate.hard}
         return *textbook.top_k_forward(log_alpha, noise, **options), np.full(n, rng is not None)
-    u = None if rng is None else textbook.draw_noise(n, rng, dtype)
+    u = None if rng is None else textbook.draw_noise(n, rng, dtype)[first]
     if u is not None and gate.distribution == "deterministic":
         u = np.full(n, 0.5, dtype)  # log u − log(1 − u) = 0
     options = {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta, "hard": gate.hard}
@@ -125,7 +137,7 @@ def gates_backward(
     """Return the gradient of every `log_alpha`, by name, from those of the gates' values in main memory."""
     # values = hard_concrete(log_alpha) or top_k(log_alpha)
     backward = textbook.top_k_backward if gate.distribution == "top-k" else textbook.hard_concrete_backward
-    return split_log_alpha(backward(np.concatenate(dgates), cache), config, ops)
+    return split_log_alpha(together(backward(np.concatenate(dgates), cache), first_parts(config, gate)), config, ops)
 
 
 def take_active(

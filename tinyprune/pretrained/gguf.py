@@ -1,4 +1,4 @@
-"""A GGUF file of llama.cpp: a Llama with its tokenizer in one file, its matrices often quantised.
+"""A GGUF file of llama.cpp: a Llama or a Qwen2 with its tokenizer in one file, its matrices often quantised.
 
 The package `gguf` reads the header, which takes seconds for the hundred thousand strings of a tokenizer, and turns
 quantised blocks into float32.
@@ -6,6 +6,7 @@ quantised blocks into float32.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -21,17 +22,23 @@ from tinyprune.config import ModelConfig
 from tinyprune.data.tokenizers import BytePairTokenizer
 from tinyprune.errors import CheckpointError, UsageError, missing_extra
 from tinyprune.model.parameters import parameter_shapes
+from tinyprune.ops.rotary import frequencies
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.settings import model_config, only, read_numbers
 from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_memory, check_tensors, read_parameters
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's types of tokens
+ARCHITECTURES = ("llama", "deci", "qwen2")  # deci: a Llama whose layers differ
+TURNED = (".Wq", ".Wk", ".bq", ".bk")  # what rotary positions turn
 # How a text is cut before it is merged, by the name in "tokenizer.ggml.pre": each digit is one token in SmolLM2.
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-PRE: dict[str, list[dict[str, Any]]] = {
-    "smollm": [{"type": "Digits", "individual_digits": True}, _BYTES],
-    "gpt-2": [_BYTES],
-}
+PRE: dict[str, list[Any]] = {"smollm": [{"type": "Digits", "individual_digits": True}, _BYTES], "gpt-2": [_BYTES]}
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+_WORDS += r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SPLIT = {"type": "Split", "pattern": {"Regex": _WORDS}, "behavior": "Isolated", "invert": False}
+PRE["qwen2"] = [_SPLIT, _BYTES | {"use_regex": False}]
+LLAMA3 = "llama-bpe"  # up to three digits are one token, and a piece that is a token is not merged
+PRE[LLAMA3] = [_SPLIT | {"pattern": {"Regex": _WORDS.replace(r"N}|", r"N}{1,3}|")}}, PRE["qwen2"][-1]]
 
 
 def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]], BytePairTokenizer]:
@@ -51,27 +58,26 @@ def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]], 
     tokenizer = read_tokenizer(entries, config.V, path)
     params = read_parameters(stored, where, shapes)
     for name in params:
-        if name.endswith((".Wq", ".Wk")):
+        if name.endswith(TURNED) and entries["general.architecture"] != "qwen2":
             params[name] = halves(params[name], config.Dh)
     return config, params, tokenizer
 
 
 def halves(W: NDArray, Dh: int) -> NDArray:
-    """Return Wq or Wk, (D, H·Dh), with the columns of each head in our order.
+    """Return Wq or Wk, (D, H·Dh), bq or bk, (H·Dh,), with the columns of each head in our order.
 
     Rotary positions turn pairs of columns. In GGUF the two of a pair are neighbours (0, 1), (2, 3), …; here, as on the
-    Hub, they are half a head apart: (0, Dh/2), (1, Dh/2 + 1), …
+    Hub and in the architecture `qwen2`, they are half a head apart: (0, Dh/2), (1, Dh/2 + 1), …
     """
-    D = len(W)
-    return W.reshape(D, -1, Dh // 2, 2).swapaxes(2, 3).reshape(D, -1)
+    return W.reshape(*W.shape[:-1], -1, Dh // 2, 2).swapaxes(-1, -2).reshape(W.shape)
 
 
 def read_settings(entries: dict[str, Any], stored: dict[str, StoredTensor], path: Path) -> ModelConfig:
     """Return the configuration for the entries of a file. Raises UsageError for a model that we do not have."""
-    if entries.get("general.architecture") == "deci":  # a Llama whose layers differ
-        entries = {re.sub("^deci", "llama", key): value for key, value in entries.items()}
-    else:
-        only(entries, "general.architecture", path, "llama")
+    family = entries.get("general.architecture")
+    if family not in ARCHITECTURES:
+        raise UsageError(f"{path}: general.architecture must be one of {', '.join(ARCHITECTURES)}, got {family}")
+    entries = {re.sub(f"^{family}", "llama", key): value for key, value in entries.items()}
     tokens = entries.get("tokenizer.ggml.tokens")
     entries, layers = of_layers(entries, path)
     numbers = read_numbers(entries, "gguf", path, V=len(tokens) if isinstance(tokens, list) else None) | layers
@@ -80,13 +86,35 @@ def read_settings(entries: dict[str, Any], stored: dict[str, StoredTensor], path
         numbers[name] = float(str(np.float32(numbers[name])))
     width = entries.get("llama.attention.key_length", 0)
     numbers |= {"head_width": width} if width != numbers["D"] / numbers["H"] else {}
+    numbers |= {"bias": "qkv"} if any(name.endswith("attn_q.bias") for name in stored) else {}
     config = model_config(path, "llama", **numbers, tied="output.weight" not in stored)
     for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         only(entries, f"llama.{key}", path, config.Dh)
     only(entries, "llama.rope.scaling.type", path, "none")
-    only({"rope_freqs.weight": stored.get("rope_freqs.weight") and "given"}, "rope_freqs.weight", path, None)
     only(entries, "llama.expert_count", path, 0)
-    return config
+    factors = stored.pop("rope_freqs.weight", None)
+    return dataclasses.replace(config, rope_scaling=scaling(factors, config, path)) if factors else config
+
+
+def scaling(tensor: StoredTensor, config: ModelConfig, path: Path) -> tuple[float, ...]:
+    """Return `ModelConfig.rope_scaling` for the factors (Dh/2,) that divide the frequencies p, as Llama 3 has them.
+
+    The share of p that stays is a · p + b between 0 and 1, see `ops.rotary.frequencies`. Its two numbers say what the
+    original positions and the high frequency factor are if the low one is 1. Raises UsageError for other factors.
+    """
+    p = frequencies(config.Dh, config.rope_base)
+    if tensor.shape == p.shape and tensor.load:
+        with np.errstate(all="ignore"):  # what comes out is compared
+            factors = np.array(tensor.load(), float)
+            share = (1 / factors - 1 / factors.max()) / (1 - 1 / factors.max())
+            i, j = np.argmax(share < 0.9999), len(p) - 1 - np.argmax(share[::-1] > 1e-4)
+            a = 1000 / p[i] if i == j else (share[j] - share[i]) / (p[j] - p[i])  # any steep line if one p lies on it
+            b = share[i] - a * p[i]
+            for digits in (0, 3, 15):
+                found = tuple(round(float(x), digits) for x in (max(factors), 1, 1 - 1 / b, -2 * np.pi * a / b))
+                if np.allclose(p / frequencies(config.Dh, (*found, config.rope_base)), factors, 1e-5, 0):
+                    return found
+    raise UsageError(f"{path}: rope_freqs.weight slows positions in another way than Llama 3; take another model")
 
 
 def empty_block(name: str, config: ModelConfig) -> bool:
@@ -152,7 +180,8 @@ def description(tokens: Sequence[str], types: Sequence[int], merges: Sequence[st
         for i, kind in enumerate(types)
         if kind in (CONTROL, USER_DEFINED)
     ]
-    model = {"type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)}, "merges": list(merges)}
+    vocab, whole = {token: i for i, token in enumerate(tokens)}, {"ignore_merges": True} if pre == LLAMA3 else {}
+    model = {"type": "BPE", "vocab": vocab, "merges": list(merges)} | whole
     values = {"version": "1.0", "added_tokens": added, "pre_tokenizer": {"type": "Sequence", "pretokenizers": PRE[pre]}}
     return json.dumps(values | {"decoder": _BYTES, "model": model}, ensure_ascii=False)
 

@@ -1,7 +1,8 @@
 """Write a Llama as one file of llama.cpp, also one that has lost heads and blocks of units in some layers only.
 
-Where all layers are alike the file says `llama`, otherwise `deci`: in that architecture each layer has numbers of
-heads, of key-value heads and of units, and may have no attention.
+Where all layers are alike the file says `llama`, or `qwen2` if queries, keys and values have biases and are as wide as
+the stream; otherwise `deci`: in that architecture each layer has numbers of heads, of key-value heads and of units, may
+have biases and may have no attention.
 
 llama.cpp gives each key-value head of a layer as many queries, one after the other. Where heads that stay do not
 divide so, queries of zeros are added, whose rows of Wo are zeros, too, or a key-value head is stored twice; each layer
@@ -28,7 +29,7 @@ from tinyprune.files import save_error
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.rotary import frequencies
 from tinyprune.pretrained.export import check_writable, padded
-from tinyprune.pretrained.gguf import CONTROL, NORMAL, PRE, UNUSED, USER_DEFINED
+from tinyprune.pretrained.gguf import CONTROL, LLAMA3, NORMAL, PRE, TURNED, UNUSED, USER_DEFINED
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.settings import NUMBERS
 
@@ -86,7 +87,7 @@ def write_gguf(
     except ImportError as error:
         raise missing_extra("a GGUF file", "pretrained", __name__) from error
     path, config = Path(path), model.config
-    check_writable(model, tokenizer, ["llama"], "GGUF files")
+    check_writable(model, tokenizer, ["llama"], "GGUF files", bias="qkv")
     if kind not in KINDS:
         raise UsageError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
     if path.exists():
@@ -96,6 +97,10 @@ def write_gguf(
     params, layers = padded(model).host_params(), [stored_parts(config, i) for i in range(config.L)]
     sizes = [tuple(len(x) for x in parts) for parts in layers]
     architecture = "llama" if len(set(sizes)) == 1 and 0 not in sizes[0] else "deci"
+    if config.biased_projections:  # its qwen2 has queries as wide as the stream, and no slower angles
+        usual = architecture == "llama" and sizes[0][0] * config.Dh == config.D and not config.rope_scaling
+        architecture = "qwen2" if usual else "deci"
+    halved = reader is not None and reader.fields["general.architecture"].contents() == "qwen2"
     partial = path.with_name(f"{path.name}.partial")
     writer = gguf.GGUFWriter(partial, architecture)
     for name, value, of, entry in kept_entries(reader) if reader else tokenizer_entries(tokenizer, gguf):
@@ -103,8 +108,8 @@ def write_gguf(
     heads, keys, units = (list(x) if architecture == "deci" else x[0] for x in zip(*sizes, strict=True))
     about = {"T": positions or config.T, "H": heads, "kv_heads": keys, "F": units}
     add_numbers(writer, config, architecture, about)
-    if config.rope_scaling:
-        slower = frequencies(config.Dh, config.rope_base) / frequencies(config.Dh, config.rotary or 1.0)
+    slower = frequencies(config.Dh, config.rope_base) / frequencies(config.Dh, config.rotary or 1.0)
+    if slower.max() > 1:
         writer.add_tensor("rope_freqs.weight", slower.astype(np.float32))
     for name, (tensor, transposed, _) in sources("gguf", config).items():
         x, rows, columns = params.pop(name), None, None
@@ -115,9 +120,10 @@ def write_gguf(
             if not places.size:
                 continue
             rows, columns = (places if axis == here else None for here in (0, 1))
-            x = neighbours(x, config.Dh) if short in ("Wq", "Wk") else x
-        x = picked(x.T if transposed else x, rows, columns)
-        data, form = stored_as(x, stored.get(tensor), rows, columns, kind, gguf)
+        paired = architecture != "qwen2" and name.endswith(TURNED)
+        turned = neighbours(rows, config.Dh) if paired and rows is not None else rows
+        x = picked(x.T if transposed else x, turned, columns)
+        data, form = stored_as(x, stored.get(tensor), turned if halved else rows, columns, kind, gguf)
         writer.add_tensor(tensor, data, raw_dtype=form)
     try:
         for what in ("header", "kv_data", "tensors"):
@@ -153,6 +159,7 @@ PARTS: dict[str, tuple[int, int | None, int]] = {
     "ffn.Wg": (2, 0, 1),
     "ffn.W2": (2, 1, 1),
 }
+PARTS |= {f"b{x}": PARTS[f"W{x}"] for x in "qkv"}
 
 
 def wide(parts: NDArray, width: int) -> NDArray:
@@ -160,10 +167,9 @@ def wide(parts: NDArray, width: int) -> NDArray:
     return np.where(parts[:, None] < 0, -1, parts[:, None] * width + np.arange(width)).ravel()
 
 
-def neighbours(W: NDArray, Dh: int) -> NDArray:
-    """Reverse `gguf.halves`: return Wq or Wk with the two columns of each rotated pair beside each other."""
-    D = len(W)
-    return W.reshape(D, -1, 2, Dh // 2).swapaxes(2, 3).reshape(D, -1)
+def neighbours(places: NDArray, Dh: int) -> NDArray:
+    """Reverse `gguf.halves`: return the places of columns with the two of each rotated pair beside each other."""
+    return places.reshape(-1, 2, Dh // 2).swapaxes(1, 2).ravel()
 
 
 def picked(x: NDArray, rows: NDArray | None, columns: NDArray | None) -> NDArray:
@@ -206,7 +212,9 @@ def tokenizer_entries(tokenizer: Any, gguf: Any) -> Iterator[tuple[str, Any, Any
     """Yield the same for a tokenizer that comes from a tokenizer.json. Raises UsageError if llama.cpp's has no name."""
     about, kinds = json.loads(tokenizer.description), gguf.GGUFValueType
     cut = about.get("pre_tokenizer") or {}
-    names = [name for name, cuts in PRE.items() if cuts == cut.get("pretokenizers", [cut])]
+    # Offsets tell nothing of the tokens.
+    cuts = [x | {"trim_offsets": True} if "trim_offsets" in x else x for x in cut.get("pretokenizers", [cut])]
+    names = [x for x in PRE if PRE[x] == cuts and (x == LLAMA3) == bool(about["model"].get("ignore_merges"))]
     if not names:
         raise UsageError(f"a GGUF file can say how a text is cut for {', '.join(PRE)}; this tokenizer cuts otherwise")
     tokens, types = [f"[unused {i}]" for i in range(tokenizer.V)], [UNUSED] * tokenizer.V
@@ -217,6 +225,7 @@ def tokenizer_entries(tokenizer: Any, gguf: Any) -> Iterator[tuple[str, Any, Any
     merges = [x if isinstance(x, str) else " ".join(x) for x in about["model"]["merges"]]
     yield "tokenizer.ggml.model", "gpt2", kinds.STRING, None
     yield "tokenizer.ggml.pre", names[0], kinds.STRING, None
+    yield "tokenizer.ggml.add_bos_token", False, kinds.BOOL, None
     yield "tokenizer.ggml.tokens", tokens, kinds.ARRAY, kinds.STRING
     yield "tokenizer.ggml.token_type", types, kinds.ARRAY, kinds.INT32
     yield "tokenizer.ggml.merges", merges, kinds.ARRAY, kinds.STRING

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tinyprune.config import GateConfig, ModelConfig, TrainConfig
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.model.counting import part_prices
-from tinyprune.model.gates import gate_names, gates_backward, joined_log_alpha, split_log_alpha
+from tinyprune.model.gates import first_parts, gate_names, gates_backward, joined_log_alpha, split_log_alpha, together
 from tinyprune.model.parameters import Parameters
 from tinyprune.model.transformer import Cache, Memory, Transformer, accumulate, gated_outputs
 from tinyprune.ops import l0_backward, l0_forward, sigmoid
@@ -198,7 +198,8 @@ class GateObjective:
         price: dict[str, Any] = {"l0": float(gate.target_heads or 0)}
         if gate.distribution != "top-k":
             l0, l0_cache = l0_forward(log_alpha, self.prices, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
-            accumulate(grads, split_log_alpha(l0_backward(lam, l0_cache), config, ops), ops)
+            dlog_alpha = together(l0_backward(lam, l0_cache), first_parts(config, gate))
+            accumulate(grads, split_log_alpha(dlog_alpha, config, ops), ops)
             price = {"l0": l0, "lam": lam}
         layers = {"layerwise_error": sum(map(float, errors))} if layerwise else {}
         return {"loss": loss} | layers | price, memory, grads
@@ -273,7 +274,9 @@ def settle(model: Transformer, target: float, prices: NDArray | None = None) -> 
         return 0
     log_alpha = joined_log_alpha(model.params, model.config.L, ops)
     prices = np.ones(len(log_alpha)) if prices is None else prices
-    stay = within(np.argsort(-log_alpha, kind="stable"), prices, target)
+    first = first_parts(model.config, gate)
+    prices = np.where(first == np.arange(first.size), together(prices, first), 0)  # of a gate's first part: of all
+    stay = within(np.argsort(-log_alpha, kind="stable"), prices, target)[first]
     opened = np.concatenate(open_heads(model))
     if (opened == stay).all():
         return 0

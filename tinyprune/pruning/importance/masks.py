@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
-from tinyprune.model.gates import by_layer, gate_names, split_log_alpha
+from tinyprune.model.gates import by_layer, first_parts, gate_names, split_log_alpha, together
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import CLOSED, OPEN, add_gates, budget, hit_target, with_new_gates, within
 
@@ -56,8 +56,9 @@ def with_scored_gates(model: Transformer, gate: GateConfig, score: Callable[[Tra
     """
     gated, _ = with_new_gates(model, dataclasses.replace(gate, output_scaling=False, hard=True), 0)
     scores = score(dataclasses.replace(model, config=gated.config))
-    prices, _ = budget(gated.config, gate)
-    worth = np.concatenate(scores) / (1.0 if prices is None else np.maximum(prices, TINY))
+    (prices, _), first = budget(gated.config, gate), first_parts(gated.config, gate)
+    costs = np.ones(first.size) if prices is None else np.maximum(prices, TINY)
+    worth = together(np.concatenate(scores), first) / together(costs, first)
     worth[: 0 if gate.heads else sum(model.config.heads)] = np.inf
     log_alpha = np.empty(worth.size)
     log_alpha[np.argsort(worth, kind="stable")] = np.linspace(CLOSED, OPEN, worth.size)
