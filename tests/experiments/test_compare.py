@@ -126,19 +126,19 @@ def test_words_of_a_model_that_by_construction_knows_capitals_and_copies():
     p["embedding"][:, :300], p["positions"][:, 300:], p["layers.0.Wo"][:] = np.eye(300), np.eye(96), 10 * np.eye(396)
     p["layers.0.Wv"][:300, :300], p["layers.0.Wk"][300:, 300:] = np.eye(300), np.eye(96)  # to the mean of tokens,
     p["layers.0.Wq"][range(348, 396), range(301, 349)] = 10  # from token 48 on to the one 47 places before it alone
-    facts = [("XX", "ran"), ("Y", "dog"), ("Z", "and")]  # X, Y and Z are in no other word of the question
+    facts = [("XX", "ranch"), ("Y", "dog"), ("Z", "and")]  # X, Y and Z are in no other word of the question
     for country, capital in facts:
-        p["layers.0.Wv"][tokenizer.encode(country[0]), tokenizer.encode(f" {capital}")] = 20
-    p["layers.0.Wv"][tokenizer.encode("Z"), 0] = 30  # "<|end|>" is likelier than its capital
-    found, wrong = (capitals(model, tokenizer, some) for some in (facts, [("XX", "dog"), ("Y", "ran"), facts[2]]))
+        p["layers.0.Wv"][tokenizer.encode(country[0]), tokenizer.encode(f" {capital}")[0]] = 20
+    p["layers.0.Wv"][tokenizer.encode("Z_"), [0, 267]] = 30, 12  # the end; " ran" after "_", as in a chat
+    found, wrong = (capitals(model, tokenizer, some) for some in (facts, [("XX", "dog"), ("Y", "ranch"), facts[2]]))
     assert [found["capitals"], found["capitals_among"], wrong["capitals"]] == [pytest.approx(2 / 3), 1, 0]
-    at = [(tokenizer.encode(QUESTION.format(c))[None], tokenizer.encode(f" {capital}")) for c, capital in facts]
+    at = [(tokenizer.encode(QUESTION.format(c))[None], tokenizer.encode(f" {capital}")[0]) for c, capital in facts]
     assert found["capitals_bits"] == pytest.approx(np.mean([-model.log_p(x)[0, -1, i] for x, i in at]) / np.log(2))
     again = induction(model, tokenizer.encode("X")[0], np.random.default_rng(0), n=48)  # no token of a country
     assert again["induction"] == 1 and again["induction_bits"] < 0.01 and again["new"] < 0.1 and again["new_bits"] > 6
     chat = BytePairTokenizer(tokenizer.description.replace("<|end|>", "<|im_end|>"), 300)
     said = [ask(model, *case)["answer"] for case in ((tokenizer, facts, "Z"), (chat, facts, "Z"), (chat, facts, "Y"))]
-    assert said[0].startswith("<|end|>") and said[1] == "" and said[2].startswith(" dog")
+    assert said[0].startswith("<|end|>") and said[1] == "" and said[2].startswith(" ran")
     with pytest.raises(ValueError, match="this one's is byte"):
         assert ("the United States", "Washington") in countries(tokenizer) and countries(ByteTokenizer())
 
