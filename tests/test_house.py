@@ -13,10 +13,10 @@ PACKAGE = ROOT / "tinyprune"
 # Lines of each room, docstrings and blank lines included.
 BUDGET = {
     "bench": 1460,
-    "cli": 955,
+    "cli": 960,
     "course": 1725,
     "data": 985,
-    "experiments": 1830,
+    "experiments": 1925,
     "gradcheck": 910,
     "kernels": 9885,
     "model": 1650,

@@ -12,8 +12,9 @@ from command import contents, refused, run_here, succeed
 from scipy.stats import t
 
 from tinyprune.config import GateConfig
-from tinyprune.data import Segments, load_text
+from tinyprune.data import BytePairTokenizer, ByteTokenizer, Segments, load_text
 from tinyprune.experiments.compare import BLOCKS, Comparison
+from tinyprune.experiments.lost import QUESTION, ask, capitals, countries, induction
 from tinyprune.experiments.results import read_csv
 from tinyprune.kernels.backend import get_backend
 from tinyprune.pretrained import write_hub
@@ -25,7 +26,7 @@ from tinyprune.training.distillation import Distillation
 from tinyprune.training.step import Training, train_step
 
 sys.path.append(str(Path(__file__).parents[1] / "pretrained"))
-from samples import LINES, LLAMA, random_model
+from samples import GPT2, LINES, LLAMA, random_model
 
 UNITS, READ = 4, 90
 OPTIONS = ["--shares=0.9,0.8", "--tokens=100", "--parts=heads,blocks,both", "--backend=numpy"]
@@ -107,9 +108,39 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
 
 
 def test_another_text_is_compared_on_if_one_asks_for_it(run, tmp_path):
-    options = [*OPTIONS[1:], "--methods=random", "--parts=heads", "--shares=0.8", "--set=finetune.steps=0"]
+    options = [*OPTIONS[1:], "--methods=random", "--parts=heads", "--shares=0.8", "--set=finetune.steps=0", "--words"]
     done = succeed("compare", run, "--directory", tmp_path, "--corpus", run.parent / "other.txt", *options)
     assert "other.txt is another text" in done.stderr and len(rows_of(tmp_path)) == 3
+    (asked,) = json.loads(succeed("eval", run, "--words", "--backend=numpy", "--json").stdout)
+    assert rows_of(tmp_path)["whole", "all", None, 0, "whole", "run"]["induction_bits"] == asked["induction_bits"]
+    greedy = ["--prompt=Why is the sky blue?", "--tokens=48", "--temperature=0", "--backend=numpy"]
+    said = " ".join(succeed("generate", run, *greedy).stdout.removeprefix("Why is the sky blue?").split())
+    page = (tmp_path / "README.md").read_text("utf-8")
+    assert "| capitals | induction | seeds |" in page and f"\n| whole, all, seed 0: whole | {said} |\n" in page
+
+
+def test_words_of_a_model_that_by_construction_knows_capitals_and_copies():
+    model, tokenizer = random_model(dataclasses.replace(GPT2, L=1, D=396, H=1, T=96, heads=(), head_ids=()))
+    for name, x in (p := model.params).items():
+        x[:] = name.endswith("scale")  # the stream: a token (300) and its position (96)
+    p["embedding"][:, :300], p["positions"][:, 300:], p["layers.0.Wo"][:] = np.eye(300), np.eye(96), 10 * np.eye(396)
+    p["layers.0.Wv"][:300, :300], p["layers.0.Wk"][300:, 300:] = np.eye(300), np.eye(96)  # to the mean of tokens,
+    p["layers.0.Wq"][range(348, 396), range(301, 349)] = 10  # from token 48 on to the one 47 places before it alone
+    facts = [("XX", "ranch"), ("Y", "dog"), ("Z", "and")]  # X, Y and Z are in no other word of the question
+    for country, capital in facts:
+        p["layers.0.Wv"][tokenizer.encode(country[0]), tokenizer.encode(f" {capital}")[0]] = 20
+    p["layers.0.Wv"][tokenizer.encode("Z_"), [0, 267]] = 30, 12  # the end; " ran" after "_", as in a chat
+    found, wrong = (capitals(model, tokenizer, some) for some in (facts, [("XX", "dog"), ("Y", "ranch"), facts[2]]))
+    assert [found["capitals"], found["capitals_among"], wrong["capitals"]] == [pytest.approx(2 / 3), 1, 0]
+    at = [(tokenizer.encode(QUESTION.format(c))[None], tokenizer.encode(f" {capital}")[0]) for c, capital in facts]
+    assert found["capitals_bits"] == pytest.approx(np.mean([-model.log_p(x)[0, -1, i] for x, i in at]) / np.log(2))
+    again = induction(model, tokenizer.encode("X")[0], np.random.default_rng(0), n=48)  # no token of a country
+    assert again["induction"] == 1 and again["induction_bits"] < 0.01 and again["new"] < 0.1 and again["new_bits"] > 6
+    chat = BytePairTokenizer(tokenizer.description.replace("<|end|>", "<|im_end|>"), 300)
+    said = [ask(model, *case)["answer"] for case in ((tokenizer, facts, "Z"), (chat, facts, "Z"), (chat, facts, "Y"))]
+    assert said[0].startswith("<|end|>") and said[1] == "" and said[2].startswith(" ran")
+    with pytest.raises(ValueError, match="this one's is byte"):
+        assert ("the United States", "Washington") in countries(tokenizer) and countries(ByteTokenizer())
 
 
 WRONG = {

@@ -17,16 +17,20 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     """Run `tinyprune eval`."""
     import numpy as np
 
+    from tinyprune.experiments.lost import ask, countries
     from tinyprune.report import milliseconds_per_1k_tokens, stage_record
     from tinyprune.runs.directory import text_of
     from tinyprune.warmup import announced
 
     saved = load_saved(arguments)
     text = text_of(saved, Path(arguments.model), arguments.corpus)
+    facts = countries(saved.tokenizer) if arguments.words else ()  # what is missing is said first
     # an overflow ends as NaN, which is reported
     with announced(saved.model.ops, "eval"), np.errstate(over="ignore", invalid="ignore"):
         ms = milliseconds_per_1k_tokens([saved.model], text.valid)[0] if arguments.time else None
         record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
+        if arguments.words:
+            record |= ask(saved.model, saved.tokenizer, facts)["words"]
     print_records([record | {"split": arguments.split}], arguments.json)
 
 

@@ -67,6 +67,7 @@ SPLIT = option("--split", "which part of the text (%(default)s)", choices=("vali
 CORPUS = option("--corpus", "a corpus's name, a text file, a folder of them, or - (pydoc)", names_or_files(corpora))
 OTHER = option("--corpus", "where the model's text lies now, or another text", names_or_files(corpora))
 BACKEND = backend("numba: compiled; numpy: the textbook; cuda, cuda-tf32: a GPU (numba)")
+WORDS = switch("--words", "also which capitals the model knows and how well it copies, for a pretrained one")
 JSON = switch("--json", "as JSON on standard output")
 SETTING = option(
     "--set",
@@ -150,6 +151,7 @@ OPTIONS = {
         OTHER,
         SPLIT,
         switch("--time", "also the milliseconds for 1,000 tokens, of several texts at once"),
+        WORDS,
         JSON,
     ],
     "generate": [
@@ -217,6 +219,8 @@ OPTIONS = {
         option("--parts", "what is removed: heads, blocks, both (%(default)s)", metavar="NAMES", default="both"),
         option("--tokens", "of a text's test split, read for the numbers (%(default)s)", default=20_480),
         option("--seeds", "how many, of gates and random parts (%(default)s)", default=1),
+        WORDS,
+        option("--prompt", "what all answer, with --words (%(default)s)", default="Why is the sky blue?"),
         *STUDY,
     ],
     "bench": [

