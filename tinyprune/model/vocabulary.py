@@ -8,12 +8,16 @@ The model's `cutoffs` select one. Since the tables are used at both ends, their 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
 from tinyprune.model import Parameters
 from tinyprune.ops.engine import Engine
+
+ROWS = 64  # of logits, that distillation compares at a time
 
 
 def cluster_ranges(config: ModelConfig) -> list[tuple[int, int]]:
@@ -94,10 +98,21 @@ def predict_forward(
         return ops.adaptive_softmax_forward(h, targets, *adaptive_arguments(p, config))
     logits, output = ops.linear_forward(h, output_table(p).T, p.get("out_bias"), frozen=frozen)
     if teacher is not None:
-        loss, softmax = ops.distillation_forward(logits, targets, teacher, share=share)
+        loss, softmax = distilled(logits, targets, teacher, share, ops)
     else:
         loss, softmax = ops.cross_entropy_forward(logits, targets, overwrite=True)
-    return loss, (output, softmax, ops.cross_entropy_backward if teacher is None else ops.distillation_backward)
+    return loss, (output, softmax, teacher is None)
+
+
+def distilled(logits: NDArray, targets: NDArray, teacher: NDArray, share: float, ops: Engine) -> tuple[Any, NDArray]:
+    """Return the loss of `ops.distillation`, and its gradient in place of `logits`, a few rows at a time."""
+    (rows, soft), ids, loss = (x.reshape(-1, x.shape[-1]) for x in (logits, teacher)), targets.reshape(-1), 0.0
+    for some in (slice(first, first + ROWS) for first in range(0, ids.size, ROWS)):
+        part = ids[some].size / ids.size
+        own, cache = ops.distillation_forward(rows[some], ids[some], soft[some], share=share)
+        ops.set_rows(rows[some], ops.distillation_backward(part, cache))
+        loss += part * own
+    return loss, logits
 
 
 def predict_backward(dloss: float, cache: tuple, config: ModelConfig, ops: Engine) -> tuple[NDArray, Parameters]:
@@ -106,9 +121,9 @@ def predict_backward(dloss: float, cache: tuple, config: ModelConfig, ops: Engin
         dh, dtables, dprojections, dweight, dbias, dbiases = ops.adaptive_softmax_backward(dloss, cache)
         own = {"cluster.weight": dweight, "cluster.bias": dbias} | {f"out_bias.{c}": g for c, g in enumerate(dbiases)}
         return dh, by_name(dtables, dprojections) | own
-    output, softmax, loss_backward = cache
+    output, softmax, plain = cache
     # loss = cross_entropy(logits) or distillation(logits), logits = h Eᵀ + out_bias
-    dlogits = loss_backward(dloss, softmax)
+    dlogits = ops.cross_entropy_backward(dloss, softmax) if plain else softmax if dloss == 1 else dloss * softmax
     dh, dtable, dbias = ops.linear_backward(dlogits, output)
     grads = {} if dtable is None else {"embedding" if config.tied else "unembedding": dtable.T}
     return dh, grads if dbias is None else grads | {"out_bias": dbias}

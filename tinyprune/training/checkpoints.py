@@ -12,12 +12,13 @@ order; this way equal contents make equal files.) A checkpoint is replaced atomi
 
 import hashlib
 import json
+import mmap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from tinyprune.errors import CheckpointError, UsageError
@@ -25,6 +26,7 @@ from tinyprune.files import replace_file
 
 FORMAT_VERSION = 1
 ENTRY = "tinyprune"
+MAPS = hasattr(mmap, "MADV_DONTNEED")
 OTHERWISE = "use another checkpoint, or train again"
 
 
@@ -52,8 +54,7 @@ def save_checkpoint(path: str | Path, tensors: dict[str, NDArray], metadata: dic
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"metadata of checkpoint {path} must be plain values with finite numbers: {error}") from error
-    entry = {ENTRY: _entry(metadata, tensors)}
-    replace_file(path, safetensors.numpy.save(tensors, entry), "checkpoint")
+    replace_file(path, _content(tensors, {ENTRY: _entry(metadata, tensors)}), "checkpoint")
 
 
 def sha256_of(path: str | Path) -> str:
@@ -65,8 +66,12 @@ def sha256_of(path: str | Path) -> str:
         return ""
 
 
-def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
+def load_checkpoint(path: str | Path, mapped: bool = False) -> tuple[dict[str, NDArray], dict[str, Any]]:
     """Read what `save_checkpoint` wrote.
+
+    Args:
+        path: the file.
+        mapped: whether arrays are pages of the file, read when they are used; never on Windows, which locks it then.
 
     Returns:
         tensors: name -> array, in the order of the names; they are writable and not shared.
@@ -77,19 +82,24 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any
     """
     try:
         Path(path).open("rb").close()  # safetensors would report an unreadable file as missing
-        with safetensors.safe_open(path, framework="numpy") as file:
-            entry = (file.metadata() or {}).get(ENTRY)
-            if entry is None:
-                raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of tinyprune; {OTHERWISE}")
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        header, data = read_header(path)
+        entry = header.pop("__metadata__", {}).get(ENTRY)
+        if entry is None:
+            raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of tinyprune; {OTHERWISE}")
+        tensors = {}
+        for name, about in sorted(header.items()):
+            code = about["dtype"]
+            dtype = np.dtype("?" if code == "BOOL" else f"<{code[0].lower()}{int(code[1:]) // 8}")
+            x = data[slice(*about["data_offsets"])].view(dtype).reshape(about["shape"])
+            tensors[name] = x.view(np.ndarray) if mapped and MAPS else np.array(x)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}; check the name, or train first") from error
     except OSError as error:
         raise CheckpointError(
             f"cannot read checkpoint {path}: {error.strerror or error}; check its permissions"
         ) from error
-    # TypeError and AttributeError: another program has changed an array's dtype to one that NumPy lacks.
-    except (safetensors.SafetensorError, TypeError, AttributeError) as error:
+    # TypeError and ValueError: another program has changed an array's dtype to one that NumPy lacks.
+    except (safetensors.SafetensorError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} is truncated, altered, or no checkpoint at all ({error}); {OTHERWISE}"
         ) from error
@@ -103,7 +113,34 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any
     # The entry must be the one that `save_checkpoint` writes for these contents.
     if entry != _entry(metadata, tensors):
         raise CheckpointError(f"{path} was altered after it was written (its sha256 does not match); {OTHERWISE}")
+    release(tensors)
     return tensors, metadata
+
+
+def read_header(path: str | Path) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+    """Return the header of a safetensors file, once it is checked, and its data: mapped, and private to the process."""
+    with safetensors.safe_open(path, framework="numpy"):
+        content = np.memmap(path, np.uint8, "c")
+    data = content[8 + int.from_bytes(content[:8].tobytes(), "little") :]
+    return json.loads(content[8 : len(content) - len(data)].tobytes()), data
+
+
+def release(tensors: Mapping[str, NDArray]) -> None:
+    """Free the memory of `mapped` arrays, which are read again when they are used; what was changed in them is lost."""
+    for mapping in {id(m): m for x in tensors.values() if (m := getattr(x.base, "_mmap", None))}.values():
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _content(tensors: dict[str, NDArray], metadata: dict[str, str]) -> Iterator[Any]:
+    """Yield the file's bytes, of the arrays no copy: `safetensors.numpy.save` makes two of all."""
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # so that all are aligned
+    header, end = cast(dict[str, Any], {"__metadata__": metadata}), 0
+    for name, x in ((name, tensors[name]) for name in names):
+        code = "BOOL" if x.dtype.kind == "b" else f"{x.dtype.kind.upper()}{8 * x.itemsize}"
+        header[name] = {"dtype": code, "shape": x.shape, "data_offsets": (end, end := end + x.nbytes)}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield from (len(text).to_bytes(8, "little"), text, *(tensors[name] for name in names))
 
 
 def _entry(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> str:

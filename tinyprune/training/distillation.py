@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.training.checkpoints import release
 from tinyprune.training.step import Gradients, Noise, Objective
 
 
@@ -39,10 +40,13 @@ class Distillation(Objective):
         self, model: Transformer, ids: NDArray, targets: NDArray, memory: Memory | None, rng: Noise, step: int
     ) -> Gradients:
         """See `Objective`."""
-        nothing: dict[str, Any] = {"frozen": True, "keep": lambda *_: None}  # is kept for a backward pass
-        h, self.memory = self.teacher.forward(ids, None if memory is None else self.memory, **nothing)[:2]
+        own = None if memory is None else self.memory
+        # nothing is kept for a backward pass, and no layer once it is computed
+        h, self.memory = self.teacher.forward(ids, own, frozen=True, keep=lambda *_: release(self.teacher.params))[:2]
         predicted = self.teacher.log_probabilities(h)
+        release(self.teacher.params)
         loss, memory, cache = model.loss(ids, targets, memory, rng, teacher=predicted, share=self.share)
+        del predicted
         return {"loss": loss}, memory, model.backward(1.0, cache, once=True)
 
     def state(self) -> dict[str, NDArray]:

@@ -205,7 +205,7 @@ class Trainer(Training):
         Raises:
             CheckpointError: if it cannot be read or belongs to another model, optimizer or stage.
         """
-        tensors, metadata = load_checkpoint(self.path)
+        tensors, metadata = load_checkpoint(self.path, mapped=True)
         if metadata.get("stage") != self.stage:
             raise CheckpointError(f"{self.path} is of stage {metadata.get('stage')!r}, not {self.stage!r}")
         to_device = self.model.ops.to_device
