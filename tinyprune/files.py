@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from tinyprune.errors import SaveError, UsageError
 
@@ -37,7 +36,7 @@ def save_error(what: str, error: OSError) -> SaveError:
     return SaveError(f"cannot write {what}: {error.strerror or error}; what was there before is untouched; {remedy}")
 
 
-def replace_file(path: Path, content: bytes | Iterable[Any], kind: str = "") -> None:
+def replace_file(path: Path, content: bytes | Iterable, kind: str = "") -> None:
     """Replace the file at `path`; a kill or a power failure leaves either the old or the new content whole.
 
     The content is written to `NAME.tmp`, which is renamed once all of it is on the disk; a `NAME.tmp` left by a killed

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
 
 import numpy as np
 
@@ -23,10 +21,10 @@ from tinyprune.ops.engine import Engine
 from tinyprune.progress import duration, progress_bar, say
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.loop import validations
-from tinyprune.training.step import Gradients, Objective, Training, train_step
+from tinyprune.training.step import Objective, Training, train_step
 
 SLOW = 2.0  # seconds of a step that is not made once more
-LARGE = 1 << 16  # numbers in a parameter that is not updated
+SMALL = 1 << 16  # numbers in a parameter that is updated
 
 
 @contextmanager
@@ -76,16 +74,11 @@ def rehearse(
     ops = model.ops
     replica, minimised = dataclasses.replace(model, params=dict(model.params)), copy.deepcopy(objective)
     training = Training.start(replica, segments, config, minimised, np.random.default_rng(0))
-    groups = training.optimizer.groups
-    for name in [name for name in groups if math.prod(model.params[name].shape) > LARGE]:
-        del groups[name]  # for which copies and averages would take as much memory as the training
+    # large parameters are not updated: copies and averages of them would take as much memory as the training
+    groups = {k: v for k, v in training.optimizer.groups.items() if model.params[k].size <= SMALL}
+    training.optimizer.groups = groups
+    training.objective = lambda *x: (*(found := minimised(*x))[:2], {name: found[2][name] for name in groups})
     replica.params |= {name: ops.to_device(ops.to_host(model.params[name]).copy()) for name in groups}
-
-    def of_groups(*given: Any) -> Gradients:
-        losses, memory, grads = minimised(*given)
-        return losses, memory, {name: grads[name] for name in groups}
-
-    training.objective = of_groups
     # a piece of the text, long enough to fill the memory and to read with it
     piece = text.valid[: model.config.M + 2 * model.config.T + 1]
     step = look = 0.0

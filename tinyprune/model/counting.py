@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tinyprune.config import ModelConfig
 from tinyprune.model.parameters import HEAD_AXIS, norm_shapes, parameter_shapes
 
-MUCH = 1 << 30  # bytes that layers may keep for backward, which computes them again where these would be more
+MUCH = 1 << 24  # numbers in the inputs of all layers; where there are more, backward computes layers again from these
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,16 @@ def training_bytes(config: ModelConfig, B: int, teacher: ModelConfig | None = No
     """Return about how much memory training takes: parameters, gradients, averages, and what backward needs.
 
     To it comes the teacher of a distillation, and what it predicts. Where weights are `frozen`, only gates have
-    gradients and averages. `config` has V set.
+    gradients and averages. `config` has V set. The textbook also stores scores, B · H · T · (S + N) numbers for each
+    layer, which are not counted: compiled kernels do not.
     """
-    numbers = (1 if frozen else 4) * count_parameters(config) + 2 * B * config.T * config.V
-    taught = 0 if teacher is None else count_parameters(teacher) + B * config.T * config.V
-    return 4 * (numbers + taught) + min(kept_bytes(config, B), MUCH)
-
-
-def kept_bytes(config: ModelConfig, B: int) -> int:
-    """Return about how much memory the layers take for what backward needs; the textbook also stores all scores."""
-    D, T, S, numbers = config.D, config.T, config.M + config.T, 0
+    D, T, S, kept = config.D, config.T, config.M + config.T, 0
     for i, H in enumerate(config.heads):
         width, units = H * config.Dh, H * config.N if config.networks else 2 * config.width(i)
-        numbers += B * (S * (2 * D + 2 * width) + T * (4 * D + 4 * width + 2 * units))
-    return 4 * numbers
+        kept += B * (S * (2 * D + 2 * width) + T * (4 * D + 4 * width + 2 * units))
+    kept *= MUCH * (1 + frozen) >= B * T * D * config.L
+    taught = 0 if teacher is None else count_parameters(teacher) + B * T * config.V
+    return 4 * ((1 if frozen else 4) * count_parameters(config) + kept + 2 * B * T * config.V + taught)
 
 
 def products_of(config: ModelConfig) -> int:

@@ -33,7 +33,7 @@ from tinyprune.model.blocks import (
     second_block_backward,
     second_block_forward,
 )
-from tinyprune.model.counting import MUCH, kept_bytes
+from tinyprune.model.counting import MUCH
 from tinyprune.model.gates import LayerGates, gates_backward, gates_forward, put_active, take_active, take_active_blocks
 from tinyprune.model.parameters import (
     Parameters,
@@ -64,7 +64,7 @@ class Cache:
         attention_blocks: of each layer; `attention_blocks[i].attention.o` holds the head outputs before their gates,
             (B, T, H, Dh).
         second_blocks: of each layer, or None; see `gated_outputs`.
-        inputs: what each layer has read, where nothing else is kept of it: x (B, T, D) and memory.
+        inputs: instead of both, what each layer has read, x (B, T, D) and its memory; see `Transformer.kept`.
     """
 
     frozen: bool
@@ -162,7 +162,6 @@ class Transformer:
         all_heads: bool = False,
         frozen: bool = False,
         keep: Callable[[int, NDArray, NDArray], None] | None = None,
-        again: bool = False,
     ) -> tuple[NDArray, Memory, Cache]:
         """Return the hidden states of a segment.
 
@@ -175,9 +174,8 @@ class Transformer:
                 move is left out and costs nothing.
             frozen: whether `backward` is to return the gradients of the gates alone. What only the others need is then
                 neither kept nor computed, except for norms, persistent vectors and an adaptive vocabulary.
-            keep: called with each layer's number and the keys and values that its heads read, (B, S, H, Dh). What the
-                layers need for `backward` is then not kept.
-            again: whether `backward` computes each layer again from its input, all that is kept; there is no dropout.
+            keep: called with each layer's number and the keys and values that its heads read, (B, S, H, Dh). Only the
+                layers' inputs are then kept, from which `backward` computes them again, without dropout.
 
         Returns:
             h: (B, T, D), after the last norm.
@@ -200,11 +198,11 @@ class Transformer:
             if config.M:
                 new_memory.append(remember(x, context, config.M))
             x, second_block = second_block_forward(y, layer, config, ops)
-            if again:
-                cache.inputs.append(read)
-            elif keep is None:
+            if keep is None:
                 cache.attention_blocks.append(attention_block)
                 cache.second_blocks.append(second_block)
+            else:
+                cache.inputs.append(read)
         h, cache.norm = norm_forward(x, p, "ln", config, ops)
         return h, new_memory, cache
 
@@ -223,10 +221,11 @@ class Transformer:
 
         Other arguments and results are `forward`'s. `soft`: with `teacher` and `share`, the loss of `ops.distillation`.
         """
-        exact = not (self.config.dropout or self.config.dropout_attention or self.ops.on_device)
-        again = exact and kept_bytes(self.config, len(ids)) > MUCH * (1 + frozen)  # frozen layers keep about half
-        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen, again=again)
-        arguments = h, targets, self.params, self.config, self.ops
+        config = self.config
+        exact = not (config.dropout or config.dropout_attention or self.ops.on_device)
+        keep = (lambda *_: None) if exact and ids.size * config.D * config.L > MUCH * (1 + frozen) else None
+        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen, keep=keep)
+        arguments = h, targets, self.params, config, self.ops
         loss, cache.softmax = vocabulary.predict_forward(*arguments, frozen=frozen, **soft)
         return loss, new_memory, cache
 
@@ -288,7 +287,7 @@ class Transformer:
         return {name: grads[name] for name in p}, dgates
 
     def kept(self, i: int, cache: Cache) -> tuple[AttentionBlockCache, SecondBlockCache | None]:
-        """Return what layer i keeps for `backward`, computed again if need be."""
+        """Return what layer i has kept for `backward`, or computes again."""
         if not cache.inputs:
             return cache.attention_blocks[i], cache.second_blocks[i]
         layer = self.layer(i, cache.gates, frozen=cache.frozen)
@@ -354,7 +353,7 @@ def gated_outputs(model: Transformer, cache: Cache, part: int) -> list[tuple[NDA
         their units (B, T, H, N), values (H·N, D) and bias (D,). Or the units of the blocks, W2 and b2.
     """
     config, i = model.config, part % model.config.L
-    p, (attention, second) = layer_parameters(model.params, i), model.kept(i, cache)
+    p, (attention_block, second) = layer_parameters(model.params, i), model.kept(i, cache)
 
     def bias(name: str) -> NDArray:
         return p[name] if name in p else model.ops.to_device(np.zeros(config.D, p["Wo"].dtype))
@@ -363,7 +362,7 @@ def gated_outputs(model: Transformer, cache: Cache, part: int) -> list[tuple[NDA
         assert second is not None  # of a model with blocks
         h = second.inside[-1].h
         return [(h.reshape(*h.shape[:2], config.blocks[i], config.U), p["ffn.W2"], bias("ffn.b2"))]
-    o = attention.attention.o
+    o = attention_block.attention.o
     found = [(o, p["Wo"], bias("bo"))]
     if config.networks:
         H, N, D = p["net.pv"].shape

@@ -8,16 +8,12 @@ The model's `cutoffs` select one. Since the tables are used at both ends, their 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
 from tinyprune.model import Parameters
 from tinyprune.ops.engine import Engine
-
-ROWS = 64  # of logits, that distillation compares at a time
 
 
 def cluster_ranges(config: ModelConfig) -> list[tuple[int, int]]:
@@ -97,22 +93,15 @@ def predict_forward(
     if config.cutoffs:
         return ops.adaptive_softmax_forward(h, targets, *adaptive_arguments(p, config))
     logits, output = ops.linear_forward(h, output_table(p).T, p.get("out_bias"), frozen=frozen)
-    if teacher is not None:
-        loss, softmax = distilled(logits, targets, teacher, share, ops)
-    else:
+    if teacher is None:
         loss, softmax = ops.cross_entropy_forward(logits, targets, overwrite=True)
-    return loss, (output, softmax, teacher is None)
-
-
-def distilled(logits: NDArray, targets: NDArray, teacher: NDArray, share: float, ops: Engine) -> tuple[Any, NDArray]:
-    """Return the loss of `ops.distillation`, and its gradient in place of `logits`, a few rows at a time."""
-    (rows, soft), ids, loss = (x.reshape(-1, x.shape[-1]) for x in (logits, teacher)), targets.reshape(-1), 0.0
-    for some in (slice(first, first + ROWS) for first in range(0, ids.size, ROWS)):
-        part = ids[some].size / ids.size
-        own, cache = ops.distillation_forward(rows[some], ids[some], soft[some], share=share)
-        ops.set_rows(rows[some], ops.distillation_backward(part, cache))
-        loss += part * own
-    return loss, logits
+        return loss, (output, softmax, True)
+    loss, B = logits.dtype.type(0), len(targets)
+    for row in range(B):  # its arrays for all of them would be most of the memory of a training
+        own, softmax = ops.distillation_forward(logits[row], targets[row], teacher[row], share=share)
+        ops.set_rows(logits[row], ops.distillation_backward(1 / B, softmax))
+        loss += own / B
+    return loss, (output, logits, False)
 
 
 def predict_backward(dloss: float, cache: tuple, config: ModelConfig, ops: Engine) -> tuple[NDArray, Parameters]:

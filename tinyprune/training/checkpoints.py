@@ -13,7 +13,6 @@ order; this way equal contents make equal files.) A checkpoint is replaced atomi
 import hashlib
 import json
 import mmap
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +25,7 @@ from tinyprune.files import replace_file
 
 FORMAT_VERSION = 1
 ENTRY = "tinyprune"
-MAPS = hasattr(mmap, "MADV_DONTNEED")
+DTYPES = {f"{x.kind.upper()}{8 * x.itemsize}": x for x in map(np.dtype, "bhiqBHIQefd")} | {"BOOL": np.dtype(bool)}
 OTHERWISE = "use another checkpoint, or train again"
 
 
@@ -69,37 +68,31 @@ def sha256_of(path: str | Path) -> str:
 def load_checkpoint(path: str | Path, mapped: bool = False) -> tuple[dict[str, NDArray], dict[str, Any]]:
     """Read what `save_checkpoint` wrote.
 
-    Args:
-        path: the file.
-        mapped: whether arrays are pages of the file, read when they are used; never on Windows, which locks it then.
-
     Returns:
-        tensors: name -> array, in the order of the names; they are writable and not shared.
+        tensors: name -> array, in the order of the names; they are writable and not shared. `mapped` ones are pages of
+            the file, read when they are used, see `release`; not on Windows, where it could not be replaced then.
         metadata: as it was given, with JSON's types (a tuple comes back as a list).
 
     Raises:
         CheckpointError: if the file is missing, truncated, altered in any bit, not ours, or from a newer tinyprune.
     """
     try:
-        Path(path).open("rb").close()  # safetensors would report an unreadable file as missing
         header, data = read_header(path)
         entry = header.pop("__metadata__", {}).get(ENTRY)
         if entry is None:
             raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of tinyprune; {OTHERWISE}")
         tensors = {}
         for name, about in sorted(header.items()):
-            code = about["dtype"]
-            dtype = np.dtype("?" if code == "BOOL" else f"<{code[0].lower()}{int(code[1:]) // 8}")
-            x = data[slice(*about["data_offsets"])].view(dtype).reshape(about["shape"])
-            tensors[name] = x.view(np.ndarray) if mapped and MAPS else np.array(x)
+            x = data[slice(*about["data_offsets"])].view(DTYPES[about["dtype"]]).reshape(about["shape"])
+            tensors[name] = x.view(np.ndarray) if mapped and hasattr(mmap, "MADV_DONTNEED") else np.array(x)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}; check the name, or train first") from error
     except OSError as error:
         raise CheckpointError(
             f"cannot read checkpoint {path}: {error.strerror or error}; check its permissions"
         ) from error
-    # TypeError and ValueError: another program has changed an array's dtype to one that NumPy lacks.
-    except (safetensors.SafetensorError, TypeError, ValueError) as error:
+    # KeyError: another program has changed an array's dtype to one that NumPy lacks; ValueError: the file is empty.
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path} is truncated, altered, or no checkpoint at all ({error}); {OTHERWISE}"
         ) from error
@@ -119,28 +112,28 @@ def load_checkpoint(path: str | Path, mapped: bool = False) -> tuple[dict[str, N
 
 def read_header(path: str | Path) -> tuple[dict[str, Any], NDArray[np.uint8]]:
     """Return the header of a safetensors file, once it is checked, and its data: mapped, and private to the process."""
-    with safetensors.safe_open(path, framework="numpy"):
-        content = np.memmap(path, np.uint8, "c")
-    data = content[8 + int.from_bytes(content[:8].tobytes(), "little") :]
-    return json.loads(content[8 : len(content) - len(data)].tobytes()), data
+    content = np.memmap(path, np.uint8, "c")  # safetensors would report an unreadable file as missing
+    safetensors.safe_open(path, framework="numpy")
+    end = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    return json.loads(content[8:end].tobytes()), content[end:]
 
 
-def release(tensors: Mapping[str, NDArray]) -> None:
+def release(tensors: dict[str, NDArray]) -> None:
     """Free the memory of `mapped` arrays, which are read again when they are used; what was changed in them is lost."""
-    for mapping in {id(m): m for x in tensors.values() if (m := getattr(x.base, "_mmap", None))}.values():
+    for mapping in {getattr(getattr(x, "base", None), "_mmap", None) for x in tensors.values()} - {None}:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def _content(tensors: dict[str, NDArray], metadata: dict[str, str]) -> Iterator[Any]:
-    """Yield the file's bytes, of the arrays no copy: `safetensors.numpy.save` makes two of all."""
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # so that all are aligned
+def _content(tensors: dict[str, NDArray], metadata: dict[str, str]) -> list[Any]:
+    """Return the file's bytes in pieces, the arrays among them; `safetensors.numpy.save` makes two copies of all."""
+    tensors = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))  # so that all are aligned
     header, end = cast(dict[str, Any], {"__metadata__": metadata}), 0
-    for name, x in ((name, tensors[name]) for name in names):
+    for name, x in tensors.items():
         code = "BOOL" if x.dtype.kind == "b" else f"{x.dtype.kind.upper()}{8 * x.itemsize}"
         header[name] = {"dtype": code, "shape": x.shape, "data_offsets": (end, end := end + x.nbytes)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    yield from (len(text).to_bytes(8, "little"), text, *(tensors[name] for name in names))
+    return [len(text).to_bytes(8, "little"), text, *tensors.values()]
 
 
 def _entry(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> str:

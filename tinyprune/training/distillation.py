@@ -40,13 +40,10 @@ class Distillation(Objective):
         self, model: Transformer, ids: NDArray, targets: NDArray, memory: Memory | None, rng: Noise, step: int
     ) -> Gradients:
         """See `Objective`."""
-        own = None if memory is None else self.memory
-        # nothing is kept for a backward pass, and no layer once it is computed
-        h, self.memory = self.teacher.forward(ids, own, frozen=True, keep=lambda *_: release(self.teacher.params))[:2]
-        predicted = self.teacher.log_probabilities(h)
-        release(self.teacher.params)
-        loss, memory, cache = model.loss(ids, targets, memory, rng, teacher=predicted, share=self.share)
-        del predicted
+        t, own = self.teacher, None if memory is None else self.memory
+        h, self.memory = t.forward(ids, own, keep=lambda *_: release(t.params))[:2]
+        loss, memory, cache = model.loss(ids, targets, memory, rng, teacher=t.log_probabilities(h), share=self.share)
+        release(t.params)
         return {"loss": loss}, memory, model.backward(1.0, cache, once=True)
 
     def state(self) -> dict[str, NDArray]:

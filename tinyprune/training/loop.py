@@ -220,7 +220,7 @@ class Trainer(Training):
                     f"{self.path} does not fit the configured model at {name}: needed {value.shape}, found "
                     f"{None if saved is None else saved.shape}; resume with the run's own config.toml"
                 )
-            self.model.params[name] = to_device(saved.astype(value.dtype, copy=False))
+            self.model.params[name] = to_device(saved.astype(value.dtype))
         self.optimizer.load_state(groups["optimizer"])
         self.objective.load_state(groups["objective"])
         memory = groups["memory"]
