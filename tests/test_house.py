@@ -19,15 +19,15 @@ BUDGET = {
     "experiments": 1865,
     "gradcheck": 920,
     "kernels": 10085,
-    "model": 1650,
+    "model": 1673,
     "notebook": 640,
     "ops": 3310,
     "presets": 5,
-    "pretrained": 1070,
+    "pretrained": 1058,
     "pruning": 1275,
     "runs": 790,
-    "training": 1105,
-    ".": 2130,  # modules at the top
+    "training": 1136,
+    ".": 2132,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 18_000
 # Longest functions without their docstrings, and most parameters; kernels have more of both.

@@ -75,7 +75,7 @@ def rehearse(
     replica, minimised = dataclasses.replace(model, params=dict(model.params)), copy.deepcopy(objective)
     training = Training.start(replica, segments, config, minimised, np.random.default_rng(0))
     # large parameters are not updated: copies and averages of them would take as much memory as the training
-    groups = {k: v for k, v in training.optimizer.groups.items() if model.params[k].size <= SMALL}
+    groups = {name: group for name, group in training.optimizer.groups.items() if model.params[name].size <= SMALL}
     training.optimizer.groups = groups
     training.objective = lambda *x: (*(found := minimised(*x))[:2], {name: found[2][name] for name in groups})
     replica.params |= {name: ops.to_device(ops.to_host(model.params[name]).copy()) for name in groups}

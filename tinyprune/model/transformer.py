@@ -221,11 +221,10 @@ class Transformer:
 
         Other arguments and results are `forward`'s. `soft`: with `teacher` and `share`, the loss of `ops.distillation`.
         """
-        config = self.config
-        exact = not (config.dropout or config.dropout_attention or self.ops.on_device)
-        keep = (lambda *_: None) if exact and ids.size * config.D * config.L > MUCH * (1 + frozen) else None
+        exact = not (self.config.dropout or self.config.dropout_attention or self.ops.on_device)
+        keep = (lambda *_: None) if exact and ids.size * self.config.D * self.config.L > MUCH * (1 + frozen) else None
         h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen, keep=keep)
-        arguments = h, targets, self.params, config, self.ops
+        arguments = h, targets, self.params, self.config, self.ops
         loss, cache.softmax = vocabulary.predict_forward(*arguments, frozen=frozen, **soft)
         return loss, new_memory, cache
 

@@ -37,7 +37,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         header, data = checkpoints.read_header(path)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}; check the folder") from error
-    except (safetensors.SafetensorError, ValueError) as error:
+    except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is truncated, altered or no safetensors file ({error}); {OTHERWISE}") from error
 
     def load(dtype: str, shape: list[int], data_offsets: tuple[int, int]) -> NDArray:

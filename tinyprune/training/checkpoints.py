@@ -91,8 +91,8 @@ def load_checkpoint(path: str | Path, mapped: bool = False) -> tuple[dict[str, N
         raise CheckpointError(
             f"cannot read checkpoint {path}: {error.strerror or error}; check its permissions"
         ) from error
-    # KeyError: another program has changed an array's dtype to one that NumPy lacks; ValueError: the file is empty.
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+    # KeyError: another program has changed an array's dtype to one that NumPy lacks.
+    except (safetensors.SafetensorError, KeyError) as error:
         raise CheckpointError(
             f"{path} is truncated, altered, or no checkpoint at all ({error}); {OTHERWISE}"
         ) from error
@@ -112,8 +112,9 @@ def load_checkpoint(path: str | Path, mapped: bool = False) -> tuple[dict[str, N
 
 def read_header(path: str | Path) -> tuple[dict[str, Any], NDArray[np.uint8]]:
     """Return the header of a safetensors file, once it is checked, and its data: mapped, and private to the process."""
-    content = np.memmap(path, np.uint8, "c")  # safetensors would report an unreadable file as missing
+    Path(path).open("rb").close()  # safetensors would report an unreadable file as missing
     safetensors.safe_open(path, framework="numpy")
+    content = np.memmap(path, np.uint8, "c")
     end = 8 + int.from_bytes(content[:8].tobytes(), "little")
     return json.loads(content[8:end].tobytes()), content[end:]
 
