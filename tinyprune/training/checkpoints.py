@@ -132,7 +132,7 @@ def _content(tensors: dict[str, NDArray], metadata: dict[str, str]) -> list[Any]
     for name, x in tensors.items():
         code = "BOOL" if x.dtype.kind == "b" else f"{x.dtype.kind.upper()}{8 * x.itemsize}"
         header[name] = {"dtype": code, "shape": x.shape, "data_offsets": (end, end := end + x.nbytes)}
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return [len(text).to_bytes(8, "little"), text, *tensors.values()]
 
