@@ -26,7 +26,7 @@ BUDGET = {
     "pretrained": 1058,
     "pruning": 1275,
     "runs": 790,
-    "training": 1137,
+    "training": 1138,
     ".": 2132,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 18_000

@@ -121,7 +121,8 @@ def read_header(path: str | Path) -> tuple[dict[str, Any], NDArray[np.uint8]]:
 
 def release(tensors: dict[str, NDArray]) -> None:
     """Free the memory of `mapped` arrays, which are read again when they are used; what was changed in them is lost."""
-    for mapping in {getattr(getattr(x, "base", None), "_mmap", None) for x in tensors.values()} - {None}:
+    maps: set[Any] = {getattr(getattr(x, "base", None), "_mmap", None) for x in tensors.values()}
+    for mapping in maps - {None}:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
