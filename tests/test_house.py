@@ -18,16 +18,16 @@ BUDGET = {
     "data": 985,
     "experiments": 1935,
     "gradcheck": 910,
-    "kernels": 9885,
-    "model": 1650,
+    "kernels": 9890,
+    "model": 1670,
     "notebook": 620,
     "ops": 3320,
     "presets": 5,
-    "pretrained": 1110,
+    "pretrained": 1100,
     "pruning": 1265,
     "runs": 780,
-    "training": 1100,
-    ".": 2095,  # modules at the top
+    "training": 1135,
+    ".": 2100,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 18_000
 # Longest functions without their docstrings, and most parameters; kernels have more of both.

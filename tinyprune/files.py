@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tinyprune.errors import SaveError, UsageError
@@ -36,7 +36,7 @@ def save_error(what: str, error: OSError) -> SaveError:
     return SaveError(f"cannot write {what}: {error.strerror or error}; what was there before is untouched; {remedy}")
 
 
-def replace_file(path: Path, content: bytes, kind: str = "") -> None:
+def replace_file(path: Path, content: bytes | Iterable, kind: str = "") -> None:
     """Replace the file at `path`; a kill or a power failure leaves either the old or the new content whole.
 
     The content is written to `NAME.tmp`, which is renamed once all of it is on the disk; a `NAME.tmp` left by a killed
@@ -44,7 +44,7 @@ def replace_file(path: Path, content: bytes, kind: str = "") -> None:
 
     Args:
         path: the file; its directory is created if missing.
-        content: the bytes.
+        content: the bytes, or pieces of them in order: bytes, or arrays in C order.
         kind: what messages call the file, such as "checkpoint".
 
     Raises:
@@ -54,7 +54,7 @@ def replace_file(path: Path, content: bytes, kind: str = "") -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

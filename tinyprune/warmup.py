@@ -24,6 +24,7 @@ from tinyprune.training.loop import validations
 from tinyprune.training.step import Objective, Training, train_step
 
 SLOW = 2.0  # seconds of a step that is not made once more
+SMALL = 1 << 16  # numbers in a parameter that is updated
 
 
 @contextmanager
@@ -71,10 +72,13 @@ def rehearse(
     Model and objective are not changed. Returns about how many seconds the stage takes after the steps that are `done`.
     """
     ops = model.ops
-    params = {name: ops.to_device(ops.to_host(value).copy()) for name, value in model.params.items()}
-    replica = dataclasses.replace(model, params=params)
-    rng = np.random.default_rng(0)
-    training = Training.start(replica, segments, config, copy.deepcopy(objective), rng)
+    replica, minimised = dataclasses.replace(model, params=dict(model.params)), copy.deepcopy(objective)
+    training = Training.start(replica, segments, config, minimised, np.random.default_rng(0))
+    # large parameters are not updated: copies and averages of them would take as much memory as the training
+    groups = {name: group for name, group in training.optimizer.groups.items() if model.params[name].size <= SMALL}
+    training.optimizer.groups = groups
+    training.objective = lambda *x: (*(found := minimised(*x))[:2], {name: found[2][name] for name in groups})
+    replica.params |= {name: ops.to_device(ops.to_host(model.params[name]).copy()) for name in groups}
     # a piece of the text, long enough to fill the memory and to read with it
     piece = text.valid[: model.config.M + 2 * model.config.T + 1]
     step = look = 0.0

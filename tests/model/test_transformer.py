@@ -113,6 +113,17 @@ def test_evaluation_leaves_closed_heads_out_and_nothing_changes(kind, hard, scal
     np.testing.assert_allclose(h, expected, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("kind", MODELS)
+def test_layers_that_backward_computes_again_give_the_same_bits(kind, rng, monkeypatch):
+    model, (ids, *both), found = build(kind, GateConfig(hard=False)), rng.integers(0, V, (3, 2, T)), []
+    for much in (1 << 24, 0):
+        monkeypatch.setattr("tinyprune.model.transformer.MUCH", much)
+        loss, _, cache = model.loss(*both, model.forward(ids)[1], np.random.default_rng(4))
+        assert (len(cache.inputs), len(cache.attention_blocks)) == ((0, 2) if much else (2, 0))
+        found.append([loss, *model.backward(1.0, cache).values()])
+    assert all(map(np.array_equal, *found)) and not build(kind, dropout=0.1).loss(*both)[2].inputs
+
+
 @pytest.mark.parametrize("hard", [True, False])
 @pytest.mark.parametrize("kind", MODELS)
 def test_training_leaves_clipped_heads_out_and_no_gradient_changes(kind, hard, rng):

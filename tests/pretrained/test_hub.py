@@ -205,15 +205,15 @@ def test_what_is_not_there_is_refused(tmp_path):
 def test_narrow_numbers_are_read_and_what_is_larger_than_the_memory_is_refused(tmp_path, monkeypatch):
     params = write(tmp_path, LLAMA)
     size = sum(x.nbytes for x in params.values())
-    monkeypatch.setattr(stored, "machine_memory", lambda: size)
+    monkeypatch.setattr(stored, "memory_bytes", lambda: size)
     refused(tmp_path, UsageError, "model.safetensors needs 0.0 GB of memory, and this machine has 0.0 GB; use")
     narrow = {name: x.astype(np.float16) for name, x in params.items()}
     rewrite(tmp_path, lambda tensors: {name: x.astype(np.float16) for name, x in tensors.items()})
     samples.check_equal(read_pretrained(tmp_path).params, {name: x.astype("f4") for name, x in narrow.items()})
-    monkeypatch.setattr(stored, "machine_memory", lambda: size - 1)
+    monkeypatch.setattr(stored, "memory_bytes", lambda: size - 1)
     refused(tmp_path, UsageError, "[^s] needs 0.0 GB of memory, and this machine has 0.0 GB")
-    for memory in (None, 10**9):
-        monkeypatch.setattr(stored, "machine_memory", lambda memory=memory: memory)
+    for memory in (float("inf"), 10**9):
+        monkeypatch.setattr(stored, "memory_bytes", lambda memory=memory: memory)
         read_pretrained(tmp_path)
 
 

@@ -10,7 +10,7 @@ import safetensors
 import safetensors.numpy
 
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
+from tinyprune.training.checkpoints import load_checkpoint, release, save_checkpoint
 
 TENSORS = {
     "layers.0.Wq": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -62,6 +62,10 @@ def test_round_trip(path):
     for tensor in tensors.values():
         tensor[...] = 1  # which is no view of the file
     assert_same(load_checkpoint(path)[0], TENSORS)
+    mapped, _ = load_checkpoint(path, mapped=True)
+    mapped["half"][0] = 1  # which is lost
+    release(mapped)
+    assert_same(mapped, TENSORS)
 
 
 def test_views_are_saved_as_they_look(tmp_path):

@@ -1,5 +1,7 @@
 """Distillation: the objective's gradients, what the teacher has read, a run that heals by it, and refusals."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from command import run_here
@@ -9,7 +11,7 @@ from tinyprune.config import RunConfig
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.gradcheck import check_gradients
 from tinyprune.model.transformer import Transformer
-from tinyprune.training.checkpoints import load_checkpoint
+from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.distillation import Distillation
 
 TEXT = np.random.default_rng(2).integers(0, 11, (2, 2, 6))  # segments, streams, T + 1
@@ -66,6 +68,18 @@ def test_a_run_heals_by_it_and_does_not_without(finished, tmp_path):
     (a, _), (c, _) = (load_checkpoint(path) for path in (a, c))
     assert a.keys() - c.keys() == {"objective.memory.0", "objective.memory.1"}
     assert all((a[name] != c[name]).any() for name in c if name.startswith("params."))
+
+
+def test_a_step_takes_little_more_than_both_predictions_and_a_checkpoint_nothing(tmp_path):
+    student, teacher = (small_model(small_config("llama", V=4000, T=30), seed=seed) for seed in (0, 1))
+    ids = np.random.default_rng(0).integers(0, 4000, (2, 8, 30))
+    tracemalloc.start()
+    grads = Distillation(teacher, 0.5)(student, *ids, None, None, 0)[2]
+    now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    save_checkpoint(tmp_path / "c.safetensors", grads, {})
+    assert peak < 3.5 * ids[0].size * 4000 * 8 and tracemalloc.get_traced_memory()[1] - now < 1e5
+    tracemalloc.stop()
 
 
 def test_what_cannot_be_is_refused():

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from tinyprune.config import ModelConfig
 from tinyprune.model.parameters import HEAD_AXIS, norm_shapes, parameter_shapes
 
+MUCH = 1 << 24  # numbers in the inputs of all layers; where there are more, backward computes layers again from these
+
 
 @dataclass(frozen=True)
 class Part:
@@ -53,17 +55,17 @@ def head_part(config: ModelConfig) -> Part:
 def training_bytes(config: ModelConfig, B: int, teacher: ModelConfig | None = None, frozen: bool = False) -> int:
     """Return about how much memory training takes: parameters, gradients, averages, and what backward needs.
 
-    To it comes the content of a checkpoint, parameters and averages, and of a distillation the teacher and the
-    probabilities that are compared. Where weights are `frozen`, only gates have gradients and averages. `config` has V
-    set. The textbook also stores scores, B · H · T · (S + N) numbers for each layer, which are not counted: compiled
-    kernels do not.
+    To it comes the teacher of a distillation, and what it predicts. Where weights are `frozen`, only gates have
+    gradients and averages. `config` has V set. The textbook also stores scores, B · H · T · (S + N) numbers for each
+    layer, which are not counted: compiled kernels do not.
     """
-    D, T, S, numbers = config.D, config.T, config.M + config.T, (1 if frozen else 7) * count_parameters(config)
+    D, T, S, kept = config.D, config.T, config.M + config.T, 0
     for i, H in enumerate(config.heads):
         width, units = H * config.Dh, H * config.N if config.networks else 2 * config.width(i)
-        numbers += B * (S * (2 * D + 2 * width) + T * (4 * D + 4 * width + 2 * units))
-    taught = 0 if teacher is None else count_parameters(teacher) + 4 * B * T * config.V
-    return 4 * (numbers + 2 * B * T * config.V + taught)
+        kept += B * (S * (2 * D + 2 * width) + T * (4 * D + 4 * width + 2 * units))
+    kept *= MUCH * (1 + frozen) >= B * T * D * config.L
+    taught = 0 if teacher is None else count_parameters(teacher) + B * T * config.V
+    return 4 * ((1 if frozen else 4) * count_parameters(config) + kept + 2 * B * T * config.V + taught)
 
 
 def products_of(config: ModelConfig) -> int:

@@ -33,6 +33,7 @@ from tinyprune.model.blocks import (
     second_block_backward,
     second_block_forward,
 )
+from tinyprune.model.counting import MUCH
 from tinyprune.model.gates import LayerGates, gates_backward, gates_forward, put_active, take_active, take_active_blocks
 from tinyprune.model.parameters import (
     Parameters,
@@ -63,6 +64,7 @@ class Cache:
         attention_blocks: of each layer; `attention_blocks[i].attention.o` holds the head outputs before their gates,
             (B, T, H, Dh).
         second_blocks: of each layer, or None; see `gated_outputs`.
+        inputs: instead of both, what each layer has read, x (B, T, D) and its memory; see `Transformer.kept`.
     """
 
     frozen: bool
@@ -72,6 +74,7 @@ class Cache:
     positions: Any
     attention_blocks: list[AttentionBlockCache] = field(default_factory=list)
     second_blocks: list[SecondBlockCache | None] = field(default_factory=list)
+    inputs: list[tuple[NDArray, NDArray | None]] = field(default_factory=list)
     norm: Any = None
     softmax: Any = None
 
@@ -169,8 +172,8 @@ class Transformer:
                 move is left out and costs nothing.
             frozen: whether `backward` is to return the gradients of the gates alone. What only the others need is then
                 neither kept nor computed, except for norms, persistent vectors and an adaptive vocabulary.
-            keep: called with each layer's number and the keys and values that its heads read, (B, S, H, Dh). What the
-                layers need for `backward` is then not kept.
+            keep: called with each layer's number and the keys and values that its heads read, (B, S, H, Dh). Only the
+                layers' inputs are then kept, from which `backward` computes them again, without dropout.
 
         Returns:
             h: (B, T, D), after the last norm.
@@ -188,13 +191,16 @@ class Transformer:
         cache, new_memory = Cache(frozen, gates, gate, embedding, positions), []
         for i in range(config.L):
             layer = self.layer(i, gates, rng, frozen, keep and partial(keep, i))
-            y, context, attention_block = attention_block_forward(x, memory_of(memory, i), layer, config, ops)
+            read = x, memory_of(memory, i)
+            y, context, attention_block = attention_block_forward(*read, layer, config, ops)
             if config.M:
                 new_memory.append(remember(x, context, config.M))
             x, second_block = second_block_forward(y, layer, config, ops)
             if keep is None:
                 cache.attention_blocks.append(attention_block)
                 cache.second_blocks.append(second_block)
+            else:
+                cache.inputs.append(read)
         h, cache.norm = norm_forward(x, p, "ln", config, ops)
         return h, new_memory, cache
 
@@ -213,7 +219,9 @@ class Transformer:
 
         Other arguments and results are `forward`'s. `soft`: with `teacher` and `share`, the loss of `ops.distillation`.
         """
-        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen)
+        exact = not (self.config.dropout or self.config.dropout_attention or self.ops.on_device)
+        keep = (lambda *_: None) if exact and ids.size * self.config.D * self.config.L > MUCH * (1 + frozen) else None
+        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen, keep=keep)
         arguments = h, targets, self.params, self.config, self.ops
         loss, cache.softmax = vocabulary.predict_forward(*arguments, frozen=frozen, **soft)
         return loss, new_memory, cache
@@ -250,9 +258,10 @@ class Transformer:
         del dh  # free it before the layers allocate their memory
         for i in reversed(range(config.L)):
             dlayer: Parameters = {}
-            dx, dsecond = second_block_backward(dx, cache.second_blocks[i], config, ops)
+            attention_block, second_block = self.kept(i, cache)
+            dx, dsecond = second_block_backward(dx, second_block, config, ops)
             accumulate(dlayer, dsecond, ops)
-            dx, dattention = attention_block_backward(dx, cache.attention_blocks[i], config, ops)
+            dx, dattention = attention_block_backward(dx, attention_block, config, ops)
             accumulate(dlayer, dattention, ops)  # both blocks read the gates
             heads = partial(put_heads, Dh=config.Dh, put=ops.put_slices, groups=config.groups(i))
             units = partial(put_blocks, U=config.U, put=ops.put_slices)
@@ -274,6 +283,14 @@ class Transformer:
         # a tied table is read here and by the softmax
         accumulate(grads, vocabulary.embed_backward(dx, cache.embedding, config, ops), ops)
         return {name: grads[name] for name in p}, dgates
+
+    def kept(self, i: int, cache: Cache) -> tuple[AttentionBlockCache, SecondBlockCache | None]:
+        """Return what layer i has kept for `backward`, or computes again."""
+        if not cache.inputs:
+            return cache.attention_blocks[i], cache.second_blocks[i]
+        layer = self.layer(i, cache.gates, frozen=cache.frozen)
+        y, _, attention_block = attention_block_forward(*cache.inputs[i], layer, self.config, self.ops)
+        return attention_block, second_block_forward(y, layer, self.config, self.ops)[1]
 
     def layer(
         self,
@@ -334,7 +351,7 @@ def gated_outputs(model: Transformer, cache: Cache, part: int) -> list[tuple[NDA
         their units (B, T, H, N), values (H·N, D) and bias (D,). Or the units of the blocks, W2 and b2.
     """
     config, i = model.config, part % model.config.L
-    p, second = layer_parameters(model.params, i), cache.second_blocks[i]
+    p, (attention_block, second) = layer_parameters(model.params, i), model.kept(i, cache)
 
     def bias(name: str) -> NDArray:
         return p[name] if name in p else model.ops.to_device(np.zeros(config.D, p["Wo"].dtype))
@@ -343,7 +360,7 @@ def gated_outputs(model: Transformer, cache: Cache, part: int) -> list[tuple[NDA
         assert second is not None  # of a model with blocks
         h = second.inside[-1].h
         return [(h.reshape(*h.shape[:2], config.blocks[i], config.U), p["ffn.W2"], bias("ffn.b2"))]
-    o = cache.attention_blocks[i].attention.o
+    o = attention_block.attention.o
     found = [(o, p["Wo"], bias("bo"))]
     if config.networks:
         H, N, D = p["net.pv"].shape

@@ -7,7 +7,6 @@ tensors' bytes. The package safetensors checks it; the tensors are read here bec
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from tinyprune.errors import CheckpointError
 from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_memory
+from tinyprune.training import checkpoints
 
 # The stored numbers that are read: how bytes become numbers that fit into float32.
 WIDEN: dict[str, Callable[[NDArray[np.uint8]], NDArray]] = {
@@ -34,14 +34,11 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """
     try:
         check_memory(path, path.stat().st_size)
-        with safetensors.safe_open(path, framework="numpy"):  # checks the header and the length of the file
-            content = np.memmap(path, np.uint8, "r")
+        header, data = checkpoints.read_header(path)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}; check the folder") from error
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is truncated, altered or no safetensors file ({error}); {OTHERWISE}") from error
-    data = content[8 + int.from_bytes(content[:8].tobytes(), "little") :]
-    header = json.loads(content[8 : len(content) - len(data)].tobytes())
 
     def load(dtype: str, shape: list[int], data_offsets: tuple[int, int]) -> NDArray:
         return WIDEN[dtype](data[slice(*data_offsets)]).reshape(shape)

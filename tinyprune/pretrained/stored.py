@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.machine import memory_bytes
 
 OTHERWISE = "get the file again from where it comes from"
 
@@ -39,8 +39,7 @@ class Source(NamedTuple):
 
 def check_memory(where: Path, size: int) -> None:
     """Raise UsageError if a file of `size` bytes, or the float32 numbers in it, exceed this machine's memory."""
-    memory = machine_memory()
-    if memory is not None and size > memory:
+    if size > (memory := memory_bytes()):
         has = f"and this machine has {memory / 1e9:.1f} GB; use a smaller model"
         raise UsageError(f"{where} needs {size / 1e9:.1f} GB of memory, {has}")
 
@@ -85,11 +84,3 @@ def read_parameters(
         x = load() if third is None else np.split(load(), 3, -1)[third]
         params[name] = np.array(x.T if transposed else x, np.float32, order="C")
     return params
-
-
-def machine_memory() -> int | None:
-    """Return the size of this machine's memory in bytes, None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return None

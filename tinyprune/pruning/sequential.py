@@ -24,6 +24,7 @@ from tinyprune.model.blocks import attention_block_forward, second_block_forward
 from tinyprune.model.parameters import OUTPUTS, UNIT_OUTPUTS
 from tinyprune.model.transformer import Transformer, remember
 from tinyprune.progress import progress_bar
+from tinyprune.training.checkpoints import release
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # λ as shares of the mean of X̃ᵀX̃'s diagonal
 STREAMS = 8  # rows of a batch, each with another part of the text
@@ -61,6 +62,7 @@ def refitted(whole: Transformer, smaller: Transformer, tokens: NDArray) -> Trans
             wanted, before = (blocks_of(*pair, i, second) for pair in zip(models, streams, strict=True))
             fit(models[1], i, second, before, wanted)
             streams = [[y for y, _ in wanted], [y for y, _ in blocks_of(models[1], streams[1], i, second)]]
+        release(whole.params)
     return models[1]
 
 

@@ -46,9 +46,9 @@ def model_metadata(model: Transformer, tokenizer: Tokenizer, data: DataConfig, d
     return sizes | {"tokenizer": tokenizer.to_dict(), "data": data.to_dict(), "digest": digest}
 
 
-def load_model(path: Path, ops: Engine) -> SavedModel:
+def load_model(path: Path, ops: Engine, mapped: bool = False) -> SavedModel:
     """Read a stage's checkpoint. Raises CheckpointError if that fails, or its tensors do not fit its metadata."""
-    tensors, metadata = load_checkpoint(path)
+    tensors, metadata = load_checkpoint(path, mapped)
     params = {name.removeprefix("params."): x for name, x in tensors.items() if name.startswith("params.")}
     try:
         config = ModelConfig.from_dict(metadata["model"])

@@ -184,7 +184,7 @@ class Run:
         command = shlex.join(["tinyprune", stage, str(self.directory.path)])
         if not path.exists():
             raise UsageError(f"{self.directory.path} has no stage {stage} yet; do it with: {command}")
-        saved = load_model(path, self.ops)
+        saved = load_model(path, self.ops, mapped=True)
         if saved.metadata.get("stage") != stage:
             raise CheckpointError(f"{path} is of stage {saved.metadata.get('stage')}; put back the one of {stage}")
         if not is_finished(saved.metadata, stage, self.config):

@@ -12,12 +12,12 @@ order; this way equal contents make equal files.) A checkpoint is replaced atomi
 
 import hashlib
 import json
+import mmap
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from tinyprune.errors import CheckpointError, UsageError
@@ -25,6 +25,7 @@ from tinyprune.files import replace_file
 
 FORMAT_VERSION = 1
 ENTRY = "tinyprune"
+DTYPES = {f"{x.kind.upper()}{8 * x.itemsize}": x for x in map(np.dtype, "bhiqBHIQefd")} | {"BOOL": np.dtype(bool)}
 OTHERWISE = "use another checkpoint, or train again"
 
 
@@ -52,8 +53,7 @@ def save_checkpoint(path: str | Path, tensors: dict[str, NDArray], metadata: dic
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"metadata of checkpoint {path} must be plain values with finite numbers: {error}") from error
-    entry = {ENTRY: _entry(metadata, tensors)}
-    replace_file(path, safetensors.numpy.save(tensors, entry), "checkpoint")
+    replace_file(path, _content(tensors, {ENTRY: _entry(metadata, tensors)}), "checkpoint")
 
 
 def sha256_of(path: str | Path) -> str:
@@ -65,31 +65,34 @@ def sha256_of(path: str | Path) -> str:
         return ""
 
 
-def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
+def load_checkpoint(path: str | Path, mapped: bool = False) -> tuple[dict[str, NDArray], dict[str, Any]]:
     """Read what `save_checkpoint` wrote.
 
     Returns:
-        tensors: name -> array, in the order of the names; they are writable and not shared.
+        tensors: name -> array, in the order of the names; they are writable and not shared. `mapped` ones are pages of
+            the file, read when they are used, see `release`; not on Windows, where it could not be replaced then.
         metadata: as it was given, with JSON's types (a tuple comes back as a list).
 
     Raises:
         CheckpointError: if the file is missing, truncated, altered in any bit, not ours, or from a newer tinyprune.
     """
     try:
-        Path(path).open("rb").close()  # safetensors would report an unreadable file as missing
-        with safetensors.safe_open(path, framework="numpy") as file:
-            entry = (file.metadata() or {}).get(ENTRY)
-            if entry is None:
-                raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of tinyprune; {OTHERWISE}")
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        header, data = read_header(path)
+        entry = header.pop("__metadata__", {}).get(ENTRY)
+        if entry is None:
+            raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of tinyprune; {OTHERWISE}")
+        tensors = {}
+        for name, about in sorted(header.items()):
+            x = data[slice(*about["data_offsets"])].view(DTYPES[about["dtype"]]).reshape(about["shape"])
+            tensors[name] = x.view(np.ndarray) if mapped and hasattr(mmap, "MADV_DONTNEED") else np.array(x)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}; check the name, or train first") from error
     except OSError as error:
         raise CheckpointError(
             f"cannot read checkpoint {path}: {error.strerror or error}; check its permissions"
         ) from error
-    # TypeError and AttributeError: another program has changed an array's dtype to one that NumPy lacks.
-    except (safetensors.SafetensorError, TypeError, AttributeError) as error:
+    # KeyError: another program has changed an array's dtype to one that NumPy lacks.
+    except (safetensors.SafetensorError, KeyError) as error:
         raise CheckpointError(
             f"{path} is truncated, altered, or no checkpoint at all ({error}); {OTHERWISE}"
         ) from error
@@ -103,7 +106,36 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any
     # The entry must be the one that `save_checkpoint` writes for these contents.
     if entry != _entry(metadata, tensors):
         raise CheckpointError(f"{path} was altered after it was written (its sha256 does not match); {OTHERWISE}")
+    release(tensors)
     return tensors, metadata
+
+
+def read_header(path: str | Path) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+    """Return the header of a safetensors file, once it is checked, and its data: mapped, and private to the process."""
+    Path(path).open("rb").close()  # safetensors would report an unreadable file as missing
+    safetensors.safe_open(path, framework="numpy")
+    content = np.memmap(path, np.uint8, "c")
+    end = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    return json.loads(content[8:end].tobytes()), content[end:]
+
+
+def release(tensors: dict[str, NDArray]) -> None:
+    """Free the memory of `mapped` arrays, which are read again when they are used; what was changed in them is lost."""
+    maps: set[Any] = {getattr(getattr(x, "base", None), "_mmap", None) for x in tensors.values()}
+    for mapping in maps - {None}:
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _content(tensors: dict[str, NDArray], metadata: dict[str, str]) -> list[Any]:
+    """Return the file's bytes in pieces, the arrays among them; `safetensors.numpy.save` makes two copies of all."""
+    tensors = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))  # so that all are aligned
+    header, end = cast(dict[str, Any], {"__metadata__": metadata}), 0
+    for name, x in tensors.items():
+        code = "BOOL" if x.dtype.kind == "b" else f"{x.dtype.kind.upper()}{8 * x.itemsize}"
+        header[name] = {"dtype": code, "shape": x.shape, "data_offsets": (end, end := end + x.nbytes)}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little"), text, *tensors.values()]
 
 
 def _entry(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> str:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.training.checkpoints import release
 from tinyprune.training.step import Gradients, Noise, Objective
 
 
@@ -39,10 +40,10 @@ class Distillation(Objective):
         self, model: Transformer, ids: NDArray, targets: NDArray, memory: Memory | None, rng: Noise, step: int
     ) -> Gradients:
         """See `Objective`."""
-        nothing: dict[str, Any] = {"frozen": True, "keep": lambda *_: None}  # is kept for a backward pass
-        h, self.memory = self.teacher.forward(ids, None if memory is None else self.memory, **nothing)[:2]
-        predicted = self.teacher.log_probabilities(h)
-        loss, memory, cache = model.loss(ids, targets, memory, rng, teacher=predicted, share=self.share)
+        t, own = self.teacher, None if memory is None else self.memory
+        h, self.memory = t.forward(ids, own, keep=lambda *_: release(t.params))[:2]
+        loss, memory, cache = model.loss(ids, targets, memory, rng, teacher=t.log_probabilities(h), share=self.share)
+        release(t.params)
         return {"loss": loss}, memory, model.backward(1.0, cache, once=True)
 
     def state(self) -> dict[str, NDArray]:

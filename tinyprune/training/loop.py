@@ -205,7 +205,7 @@ class Trainer(Training):
         Raises:
             CheckpointError: if it cannot be read or belongs to another model, optimizer or stage.
         """
-        tensors, metadata = load_checkpoint(self.path)
+        tensors, metadata = load_checkpoint(self.path, mapped=True)
         if metadata.get("stage") != self.stage:
             raise CheckpointError(f"{self.path} is of stage {metadata.get('stage')!r}, not {self.stage!r}")
         to_device = self.model.ops.to_device
@@ -220,7 +220,7 @@ class Trainer(Training):
                     f"{self.path} does not fit the configured model at {name}: needed {value.shape}, found "
                     f"{None if saved is None else saved.shape}; resume with the run's own config.toml"
                 )
-            self.model.params[name] = to_device(saved.astype(value.dtype, copy=False))
+            self.model.params[name] = to_device(saved.astype(value.dtype))
         self.optimizer.load_state(groups["optimizer"])
         self.objective.load_state(groups["objective"])
         memory = groups["memory"]

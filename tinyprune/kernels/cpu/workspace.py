@@ -7,6 +7,7 @@ straddles two.
 """
 
 import math
+import mmap
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Self
@@ -18,6 +19,7 @@ from tinyprune.kernels import pool
 from tinyprune.kernels.pool import LINE, size_class
 
 SMALL = 4096  # bytes; below it NumPy's own allocator is as good
+MAPPED = range(1 << 19, 1 << 22)  # bytes of blocks that the C library would keep; larger ones NumPy puts on huge pages
 
 
 class Block(np.ndarray):
@@ -30,7 +32,7 @@ class Block(np.ndarray):
 
     def __new__(cls, size: int) -> Self:
         """Allocate `size` bytes that start on a cache line."""
-        block = super().__new__(cls, size + LINE, np.uint8)
+        block = super().__new__(cls, size + LINE, np.uint8, mmap.mmap(-1, size + LINE) if size in MAPPED else None)
         block.start = -block.ctypes.data % LINE
         return block
 

@@ -62,7 +62,7 @@ def magnitude(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> 
 def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
     """Confidence: a head that often puts most of its weight on one position is sure of its choice.
 
-        score_h = mean over queries of max_j a_ij          j over context keys and persistent vectors alike
+        score_h = mean over queries of max_j a_hij         j over context keys and persistent vectors alike
 
     Compiled kernels never store the attention weights, so the textbook's attention reads the text.
     (Voita et al. 2019, §3)
@@ -72,7 +72,7 @@ def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) ->
     textbook = storing_weights(model)
 
     def scores(cache: Cache) -> Iterable[NDArray]:
-        return (block.attention.a.max(-1).mean((0, 2)) for block in cache.attention_blocks)  # a (B, H, T, S + N)
+        return (textbook.kept(i, cache)[0].attention.a.max(-1).mean((0, 2)) for i in range(model.config.L))
 
     return _mean_over_segments(textbook, tokens, scores, all_heads=True)
 
