@@ -110,7 +110,7 @@ def test_a_run_by_scores_has_a_report_without_gates(book, tmp_path):
     said = succeed("run", tmp_path / "r", "--corpus", book, *settings(), "--target-heads=3", "--by=magnitude").stderr
     assert "run: train 20, gate by magnitude, prune, finetune 20 steps" in said
     report = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
-    assert "Chosen by magnitude, without training, target 3 heads. Steps: 20 + 20;" in report
+    assert "Chosen by magnitude, without training, target 3 heads. Steps: 20 + 20." in report
     assert "plots/gates.png" not in report and not (tmp_path / "r" / "plots" / "gates.png").exists()
 
 
