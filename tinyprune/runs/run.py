@@ -49,7 +49,7 @@ from tinyprune.training.metrics import EventLog, MetricsLog
 from tinyprune.training.step import LanguageModelling, Objective
 from tinyprune.warmup import announced, rehearse
 
-TEXTS = 16  # that a model writes side by side
+TEXTS = 64  # that a model writes side by side: twice as many tokens a second as 16 with SmolLM2
 
 
 @dataclass
