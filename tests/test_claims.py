@@ -1,5 +1,6 @@
 """The numbers of the claims pages follow from the committed cells."""
 
+import itertools
 import re
 from functools import cache
 from pathlib import Path
@@ -98,6 +99,7 @@ def decimals(text: str) -> set[str]:
 
 
 # Of the paper, of tests, of sizes; and differences of two numbers in a table.
+STATES = (None, "whole"), (0.9, "repaired"), (0.8, "repaired")
 OTHERS = {"0.05", "0.01", "30.7", "47.9", "0.6", "0.9", "0.81", "0.67", "0.02", "8.3"}
 
 
@@ -108,9 +110,13 @@ def test_every_number_in_the_text_stands_in_a_table_or_follows_from_one():
     kinds = ("all-attention, gain 1: 1500 steps (32)", "all-attention: 1500 steps (32)")
     first, wider = (round(record_of("parity-stdlib", kind, whole)["difference"], 3) for kind in kinds)
     assert f"range brings {first - wider:.3f} of {first:.3f} bits" in " ".join(text.split())
+    lost = {(r["share"], r["model"]): r for r in csv_of("smollm2-words/results.csv")}
+    knows = [[f"{100 * lost[of][name]:.0f} %" for name in ("capitals", "induction")] for of in STATES]
+    times = [f"{lost[of]['times']:.2f}" for of in STATES[1:]]
+    assert re.search(".*".join([*itertools.chain(*knows), *times]), " ".join(text.split()))
     smallest = record_of("choice-stdlib", "random (16)", "michel (16)")["smallest"]
     assert f"see a difference of {smallest:.3f} four times in five" in text
-    assert decimals(text) - in_tables - OTHERS <= {f"{first - wider:.3f}", f"{smallest:.3f}", "13.1", "11.2"}
+    assert decimals(text) - in_tables - OTHERS <= {f"{first - wider:.3f}", f"{smallest:.3f}", "13.1", "11.2", *times}
 
 
 def part_of_readme(heading: str) -> str:
