@@ -49,7 +49,7 @@ from tinyprune.training.metrics import EventLog, MetricsLog
 from tinyprune.training.step import LanguageModelling, Objective
 from tinyprune.warmup import announced, rehearse
 
-TEXTS = 64  # that a model writes side by side: twice as many tokens a second as 16 with SmolLM2
+TEXTS = 32  # that a model writes side by side, with a gigabyte of keys and values for SmolLM2
 
 
 @dataclass
@@ -273,7 +273,10 @@ class Run:
         self.save_finished("prune", model, gated, **own, **self.directory.origin("prune"))
 
     def mixed_text(self, stage: str, whole: Transformer, tokens: int) -> NDArray:
-        """Return so many tokens of the texts that gate.repair_corpus names, the same share of each in turn."""
+        """Return so many tokens of the texts that gate.repair_corpus names, the same share of each in turn.
+
+        The whole model writes no more than gate.repair_tokens itself, which then come again.
+        """
         tokenizer, rng = self.text.tokenizer, self.generator(stage)
         usual = "run,self" if tokenizer.kind == "bpe" else "run"
         names = [name for name in (self.config.gate.repair_corpus or usual).split(",") if name]
@@ -284,9 +287,10 @@ class Run:
                 special = json.loads(tokenizer.description).get("added_tokens") if tokenizer.kind == "bpe" else []
                 begin = special[0]["id"] if special else int(self.text.train[0])  # it comes between documents
                 T, written = whole.config.T, []
-                while sum(map(len, written)) < share:
+                enough = min(share, self.config.gate.repair_tokens)
+                while sum(map(len, written)) < enough:
                     written.append(write_texts(whole, np.full(TEXTS, begin), T, rng).ravel())
-                parts.append(np.concatenate(written)[:share])
+                parts.append(np.resize(np.concatenate(written)[:enough], share))
             elif name == "run":
                 parts.append(self.text.train[:share])
             else:
