@@ -19,7 +19,7 @@ BUDGET = {
     "experiments": 1935,
     "gradcheck": 910,
     "kernels": 9890,
-    "model": 1670,
+    "model": 1675,
     "notebook": 620,
     "ops": 3320,
     "presets": 5,

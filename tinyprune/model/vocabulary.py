@@ -95,13 +95,18 @@ def predict_forward(
     logits, output = ops.linear_forward(h, output_table(p).T, p.get("out_bias"), frozen=frozen)
     if teacher is None:
         loss, softmax = ops.cross_entropy_forward(logits, targets, overwrite=True)
-        return loss, (output, softmax, True)
+        return loss, (output, softmax, ops.cross_entropy_backward)
     loss, B = logits.dtype.type(0), len(targets)
     for row in range(B):  # its arrays for all of them would be most of the memory of a training
         own, softmax = ops.distillation_forward(logits[row], targets[row], teacher[row], share=share)
         ops.set_rows(logits[row], ops.distillation_backward(1 / B, softmax))
         loss += own / B
-    return loss, (output, logits, False)
+    return loss, (output, logits, times)
+
+
+def times(dloss: float, dlogits: NDArray) -> NDArray:
+    """Return dloss · dlogits, without a copy for 1: they are as large as all else of a step."""
+    return dlogits if dloss == 1 else dloss * dlogits
 
 
 def predict_backward(dloss: float, cache: tuple, config: ModelConfig, ops: Engine) -> tuple[NDArray, Parameters]:
@@ -110,9 +115,9 @@ def predict_backward(dloss: float, cache: tuple, config: ModelConfig, ops: Engin
         dh, dtables, dprojections, dweight, dbias, dbiases = ops.adaptive_softmax_backward(dloss, cache)
         own = {"cluster.weight": dweight, "cluster.bias": dbias} | {f"out_bias.{c}": g for c, g in enumerate(dbiases)}
         return dh, by_name(dtables, dprojections) | own
-    output, softmax, plain = cache
+    output, softmax, loss_backward = cache
     # loss = cross_entropy(logits) or distillation(logits), logits = h Eᵀ + out_bias
-    dlogits = ops.cross_entropy_backward(dloss, softmax) if plain else softmax if dloss == 1 else dloss * softmax
+    dlogits = loss_backward(dloss, softmax)
     dh, dtable, dbias = ops.linear_backward(dlogits, output)
     grads = {} if dtable is None else {"embedding" if config.tied else "unembedding": dtable.T}
     return dh, grads if dbias is None else grads | {"out_bias": dbias}
