@@ -16,7 +16,7 @@ BUDGET = {
     "cli": 960,
     "course": 1725,
     "data": 985,
-    "experiments": 1935,
+    "experiments": 1925,
     "gradcheck": 910,
     "kernels": 9890,
     "model": 1675,
@@ -25,7 +25,7 @@ BUDGET = {
     "presets": 5,
     "pretrained": 1100,
     "pruning": 1265,
-    "runs": 785,
+    "runs": 765,
     "training": 1135,
     ".": 2100,  # modules at the top
 }

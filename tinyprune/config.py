@@ -450,8 +450,8 @@ class GateConfig(Config):
     )
     repair_corpus: str = newer(
         "",
-        "their texts and those of healing after them, with commas between: run for its own, self for what the whole "
-        "model writes, or as data.corpus; not given: run, with self for a pretrained model",
+        "their texts, with commas between: run for its own, self for what the whole model writes, or as data.corpus; "
+        "not given: run, with self for a pretrained model",
     )
 
     @property

@@ -74,8 +74,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     fitted = refitted(model, smaller, text.train[:180])
     settings = RunDirectory(run).read_config().finetune
     healed = dataclasses.replace(fitted, params={name: x.copy() for name, x in fitted.params.items()})
-    read = Segments(text.train[: settings.B * (4 * 18 + 1)], settings.B, 18)
-    training = Training.start(healed, read, settings, Distillation(model, 0.5), None)
+    training = Training.start(healed, Segments(text.train, settings.B, 18), settings, Distillation(model, 0.5), None)
     for _ in range(4):
         train_step(training)
 

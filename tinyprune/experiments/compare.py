@@ -9,9 +9,9 @@ The work is a list of cells:
     repaired  the same, and what stays fitted to the whole model, see `pruning.sequential`
     healed    the repaired model trained as the run's table `finetune` says
 
-Criteria read the validation split, gates the training split, repairs and the healing of what was repaired the texts of
-`gate.repair_corpus`. The numbers come from the test split, and from another text if there is one, in `BLOCKS` pieces of
-equal length, so that differences from the whole model have an interval. `store` saves the record of each finished cell.
+Criteria read the validation split, repairs the texts of `gate.repair_corpus`, healing and gates the training split. The
+numbers come from the test split, and from another text if there is one, in `BLOCKS` pieces of equal length, so that
+differences from the whole model have an interval. `store` saves the record of each finished cell.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ METHODS = ("gates", *ALL_CRITERIA)
 SEEDED = ("gates", "random")  # the others have one result
 PARTS = ("heads", "blocks", "both")
 BLOCKS = 20  # pieces of a text
-REVISION = 3  # with another number everything is computed again
+REVISION = 2  # with another number everything is computed again
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Comparison:
         read = {name: [len(tokens), int(tokens.sum())] for name, tokens in self.texts.items()}
         read |= {"words": [key_of(self.words)]} if self.words else {}
         gate = config.gate.to_dict() | {"text": self.run.text.digest}
-        repair = {"finetune": settings(config.finetune), "fit": [config.gate.repair_tokens, config.gate.repair_corpus]}
+        repair = {"finetune": settings(config.finetune)} if heal else {}
         cells = [CheckpointCell("whole", "whole", "all", first, about | {"read": read})]
         if heal:
             cells.append(dataclasses.replace(cells[0], what="healed", depends=cells[0].depends | repair))
@@ -170,11 +170,10 @@ class Comparison:
             kept = {"kept": [np.flatnonzero(part).tolist() for part in open_heads(gated)]}
             model = remove_closed_heads(gated)
             if cell.what != "pruned" and config.gate.repair_tokens:
-                model = refitted(self.model, model, self.fitted_text)
+                model = refitted(self.model, model, self.repair_text)
         if cell.what == "healed":
             model = dataclasses.replace(model, params={name: x.copy() for name, x in model.params.items()})
-            objective = healing_objective(self.model, config.finetune.distill)
-            self.train(model, config.finetune, objective, [cell.seed, 2], self.healing_text)
+            self.train(model, config.finetune, healing_objective(self.model, config.finetune.distill), [cell.seed, 2])
         return self.measure(model) | kept
 
     def chosen(self, cell: CheckpointCell, store: Store) -> Transformer:
@@ -191,7 +190,7 @@ class Comparison:
             return with_scored_gates(self.model, gate, lambda model: scores)
         config = self.run.config.gate_train
         gated, objective = with_new_gates(self.model, gate, config.steps // 2)
-        self.train(gated, config, objective, [cell.seed, 1], self.run.text.train)
+        self.train(gated, config, objective, [cell.seed, 1])
         hit_target(gated)
         return gated
 
@@ -201,20 +200,13 @@ class Comparison:
         return next(store.records[c.key] for c in self.cells if (c.what, c.method, c.parts, c.seed, c.share) == wanted)
 
     @cached_property
-    def fitted_text(self) -> NDArray:
+    def repair_text(self) -> NDArray:
         """Return what repairs read."""
-        return self.run.mixed_text("prune", self.model, self.run.config.gate.repair_tokens)
+        return self.run.repair_text(self.model, self.run.config.gate.repair_tokens)
 
-    @cached_property
-    def healing_text(self) -> NDArray:
-        """Return what healing reads."""
-        return self.run.healing_text(self.model) if self.run.config.gate.repair_tokens else self.run.text.train
-
-    def train(
-        self, model: Transformer, config: TrainConfig, objective: Objective, seed: list[int], tokens: NDArray
-    ) -> None:
-        """Train a model in place, from the beginning of a text."""
-        segments = Segments(tokens, config.B, model.config.T)
+    def train(self, model: Transformer, config: TrainConfig, objective: Objective, seed: list[int]) -> None:
+        """Train a model in place, from the beginning of the text."""
+        segments = Segments(self.run.text.train, config.B, model.config.T)
         for _ in training_steps(model, segments, config, objective, np.random.default_rng(seed)):
             pass
 

@@ -49,7 +49,7 @@ from tinyprune.training.metrics import EventLog, MetricsLog
 from tinyprune.training.step import LanguageModelling, Objective
 from tinyprune.warmup import announced, rehearse
 
-TEXTS = 32  # that a model writes side by side, with a gigabyte of keys and values for SmolLM2
+TEXTS = 16  # that a model writes side by side
 
 
 @dataclass
@@ -263,7 +263,7 @@ class Run:
         model = remove_closed_heads(gated.model)
         if tokens := self.config.gate.repair_tokens:
             whole = self.load("train").model
-            model = refitted(whole, model, self.mixed_text("prune", whole, tokens))
+            model = refitted(whole, model, self.repair_text(whole, tokens))
         heads, total = sum(model.config.heads), sum(gated.model.config.heads)
         say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
         if model.config.U:
@@ -272,25 +272,21 @@ class Run:
         own = {"metrics_length": gated.metadata["metrics_length"], "seed": self.config.seed}
         self.save_finished("prune", model, gated, **own, **self.directory.origin("prune"))
 
-    def mixed_text(self, stage: str, whole: Transformer, tokens: int) -> NDArray:
-        """Return so many tokens of the texts that gate.repair_corpus names, the same share of each in turn.
-
-        The whole model writes no more than gate.repair_tokens itself, which then come again.
-        """
-        tokenizer, rng = self.text.tokenizer, self.generator(stage)
+    def repair_text(self, whole: Transformer, tokens: int) -> NDArray:
+        """Return so many tokens of the texts that gate.repair_corpus names, each the same share."""
+        tokenizer, rng = self.text.tokenizer, self.generator("prune")
         usual = "run,self" if tokenizer.kind == "bpe" else "run"
         names = [name for name in (self.config.gate.repair_corpus or usual).split(",") if name]
         share, parts = tokens // len(names), []
-        say(f"{stage}: reads {share:,} tokens of each of these texts: {', '.join(names)}")
+        say(f"prune: what stays is fitted to {share:,} tokens of each of these texts: {', '.join(names)}")
         for name in names:
             if name == "self":
                 special = json.loads(tokenizer.description).get("added_tokens") if tokenizer.kind == "bpe" else []
                 begin = special[0]["id"] if special else int(self.text.train[0])  # it comes between documents
                 T, written = whole.config.T, []
-                enough = min(share, self.config.gate.repair_tokens)
-                while sum(map(len, written)) < enough:
+                while sum(map(len, written)) < share:
                     written.append(write_texts(whole, np.full(TEXTS, begin), T, rng).ravel())
-                parts.append(np.resize(np.concatenate(written)[:enough], share))
+                parts.append(np.concatenate(written)[:share])
             elif name == "run":
                 parts.append(self.text.train[:share])
             else:
@@ -299,18 +295,10 @@ class Run:
         return np.concatenate(parts)
 
     def finetune(self, resume: bool = False) -> None:
-        """Run stage 4: train the smaller model a little more, on the texts that it was fitted to if it was."""
+        """Run stage 4: train the smaller model a little more."""
         config, before = self.config.finetune, self.before("finetune")
-        mixed = self.config.gate.repair_tokens > 0 and not (resume and self.finished("finetune"))
-        whole = self.load("train").model if mixed or config.distill else before.model
-        objective = Distillation(whole, config.distill) if config.distill else LanguageModelling()
-        tokens = self.healing_text(whole) if mixed else None
-        self.fit("finetune", before.model, config, objective, resume, before=before, tokens=tokens)
-
-    def healing_text(self, whole: Transformer) -> NDArray:
-        """Return as many tokens of the texts of repairs as stage 4 reads."""
-        config = self.config.finetune
-        return self.mixed_text("finetune", whole, config.B * (config.steps * whole.config.T + 1))
+        objective = Distillation(self.load("train").model, config.distill) if config.distill else LanguageModelling()
+        self.fit("finetune", before.model, config, objective, resume, before=before)
 
     def fit(
         self,
@@ -321,24 +309,20 @@ class Run:
         resume: bool,
         at_end: Callable[[Transformer], None] = lambda model: None,
         before: SavedModel | None = None,
-        tokens: NDArray | None = None,
     ) -> None:
-        """Train `model` as one stage of the run, which reads on where the stage `before` it has stopped.
-
-        If there are `tokens`, it reads these from their beginning, in place of the run's text.
-        """
+        """Train `model` as one stage of the run, which reads on where the stage `before` it has stopped."""
         if resume and self.finished(stage):
             say(f"{stage}: already finished")
             return
         text, limit = self.text, config.evaluate_tokens
         if config.evaluate_every and 0 < limit < len(text.valid):
             say(f"{stage}: validations read the first {limit:,} of {len(text.valid):,} tokens; see evaluate_tokens")
-        B, steps = (before and tokens is None and before.metadata.get("read")) or (config.B, 0)
+        B, steps = (before and before.metadata.get("read")) or (config.B, 0)
         read = steps * B // config.B  # another B cuts the text elsewhere, so that the place is not quite the same
         with (EventLog if self.events else MetricsLog)(self.directory.metrics) as log:
             trainer = Trainer.start(
                 model,
-                Segments(text.train if tokens is None else tokens, config.B, model.config.T, read),
+                self.segments(model.config, config, read),
                 config,
                 objective,
                 self.generator(stage),
@@ -364,12 +348,12 @@ class Run:
                 seconds = rehearse(model, objective, trainer.segments, text, config, trainer.step)
                 if compiled and stage == "train" and not self.ops.on_device:
                     self.rehearse()  # later stages and commands then find all kernels; a GPU compiles all at once
-            each = f"{config.B} × {model.config.T} tokens" + (f" on {text.name}" if tokens is None else "")
+            tokens = f"{config.B} × {model.config.T} tokens on {text.name}"
             size = f"{count_parameters(model.config):,} parameters"
             taught = objective.teacher.config if isinstance(objective, Distillation) else None
             is_frozen = stage == "gate" and self.config.gate.frozen
             memory = f"about {training_bytes(model.config, config.B, taught, is_frozen) / 1e6:,.0f} MB"
-            say(f"{stage}: {left} steps of {each}, about {duration(seconds)}; {size}, {memory}")
+            say(f"{stage}: {left} steps of {tokens}, about {duration(seconds)}; {size}, {memory}")
             trainer.run()
 
     def rehearse(self) -> float:
