@@ -17,7 +17,7 @@
 #
 # **You need** the gates of [chapter 02](02_hard_concrete_gate.ipynb), removal from
 # [chapter 07](07_removing_heads.ipynb) and the score of [chapter 08](08_fine_tuning_and_trade_off.ipynb). The chapter downloads
-# 98 MB, trains gates for some minutes, and needs 3 GB of memory; what it printed and drew is kept below.
+# 98 MB, trains gates for some minutes, and needs 4 GB of memory; what it printed and drew is kept below.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
