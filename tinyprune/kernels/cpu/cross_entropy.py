@@ -4,9 +4,9 @@
                   loss += (log s + top − logits[target]) / R;  dlogits = (e / s − 1[v = target]) / R
 
 While a row is in the cache, its maximum, exponentials, their sum, the loss and the gradient are computed, and the
-exponentials are stored where the gradient will be. So logits are read once from main memory and dlogits are written
-once, over the logits if that is allowed; the textbook makes five arrays of that size. exp is `simd.exp2`, some fifteen
-instructions for a whole vector.
+exponentials are stored where the gradient will be: over the logits, or over a copy if they are to stay. So logits are
+read once from main memory and dlogits are written once; the textbook makes five arrays of that size. exp is
+`simd.exp2`, some fifteen instructions for a whole vector.
 """
 
 import math
@@ -82,19 +82,23 @@ def scale_row(x, at, V, factor):
 
 
 @loop_kernel
-def losses_and_gradient(logits, targets, losses, dlogits):
-    """Compute the rows' losses (R,) and dlogits, the gradient of their mean, which may be `logits`; both (R · V,)."""
+def losses_and_gradient(x, targets, losses):
+    """Compute the rows' losses (R,), and over the logits x (R · V,) the gradient of their mean.
+
+    In one array: Numba lets LLVM assume that the arrays of a parallel loop do not overlap, and LLVM then read the
+    target's logit from where its exponential had been written.
+    """
     R = targets.size
-    V = logits.size // R
-    one, rows = logits.dtype.type(1), logits.dtype.type(R)
+    V = x.size // R
+    one, rows = x.dtype.type(1), x.dtype.type(R)
     for row in prange(R):
         at, target = row * V, row * V + targets[row]
-        top = row_max(logits, at, V)
-        below = logits[target] - top
-        s = exponentials(logits, at, V, top, dlogits)
-        dtarget = (dlogits[target] / s - one) / rows
-        scale_row(dlogits, at, V, one / (s * rows))
-        dlogits[target] = dtarget
+        top = row_max(x, at, V)
+        below = x[target] - top
+        s = exponentials(x, at, V, top, x)
+        dtarget = (x[target] / s - one) / rows
+        scale_row(x, at, V, one / (s * rows))
+        x[target] = dtarget
         losses[row] = math.log(s) - below
 
 
@@ -134,11 +138,11 @@ def cross_entropy_forward(logits: NDArray, targets: NDArray, *, overwrite: bool 
     check_targets(logits, targets)
     check_floats(logits=logits)
     losses = workspace.empty(targets.size, np.float64)
-    dlogits = logits if overwrite and logits.flags.carray else workspace.empty(logits.shape, logits.dtype)
-    losses_and_gradient(
-        logits.size, flat(logits), flat(targets.astype(np.int64, copy=False)), losses, dlogits.reshape(-1)
-    )
-    return logits.dtype.type(losses.mean()), (dlogits,)
+    if not (overwrite and logits.flags.carray):
+        logits, given = workspace.empty(logits.shape, logits.dtype), logits
+        logits[...] = given
+    losses_and_gradient(logits.size, logits.reshape(-1), flat(targets.astype(np.int64, copy=False)), losses)
+    return logits.dtype.type(losses.mean()), (logits,)
 
 
 def cross_entropy_backward(dout: float | np.inexact, cache: tuple) -> NDArray:

@@ -57,7 +57,8 @@ part = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, no_c
 def loop_kernel(function: Callable) -> Callable:
     """Compile a function with a parallel loop twice, for one thread and for several.
 
-    The result takes the number of entries, then the function's arguments; it uses one thread if entries are few.
+    The result takes the number of entries, then the function's arguments; it uses one thread if entries are few. No
+    two arguments may overlap in memory: Numba lets LLVM assume so of the arrays that a parallel loop reads and writes.
     """
     # Numba names the cached file of a function by __qualname__: two versions need two names
     copy = FunctionType(function.__code__, function.__globals__, function.__name__)
