@@ -143,8 +143,8 @@ def attention_forward(q, k, v, b):
 # sum of the gradients of all its uses. Which of the four gradients needs no softmax? Does the mask need a
 # line in the backward pass?
 #
-# Each gradient has its own tests and points. Return `None` for what is not written yet:
-# `return None, None, dv, None`.
+# `dq` and `dv` are marked together, `dk` and `db` each by itself. Return `None` for what is not written yet:
+# `return dq, None, dv, None`.
 
 # %%
 def attention_backward(dout, cache):

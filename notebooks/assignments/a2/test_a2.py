@@ -210,26 +210,15 @@ def test_a2_2_forward():
 
 
 @pytest.mark.a2_3
-@pytest.mark.points(1)
-def test_a2_3_dv():
-    expect_gradients(
-        "attention_backward",
-        formula_of_attention,
-        random_biased(np.random.default_rng(25), 1, 3, 4, 2, 2, 2),
-        only=["v"],
-        hint="v_j is read by every query, with the weight that the query gives to it",
-    )
-
-
-@pytest.mark.a2_3
-@pytest.mark.points(1)
-def test_a2_3_dq():
+@pytest.mark.points(2)
+def test_a2_3_dq_dv():
     expect_gradients(
         "attention_backward",
         formula_of_attention,
         random_biased(np.random.default_rng(26), 1, 3, 4, 2, 2, 2),
-        only=["q"],
-        hint="first the gradient of the weights, then through the softmax, then through the scaled q·k",
+        only=["q", "v"],
+        hint="dv: v_j is read by every query, with the weight that the query gives to it. dq: first the gradient of the "
+        "weights, then through the softmax, then through the scaled q·k",
     )
 
 

@@ -39,7 +39,7 @@ def half_open(beta, gamma, zeta):
 
 def formula_of_l0(log_alpha, size, *constants):
     p = ops.sigmoid(log_alpha - half_open(*constants))
-    return (size * p).sum(), (p, size)
+    return (size * p).sum() / size.sum(), (p, size)
 
 
 def log_alpha_of(stretched, u, beta, gamma, zeta):
@@ -251,10 +251,10 @@ def test_a3_3_forward():
         L0, _ = forward(log_alpha, size, *OTHERS)
         expect_close(
             L0,
-            size.sum() / 2,
+            0.5,
             "if all gates are open half of the time, half of the parameters must stay on average",
             fed={"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": OTHERS},
-            hint="one number for all heads of all layers, a sum of sizes times probabilities. Is p_open right?",
+            hint="one number for all heads of all layers: sizes times probabilities, added up, by all sizes. Is p_open right?",
         )
 
 
@@ -271,7 +271,7 @@ def test_a3_3_backward():
             "gamma": -0.1,
             "zeta": 1.1,
         },
-        hint="size times the derivative of the sigmoid, times the incoming gradient, a number; neither noise nor temperature",
+        hint="a head's share of all sizes, times the derivative of the sigmoid, times the incoming gradient, a number",
         fixed=("size", "beta", "gamma", "zeta"),
     )
 

@@ -524,8 +524,8 @@ expect_close(
 # sum of the gradients of all its uses. Which of the four gradients needs no softmax? Does the mask need a
 # line in the backward pass?
 #
-# Each gradient has its own tests and points. Return `None` for what is not written yet:
-# `return None, None, dv, None`.
+# `dq` and `dv` are marked together, `dk` and `db` each by itself. Return `None` for what is not written yet:
+# `return dq, None, dv, None`.
 
 
 # %% solution="a2_3"
@@ -555,22 +555,14 @@ def attention_backward(dout, cache):
     ### END SOLUTION
 
 
-# %% test="a2_3_dv" points=1
-expect_gradients(
-    "attention_backward",
-    formula_of_attention,
-    random_biased(np.random.default_rng(25), 1, 3, 4, 2, 2, 2),
-    only=["v"],
-    hint="v_j is read by every query, with the weight that the query gives to it",
-)
-
-# %% test="a2_3_dq" points=1
+# %% test="a2_3_dq_dv" points=2
 expect_gradients(
     "attention_backward",
     formula_of_attention,
     random_biased(np.random.default_rng(26), 1, 3, 4, 2, 2, 2),
-    only=["q"],
-    hint="first the gradient of the weights, then through the softmax, then through the scaled q·k",
+    only=["q", "v"],
+    hint="dv: v_j is read by every query, with the weight that the query gives to it. dq: first the gradient of the "
+    "weights, then through the softmax, then through the scaled q·k",
 )
 
 # %% test="a2_3_dk" points=1
@@ -592,21 +584,7 @@ for n, sizes in enumerate(((1, 3, 4, 2, 2, 3), (2, 3, 8, 2, 3, 2))):
         hint="a bias is added to every score of its group, of all queries and texts: where do these stand in ds?",
     )
 
-# %% test="a2_3_dv_hidden" points=1
-### BEGIN HIDDEN TESTS
-rng = np.random.default_rng(28)
-for sizes in ((2, 3, 5, 4, 6, 2), (3, 4, 4, 1, 2, 1), (2, 1, 3, 3, 1, 4)):
-    expect_gradients(
-        "attention_backward",
-        formula_of_attention,
-        random_biased(rng, *sizes),
-        only=["v"],
-        hint="every text and every head by itself; summed over queries, and nothing else",
-        rng=rng,
-    )
-### END HIDDEN TESTS
-
-# %% test="a2_3_dq_hidden" points=1
+# %% test="a2_3_dq_dv_hidden" points=2
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(29)
 for sizes in ((2, 3, 5, 4, 6, 2), (3, 4, 4, 1, 2, 1), (2, 1, 3, 3, 1, 4)):
@@ -614,8 +592,8 @@ for sizes in ((2, 3, 5, 4, 6, 2), (3, 4, 4, 1, 2, 1), (2, 1, 3, 3, 1, 4)):
         "attention_backward",
         formula_of_attention,
         random_biased(rng, *sizes),
-        only=["q"],
-        hint="is the root that of Dh, and is every sum within one text and one head?",
+        only=["q", "v"],
+        hint="is the root that of Dh, is every sum within one text and one head, and dv summed over queries?",
         rng=rng,
     )
 ### END HIDDEN TESTS

@@ -38,7 +38,7 @@ def half_open(beta, gamma, zeta):
 
 def formula_of_l0(log_alpha, size, *constants):
     p = ops.sigmoid(log_alpha - half_open(*constants))
-    return (size * p).sum(), (p, size)
+    return (size * p).sum() / size.sum(), (p, size)
 
 
 def log_alpha_of(stretched, u, beta, gamma, zeta):
@@ -94,7 +94,7 @@ def without_gate(n, G):
 # | --- | --- | ---: |
 # | a3_1 | the soft gate | 9 |
 # | a3_2 | the hard gate, straight-through | 6 |
-# | a3_3 | probability of being open, and L0 in parameters | 8 |
+# | a3_3 | probability of being open, and L0 as a share of the parameters | 8 |
 # | a3_4 | the difference that a gate of several heads makes | 7 |
 #
 # No task needs the answer to another one. You may add helper functions to any answer cell.
@@ -452,22 +452,23 @@ for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2),
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## a3_3 · Probability of being open, and L0 in parameters
+# ## a3_3 · Probability of being open, and L0 as a share of the parameters
 #
 # Without a price a model keeps all of its heads. The L0 loss puts a price on the parameters of open heads:
-# head h owns $n_h$ of them, and L0 is the expected number that stays, since gates are random. The chapter
-# counts a head as open if $g > 0$. Hard gates let less through: here a head is open if $\hat g = 1$ (a3_2).
+# head h owns $n_h$ of them, and L0 is the expected share of all these that stays, since gates are random. The
+# chapter counts a head as open if $g > 0$. Hard gates let less through: here a head is open if $\hat g = 1$ (a3_2).
 #
 # $$ \mathtt{p\_open} = P\big(\bar s \ge \tfrac12\big) = \operatorname{sigmoid}\Big(\mathtt{log\_alpha} -
-# \mathtt{beta}\,\log\frac{\frac12-\mathtt{gamma}}{\mathtt{zeta}-\frac12}\Big) \qquad \mathtt{L0} = \sum_h n_h\,\mathtt{p\_open}_h $$
+# \mathtt{beta}\,\log\frac{\frac12-\mathtt{gamma}}{\mathtt{zeta}-\frac12}\Big) \qquad
+# \mathtt{L0} = \frac{\sum_h n_h\,\mathtt{p\_open}_h}{\sum_h n_h} $$
 #
 # `log_alpha` may have any shape, such as (L, H), layers by heads, and
-# the sum runs over **all** heads of all layers. Derive the formula before you use it:
+# the sums run over **all** heads of all layers. Derive the formula before you use it:
 # solve $\bar s \ge \frac12$ for the noise $\log\frac{u}{1-u}$, by undoing stretch, sigmoid and
 # temperature. The probability that the noise is larger than $t$ is $\operatorname{sigmoid}(-t)$.
 #
 # The loss of gate training is cross-entropy + lam · L0, so the `dout` of `l0_backward` is a number, lam,
-# the price of a parameter. The sizes are constants: they have no gradient.
+# the price of all parameters of all heads. The sizes are constants: they have no gradient.
 #
 # For `log_alpha` of ±1000, p_open must be 1 and 0, and the gradient 0. Which ways of writing the
 # sigmoid and its derivative end in ∞/∞? (A warning about an overflow costs no points, a `nan`
@@ -489,14 +490,14 @@ def p_open(log_alpha, beta, gamma, zeta):
 
 
 def l0_forward(log_alpha, size, beta, gamma, zeta):
-    """Expected number of parameters that stay.
+    """Expected share of the parameters that stay.
 
-    log_alpha (...); size (...), the parameters of each head. Returns L0, a number, and the cache
-    (p_open, size), two arrays (...).
+    log_alpha (...); size (...), the parameters of each head. Returns L0, a number between
+    0 and 1, and the cache (p_open, size), two arrays (...).
     """
     ### BEGIN SOLUTION
     p = p_open(log_alpha, beta, gamma, zeta)
-    return (size * p).sum(), (p, size)
+    return (size * p).sum() / size.sum(), (p, size)
     ### END SOLUTION
 
 
@@ -504,7 +505,7 @@ def l0_backward(dout, cache):
     """Gradient of l0_forward: dout, a number → dlog_alpha (...); the sizes have no gradient."""
     ### BEGIN SOLUTION
     p, size = cache
-    return dout * size * p * (1 - p)
+    return dout * size / size.sum() * p * (1 - p)
     ### END SOLUTION
 
 
@@ -571,10 +572,10 @@ for shape in ((6,), (4, 8)):
     L0, _ = forward(log_alpha, size, *OTHERS)
     expect_close(
         L0,
-        size.sum() / 2,
+        0.5,
         "if all gates are open half of the time, half of the parameters must stay on average",
         fed={"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": OTHERS},
-        hint="one number for all heads of all layers, a sum of sizes times probabilities. Is p_open right?",
+        hint="one number for all heads of all layers: sizes times probabilities, added up, by all sizes. Is p_open right?",
     )
 
 # %% test="a3_3_forward_hidden" points=1
@@ -587,24 +588,24 @@ for shape, constants in (((1,), PAPERS), ((3, 5), OTHERS), ((2, 3, 4), (0.4, -0.
     fed = {"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": constants}
     expect_close(
         forward(log_alpha, size, *constants)[0],
-        (size * share_of_open(log_alpha, *constants)).sum(),
-        "L0 must be the expected number of parameters that stay",
+        (size * share_of_open(log_alpha, *constants)).sum() / size.sum(),
+        "L0 must be the expected share of the parameters that stay",
         fed=fed,
-        hint="the sum of all sizes times probabilities, over every axis. Is p_open right?",
+        hint="the sum of all sizes times probabilities by the sum of all sizes, over every axis. Is p_open right?",
         absolute=1e-7,
     )
     expect_close(
         forward(np.stack([log_alpha, log_alpha]), np.stack([size, size]), *constants)[0],
-        2 * np.asarray(forward(log_alpha, size, *constants)[0]),
-        "twice the heads must have twice the L0",
+        np.asarray(forward(log_alpha, size, *constants)[0]),
+        "the same heads twice must have the same share",
         fed=fed,
-        hint="a mean, over whatever axis, does not grow with the number of heads",
+        hint="both sums, above and below the line, run over every axis",
     )
 log_alpha = np.array([[-1000.0, 1000.0, 1000.0], [1000.0, -1000.0, -1000.0]])
 expect_close(
     forward(log_alpha, np.array([[1.0, 2, 4], [8, 16, 32]]), *PAPERS)[0],
-    14.0,
-    "L0 must add up the sizes of open heads if all heads are surely open or surely shut",
+    14.0 / 63,
+    "L0 must be the share that open heads own if all heads are surely open or surely shut",
     fed={"log_alpha": log_alpha, "size": "[[1, 2, 4], [8, 16, 32]]", "beta, gamma, zeta": PAPERS},
     hint="exp(1000) is infinite, and ∞/∞ is nan",
 )
@@ -621,7 +622,7 @@ expect_gradients(
         "gamma": -0.1,
         "zeta": 1.1,
     },
-    hint="size times the derivative of the sigmoid, times the incoming gradient, a number; neither noise nor temperature",
+    hint="a head's share of all sizes, times the derivative of the sigmoid, times the incoming gradient, a number",
     fixed=("size", "beta", "gamma", "zeta"),
 )
 
@@ -640,7 +641,7 @@ for shape, constants in (((1,), PAPERS), ((3, 2), OTHERS), ((2, 3, 2), (2.0, -0.
             "gamma": gamma,
             "zeta": zeta,
         },
-        hint="each head has its own gradient: of a sum, not of a mean, whatever the number of axes",
+        hint="each head has its own gradient, and all sizes stand below the line, whatever the number of axes",
         rng=rng,
         fixed=("size", "beta", "gamma", "zeta"),
     )
