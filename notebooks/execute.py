@@ -2,7 +2,7 @@
 
     python notebooks/execute.py              all
     python notebooks/execute.py 01 04        those whose names begin so
-    python notebooks/execute.py --slow 01    also if it took twice as long as README.md says
+    python notebooks/execute.py --slow 01    also if it took longer than twice what README.md says
 
 NN_name.py (jupytext, py:percent) is what is written and reviewed; NN_name.ipynb is made from it
 here, and what one reads on GitHub. Edited in Jupyter, an .ipynb is written back by
@@ -105,7 +105,16 @@ def run(source: Path) -> NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [as_kept(o) for o in cell.outputs if not expected_error(o, cell)]
+            describe(cell)
     return notebook
+
+
+def describe(cell: NotebookNode) -> None:
+    """Give a cell's pictures its first comment as text alternative, unless they have one."""
+    comment = re.search(r"^# (.+)", cell.source, re.MULTILINE)
+    for output in cell.outputs:
+        if comment and "image/png" in output.get("data", {}):
+            output.metadata.setdefault("image/png", {}).setdefault("alt", comment[1])
 
 
 def expected_error(output: NotebookNode, cell: NotebookNode) -> bool:

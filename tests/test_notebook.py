@@ -137,6 +137,17 @@ def test_sliders_are_a_widget_and_all_frames_in_advance(slid):
     assert seen.startswith(said) and seen.endswith("runs.a &lt;1&gt;")
 
 
+def test_a_button_goes_to_the_next_value_and_from_the_last_to_the_first(slid, monkeypatch):
+    import ipywidgets
+
+    made, drawn = [], []
+    monkeypatch.setattr(ipywidgets, "Button", lambda new=ipywidgets.Button, **of: made.append(new(**of)) or made[-1])
+    slid(lambda mask, n: drawn.append(f"{mask}{n}"), n=(0, 2), mask=["a", "b"])
+    for button in made * 2:
+        button.click()
+    assert drawn[-4:] == ["b1", "b2", "a2", "a0"]
+
+
 def test_of_many_frames_fewer_are_drawn_and_it_is_said(slid):
     drawn = set()
     draw = lambda alpha=0.33, n=7: drawn.add((alpha, n))  # noqa: E731

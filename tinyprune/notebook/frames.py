@@ -16,6 +16,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -74,11 +75,16 @@ def sliders(draw: Callable[..., Any], **ranges: Any) -> None:
         MissingExtraError: if ipywidgets is not installed.
     """
     try:
-        from ipywidgets import interactive
+        from ipywidgets import Button, HBox, interactive
     except ImportError as error:
         raise MissingExtraError(f"sliders need ipywidgets: {install_command('notebooks')}") from error
     widget = interactive(draw, **ranges)
-    controls = {control._kwarg: control for control in widget.children[:-1]}  # in draw's order
+    *own, output = widget.children
+    controls = {control._kwarg: control for control in own}  # in draw's order
+    buttons = [Button(description="step", tooltip=f"next {name}", layout={"width": "4em"}) for name in controls]
+    for button, control in zip(buttons, own, strict=True):
+        button.on_click(partial(step, control))
+    widget.children = *(HBox(pair) for pair in zip(own, buttons, strict=True)), output
     sentence = (
         f"Sliders for {', '.join(controls)}: they move on the project's site, {SITE}, and where this notebook runs."
     )
@@ -123,6 +129,15 @@ def values_of(control: Any) -> list[Any]:
         return list(control.options)
     count = int((control.max - control.min) / control.step + 1e-9)
     return [round(control.min + i * control.step, 10) for i in range(count + 1)]
+
+
+def step(control: Any, _: Any = None) -> None:
+    """Give a widget its next value; after the last one the first."""
+    if hasattr(control, "options"):
+        control.index = (control.index + 1) % len(control.options)
+    else:
+        value = control.value + control.step
+        control.value = value if value < control.max + 1e-9 else control.min
 
 
 def thin(values: dict[str, list[Any]], start: dict[str, Any], limit: int) -> None:
