@@ -9,7 +9,7 @@ from matplotlib.text import Text
 
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import UsageError
-from tinyprune.plots import plot_gates, plot_heads, plot_losses, plot_roles, running_mean, save_figure, spread
+from tinyprune.plots import plot_gates, plot_heads, plot_losses, plot_roles, running_mean, save_figure
 from tinyprune.pruning.roles import KINDS, HeadRoles
 
 
@@ -83,16 +83,6 @@ def test_running_mean_is_a_mean_of_neighbours(n):
     half = int(math.sqrt(n) / 2)
     expected = [np.mean(values[i - (left := min(half, i)) : i + left + 1]) for i in range(n)]
     np.testing.assert_allclose(running_mean(values), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_spread_moves_only_what_is_too_near_and_keeps_the_order():
-    np.testing.assert_array_equal(spread([0.9, 0.1, 0.5], 0.2), [0.9, 0.1, 0.5])
-    np.testing.assert_allclose(spread([0.5, 0.5], 0.2), [0.4, 0.6])
-    np.testing.assert_array_equal(spread([], 0.2), [])
-    places = np.random.default_rng(0).random(20)
-    moved = spread(places, 0.1)
-    np.testing.assert_array_equal(np.argsort(moved), np.argsort(places))
-    assert np.diff(np.sort(moved)).min() >= 0.1 - 1e-12
 
 
 @pytest.mark.parametrize(
