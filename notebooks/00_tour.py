@@ -42,6 +42,7 @@ if not importlib.util.find_spec("tinyprune"):
     sys.path.insert(0, "repository")
 
 # %% jupyter={"source_hidden": true}
+# Imports, and how pictures are shown.
 # %matplotlib inline
 import dataclasses
 import tempfile
@@ -80,9 +81,8 @@ def show(*figures, dpi=90):
 you_are_here("train", "gates", "prune", "finetune")
 
 # %% [markdown]
-# The map shows the whole model and the four stages; blue is what a chapter is about. The drawing shows two kinds
-# of heads at once: the heads of the paper have persistent vectors (chapter 10), the heads of this course have hidden units.
-# No model has both.
+# The map shows the whole model and the four stages; blue is what a chapter is about. It shows the heads of this course,
+# which own hidden units. The paper's heads have persistent vectors instead ([chapter 10](10_does_it_work.ipynb)).
 #
 # ## 1 · Why remove heads?
 #
@@ -195,13 +195,13 @@ for share, what in (
     three_heads[int(layer), int(head)] = what.format(share[layer, head])
 
 # %% jupyter={"source_hidden": true}
-# Draws the attention of the three heads: the darker a character, the larger its weight.
+# The attention of the three heads on a piece of text: the darker a character, the larger its weight.
 passage = 2070
 weights = attention_weights(passage)
 
 
 def read(position):
-    """Draw what the three heads look at from the framed character, the last one that they see."""
+    """What the three heads look at from the framed character, the last one that they see."""
     figure, axes = plt.subplots(3, 1, figsize=(7.5, 2))
     seen = slice(position, position + T + 1)
     letters = text.tokenizer.decode(text.test[passage : passage + 2 * T][seen]).replace("\n", "↵")
@@ -261,7 +261,15 @@ def new_run(name):
 run = new_run("pruned")
 run.gate()
 gated = run.load("gate").model
-show(plot_gates(read_metrics(run.directory.metrics), run.config.gate))
+
+# Each line is the probability that a head is open: all begin near 1, and some fall below the dotted line and close.
+figure = plot_gates(read_metrics(run.directory.metrics), run.config.gate)
+opened = [int(layer.sum()) for layer in open_heads(gated)]
+closed = config.heads_total - sum(opened)
+figure.axes[0].set_title(f"{closed} of {config.heads_total} heads close, one after the other")
+for layer, ax in enumerate(figure.axes[1:]):
+    ax.set_title(f"layer {layer}: {opened[layer]} of {config.H} heads stay open")
+show(figure)
 
 # %% [markdown]
 # Each line is a head; its height is the probability that the head is open. Dashed lines end below the dotted line, where
@@ -296,7 +304,11 @@ print(f"largest difference of any log-probability: {np.abs(log_p_small - log_p_g
 np.testing.assert_allclose(log_p_small, log_p_gated, rtol=0, atol=1e-4)  # float32
 assert sum(small.config.heads) < config.heads_total
 
-show(plot_heads(small.config))
+# Each row is a layer: filled cells are heads that stay, hatched cells are heads that have been cut out.
+figure = plot_heads(small.config)
+most, heads = np.argmin(small.config.heads), sum(small.config.heads)
+figure.axes[0].set_title(f"{heads} of {config.heads_total} heads stay; layer {most} loses most")
+show(figure)
 
 # %% [markdown]
 # ### Exercise 1 · Cut out closed heads
@@ -311,6 +323,8 @@ show(plot_heads(small.config))
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
 
+from tinyprune.course.expectations import expect, expect_close
+
 
 def cut(Wo, gate):
     """Return the rows of Wo (H·Dh, D) that belong to open heads; gate (H,) holds 0s and 1s."""
@@ -322,13 +336,13 @@ def check_cut(gate, Dh, D):
     numbers, H, opened = np.random.default_rng(0), len(gate), int(gate.sum())
     reports, Wo = numbers.standard_normal((7, H, Dh)), numbers.standard_normal((H * Dh, D))
     expected = (gate[:, None] * reports).reshape(7, -1) @ Wo
-    smaller, shape = cut(Wo, gate), (opened * Dh, D)
-    said = f"input     gate {gate}, Wo {Wo.shape}\ngot       "
-    assert smaller.shape == shape, f"{said}shape {smaller.shape}\nexpected  shape {shape}"
-    difference = np.abs(reports[:, gate == 1].reshape(7, -1) @ smaller - expected).max()
-    assert difference < 1e-12, (
-        f"{said}an output that differs by {difference:.2g}\nexpected  no change"
-    )
+    smaller, shape, fed = cut(Wo, gate), (opened * Dh, D), {"gate": gate, "Wo": Wo}
+    title, hint = "the smaller matrix has another shape", "each open head keeps its Dh rows"
+    came = np.shape(smaller)
+    expect(came == shape, title, fed=fed, came=came, expected=shape, hint=hint)
+    found = reports[:, gate == 1].reshape(7, -1) @ smaller
+    hint = "the first Dh rows belong to head 0, the next Dh rows to head 1, and so on"
+    expect_close(found, expected, "the output of the layer changes", fed=fed, hint=hint)
 
 
 check_cut(np.array([1.0, 0.0, 0.0, 1.0, 1.0]), Dh=3, D=4)
@@ -386,6 +400,8 @@ longer.fit("train", whole, settings, LanguageModelling(), resume=False, before=b
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
 
+from tinyprune.course.expectations import expect_close
+
 
 def judge(p):
     """Return bits per character and perplexity of a model that gave the truth probabilities p (n,)."""
@@ -393,8 +409,8 @@ def judge(p):
 
 
 for p, expected in (([1 / 8] * 10, (3.0, 8.0)), ([1, 1 / 16], (2.0, 4.0))):
-    found = judge(np.array(p))
-    assert np.allclose(found, expected), f"input     {p}\ngot       {found}\nexpected  {expected}"
+    title, hint = "(bits, perplexity) is wrong", "logarithms to base 2, and then their mean"
+    expect_close(judge(np.array(p)), expected, title, fed={"p": np.array(p)}, hint=hint)
 print("passed: 3 bits are a guess among 8. This is the unit of all tables in this course.")
 
 # %% [markdown]
@@ -425,7 +441,10 @@ whole_bits = evaluate(whole, text.test, text.characters["test"]).bits_per_charac
 before, gate_row, pruned, after = table
 more = [after["bits_per_character"] - bits for bits in (before["bits_per_character"], whole_bits)]
 print(f"all heads, trained as long: {whole_bits:.3f} bits per character")
-print(f"pruned and fine-tuned: {more[0]:+.2f} bits beside the baseline, {more[1]:+.2f} beside that")
+print(
+    f"pruned and fine-tuned: {more[0]:.2f} bits more than the baseline, "
+    f"{more[1]:.2f} more than all heads, trained as long"
+)
 
 removed = pruned["bits_per_character"] - gate_row["bits_per_character"]
 assert abs(removed) < 1e-3  # removal changes nothing
@@ -434,7 +453,7 @@ assert after["bits_per_character"] < pruned["bits_per_character"]  # fine-tuning
 assert whole_bits < min(before["bits_per_character"], after["bits_per_character"])
 
 # %% jupyter={"source_hidden": true}
-# Draws bits per character against training steps, with pruning and without, and size and time before and after it.
+# Bits per character rise with pruning and fall with fine-tuning; all heads, trained as long, need fewer. The pruned model is smaller and faster.
 trained = first_run.config.train.steps
 places = [trained, trained + run.config.gate_train.steps, trained + steps]
 figure, axes = plt.subplots(1, 3, figsize=(10, 3), width_ratios=(2.2, 1, 1))
@@ -469,8 +488,8 @@ ax.set(
     xlim=(places[0] - 260, places[2] + 330), ylim=(min(bits[0], whole_bits) - 0.1, bits[1] + 0.1)
 )
 for ax, key, label in (
-    (axes[1], "parameters", "Parameters"),
-    (axes[2], "ms_per_1k_tokens", "ms per 1,000 characters"),
+    (axes[1], "parameters", "{:.0%} fewer parameters"),
+    (axes[2], "ms_per_1k_tokens", "{:.0%} less time\n(ms per 1,000 characters)"),
 ):
     values = [before[key], after[key]]
     ax.bar(["all heads", "pruned"], values, color=[GREY, BLUE], width=0.6)
@@ -478,7 +497,8 @@ for ax, key, label in (
         ax.text(
             x, value, f"{value:,.0f}" if value > 100 else f"{value:.1f}", ha="center", va="bottom"
         )
-    ax.set(title=label, ylim=(0, 1.15 * max(values)), yticks=[])
+    ax.set(title=label.format(1 - values[1] / values[0]))
+    ax.set(ylim=(0, 1.15 * max(values)), yticks=[])
     ax.spines["left"].set_visible(False)
 plt.show()
 
@@ -519,11 +539,11 @@ assert curve[2] > min(curve.values()) + 0.5  # the last heads are expensive to l
 assert cheapest < gate_row["heads_open"]
 
 # %% jupyter={"source_hidden": true}
-# Draws a number of open heads: the map of all heads on the left, the place on the curve of bits, and of bits plus price, on the right.
+# On the left is the map of all heads, open or closed; on the right is the place on the curve of bits, and of bits plus price.
 
 
 def close_heads(heads):
-    """Draw which heads are open if there are so many, and how good the model is then."""
+    """Which heads are open if there are so many, and how good the model is then."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.7), width_ratios=(1, 1.3))
     for layer, h in np.ndindex(config.L, config.H):
         look = KEPT if opened[heads][layer][h] else REMOVED
@@ -582,7 +602,7 @@ print(
 # |**research** [10 Does it work? How to test a claim](10_does_it_work.ipynb)|test its claims|
 # |**workshop** hot loops: [11 Numba](11_hot_loops_in_numba.ipynb), [11b attention](11b_attention_in_numba.ipynb), [11c GPU](11c_on_a_gpu.ipynb)|write fast kernels|
 #
-# From chapter 01 on, a function of yours that passes its check replaces the package's: your own code trains
+# From chapter 01 on, most functions of yours replace the package's once they pass: your own code trains
 # the model.
 #
 # ## Recap

@@ -37,6 +37,7 @@ if not importlib.util.find_spec("tinyprune"):
     sys.path.insert(0, "repository")
 
 # %% jupyter={"source_hidden": true}
+# Imports, and the style of the pictures.
 # %matplotlib inline
 import matplotlib.pyplot as plt
 import numpy as np
@@ -120,7 +121,7 @@ for mine, package in zip((dx, dW, db), ops.linear_backward(dout, cache)):
 # first: often they allow only one way to multiply.
 
 # %% jupyter={"source_hidden": true}
-# Draws the three products of a linear layer as boxes that are labelled with their dimensions.
+# The three products of a linear layer are boxes labelled with their dimensions; the inner dimension of each is summed over.
 
 
 def draw_product(axes, name, left, right, result):
@@ -156,9 +157,12 @@ def draw_product(axes, name, left, right, result):
 
 
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.1))
-draw_product(axes[0], "forward", ("x", "R", "K"), ("W", "K", "O"), ("out", "R", "O"))
-draw_product(axes[1], "to the input", ("dout", "R", "O"), ("Wᵀ", "O", "K"), ("dx", "R", "K"))
-draw_product(axes[2], "to the weights", ("xᵀ", "K", "R"), ("dout", "R", "O"), ("dW", "K", "O"))
+for ax, name, *boxes in (
+    (axes[0], "forward: K", ("x", "R", "K"), ("W", "K", "O"), ("out", "R", "O")),
+    (axes[1], "to the input: O", ("dout", "R", "O"), ("Wᵀ", "O", "K"), ("dx", "R", "K")),
+    (axes[2], "to the weights: R", ("xᵀ", "K", "R"), ("dout", "R", "O"), ("dW", "K", "O")),
+):
+    draw_product(ax, f"{name} is summed over", *boxes)
 plt.show()
 
 # %% [markdown]
@@ -277,7 +281,7 @@ dx, _, _ = ops.layernorm_backward(dout, cache)
 np.testing.assert_allclose(dx, (dout * scale) @ sum(paths.values()), rtol=1e-12)
 
 # %% jupyter={"source_hidden": true}
-# Draws the matrix of each path and the sum of the three; the two faint ones have a finer scale of colours.
+# The straight path is a diagonal, the path through the mean is even, and the path through std is a pattern, both on a finer scale of colours; last comes their sum.
 whole = sum(paths.values())
 assert np.abs(whole.sum(1)).max() < 1e-14
 assert np.abs(whole @ n).max() < 1e-4  # not exactly: eps is added to the variance
@@ -382,7 +386,7 @@ np.testing.assert_allclose(dlogits, p - np.eye(V)[targets], rtol=1e-12)
 assert abs(dlogits.sum()) < 1e-15  # what some lose, others gain
 
 # %% jupyter={"source_hidden": true}
-# Draws the probabilities of eight tokens and the gradient of their logits, the target in orange.
+# The gradient of the logits equals the probabilities of the eight tokens, but is negative for the target, in orange.
 colours = [VERMILION if v == targets[0] else BLUE for v in range(V)]
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.4), sharex=True)
 axes[0].bar(range(V), p[0], color=colours)
@@ -431,7 +435,7 @@ errors = {
 }
 
 # %% jupyter={"source_hidden": true}
-# Draws the relative errors of the three measured derivatives against the step h, on logarithmic axes.
+# The errors of both differences have a smallest value at some step h and grow again below it; that of the complex step stays near 1e-16 at every small h.
 figure, ax = plt.subplots(figsize=(7, 3.2))
 for (name, error), colour, marker in zip(errors.items(), (GREY, VERMILION, BLUE), "sox"):
     relative = np.maximum(error, 1e-17) / abs(exact)
@@ -463,6 +467,7 @@ assert best_complex / abs(exact) < 1e-14 and errors["central difference"][0] > 1
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
 
+from tinyprune.course.expectations import expect_close
 from tinyprune.notebook import yours
 
 
@@ -477,10 +482,11 @@ expected = 3 * x**2
 expected[0, 0] += np.exp(x[0, 0]) * x[1, 2]
 expected[1, 2] += np.exp(x[0, 0])
 measured = measured_gradient(lambda x: (x**3).sum() + np.exp(x[0, 0]) * x[1, 2], x)
-assert np.shape(measured) == x.shape, f"expected shape {x.shape}, got {np.shape(measured)}"
-error = np.abs(measured - expected).max()
-assert error < 1e-13, f"expected\n{expected}\nto 13 digits, got\n{measured}"
-print(f"passed: to {error:.0e}")
+fed = {"x": x, "f": "the sum of x**3, plus exp(x[0, 0]) * x[1, 2]"}
+hint = "move one entry at a time, sideways; what is measured is the imaginary part over h"
+title, near = "a derivative is wrong", {"relative": 1e-13, "absolute": 1e-13}
+expect_close(measured, expected, title, fed=fed, hint=hint, **near)
+print(f"passed: right to {np.abs(measured - expected).max():.0e}")
 with yours.engine() as your_ops:
     out, cache = your_ops.layernorm_forward(x, np.ones(3), np.zeros(3))
     dx, _, _ = your_ops.layernorm_backward(dout, cache)
@@ -496,7 +502,7 @@ print(f"LayerNorm's dx, computed and measured: {np.abs(dx - through).max():.0e} 
 #
 # </details>
 #
-# <details><summary>Compare with ours</summary>
+# <details><summary>Solution</summary>
 #
 # ```python
 # def measured_gradient(f, x, h=1e-20):
@@ -653,7 +659,7 @@ _, forgetful, valid_forgetful = train(forgetful_backward)
 assert valid < 3.6
 
 # %% jupyter={"source_hidden": true}
-# Draws the training loss with the correct and with the forgetful LayerNorm; the two curves lie on each other.
+# The training losses with the correct and with the forgetful LayerNorm lie on each other.
 figure, ax = plt.subplots(figsize=(7, 3.2))
 smooth = np.ones(40) / 40
 for name, values, colour, style in (

@@ -93,7 +93,7 @@ you_are_here("attention", "projection", "residual", "networks")
 # large weights. **Before you look:** what would you read to guess the character after *sequenc*?
 
 # %% jupyter={"source_hidden": true}
-# Draws the weights of two trained heads on a sentence: one looks back by one character, the other far back.
+# The weights of two trained heads on a sentence: one head looks back by one character, the other far back.
 run = baseline_run()
 text, trained = run.text, run.load("train").model
 sentence = "Items in the sequence are not copied"
@@ -166,14 +166,14 @@ show_source(softmax, docstring=False)
 # row of the weights is known in advance. Which one, and what is in it?
 
 # %% jupyter={"source_hidden": true}
-# Draws random scores, the same scores with the causal mask, and the weights that the softmax makes of them.
+# Random scores fill the square; the causal mask puts −∞ above the diagonal, and there the weights are 0.
 s = rng.standard_normal((6, 6))
 visible = visible_keys(6, 6, None)
 masked = np.where(visible, s, -np.inf)
 a = softmax(masked.copy())
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 3))
 panels = (
-    ("random scores s", s, "RdBu_r"),
+    ("random scores s, the future included", s, "RdBu_r"),
     ("masked: −∞ in the future", masked, "RdBu_r"),
     ("weights a: rows add up to 1", a, "Blues"),
 )
@@ -259,7 +259,7 @@ print("one head, step by step: all gradients agree with the complex step")
 # has the larger `ds`?
 
 # %% jupyter={"source_hidden": true}
-# Draws da of one query, and its weights a and gradients ds with an undecided and a nearly certain softmax.
+# One query: da, and its weights a and gradients ds, which are large with an undecided softmax and nearly zero with a nearly certain one.
 scores = np.array([0.3, -0.8, 1.2, 0.1, -0.4, 0.6])
 wanted = np.array([1.0, -0.5, -0.4, 0.6, 0.2, -0.9])  # da
 j, sizes = np.arange(len(scores)), []
@@ -325,6 +325,7 @@ print("q", q.shape, " k", k.shape, " scores", s.shape)
 import numpy as np
 
 from tinyprune import ops
+from tinyprune.course.expectations import expect
 from tinyprune.notebook import yours
 
 
@@ -341,8 +342,10 @@ _, plain = ops.attention_forward(q, k, v)
 _, gated = ops.attention_forward(q, k, v, gate=rng.random(H), scale=1.5)
 x = rng.standard_normal((1, 3, 2, 4)).astype(np.float32)
 gradients = attention_backward(x, ops.attention_forward(x, x, x)[1])[:3]
-message = "for 32-bit arrays return 32-bit arrays: write Dh**-0.5 in place of np.sqrt(Dh)"
-assert all(gradient.dtype == np.float32 for gradient in gradients), message
+kinds, expected = [str(gradient.dtype) for gradient in gradients], ["float32"] * 3
+title, hint = "the gradients have another precision", "write Dh**-0.5 in place of np.sqrt(Dh)"
+fed = "dout, q, k and v in float32"
+expect(kinds == expected, title, fed=fed, came=kinds, expected=expected, hint=hint)
 yours.check(
     attention_backward,
     ops.attention_backward,
@@ -512,7 +515,7 @@ np.testing.assert_allclose(of_heads, ops.feedforward_forward(x, W1, pb.ravel(), 
 # This is the architecture of the course. The paper's own heads are on a page of [chapter 10](10_does_it_work.ipynb).
 
 # %% jupyter={"source_hidden": true}
-# Draws the parameters of a layer, cut into what each head owns and what no head owns, for two kinds of layer.
+# Of the parameters of a usual layer the heads own a third; with head networks they own nearly all.
 tiny, D, H = load_preset("tiny").model, 128, 8
 sizes = {"D": D, "H": H, "heads": (), "head_ids": (), "positions": "learned", "M": 0}
 sizes |= {"mask": "causal", "V": 100}
@@ -547,6 +550,7 @@ assert shares["usual layer"] < 0.34 and shares["head networks"] > 0.99
 from dataclasses import replace
 
 from tinyprune import load_preset
+from tinyprune.course.expectations import expect
 from tinyprune.model.counting import head_part
 
 
@@ -559,7 +563,9 @@ tiny = replace(load_preset("tiny").model, positions="learned", M=0)
 for D, H, N in ((128, 8, 32), (96, 4, 50)):
     config = replace(tiny, D=D, H=H, N=N, heads=(), head_ids=())
     got, expected = owned(D, D // H, N), head_part(config).parameters
-    assert got == expected, f"D = {D}, Dh = {D // H}, N = {N}: expected {expected}, got {got}"
+    fed, hint = f"D = {D}, Dh = {D // H}, N = {N}", "four matrices, and three things for each unit"
+    title = "the number is wrong"
+    expect(got == expected, title, fed=fed, came=got, expected=expected, hint=hint)
     print(f"passed: a head with D = {D}, Dh = {D // H}, N = {N} owns {got:,} parameters")
 
 # %% [markdown]
@@ -600,7 +606,7 @@ assert after < before - 2
 # **Before you look:** has one of the eight heads already learned to look at the character before?
 
 # %% jupyter={"source_hidden": true}
-# Draws the weights of the two heads of the small model that look most at the character before.
+# The weights of the two heads of the small model that look most at the character before: most of their weight is elsewhere.
 weights = attention_on(small)
 shares = share_before(weights)
 best = np.argsort(-shares, axis=None)[:2]

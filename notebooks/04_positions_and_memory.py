@@ -79,7 +79,8 @@ you_are_here("attention", "positions")
 # `m`, as it does for x?
 
 # %%
-show_source(ops.context_forward, ops.context_backward, docstring=False)
+show_lines(ops.context_forward, "T = x.shape", "return")
+show_source(ops.context_backward, docstring=False)
 
 # %% [markdown]
 # It returns none. The memory was computed one step ago, and the caches of that step are gone. To be exact, one would have
@@ -97,7 +98,7 @@ show_source(ops.context_forward, ops.context_backward, docstring=False)
 
 
 # %% jupyter={"source_hidden": true}
-# Draws which keys each query sees, in a frame of a fixed size.
+# With the same-length mask the keys that each query sees form a band; with the causal mask they are all keys up to its own.
 def draw(T, M, mask):
     """Keys that each query sees (blue), in memory (left of the dashed line) and segment."""
     _, ax = plt.subplots(figsize=(6.5, 3))
@@ -209,6 +210,7 @@ def draw_bits(with_memory, without_memory):
 
 
 # %%
+# With memory the bits per character are level over a segment; without memory they begin high and fall for dozens of positions.
 with_memory, without_memory = bits_by_position(True), bits_by_position(False)
 draw_bits(with_memory, without_memory)
 gain = without_memory - with_memory
@@ -259,7 +261,7 @@ assert early > 0.5 and late < early / 2
 # but the last. What will stand in the view's upper right corner? Step through the rows:
 
 # %% jupyter={"source_hidden": true}
-# Draws the memory of P as one line of numbers, P itself, and the rows that the shifted view cuts out of the line.
+# The memory of P is one line of numbers; below it are P itself, and the rows that the shifted view cuts out of the line.
 T5, M5 = 4, 3
 S5 = M5 + T5
 P = np.full((1, 1, T5, S5 + 1), np.nan)
@@ -305,7 +307,7 @@ def step(rows):
 
 
 # %%
-sliders(step, rows=[0, 1, 2, 3, 4])
+sliders(step, rows=(0, 4))
 
 # %% [markdown]
 # On the right the distances count down to 0 at the query's own position. The hatched corner holds entries of neighbouring
@@ -323,6 +325,7 @@ sliders(step, rows=[0, 1, 2, 3, 4])
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
 
+from tinyprune.course.expectations import expect
 from tinyprune.notebook import yours
 from tinyprune.ops import attention
 
@@ -335,8 +338,10 @@ def by_key(P):
 rng = np.random.default_rng(0)
 P = np.zeros((2, 3, 4, 8))
 by_key(P)[...] = 1  # as the backward pass does
-message = "a view of P is expected, got a copy: what was written into the result is not in P"
-assert P.any(), message
+title = "what is written into the result does not arrive in P"
+hint = "one of your steps makes a copy; slices, and reshape of an array without gaps, do not"
+fed, came = "P of zeros, and then by_key(P)[...] = 1", "P is still zero"
+expect(P.any(), title, fed=fed, came=came, expected="ones in P", hint=hint)
 cases = [(rng.standard_normal((2, 3, T, S + 1)),) for T, S in ((4, 7), (3, 3), (1, 4))]
 hint = "lay the T rows in one line, cut off the first T - 1 places, and make rows of S"
 yours.check(by_key, attention.by_key, *cases, hint=hint)
@@ -484,6 +489,7 @@ def draw_distances(by_distance, shown=10):
 
 
 # %%
+# Each row is a head, each column a distance: many heads have much of their weight at distances 1 and 2.
 weights, tokens, cache = read_with_weights()  # (L, B, H, T, S)  (B, S)
 i, dist = np.arange(T)[:, None], np.arange(M + 1)
 at_distance = weights[..., i, i + M - dist]  # (L, B, H, T, M + 1)
@@ -544,6 +550,7 @@ def draw_terms(layer, head, near=16):
 
 
 # %%
+# The two terms with r have a peak at distance 1, where nearly all weight is; the two terms with k are level.
 range_of = draw_terms(*previous)
 print("mean over queries, largest minus smallest:")
 for name, value in range_of.items():
@@ -590,7 +597,7 @@ for name, (layer, head) in chosen.items():
 # looks back by one?
 
 # %% jupyter={"source_hidden": true}
-# Draws the text before two queries, shaded by the weights of the chosen heads.
+# The text before two queries, shaded by the weights of the chosen heads: at the second query the first head does not look back by one.
 sample = 9  # one of the segments that were read
 shares = [
     measured[name][layer, sample, head] for name, (layer, head) in chosen.items()
@@ -653,6 +660,7 @@ print("  ".join(f"{letter!r} {value:.0%}" for letter, value in by_letter.items()
 import numpy as np
 
 from tinyprune import ops
+from tinyprune.course.expectations import expect, expect_close
 
 M, D = 6, 4
 rng = np.random.default_rng(0)
@@ -660,7 +668,9 @@ r, u, w = rng.standard_normal((40, 1, D)), rng.standard_normal((1, D)), rng.stan
 
 
 def layer(piece, m):
-    assert len(m) <= M, f"the memory must have at most {M} rows, got {len(m)}"
+    fed, wanted, hint = f"M = {M}", f"at most {M} rows", "the latest M inputs are enough"
+    title, came = "the memory is too long", f"{len(m)} rows"
+    expect(len(m) <= M, title, fed=fed, came=came, expected=wanted, hint=hint)
     q, k = piece[None, :, None], np.concatenate([m, piece])[None, :, None]
     return ops.attention_forward(q, k, k, r[: k.shape[1]], u, w, span=M)[0][0, :, 0]
 
@@ -673,11 +683,10 @@ def read(x, T):
 x = rng.standard_normal((20, D))
 whole = layer(x, x[:0])
 for T in (20, 8, 6, 3, 1):
-    apart = np.abs(read(x, T) - whole).max()
-    assert apart < 1e-12, (
-        f"expected the outputs of the whole text, got {apart:.2g} apart with T = {T}"
-    )
-    print(f"passed: read in pieces of {T}, {apart:.0e} apart")
+    outputs, fed = read(x, T), f"x {x.shape}, T = {T}"
+    title, hint = "not as the whole text at once", "which M inputs are just before the next piece?"
+    expect_close(outputs, whole, title, fed=fed, hint=hint)
+    print(f"passed: read in pieces of {T}, {np.abs(outputs - whole).max():.0e} apart")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
