@@ -201,7 +201,7 @@ print("passed: five steps as the package's, for slopes of 0.0001, 1 and 10,000")
 # **Before you look:** after how many steps does Adam reach 0, where the head closes?
 
 # %% jupyter={"source_hidden": true}
-# Adam takes a gate that only the price moves straight down to 0; plain descent leaves it at 2.
+# Adam takes a gate that only the price moves straight down to 0; plain descent leaves it near 2.
 paths = {"plain descent": [2.0], "Adam": [2.0]}
 m, v = np.zeros(1), np.zeros(1)
 for t in range(1, 501):
@@ -245,7 +245,7 @@ stages["lam 0.1, gates 4 times as fast"] = gate_stage("fast", fast)
 stages["lam 0.05, gates 4 times as fast"] = gate_stage("cheap", fast | {"gate.lam": 0.05})
 
 # %% jupyter={"source_hidden": true}
-# The number of open heads falls in three settings, and long after step 500.
+# The number of open heads falls in all three settings, and still falls long after step 500.
 figure, ax = plt.subplots(figsize=(7.5, 3.4))
 looks = ((BLUE, "-"), (VERMILION, "--"), (HEAD_COLOURS[2], "-."))
 ends = {}
@@ -520,7 +520,7 @@ print(f"open heads by layer {by_layer}; {bits:.2f} bits per character before fin
 assert sum(by_layer) == 16
 
 # %% jupyter={"source_hidden": true}
-# The open heads of the real model follow the target to 16; the pressure rises first, then falls and stays above 0.
+# The open heads of the real model follow the target to 16; the pressure rises first, then falls.
 figure, axes = plt.subplots(1, 2, figsize=(9, 2.6))
 axes[0].plot(steps, [r["heads_open"] for r in records], color=BLUE, label="open heads")
 start = L * H * float(ops.sigmoid(np.array([2.0]))[0])
