@@ -230,7 +230,7 @@ np.testing.assert_allclose(down, p * (1 - p), rtol=1e-14)
 # **Before you look:** a head is worth 0.9 `lam`. Does its gate close, wherever its `log_alpha` starts?
 
 # %% jupyter={"source_hidden": true}
-# Draw both forces, the worth at which they balance, and where gates go
+# Both forces are largest near log_alpha = 0; a gate moves away from the place where they balance, open or shut.
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.1))
 axes[0].plot(log_alpha, down, color=VERMILION, linewidth=2, label="L0: p(1 − p)")
 axes[0].plot(log_alpha, up["straight"], color=BLUE, linestyle="--", label="task, straight loss")
@@ -238,7 +238,7 @@ axes[0].plot(
     log_alpha, up["parabola"], color="black", linestyle=":", linewidth=2, label="task, parabola"
 )
 axes[0].set(
-    title="Two forces, for lam = worth = 1",
+    title="Both forces are largest near 0\n(lam = worth = 1)",
     xlabel="log_alpha",
     ylabel="size of the gradient",
     ylim=(0, 0.37),
@@ -251,8 +251,9 @@ axes[1].semilogy(
 )
 axes[1].axhline(1, color=GREY, linewidth=0.8)
 axes[1].set(
-    title="worth / lam at which they balance",
+    title="The more open a gate is, the less\nits head has to be worth",
     xlabel="log_alpha",
+    ylabel="worth / lam at the balance",
     ylim=(0.3, 3.5),
     yticks=[0.5, 1, 2],
 )
@@ -271,7 +272,8 @@ for worth, colour, style in ((0.3, VERMILION, "-"), (0.9, GREY, "--"), (2.5, BLU
         label = f"worth = {worth} lam" if start == 2 else None
         axes[2].plot(path, color=colour, linestyle=style, linewidth=1.2, label=label)
 axes[2].axhline(0, color="black", linewidth=0.6)
-axes[2].set(title="Where gates go (parabola)", xlabel="step", ylabel="log_alpha", ylim=(-5.5, 10))
+axes[2].set(xlabel="step", ylabel="log_alpha", ylim=(-5.5, 10))
+axes[2].set_title("At 0.9 lam the start decides\nwhere a gate goes (parabola)")
 axes[2].legend(frameon=False, fontsize=8, loc="upper left")
 plt.show()
 
@@ -352,6 +354,8 @@ sliders(draw_forces, lam=[0.05, 0.1, 0.15, 0.2], worth=[0.03, 0.06, 0.09, 0.12, 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
 
+from tinyprune.course.expectations import expect_close
+
 
 def gate_gradients(dy, dz, o, Wo, r, pv, c):
     """Return the gradient of the loss with respect to each gate of the layer, (H,)."""
@@ -372,10 +376,9 @@ def loss(gate):
 
 expected = np.array([loss(np.eye(H)[h]) - loss(np.zeros(H)) for h in range(H)])  # with − without
 found = gate_gradients(dy, dz, o, Wo, r, pv, c)
-assert np.shape(found) == (H,), (
-    f"one number for each head: expected shape {(H,)}, got {np.shape(found)}"
-)
-assert np.allclose(found, expected, rtol=1e-10), f"expected {expected}, got {found}"
+given = f"dy, dz {dy.shape}, o {o.shape}, Wo {Wo.shape}, r {r.shape}, pv {pv.shape}, c {c}"
+hint = "one number for each head: both blocks have a sum over B, T and D, and c stands in both"
+expect_close(found, expected, "dgate is wrong", fed=given, hint=hint)
 print(f"passed: dgate to {np.abs(found / expected - 1).max():.0e}")
 
 # %% [markdown]

@@ -170,9 +170,9 @@ yourself, m2, v2 = np.zeros(3), np.zeros(3), np.zeros(3)
 for t, g in enumerate(slopes, 1):
     theirs -= 0.01 * adam_direction(g, m1, v1, AdamConstants(0.9, 0.999, 1e-8, t))
     found = adam_step(yourself.copy(), g.copy(), m2.copy(), v2.copy(), t, 0.01)
-    fed, hint = {"theta": yourself, "g": g, "m": m2, "v": v2, "t": t}, "see (2), then (3)"
+    given, hint = {"theta": yourself, "g": g, "m": m2, "v": v2, "t": t}, "see (2), then (3)"
     for name, got, expected in zip(("theta", "m", "v"), found, (theirs, m1, v1), strict=True):
-        expect_close(got, expected, f"{name} is wrong", fed=fed, hint=hint, absolute=1e-14)
+        expect_close(got, expected, f"{name} is wrong", fed=given, hint=hint, absolute=1e-14)
     yourself, m2, v2 = found
 print("passed: five steps as the package's, for slopes of 0.0001, 1 and 10,000")
 
@@ -201,7 +201,7 @@ print("passed: five steps as the package's, for slopes of 0.0001, 1 and 10,000")
 # **Before you look:** after how many steps does Adam reach 0, where the head closes?
 
 # %% jupyter={"source_hidden": true}
-# Draws log_alpha of a gate that only the price moves: a level line for plain descent, a straight way down for Adam.
+# Adam takes a gate that only the price moves straight down to 0; plain descent leaves it near 2.
 paths = {"plain descent": [2.0], "Adam": [2.0]}
 m, v = np.zeros(1), np.zeros(1)
 for t in range(1, 501):
@@ -245,7 +245,7 @@ stages["lam 0.1, gates 4 times as fast"] = gate_stage("fast", fast)
 stages["lam 0.05, gates 4 times as fast"] = gate_stage("cheap", fast | {"gate.lam": 0.05})
 
 # %% jupyter={"source_hidden": true}
-# Draws the number of open heads against steps for three settings; the number falls long after step 500.
+# The number of open heads falls in all three settings, and still falls long after step 500.
 figure, ax = plt.subplots(figsize=(7.5, 3.4))
 looks = ((BLUE, "-"), (VERMILION, "--"), (HEAD_COLOURS[2], "-."))
 ends = {}
@@ -391,7 +391,7 @@ assert np.mean(first[True][1]) > 1.5 * np.mean(first[True][3])  # a start at 0, 
 assert np.mean(closing[True][-1]) < np.mean(closing[False][-1])
 
 # %% jupyter={"source_hidden": true}
-# Draws the loss of the untrained gated model: high for starts at 0 or below, and lower with output scaling if few heads are open.
+# The loss of the untrained gated model is high for starts at 0 or below, and lower with output scaling if few heads are open.
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3), sharey=True)
 for scaled, colour, style in ((True, BLUE, "o-"), (False, VERMILION, "s--")):
     name = "with output scaling" if scaled else "without"
@@ -477,7 +477,7 @@ yours.check(
 
 
 # %% jupyter={"source_hidden": true}
-# Draws the path of a controller that holds 16 of 32 invented heads: open heads on the left, pressure on the right.
+# A controller steers 32 invented heads to 16: open heads on the left, pressure on the right.
 def draw_controller(warmup, controller_lr):
     """Draw how open heads follow the target, and the pressure that this takes."""
     worth = np.random.default_rng(3).lognormal(-3.5, 1, 32)  # nats
@@ -495,10 +495,12 @@ def draw_controller(warmup, controller_lr):
     figure, axes = plt.subplots(1, 2, figsize=(6.5, 2.3))
     axes[0].plot(heads, color=BLUE)
     axes[0].plot(aims, color=GREY, linestyle="--", linewidth=1)
-    axes[0].set(title="open heads, target (dashed)", xlabel="step", ylim=(-1, 33))
+    axes[0].set(ylabel="heads (target dashed)", xlabel="step", ylim=(-1, 33))
+    axes[0].set_title(f"{heads[-1]} heads at the end, {min(heads)} at the least")
     axes[1].plot(pressures, color=VERMILION)
     axes[1].axhline(0, color=GREY, linewidth=0.8)
-    axes[1].set(title="pressure", xlabel="step", ylim=(-0.6, 0.75))
+    axes[1].set(ylabel="pressure", xlabel="step", ylim=(-0.6, 0.75))
+    axes[1].set_title(f"pressure from {min(pressures):.2f} to {max(pressures):.2f}")
     plt.show()
 
 
@@ -518,17 +520,17 @@ print(f"open heads by layer {by_layer}; {bits:.2f} bits per character before fin
 assert sum(by_layer) == 16
 
 # %% jupyter={"source_hidden": true}
-# Draws the open heads of the real model, which follow the target to 16, and the pressure.
+# The open heads of the real model follow the target to 16; the pressure rises first, then falls.
 figure, axes = plt.subplots(1, 2, figsize=(9, 2.6))
 axes[0].plot(steps, [r["heads_open"] for r in records], color=BLUE, label="open heads")
 start = L * H * float(ops.sigmoid(np.array([2.0]))[0])
 target = [start, 16, 16]
 axes[0].plot([0, steps[-1] // 2, steps[-1]], target, "--", color=GREY, linewidth=1, label="target")
-axes[0].set(xlabel="step", ylim=(0, 33), title="Open heads reach the target, 16")
+axes[0].set(xlabel="step", ylabel="heads", ylim=(0, 33), title="Open heads reach the target, 16")
 axes[0].legend(frameon=False)
 axes[1].plot(steps, [r["lam"] for r in records], color=VERMILION)
 axes[1].axhline(0, color=GREY, linewidth=0.8)
-axes[1].set(xlabel="step", title="The pressure finds the price by itself")
+axes[1].set(xlabel="step", ylabel="pressure", title="The pressure finds the price by itself")
 plt.show()
 
 # %% [markdown]

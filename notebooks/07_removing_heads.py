@@ -58,8 +58,17 @@ from tinyprune.model.counting import count_multiply_adds, count_parameters, coun
 from tinyprune.model.generation import generate
 from tinyprune.model.parameters import WIDE, init_parameters
 from tinyprune.model.transformer import Transformer
-from tinyprune.notebook import baseline_run, show_source, sliders, use_style, you_are_here, yours
+from tinyprune.notebook import (
+    baseline_run,
+    show_lines,
+    show_source,
+    sliders,
+    use_style,
+    you_are_here,
+    yours,
+)
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
+from tinyprune.pruning import surgery
 from tinyprune.pruning.importance.masks import with_heads
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.report import milliseconds_per_1k_tokens, open_config
@@ -260,67 +269,63 @@ yours.check(
 #
 # *●○○ · 10 minutes*
 #
-# `layer` has only k open heads (`net.pv` is (k, N, D)), and `factor` (k,) holds $g_h c$ of each head; gates may be soft, so
-# the factors differ. Return a new dictionary whose weights need neither gates nor $c$.
+# `W` has `width` rows for each of k open heads: `Wo` is (k·Dh, D) with `width` = Dh, `net.pv` (k, N, D) with `width` = 1.
+# `factors` (k,) holds $g_h c$ of each head; gates may be soft, so the factors differ. Return an array of the shape of `W`
+# that needs neither gates nor $c$.
 
 # %% tags=["exercise", "raises-exception"]
-from dataclasses import replace
-
 import numpy as np
 
-from tinyprune import ModelConfig, Transformer, init_parameters
-from tinyprune.model.parameters import layer_parameters, take_heads
-from tinyprune.pruning.importance import with_heads
+from tinyprune.notebook import yours
+from tinyprune.pruning import surgery
 
 
-def fold(layer, factor, Dh):
-    """Return the arrays of a layer of k heads with factor (k,) folded in; layer is not changed."""
-    raise NotImplementedError("write fold: return a dictionary with the same names and shapes")
+def times(W, factors, width):
+    """Return W with each `width` rows in turn multiplied by the next factor; W is not changed."""
+    raise NotImplementedError("write times: return an array of the shape of W")
 
 
 rng = np.random.default_rng(0)
-sizes = {"V": 11, "L": 1, "D": 12, "H": 4, "N": 5, "T": 6, "M": 0}
-config4 = ModelConfig("all-attention", **sizes, mask="causal", persistent="stream")
-params = {name: rng.normal(size=x.shape) for name, x in init_parameters(config4, rng).items()}
-soft4 = with_heads(Transformer(config4, params))
-soft4 = replace(soft4, gate=replace(soft4.gate, hard=False, output_scaling=True))
-soft4.params["layers.0.log_alpha"][:] = -9.0, 0.5, -9.0, -1.0  # two shut, two between 0 and 1
-(own4,) = soft4.gates()
-factor = own4.values[[1, 3]] * own4.scale  # c = 4 / 2
-layer = fold(take_heads(layer_parameters(params, 0), [1, 3], 3), factor, 3)
-small4 = params | {f"layers.0.{name}": x for name, x in layer.items()}
-small4 = Transformer(replace(config4, heads=(2,), head_ids=((1, 3),)), small4)
-read = np.arange(6)[None]
-difference = np.abs(small4.forward(read)[0] - soft4.forward(read)[0]).max()
-assert difference < 1e-9, f"both models must compute the same, got a difference of {difference:.2g}"
-print(f"passed: both models compute the same to {difference:.0e}")
+Wo, pv, factors = rng.normal(size=(6, 4)), rng.normal(size=(2, 5, 4)), np.array([0.4, 2.0])
+yours.check(
+    times,
+    surgery.times,
+    (Wo, factors, 3),
+    (pv, factors, 1),
+    (Wo[:0], factors[:0], 3),  # no head is open
+    hint="the first `width` rows belong to the first head and take its factor, the next ones to the second",
+)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# One array takes the factor in each block. `np.repeat(factor, Dh)` has a number for each row of `Wo`.
+# `np.repeat(factors, width)` has a number for each row. `reshape` gives it an axis of length 1 for each further axis of `W`.
 #
 # </details>
 #
-# <details><summary>Solution</summary>
+# <details><summary>Compare with ours</summary>
 #
 # ```python
-# def fold(layer, factor, Dh):
-#     folded = dict(layer)
-#     folded["Wo"] = layer["Wo"] * np.repeat(factor, Dh)[:, None]
-#     folded["net.pv"] = layer["net.pv"] * factor[:, None, None]
-#     return folded
+# def times(W, factors, width):
+#     rows = np.repeat(factors, width)  # a factor for each row
+#     return W * rows.reshape(-1, *[1] * (W.ndim - 1))
 # ```
 #
 # </details>
 
 # %% [markdown]
-# [`remove_closed_heads`](../tinyprune/pruning/surgery.py) takes out heads, folds, and drops the gates in every layer. If you
-# have solved exercise 1, your function takes the heads out of the trained model now. The claim, *equal logits* for every
-# text, can be tested strictly.
+# [`remove_closed_heads`](../tinyprune/pruning/surgery.py) drops the gates, and calls both functions in every layer: yours, if
+# you have written them.
+
+# %%
+show_source(surgery.stays, docstring=False)
+show_lines(surgery.remove_closed_heads, "kept, factor", "times(")
+
+# %% [markdown]
+# Both models should have *equal logits*, for every text.
 #
-# **Before you look:** the logits are a few units in size. How far apart may the logits of both models be in float32, with
-# seven decimal digits, and in float64, with sixteen?
+# **Before you look:** the logits are a few units in size. How far apart may they be in float32, with seven decimal digits,
+# and in float64, with sixteen?
 
 
 # %%
@@ -447,7 +452,6 @@ assert bits["removed, wrong rows"] > bits["removed, c forgotten"] > bits["remove
 # not exactly half?
 
 # %%
-show_source(head_part, docstring=False)
 head, N, K = head_part(config), config.N, config.M + 1
 assert head.parameters == 5 * D * Dh + 2 * Dh + 2 * N * D + N
 assert head.multiply_adds_per_token == 4 * D * Dh + 3 * K * Dh + 2 * N * D

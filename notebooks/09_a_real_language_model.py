@@ -67,7 +67,7 @@ from tinyprune.kernels.backend import default_backend, get_backend
 from tinyprune.model.counting import count_parameters, part_prices
 from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Transformer
-from tinyprune.notebook import show_source, use_style, you_are_here, yours
+from tinyprune.notebook import show_lines, show_source, use_style, you_are_here, yours
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, plot_roles
 from tinyprune.pretrained import read_pretrained
 from tinyprune.pruning import surgery
@@ -112,10 +112,11 @@ for name, value in params.items():
 #   becomes a smooth gate: $\mathrm{silu}(n W_g) \odot n W_1$ (*SwiGLU*).
 # - The norm is RMSNorm, and nothing has a bias.
 #
-# Each is an operation with a forward and a backward pass, a few lines of NumPy:
+# Each is an operation with a forward and a backward pass. The lines that turn, and SwiGLU:
 
 # %%
-show_source(ops.rotate, ops.swiglu_forward, docstring=False)
+show_lines(ops.rotate, "x1, x2 =", "return")
+show_source(ops.swiglu_forward, docstring=False)
 
 # %% [markdown]
 # ### Exercise 1 · The gradient of shared keys
@@ -259,8 +260,13 @@ print(f"perplexity {whole:.2f} on {len(held_out) - 1:,} tokens of {text.name}")
 # copies?
 
 # %%
+# From layer 12 on many heads read the first token; six heads do induction, in layers 17 to 20.
 roles = head_roles(model, calibration[:1024])
-display(plot_roles(roles))
+figure = plot_roles(roles)
+figure.suptitle(
+    "In later layers many heads read the first token; induction begins in layer 17", y=1.02
+)
+display(figure)
 names = roles.names()
 for name, count in Counter(names.ravel().tolist()).most_common():
     layers = np.flatnonzero((names == name).any(1))
@@ -335,7 +341,9 @@ yours.check(
 # %% [markdown]
 # One reading of a short text scores all heads and blocks with the criterion of
 # [chapter 08](08_fine_tuning_and_trade_off.ipynb). In this model the score mostly does better without each layer's norm
-# ([the study](../data/results/smollm2/README.md)). From here on the model computes with the functions that you have written.
+# ([the study](../data/results/smollm2/README.md)). From here on your functions compute, if you have written them: RMSNorm,
+# attention, gates, L0, controller, score, `sum_heads`, `take_blocks` and `times`. `take_heads` is the package's, since these
+# heads share keys.
 
 # %%
 split = dataclasses.replace(config, U=32)  # units in blocks of 32
@@ -344,7 +352,7 @@ with yours.engine("numba") as your_ops:
 heads, blocks = scores[:L], scores[L:]  # for each layer (9,), (48,)
 
 # %% jupyter={"source_hidden": true}
-# Draw every head's score over the layers, coloured by what the head does.
+# The scores of mixed and of first-token heads fall over the layers; other kinds have few heads.
 figure, axes = plt.subplots(figsize=(8, 3.2))
 kinds = ("first token", "mixed", "induction", "previous token", "broad", "itself")
 colours = dict(zip(kinds, HEAD_COLOURS, strict=False))
@@ -356,12 +364,12 @@ axes.set(yscale="log", xlabel="layer", ylabel="mean |∂loss/∂g|")
 axes.minorticks_off()
 axes.set_yticks([0.002, 0.005, 0.01, 0.02, 0.05], ["0.002", "0.005", "0.01", "0.02", "0.05"])
 axes.legend(ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=9)
-figure.suptitle("Later layers have lower scores, for all kinds of heads")
+figure.suptitle("Later layers have lower scores, for mixed and for first-token heads")
 plt.show()
 
 # %% [markdown]
-# First-token heads have low scores. Is that *because* of what they read? They are all in the upper layers, and there all
-# kinds of heads have lower scores. To separate the two, compare heads within each layer:
+# First-token heads have low scores. Is that *because* of what they read? They are all in the upper layers, and there
+# mixed heads have lower scores, too. To separate the two, compare heads within each layer:
 
 # %%
 mask = keep_best(heads, L * H - 54)
@@ -389,18 +397,19 @@ for label, kind in (("first token", sink), ("mixed", mixed)):
 prices, total = part_prices(split, "parameters")  # of each head, then of each block; of all layers
 all_heads, all_blocks = [np.ones(H, bool)] * L, [np.ones(48, bool)] * L
 rows = []
-for n in (27, 54, 81):
-    same = round(n * prices[0] / prices[-1])  # as many parameters in blocks
-    masks = (
-        keep_best(heads, L * H - n) + all_blocks,
-        all_heads + keep_best(blocks, L * 48 - same),
-    )
-    small = dataclasses.replace(model, config=split)
-    found = [perplexity(surgery.remove_closed_heads(with_heads(small, m))) for m in masks]
-    rows.append((n * prices[0] / total, *found))
-    print(
-        f"{rows[-1][0]:.1%} of the layers: {n:2} heads {found[0]:5.1f}, {same:3} blocks {found[1]:5.1f}"
-    )
+small = dataclasses.replace(model, config=split)
+with yours.engine("numba"):
+    for n in (27, 54, 81):
+        same = round(n * prices[0] / prices[-1])  # as many parameters in blocks
+        masks = (
+            keep_best(heads, L * H - n) + all_blocks,
+            all_heads + keep_best(blocks, L * 48 - same),
+        )
+        found = [perplexity(surgery.remove_closed_heads(with_heads(small, m))) for m in masks]
+        rows.append((n * prices[0] / total, *found))
+        print(
+            f"{rows[-1][0]:.1%} of the layers: {n:2} heads {found[0]:5.1f}, {same:3} blocks {found[1]:5.1f}"
+        )
 assert rows[-1][1] > rows[-1][2]
 
 # %% [markdown]
@@ -425,16 +434,16 @@ with yours.engine("numba") as your_ops:
         train_step(stage)
     moved = hit_target(gated)  # gates on the wrong side of the border
     chosen = surgery.remove_closed_heads(gated)
+    budget = prices.sum() - 0.1 * total
+    best = keep_within(heads + blocks, prices, budget)  # the largest scores for their price
+    scored = surgery.remove_closed_heads(with_heads(small, best))
 chosen = dataclasses.replace(chosen, ops=model.ops)
 print(chosen, f"\n{moved} gates closed at the end")
-budget = prices.sum() - 0.1 * total
-best = keep_within(heads + blocks, prices, budget)  # the largest scores for their price
-scored = surgery.remove_closed_heads(with_heads(small, best))
 for label, one in (("whole", model), ("gates", chosen), ("scores", scored)):
     print(f"{label:6} perplexity {perplexity(one):.2f}")
 
 # %% jupyter={"source_hidden": true}
-# Draw which heads stayed in each layer, and how many of its 48 blocks of units.
+# Nearly every layer has lost a few of its 9 heads or of its 48 blocks of units, and none has lost most.
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 5), width_ratios=(1, 2), sharey=True)
 stayed = np.zeros((L, H))
 for i, kept in enumerate(chosen.config.head_ids):
@@ -452,6 +461,7 @@ right.barh(range(L), 48, color="white", edgecolor=GREY, linewidth=0.5)
 right.barh(range(L), chosen.config.blocks, color=BLUE)
 right.set(xlabel="blocks of 32 units", xlim=(0, 48), yticks=range(0, L, 5))
 right.set_title(f"{sum(chosen.config.blocks)} of {L * 48} blocks stay")
+figure.suptitle("The gates take a little from nearly every layer")
 plt.show()
 
 # %% [markdown]
@@ -498,7 +508,7 @@ for label, one in {
 #
 # ## Recap
 #
-# - A pretrained Llama is forty lines of NumPy, and each of its new parts is an operation with a forward and a backward pass.
+# - A pretrained Llama is forty lines of NumPy.
 # - Scores tend to fall with depth. Before you call a kind of head useless, compare it within its layers.
 # - Feed-forward units hold three quarters of the layers' parameters, and are cheaper to remove once many parts go.
 # - Perplexity is a mean. It does not tell which facts are lost.

@@ -20,7 +20,7 @@ BUDGET = {
     "gradcheck": 910,
     "kernels": 9895,
     "model": 1675,
-    "notebook": 635,
+    "notebook": 640,
     "ops": 3320,
     "presets": 5,
     "pretrained": 1100,

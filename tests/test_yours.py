@@ -82,8 +82,8 @@ def test_what_passes_trains(folder, capsys):
     ("old", "new", "message"),
     [
         (" - n * (dn * n).mean(-1, keepdims=True)", "", "dx is wrong\ninput     dout"),
-        ("dout.sum(axes)", "dout.sum()", "dbias is wrong"),
-        (", dout.sum(axes)", "", "not as many results"),
+        ("return dx", "return dx.astype(float)", "dx is float64 where the input is float32"),
+        (", dout.sum(axes)", "", "layernorm_backward: not as many results as asked for\ninput     dout"),
         ("dn = dout * scale", "dout *= scale; dn = dout", "changes its input"),
     ],
 )
@@ -92,7 +92,7 @@ def test_what_is_wrong_is_refused_with_the_hint_and_not_kept(old, new, message, 
     with pytest.raises(Unexpected) as error:
         check(RIGHT.replace(old, new))
     assert message in str(error.value) and not folder.exists()
-    assert "hint      three paths" in str(error.value) or message == "not as many results"
+    assert "hint      three paths" in str(error.value)
 
 
 def test_a_notebook_shows_the_four_parts_and_no_line_of_the_package(monkeypatch, capsys, tmp_path):
@@ -129,7 +129,7 @@ def hard_concrete_forward(log_alpha, u, *, beta, gamma, zeta, hard):
     stretched = s * (zeta - gamma) + gamma
     inside = (stretched > 0) & (stretched < 1)
     gate = np.clip(stretched, 0, 1)
-    return (gate >= 0.5) * 1.0 if hard else gate, (s, inside, beta, zeta - gamma)
+    return (gate >= 0.5).astype(gate.dtype) if hard else gate, (s, inside, beta, zeta - gamma)
 """
 
 

@@ -101,10 +101,10 @@ def predict_forward(
         own, softmax = ops.distillation_forward(logits[row], targets[row], teacher[row], share=share)
         ops.set_rows(logits[row], ops.distillation_backward(1 / B, softmax))
         loss += own / B
-    return loss, (output, logits, times)
+    return loss, (output, logits, scaled)
 
 
-def times(dloss: float, dlogits: NDArray) -> NDArray:
+def scaled(dloss: float, dlogits: NDArray) -> NDArray:
     """Return dloss · dlogits, without a copy for 1: they are as large as all else of a step."""
     return dlogits if dloss == 1 else dloss * dlogits
 

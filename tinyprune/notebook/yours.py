@@ -54,7 +54,7 @@ def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -
         hint: where to look if they differ.
 
     Raises:
-        Unexpected: if they differ, with the input, what yours returned, what is expected, and the hint.
+        Unexpected: if they differ, or yours makes float64 of float32; with the input, both results, and the hint.
         NotImplementedError: while it is a stub.
     """
     name, names = ours.__name__, inspect.signature(ours).parameters
@@ -64,7 +64,8 @@ def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -
         *values, options = case if isinstance(case[-1], dict) and case[-1].keys() <= names.keys() else (*case, {})
         given = {k: v for k, v in zip(names, values, strict=False) if k != "cache"} | options
         expected = ours(*copy.deepcopy(values), **options)
-        arguments = copy.deepcopy(values, {id(x): x for x in values if hasattr(x, "params")})  # a model stays itself
+        models = {id(x): x for x in values if hasattr(x, "params")}  # each stays itself
+        arguments = copy.deepcopy(values, dict(models))
         try:
             got = written(*arguments, **options)
         except NameError as error:
@@ -73,12 +74,21 @@ def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -
             np.testing.assert_equal(arguments, values)
         except AssertionError:
             fail(f"{name} changes its input", fed=shapes(given), came="another array", expected="the same", hint=hint)
-        for label, one, other in zip(labels(ours, expected), flat(got, expected), flat(expected), strict=True):
+        counts = [[len(parts(part)) for part in parts(x)] for x in (got, expected)]
+        if counts[0] != counts[1]:
+            came, asked = (f"{len(n)} results, with {n} parts" for n in counts)
+            fail(f"{name}: not as many results as asked for", fed=shapes(given), came=came, expected=asked, hint=hint)
+        narrow = {id(x): x.astype("f") for v in values for x in flat(v) if getattr(x, "dtype", None) == np.float64}
+        single = [flat(f(*copy.deepcopy(values, models | narrow), **options)) for f in (written, ours)]
+        for label, one, other, *both in zip(labels(ours, expected), flat(got), flat(expected), *single, strict=True):
             if other is not None and not isinstance(other, str):
                 other = other * 1  # numbers for truth values, which have no difference
                 expect_close(one, other, f"{name}: {label} is wrong", fed=shapes(given), hint=hint, relative=1e-9)
                 distance = np.abs(np.asarray(one) - other).max(initial=0) / max(np.abs(other).max(initial=0), 1e-300)
                 errors[label] = max(errors.get(label, 0.0), float(distance))
+            if [str(getattr(x, "dtype", "")) for x in both] == ["float64", "float32"]:
+                said = {"came": "float64", "expected": "float32; np.zeros and np.array take a dtype"}
+                fail(f"{name}: {label} is float64 where the input is float32", fed=shapes(given), **said, hint=hint)
     replace_file(FOLDER / f"{name}.py", written.source.encode())
     told = errors if len(errors) < 5 else dict.fromkeys([next(iter(errors)), max(errors, key=lambda x: errors[x])])
     digits = [f"{label} {f'to {errors[label]:.0e}' if errors[label] else 'exactly'}" for label in told]
@@ -102,12 +112,8 @@ def parts(x: Any) -> tuple[Any, ...]:
     return tuple(x[k] for k in sorted(x)) if isinstance(x, dict) else x if isinstance(x, tuple) else (x,)
 
 
-def flat(result: Any, like: Any = None) -> tuple[Any, ...]:
-    """Return a result, and tuples in it, as one tuple; raise Unexpected if it has not as many parts as `like`."""
-    got, wanted = ([len(parts(part)) for part in parts(x)] for x in (result, like))
-    if like is not None and got != wanted:
-        came, expected = (f"{len(n)} results, with {n} parts" for n in (got, wanted))
-        fail("not as many results as asked for", fed="", came=came, expected=expected, hint="")
+def flat(result: Any) -> tuple[Any, ...]:
+    """Return a result, and tuples in it, as one tuple."""
     return tuple(y for part in parts(result) for y in parts(part))
 
 

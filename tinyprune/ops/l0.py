@@ -35,10 +35,11 @@ def l0_forward(
     Raises:
         ValueError: if there is not one weight for each gate.
     """
-    if weights is not None:
-        check_same_shape(log_alpha=log_alpha, weights=weights)
     p = p_open(log_alpha, beta=beta, gamma=gamma, zeta=zeta)
-    return (p if weights is None else weights * p).sum(), (p, weights)
+    if weights is None:
+        return p.sum(), (p, None)
+    check_same_shape(log_alpha=log_alpha, weights=weights)
+    return (weights * p).sum(), (p, weights.astype(p.real.dtype))
 
 
 def l0_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
@@ -53,5 +54,5 @@ def l0_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
     p, weights = cache
     dout = p.dtype.type(dout)  # a float64 scalar would make float64 of float32
     # L0 = Σ w · sigmoid(log_alpha - …)
-    dp = dout if weights is None else dout * weights.astype(p.real.dtype)
+    dp = dout if weights is None else dout * weights
     return dp * p * (1 - p)
