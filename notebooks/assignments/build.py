@@ -24,17 +24,20 @@ from __future__ import annotations
 
 import ast
 import html
+import json
 import random
 import re
 import sys
 import textwrap
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jupytext
 import nbformat
-from nbconvert.filters import markdown2html
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
 from tinyprune.files import replace_file
@@ -44,6 +47,9 @@ NAMES = sorted(path.stem for path in (FOLDER / "text").glob("a[0-9]*.py"))
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 HIDDEN = "# Hidden tests run here when your work is marked"
 REPOSITORY = "https://github.com/tinyprune/tinyprune"
+# of a chapter's text: headings, formulas and tables; where its last sentence begins
+BLOCKS = re.compile(r"(^#+ .*|\$\$[^$]*\$\$|(?:^\|.*\n?)+)", re.MULTILINE)
+SENTENCES = re.compile(r"\n\n|^(?:-|\d\.) |(?:(?<=[.?!])|(?<=[.?!]\)))\s(?=[A-Z(*])", re.MULTILINE)
 
 
 class TextError(Exception):
@@ -289,43 +295,117 @@ def variant(seed: str, directory: Path = FOLDER) -> Path:
     return course
 
 
-def pictures_of(chapter: Path) -> list[tuple[str, str, str, list[str]]]:
-    """Return section, picture, caption and the words around it, for each picture but the map."""
-    section, words, found = "", "", []
+def mathml(tex: str, display: bool) -> str:
+    """Return a formula as MathML, which browsers draw by themselves."""
+    from math_core import LatexToMathML  # for slides and the site only
+
+    tex = rf"\begin{{equation}}{tex}\end{{equation}}" if r"\tag" in tex else tex.strip()
+    return LatexToMathML().convert_with_local_state(tex, displaystyle=display)
+
+
+class WithFormulas(IPythonRenderer):
+    """Writes Markdown as HTML, and its formulas as MathML."""
+
+    def block_math(self, body: str) -> str:
+        """Return a formula on a line of its own."""
+        return mathml(body, display=True)
+
+    def inline_math(self, body: str) -> str:
+        """Return a formula within a sentence."""
+        return mathml(body, display=False)
+
+
+def written(markdown: str) -> str:
+    """Return Markdown as HTML; a single paragraph without its tags."""
+    page = MarkdownWithMath(renderer=WithFormulas(escape=False)).render(markdown).strip()
+    return page[3:-4] if page.startswith("<p>") and page.count("<p>") == 1 else page
+
+
+class Slide(NamedTuple):
+    """What a chapter can show on a slide, and what to say."""
+
+    rank: int  # 0 pictures, 1 formulas, tables and the ends of sliders, 2 what a cell printed
+    section: str
+    body: str  # HTML
+    caption: str  # Markdown, as the notes
+    notes: list[str]  # the words before and after
+
+
+def slides_of(chapter: Path) -> list[Slide]:
+    """Return all that a chapter can show but its map, in order."""
+    section = said = ""
+    notes, found = [""], []
     for cell in nbformat.read(chapter, 4).cells:
         if cell.cell_type == "markdown":
-            section = next(reversed(re.findall(r"^#+ (.*)", cell.source, re.MULTILINE)), section)
-            words = re.sub(r"<details>.*?</details>|^#+ .*", "", cell.source, flags=re.S | re.M)
-            if found and len(found[-1][3]) == 1:
-                found[-1][3].append(words)
-            continue
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            shown = re.search(r'src="(data:image/[^"]+)"', "".join(data.get("text/html", "")))
-            png = data.get("image/png")
-            picture = f"data:image/png;base64,{png}" if png else shown and shown[1]
-            if picture and "you_are_here(" not in cell.source:
-                comment = re.search(r"^ *# *(.+)", cell.source, re.MULTILINE)
-                said = output.get("metadata", {}).get("image/png", {}).get("alt")
-                found.append((section, picture, said or (comment or [section] * 2)[1], [words]))
+            words = re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL)
+            prose = re.sub(r"^#+ .*", "", words, flags=re.MULTILINE)
+            notes.append(prose)
+            notes = [prose]
+            for part in BLOCKS.split(words):
+                if part.startswith("#"):
+                    section = said = part.lstrip("# ")
+                elif part.startswith(("$$", "|")):
+                    found.append(Slide(1, section, written(part), said, notes))
+                elif part.strip():
+                    said = SENTENCES.split(part.strip())[-1]
+        elif "you_are_here(" not in cell.source:
+            comment = re.match(r"(?:# (?!%).*\n)+", cell.source)
+            about = re.sub(r"(^|\n)# ", " ", comment[0]).strip() if comment else said
+            for output in cell.outputs:
+                for rank, body, alt in shown(output, without_order(about)):
+                    found.append(Slide(rank, section, body, without_order(alt), notes))
     return found
 
 
+def without_order(caption: str) -> str:
+    """Return what is drawn, of “Draws what is drawn”; names of variables stay small."""
+    drawn = re.sub(r"^(Measures? and d|D)raws? ", "", caption)
+    return drawn[0].upper() + drawn[1:] if re.match(r"an? |[a-z]{3,}[ ,]", drawn) else drawn
+
+
+def shown(output: NotebookNode, about: str) -> Iterator[tuple[int, str, str]]:
+    """Yield rank, HTML and caption of all that an output shows."""
+    data = output.get("data", {})
+    frames = re.search(r'data-frames="([^"]*)"', data.get("text/html", ""))
+    if "image/png" in data:
+        alt = output.metadata.get("image/png", {}).get("alt", about)
+        source = f"data:image/png;base64,{data['image/png']}"
+        yield 0, f'<img src="{source}" alt="{html.escape(alt)}">', alt
+    elif frames:
+        pages = json.loads(html.unescape(frames[1]))["frames"]
+        middle = len(pages) // 2
+        for at in sorted({0, middle, len(pages) - 1}):
+            alt = re.search(r'alt="([^"]*)"', pages[at])
+            yield int(at != middle), pages[at], html.unescape(alt[1]) if alt else about
+    elif data.get("text/markdown", "").startswith("|"):
+        yield 1, written(data["text/markdown"]), about
+    elif output.get("name") == "stdout":
+        lines = [x for x in output.text.splitlines() if not x.startswith("computed by your")]
+        if any(map(str.strip, lines)) and len(lines) <= 16:
+            table = "──" in output.text
+            yield 2 - table, f"<pre>{html.escape(chr(10).join(lines))}</pre>", about
+
+
 def lecture(chapter: Path, most: int = 10) -> str:
-    """Return a page of slides: at most so many pictures of a chapter, evenly chosen, with notes."""
-    found = pictures_of(chapter)
-    chosen = [found[i * len(found) // most] for i in range(most)] if len(found) > most else found
+    """Return a page of at most so many slides with notes: pictures first, the others to fill up."""
+    found = slides_of(chapter)
+    chosen: set[int] = set()
+    for rank in range(3):
+        these = [at for at, slide in enumerate(found) if slide.rank == rank]
+        room = min(most - len(chosen), len(these))
+        chosen |= {these[i * len(these) // room] for i in range(room)}  # evenly
     slides = [
-        f"<section><h1>{html.escape(section)}</h1><img src='{picture}' alt='{html.escape(said)}'>"
-        f"<p>{html.escape(said)}</p><details><summary>Notes</summary>"
-        f"{markdown2html((2 * chr(10)).join(notes))}</details></section>"
-        for section, picture, said, notes in chosen
+        f"<section><h1>{written(section)}</h1><p>{written(caption)}</p>{body}<details><summary>Notes"
+        f"</summary>{written((2 * chr(10)).join(notes))}</details></section>"
+        for _, section, body, caption, notes in map(found.__getitem__, sorted(chosen))
     ]
     if len(chosen) < most:
-        slides.append(f"<section><p>This chapter has {len(chosen)} pictures.</p></section>")
-    style = "section {min-height: 95vh; max-width: 60em; margin: auto} img {max-width: 100%}"
-    head = f"<meta charset='utf-8'><title>{chapter.stem}</title><style>{style}</style>"
-    return f"<!doctype html><html lang='en'>{head}{''.join(slides)}</html>\n"
+        slides.append(f"<section><p>This chapter has {len(chosen)} slides.</p></section>")
+    style = "body {font-size: 130%} img {max-width: 100%} td {padding: 0 1em} "
+    style += "section {min-height: 95vh; max-width: 50em; margin: auto}"
+    # links of a chapter begin at its folder
+    head = f"<meta charset='utf-8'><base href='../../'><title>{chapter.stem}</title>"
+    return f"<!doctype html><html lang='en'>{head}<style>{style}</style>{''.join(slides)}</html>\n"
 
 
 def main(arguments: list[str]) -> None:
@@ -341,8 +421,9 @@ def main(arguments: list[str]) -> None:
             print(f"written to {variant(seed)}")
         case ["lecture"]:
             for chapter in sorted(FOLDER.parent.glob("[0-9]*.ipynb")):
-                write({f"lecture/{chapter.stem}.html": lecture(chapter)}, FOLDER)
-                print(f"lecture/{chapter.stem}.html: {min(len(pictures_of(chapter)), 10)} pictures")
+                page = lecture(chapter)
+                write({f"lecture/{chapter.stem}.html": page}, FOLDER)
+                print(f"lecture/{chapter.stem}.html: {page.count('<summary>Notes')} slides")
         case _:
             sys.exit("usage: build.py source, folders, gradescope a1, variant --seed 7, or lecture")
 

@@ -21,7 +21,6 @@ from pathlib import Path
 import griffe
 import nbformat
 import tinyprune
-from math_core import LatexToMathML
 from nbconvert import MarkdownExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
@@ -235,10 +234,7 @@ def on_page_content(content: str, **_: object) -> str:
     """Turn formulas into MathML, which browsers draw by themselves."""
 
     def formula(match: re.Match) -> str:
-        tex, display = html.unescape(match[2]).strip(), match[1] == "div"
-        if r"\tag" in tex:
-            tex = rf"\begin{{equation}}{tex}\end{{equation}}"
-        mathml = LatexToMathML().convert_with_local_state(tex, displaystyle=display)
+        mathml = build.mathml(html.unescape(match[2]), display=match[1] == "div")
         return f'<{match[1]} class="formula">{mathml}</{match[1]}>'
 
     pattern = r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>'

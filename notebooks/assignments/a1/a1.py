@@ -89,14 +89,14 @@ def norm_backward(dout, cache):
 # %% [markdown]
 # ## a1_3 · Cross-entropy with smoothed labels
 #
-# A model trained to give all probability to one word becomes overconfident. With *label smoothing* the
-# loss asks for 0.9 of the probability on the word of the text and spreads 0.1 evenly over all V words:
+# A model trained to give all probability to one token becomes overconfident. With *label smoothing* the
+# loss asks for 0.9 of the probability on the token of the text and spreads 0.1 evenly over all V tokens:
 #
 # $$p_{rv} = \frac{e^{z_{rv}}}{\sum_{v'} e^{z_{rv'}}} \qquad
 # \text{loss} = \frac{1}{R}\sum_r \Big(-0.9\,\log p_{r,\,t_r} - \frac{0.1}{V}\sum_v \log p_{rv}\Big)$$
 #
-# Here `z` are the logits of R rows (all leading axes together) for V words, and the target `t`, from 0 to
-# V − 1, is the number of the word of the text. A logit of 1000 must not overflow: what may be subtracted
+# Here `z` are the logits of R rows (all leading axes together) for V tokens, and the target `t`, from 0 to
+# V − 1, is the number of the token that the text has there. A logit of 1000 must not overflow: what may be subtracted
 # from a row of logits without changing p?
 
 # %%

@@ -135,7 +135,7 @@ def test_a1_3_forward():
     expect_close(
         loss,
         np.log(5),
-        "with equal logits each of 5 words has p = 1/5, and the loss must be log 5",
+        "with equal logits each of 5 tokens has p = 1/5, and the loss must be log 5",
         fed={"logits": "zeros (2, 3, 5)", "targets": targets},
         hint="natural logarithm; a mean over all six positions",
     )
@@ -147,7 +147,7 @@ def test_a1_3_forward():
         -(0.9 * target + 0.1 * others).mean(),
         "logits that are logarithms of probabilities must give these probabilities back",
         fed={"logits": logits, "targets": "[0 2]"},
-        hint="0.9 of −log p of the target, and 0.1 of the mean of −log p over all words, the target included",
+        hint="0.9 of −log p of the target, and 0.1 of the mean of −log p over all tokens, the target included",
     )
 
 

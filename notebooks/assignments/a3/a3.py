@@ -13,7 +13,7 @@
 # | --- | --- | ---: |
 # | a3_1 | the soft gate | 9 |
 # | a3_2 | the hard gate, straight-through | 6 |
-# | a3_3 | probability of being open, and L0 as a share of the parameters | 8 |
+# | a3_3 | probability of being open, and L0 as a share | 8 |
 # | a3_4 | the difference that a gate of several heads makes | 7 |
 #
 # No task needs the answer to another one. You may add helper functions to any answer cell.
@@ -103,11 +103,12 @@ def hard_gate_backward(dout, cache):
     raise NotImplementedError()
 
 # %% [markdown]
-# ## a3_3 · Probability of being open, and L0 as a share of the parameters
+# ## a3_3 · Probability of being open, and L0 as a share
 #
-# Without a price a model keeps all of its heads. The L0 loss puts a price on the parameters of open heads:
-# head h owns $n_h$ of them, and L0 is the expected share of all these that stays, since gates are random. The
-# chapter counts a head as open if $g > 0$. Hard gates let less through: here a head is open if $\hat g = 1$ (a3_2).
+# Without a price a model keeps all of its heads. Here each open head has a price: that of head h is $n_h$, the
+# number of its parameters. L0 is the share of the price of all heads that is paid; gates are random, so it is an
+# expected share. The chapter counts a head as open if $g > 0$. Hard gates let less through: here a head is open
+# if $\hat g = 1$ (a3_2).
 #
 # $$ \mathtt{p\_open} = P\big(\bar s \ge \tfrac12\big) = \operatorname{sigmoid}\Big(\mathtt{log\_alpha} -
 # \mathtt{beta}\,\log\frac{\frac12-\mathtt{gamma}}{\mathtt{zeta}-\frac12}\Big) \qquad
@@ -119,7 +120,7 @@ def hard_gate_backward(dout, cache):
 # temperature. The probability that the noise is larger than $t$ is $\operatorname{sigmoid}(-t)$.
 #
 # The loss of gate training is cross-entropy + lam · L0, so the `dout` of `l0_backward` is a number, lam,
-# the price of all parameters of all heads. The sizes are constants: they have no gradient.
+# which all heads together cost. The sizes are constants: they have no gradient.
 #
 # For `log_alpha` of ±1000, p_open must be 1 and 0, and the gradient 0. Which ways of writing the
 # sigmoid and its derivative end in ∞/∞? (A warning about an overflow costs no points, a `nan`
@@ -136,7 +137,7 @@ def p_open(log_alpha, beta, gamma, zeta):
 
 
 def l0_forward(log_alpha, size, beta, gamma, zeta):
-    """Expected share of the parameters that stay.
+    """Expected share of the price of all heads.
 
     log_alpha (...); size (...), the parameters of each head. Returns L0, a number between
     0 and 1, and the cache (p_open, size), two arrays (...).

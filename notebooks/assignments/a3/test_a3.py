@@ -6,6 +6,8 @@ from tinyprune.course import answer, expect, expect_close, expect_gradients, exp
 # beta, gamma, zeta
 PAPERS = (0.333, -0.1, 1.1)
 OTHERS = (0.7, -0.3, 1.1)
+# a hard gate is 1 where s̄ is at least this
+EDGE = 0.5
 FORM = (
     "return one gradient, dlog_alpha, with the shape of log_alpha; do not modify dout and the cache"
 )
@@ -23,7 +25,7 @@ def formula_of_gate(log_alpha, u, beta, gamma, zeta, hard=False):
     )
     soft = powered(clipped)
     # a hard gate in complex numbers has the soft gate's derivative
-    gate = (clipped.real >= 0.5) + 1j * soft.imag if hard else soft
+    gate = (clipped.real >= EDGE) + 1j * soft.imag if hard else soft
     gate = gate if np.iscomplexobj(log_alpha) else gate.real
     return gate, (s, s * stretch + gamma, temperature, stretch)
 
@@ -34,12 +36,17 @@ def formula_of_hard_gate(log_alpha, u, beta, gamma, zeta):
 
 def half_open(beta, gamma, zeta):
     # the log_alpha of a hard gate that is open half of the time
-    return beta * np.log((0.5 - gamma) / (zeta - 0.5))
+    return beta * np.log((EDGE - gamma) / (zeta - EDGE))
+
+
+def price_of(size):
+    # what an open head of this size costs
+    return size
 
 
 def formula_of_l0(log_alpha, size, *constants):
     p = ops.sigmoid(log_alpha - half_open(*constants))
-    return (size * p).sum() / size.sum(), (p, size)
+    return (price_of(size) * p).sum() / price_of(size).sum(), (p, size)
 
 
 def log_alpha_of(stretched, u, beta, gamma, zeta):
@@ -68,10 +75,11 @@ def share_of_open(log_alpha, beta, gamma, zeta):
     return 1 - high
 
 
-def layer_output(gates, o, Wo):
-    # y = Σ g_h o_h Wo_h: gate the heads, lay them side by side, project
+def layer_output(gates, gate_of, o, Wo):
+    # gate the heads, lay them side by side, project
     B, T, H, Dh = o.shape
-    return (gates[:, None] * o).reshape(B, T, H * Dh) @ Wo
+    factor = gates[gate_of]
+    return (factor[:, None] * o).reshape(B, T, H * Dh) @ Wo
 
 
 def without_gate(n, G):
@@ -92,7 +100,7 @@ def test_a3_1_forward():
     expect_close(
         gate,
         powered(np.full(2, 0.4)),
-        "with log_alpha = 0 and u = ½ the clipped gate must lie halfway between gamma and zeta, at 0.4",
+        "with log_alpha = 0 and u = 0.5 the clipped gate must lie halfway between gamma and zeta, at 0.4",
         fed="log_alpha zeros (2,), u = 0.5, beta 0.7, gamma −0.3, zeta 1.1",
         hint="log u − log(1 − u) is 0 here: what is s? Is it stretched, and by what? What is the last step?",
     )
@@ -161,7 +169,7 @@ def test_a3_1_backward():
 @pytest.mark.points(2)
 def test_a3_2_forward():
     forward = answer("hard_gate_forward")
-    stretched = np.array([[-0.05, 0.05, 0.48], [0.52, 0.9, 1.05]])
+    stretched = np.array([[-0.05, 0.05, EDGE - 0.02], [EDGE + 0.02, 0.9, 1.05]])
     u = np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]])
     log_alpha = log_alpha_of(stretched, u, *PAPERS)
     gate, _ = forward(log_alpha, u, *PAPERS)
@@ -178,14 +186,15 @@ def test_a3_2_forward():
         np.array([[0.0, 0, 0], [1, 1, 1]]),
         "the same must hold with other constants than the paper's",
         fed={"s̄": stretched, "u": u, "beta, gamma, zeta": OTHERS},
-        hint="gamma + zeta is not 1 here, so s = ½ does not mean s̄ = ½",
+        hint="s is not yet stretched: with these constants s = ½ does not mean s̄ = ½",
     )
-    gate, _ = forward(np.array([-0.5, 0.5]), None, *PAPERS)
+    log_alpha = half_open(1, *PAPERS[1:]) + np.array([-0.5, 0.5])
+    gate, _ = forward(log_alpha, None, *PAPERS)
     expect_close(
         gate,
         np.array([0.0, 1]),
-        "in evaluation, with the paper's constants, a gate must be open if log_alpha is above 0",
-        fed="log_alpha [−0.5, 0.5], u None, beta 0.333, gamma −0.1, zeta 1.1",
+        "in evaluation a gate must be shut below the log_alpha of s̄ = ½, and open above it",
+        fed={"log_alpha": log_alpha, "u": None, "beta, gamma, zeta": PAPERS},
         hint="without noise s = sigmoid(log_alpha); the threshold is the same",
     )
 
@@ -229,7 +238,7 @@ def test_a3_3_probability():
     u = rng.uniform(1e-6, 1 - 1e-6, (n, 4))
     gates, _ = formula_of_hard_gate(np.broadcast_to(log_alpha, u.shape), u, *OTHERS)
     share = gates.mean(axis=0)
-    # the share of n draws comes out as p, give or take sqrt(p (1 − p) / n), which is at most ½ / sqrt(n)
+    # the share of n draws comes out as p, give or take sqrt(p (1 − p) / n), which is at most 0.5 / sqrt(n)
     expect_close(
         probability(log_alpha, *OTHERS),
         share,
@@ -252,10 +261,18 @@ def test_a3_3_forward():
         expect_close(
             L0,
             0.5,
-            "if all gates are open half of the time, half of the parameters must stay on average",
+            "if all gates are open half of the time, half of the price must be paid on average",
             fed={"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": OTHERS},
-            hint="one number for all heads of all layers: sizes times probabilities, added up, by all sizes. Is p_open right?",
+            hint="one number for all heads of all layers: prices times probabilities, added up, by all prices. Is p_open right?",
         )
+    log_alpha, size = np.array([-30.0, half_open(*OTHERS)]), np.array([100.0, 300.0])
+    expect_close(
+        forward(log_alpha, size, *OTHERS)[0],
+        price_of(size)[1] / price_of(size).sum() / 2,
+        "L0 must be half of the share of the second head, which is open half of the time, if the first is shut",
+        fed={"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": OTHERS},
+        hint="is each probability multiplied by the price of its head?",
+    )
 
 
 @pytest.mark.a3_3
@@ -271,7 +288,7 @@ def test_a3_3_backward():
             "gamma": -0.1,
             "zeta": 1.1,
         },
-        hint="a head's share of all sizes, times the derivative of the sigmoid, times the incoming gradient, a number",
+        hint="a head's share of the price, times the derivative of the sigmoid, times the incoming gradient, a number",
         fixed=("size", "beta", "gamma", "zeta"),
     )
 
@@ -282,9 +299,9 @@ def test_a3_4_differences():
     rng = np.random.default_rng(38)
     differences = answer("gate_differences")
     o, Wo = rng.standard_normal((2, 3, 4, 2)), rng.standard_normal((8, 8))
-    with_all = layer_output(np.ones(4), o, Wo)
     for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
         G = gate_of.max() + 1
+        with_all = layer_output(np.ones(G), gate_of, o, Wo)
         came = differences(o, Wo, gate_of)
         expect(
             np.shape(came) == (G, 2, 3, 8),
@@ -297,7 +314,7 @@ def test_a3_4_differences():
         for n in range(G):
             expect_close(
                 np.asarray(came)[n],
-                with_all - layer_output(without_gate(n, G)[gate_of], o, Wo),
+                with_all - layer_output(without_gate(n, G), gate_of, o, Wo),
                 f"Δ[{n}] must be the output with all heads minus the output without the heads of gate {n}",
                 fed=f"o {o.shape}, Wo {Wo.shape}, random, gate_of {gate_of}",
                 hint="which rows of Wo belong to a head, and which heads belong to a gate?",
@@ -315,10 +332,10 @@ def test_a3_4_gradients():
         rng.standard_normal((2, 3, 8)),
     )
     # with loss = Σ dy · y the loss is a straight line too: its slope is a difference
-    with_all = (dy * layer_output(np.ones(4), o, Wo)).sum()
     for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
         G = gate_of.max() + 1
-        without = [(dy * layer_output(without_gate(n, G)[gate_of], o, Wo)).sum() for n in range(G)]
+        with_all = (dy * layer_output(np.ones(G), gate_of, o, Wo)).sum()
+        without = [(dy * layer_output(without_gate(n, G), gate_of, o, Wo)).sum() for n in range(G)]
         expect_close(
             gradients(dy, o, Wo, gate_of),
             with_all - np.array(without),

@@ -70,16 +70,19 @@ def lam_at(step, lam, warmup_steps):
 #
 # Gate training should start from the whole trained model, not from half of it. So every gate starts
 # *likely open*: the paper sets all `log_alpha` to 2. Which probability is that? You go the other way:
-# from the probability $P(g > 0)$ that a gate is open to its `log_alpha`.
+# from the probability $P(g > 0)$ that a gate is above 0 to its `log_alpha`. For every $x$ from 0 to 1,
 #
-# Solve the formula for `p_open` at the top for `log_alpha`. What is the inverse of the sigmoid?
+# $$ P(g > x) = \operatorname{sigmoid}\Big(\mathtt{log\_alpha} -
+# \mathtt{beta}\,\log\frac{x-\mathtt{gamma}}{\mathtt{zeta}-x}\Big). $$
+#
+# Solve this for `log_alpha` at $x = 0$. What is the inverse of the sigmoid?
 
 # %%
-def starting_log_alpha(p_open, beta, gamma, zeta):
-    """The log_alpha at which a gate is open, g > 0, with probability p_open.
+def starting_log_alpha(p, beta, gamma, zeta):
+    """The log_alpha at which a gate is above 0 with probability p.
 
-    p_open an array of any shape or a number, between 0 and 1; beta > 0, gamma < 0, zeta > 1.
-    Returns log_alpha of the shape of p_open.
+    p an array of any shape or a number, between 0 and 1; beta > 0, gamma < 0, zeta > 1.
+    Returns log_alpha of the shape of p.
     """
     # YOUR CODE HERE
     raise NotImplementedError()

@@ -5,6 +5,8 @@ from tinyprune.course import answer, expect, expect_close, expect_gradients, giv
 from tinyprune.model import gates
 
 PAPER = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
+ABOVE = 0.0  # of a4_2: the probability is that of a gate above this
+MOMENTUM = 0.0  # of a4_4: none
 
 
 def scaling(gate):
@@ -36,6 +38,20 @@ def check_shapes(name, *arrays):
     shapes = [np.shape(a) for a in arrays]
     if len(set(shapes)) > 1 or len(shapes[0]) != 2:
         raise ValueError(f"{name} must get arrays (L, H), got {', '.join(map(str, shapes))}")
+
+
+def p_above(log_alpha, beta, gamma, zeta):
+    """P(g > ABOVE)."""
+    return ops.sigmoid(log_alpha - beta * np.log((ABOVE - gamma) / (zeta - ABOVE)))
+
+
+def falls(gradients, lr):
+    """How far log_alpha falls in each step, from the gradients of the steps."""
+    velocity, found = 0.0, []
+    for gradient in gradients:
+        velocity = MOMENTUM * velocity + gradient
+        found.append(lr * velocity)
+    return found
 
 
 class Watch:
@@ -149,28 +165,28 @@ def test_a4_2_start():
     start = answer("starting_log_alpha")
     wanted = np.array([0.05, 0.5, 0.9, 0.943])
     log_alpha = start(wanted, 0.333, -0.1, 1.1)
-    fed = {"p_open": wanted, **PAPER}
+    fed = {"p": wanted, **PAPER}
     expect_close(
         np.shape(log_alpha),
         wanted.shape,
-        "log_alpha must have the shape of p_open",
+        "log_alpha must have the shape of p",
         fed=fed,
         hint="one log_alpha for each probability; NumPy's functions work entry by entry",
     )
     expect_close(
-        ops.p_open(np.asarray(log_alpha, float), **PAPER),
+        p_above(np.asarray(log_alpha, float), **PAPER),
         wanted,
-        "a gate with your log_alpha must be open with probability p_open (got: p_open of your log_alpha)",
+        f"a gate with your log_alpha must be above {ABOVE:g} with probability p (got: this probability)",
         fed=fed,
-        hint="put your log_alpha into the formula for p_open: what do you get, and at which term does it differ?",
+        hint="put your log_alpha into the formula for P(g > x): what do you get, and at which term does it differ?",
     )
-    expect(
-        1.99 < start(0.943, 0.333, -0.1, 1.1) < 2.01,
-        "a gate that is open with probability 0.943 must start near 2, as in the paper",
-        fed={"p_open": 0.943, **PAPER},
-        came=start(0.943, 0.333, -0.1, 1.1),
-        expected="2.00",
-        hint="p_open may be a number as well",
+    papers = float(p_above(2.0, **PAPER))
+    expect_close(
+        start(papers, 0.333, -0.1, 1.1),
+        2.0,
+        f"a gate that is above {ABOVE:g} with probability {papers:.3f} must start at 2, as in the paper",
+        fed={"p": papers, **PAPER},
+        hint="p may be a number as well",
     )
 
 
@@ -244,8 +260,8 @@ def test_a4_4_price():
     fed = {"log_alpha": start, "steps": 4, "lr": 0.1, "lam": "0.5 in every step", "l0_gradient": "ones"}
     expect_close(
         came,
-        start - 4 * 0.1 * 0.5,
-        "log_alpha of worthless heads must fall by lr · lam in each step, where the gradient of L0 is 1",
+        start - sum(falls([0.5] * 4, 0.1)),
+        "log_alpha of worthless heads must fall as the price alone moves it, where the gradient of L0 is 1",
         fed=fed | {"loss": "0, whatever the gates"},
         hint="descent goes against the gradient; the price acts on open and closed gates",
     )
@@ -403,7 +419,7 @@ def test_a4_5_pressure():
             slope,
             "the pressure must be the derivative of the penalty with respect to h, which was measured",
             fed=fed,
-            hint="the derivative with respect to h, with its sign; d depends on h, and so does e to the power of d; "
+            hint="the derivative with respect to h, with its sign; d depends on h, and so does what lam2 is multiplied by; "
             "lam1 and lam2 are those before the step",
         )
 

@@ -105,7 +105,7 @@ def fold(parameters, gate, scale, Dh):
 # Think of a head that helps in every other batch and hurts in the rest.
 #
 # Then choose: exactly `keep` heads of the whole model, those with the highest scores, whichever layers
-# they are in. Michel and chapter 08 divide each layer's importances by their norm first, because gradients of
+# they are in. Michel and chapter 08 divide each layer's scores by their norm first, because gradients of
 # different layers differ in size for reasons that have nothing to do with heads. Do not divide here, so that
 # your scores can be compared with the formula; in a5_5 you may. Which choices would it change? Among equal
 # scores any choice is right, but the number of heads must be exact.
@@ -115,7 +115,7 @@ def head_importance(loss_and_gate_gradients, L, H, batches):
     """Mean absolute gradient of every head's gate.
 
     loss_and_gate_gradients: gate (L, H) → loss, gradient (L, H). Call it `batches` times, with open
-    gates. Returns importances (L, H).
+    gates. Returns scores (L, H).
     """
     # YOUR CODE HERE
     raise NotImplementedError()

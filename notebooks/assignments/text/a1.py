@@ -338,14 +338,14 @@ for shape in ((2, 3, 4), (1, 6), (2, 2, 2, 3)):
 # %% [markdown]
 # ## a1_3 · Cross-entropy with smoothed labels
 #
-# A model trained to give all probability to one word becomes overconfident. With *label smoothing* the
-# loss asks for 0.9 of the probability on the word of the text and spreads 0.1 evenly over all V words:
+# A model trained to give all probability to one token becomes overconfident. With *label smoothing* the
+# loss asks for 0.9 of the probability on the token of the text and spreads 0.1 evenly over all V tokens:
 #
 # $$p_{rv} = \frac{e^{z_{rv}}}{\sum_{v'} e^{z_{rv'}}} \qquad
 # \text{loss} = \frac{1}{R}\sum_r \Big(-0.9\,\log p_{r,\,t_r} - \frac{0.1}{V}\sum_v \log p_{rv}\Big)$$
 #
-# Here `z` are the logits of R rows (all leading axes together) for V words, and the target `t`, from 0 to
-# V − 1, is the number of the word of the text. A logit of 1000 must not overflow: what may be subtracted
+# Here `z` are the logits of R rows (all leading axes together) for V tokens, and the target `t`, from 0 to
+# V − 1, is the number of the token that the text has there. A logit of 1000 must not overflow: what may be subtracted
 # from a row of logits without changing p?
 
 
@@ -381,7 +381,7 @@ loss, _ = forward(np.zeros((2, 3, 5)), targets)
 expect_close(
     loss,
     np.log(5),
-    "with equal logits each of 5 words has p = 1/5, and the loss must be log 5",
+    "with equal logits each of 5 tokens has p = 1/5, and the loss must be log 5",
     fed={"logits": "zeros (2, 3, 5)", "targets": targets},
     hint="natural logarithm; a mean over all six positions",
 )
@@ -393,7 +393,7 @@ expect_close(
     -(0.9 * target + 0.1 * others).mean(),
     "logits that are logarithms of probabilities must give these probabilities back",
     fed={"logits": logits, "targets": "[0 2]"},
-    hint="0.9 of −log p of the target, and 0.1 of the mean of −log p over all words, the target included",
+    hint="0.9 of −log p of the target, and 0.1 of the mean of −log p over all tokens, the target included",
 )
 
 # %% test="a1_3_forward_hidden" points=2
@@ -417,23 +417,23 @@ expect_close(
     fed=fed,
     hint="the largest logit of each row, not of all rows: the others may underflow to log 0",
 )
-all_words = np.broadcast_to(np.arange(6), (3, 6))
+all_tokens = np.broadcast_to(np.arange(6), (3, 6))
 wide = np.repeat(rng.standard_normal((3, 1, 6)), 6, axis=1)
 each = np.array([[forward(wide[r, v], np.array(v))[0] for v in range(6)] for r in range(3)])
-# loss = 0.9 · (−log p of the word) + 0.1 · (mean of −log p), so the mean over all words is the mean of −log p
+# loss = 0.9 · (−log p of the token) + 0.1 · (mean of −log p), so the mean over all tokens is the mean of −log p
 surprise = (each - 0.1 * each.mean(1, keepdims=True)) / 0.9
 expect_close(
     np.exp(-surprise).sum(1),
     np.ones(3),
-    "the probabilities of all words must sum to 1",
-    fed={"logits": wide[:, 0], "targets": "each of the 6 words in turn, one row at a time"},
+    "the probabilities of all tokens must sum to 1",
+    fed={"logits": wide[:, 0], "targets": "each of the 6 tokens in turn, one row at a time"},
     hint="logits may be a single row, (V,), and targets a single number, ()",
 )
 expect_close(
-    forward(wide, all_words)[0],
+    forward(wide, all_tokens)[0],
     each.mean(),
     "the loss of many rows must be the mean of their losses",
-    fed={"logits": wide, "targets": all_words},
+    fed={"logits": wide, "targets": all_tokens},
     hint="a mean over all leading axes, not over the first alone",
 )
 expect_unmodified(forward, logits, targets)

@@ -5,6 +5,8 @@ from tinyprune.course import answer, expect, expect_close, expect_gradients, exp
 # beta, gamma, zeta
 PAPERS = (0.333, -0.1, 1.1)
 OTHERS = (0.7, -0.3, 1.1)
+# a hard gate is 1 where s̄ is at least this
+EDGE = 0.5
 FORM = (
     "return one gradient, dlog_alpha, with the shape of log_alpha; do not modify dout and the cache"
 )
@@ -22,7 +24,7 @@ def formula_of_gate(log_alpha, u, beta, gamma, zeta, hard=False):
     )
     soft = powered(clipped)
     # a hard gate in complex numbers has the soft gate's derivative
-    gate = (clipped.real >= 0.5) + 1j * soft.imag if hard else soft
+    gate = (clipped.real >= EDGE) + 1j * soft.imag if hard else soft
     gate = gate if np.iscomplexobj(log_alpha) else gate.real
     return gate, (s, s * stretch + gamma, temperature, stretch)
 
@@ -33,12 +35,17 @@ def formula_of_hard_gate(log_alpha, u, beta, gamma, zeta):
 
 def half_open(beta, gamma, zeta):
     # the log_alpha of a hard gate that is open half of the time
-    return beta * np.log((0.5 - gamma) / (zeta - 0.5))
+    return beta * np.log((EDGE - gamma) / (zeta - EDGE))
+
+
+def price_of(size):
+    # what an open head of this size costs
+    return size
 
 
 def formula_of_l0(log_alpha, size, *constants):
     p = ops.sigmoid(log_alpha - half_open(*constants))
-    return (size * p).sum() / size.sum(), (p, size)
+    return (price_of(size) * p).sum() / price_of(size).sum(), (p, size)
 
 
 def log_alpha_of(stretched, u, beta, gamma, zeta):
@@ -67,10 +74,11 @@ def share_of_open(log_alpha, beta, gamma, zeta):
     return 1 - high
 
 
-def layer_output(gates, o, Wo):
-    # y = Σ g_h o_h Wo_h: gate the heads, lay them side by side, project
+def layer_output(gates, gate_of, o, Wo):
+    # gate the heads, lay them side by side, project
     B, T, H, Dh = o.shape
-    return (gates[:, None] * o).reshape(B, T, H * Dh) @ Wo
+    factor = gates[gate_of]
+    return (factor[:, None] * o).reshape(B, T, H * Dh) @ Wo
 
 
 def without_gate(n, G):
@@ -94,7 +102,7 @@ def without_gate(n, G):
 # | --- | --- | ---: |
 # | a3_1 | the soft gate | 9 |
 # | a3_2 | the hard gate, straight-through | 6 |
-# | a3_3 | probability of being open, and L0 as a share of the parameters | 8 |
+# | a3_3 | probability of being open, and L0 as a share | 8 |
 # | a3_4 | the difference that a gate of several heads makes | 7 |
 #
 # No task needs the answer to another one. You may add helper functions to any answer cell.
@@ -169,7 +177,7 @@ gate, _ = forward(np.zeros(2), np.full(2, 0.5), *OTHERS)
 expect_close(
     gate,
     powered(np.full(2, 0.4)),
-    "with log_alpha = 0 and u = ½ the clipped gate must lie halfway between gamma and zeta, at 0.4",
+    "with log_alpha = 0 and u = 0.5 the clipped gate must lie halfway between gamma and zeta, at 0.4",
     fed="log_alpha zeros (2,), u = 0.5, beta 0.7, gamma −0.3, zeta 1.1",
     hint="log u − log(1 − u) is 0 here: what is s? Is it stretched, and by what? What is the last step?",
 )
@@ -341,7 +349,7 @@ def hard_gate_backward(dout, cache):
 
 # %% test="a3_2_forward" points=2
 forward = answer("hard_gate_forward")
-stretched = np.array([[-0.05, 0.05, 0.48], [0.52, 0.9, 1.05]])
+stretched = np.array([[-0.05, 0.05, EDGE - 0.02], [EDGE + 0.02, 0.9, 1.05]])
 u = np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]])
 log_alpha = log_alpha_of(stretched, u, *PAPERS)
 gate, _ = forward(log_alpha, u, *PAPERS)
@@ -358,14 +366,15 @@ expect_close(
     np.array([[0.0, 0, 0], [1, 1, 1]]),
     "the same must hold with other constants than the paper's",
     fed={"s̄": stretched, "u": u, "beta, gamma, zeta": OTHERS},
-    hint="gamma + zeta is not 1 here, so s = ½ does not mean s̄ = ½",
+    hint="s is not yet stretched: with these constants s = ½ does not mean s̄ = ½",
 )
-gate, _ = forward(np.array([-0.5, 0.5]), None, *PAPERS)
+log_alpha = half_open(1, *PAPERS[1:]) + np.array([-0.5, 0.5])
+gate, _ = forward(log_alpha, None, *PAPERS)
 expect_close(
     gate,
     np.array([0.0, 1]),
-    "in evaluation, with the paper's constants, a gate must be open if log_alpha is above 0",
-    fed="log_alpha [−0.5, 0.5], u None, beta 0.333, gamma −0.1, zeta 1.1",
+    "in evaluation a gate must be shut below the log_alpha of s̄ = ½, and open above it",
+    fed={"log_alpha": log_alpha, "u": None, "beta, gamma, zeta": PAPERS},
     hint="without noise s = sigmoid(log_alpha); the threshold is the same",
 )
 
@@ -381,12 +390,12 @@ for shape, constants in (
 ):
     _, gamma, zeta = constants
     stretched = rng.uniform(gamma + 0.01, zeta - 0.01, shape)
-    stretched.flat[:3] = 0.5 - 1e-6, 0.5 + 1e-6, 0.5 + 1e-3
+    stretched.flat[:3] = EDGE - 1e-6, EDGE + 1e-6, EDGE + 1e-3
     for noise in (rng.uniform(1e-6, 1 - 1e-6, shape), None):
         log_alpha = log_alpha_of(stretched, noise, *constants)
         expect_close(
             forward(log_alpha, noise, *constants)[0],
-            (stretched > 0.5).astype(float),
+            (stretched > EDGE).astype(float),
             "a hard gate must be 1 where s̄ is at least ½, and 0 elsewhere",
             fed={
                 "log_alpha": log_alpha,
@@ -397,16 +406,18 @@ for shape, constants in (
             hint=(
                 "evaluation: is there neither noise nor temperature?"
                 if noise is None
-                else "gamma + zeta is not 1 here, so s = ½ does not mean s̄ = ½"
+                else "s is not yet stretched: with these constants s = ½ does not mean s̄ = ½"
             ),
         )
+# the middle between gamma and zeta
+constants = (0.5, EDGE - 1, EDGE + 1)
 for noise in (np.full(3, 0.5), None):
     expect_close(
-        forward(np.array([-1e-3, 0.0, 1e-3]), noise, 0.5, -0.5, 1.5)[0],
+        forward(np.array([-1e-3, 0.0, 1e-3]), noise, *constants)[0],
         np.array([0.0, 1, 1]),
         "with s̄ of exactly ½ a gate must be open",
-        fed={"log_alpha": "[-0.001, 0, 0.001]", "u": noise, "beta, gamma, zeta": (0.5, -0.5, 1.5)},
-        hint="“at least ½”; and np.round goes to the even number",
+        fed={"log_alpha": "[-0.001, 0, 0.001]", "u": noise, "beta, gamma, zeta": constants},
+        hint="“at least ½”, not “above”; and np.round(0.5) is 0",
     )
 ### END HIDDEN TESTS
 
@@ -452,11 +463,12 @@ for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2),
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## a3_3 · Probability of being open, and L0 as a share of the parameters
+# ## a3_3 · Probability of being open, and L0 as a share
 #
-# Without a price a model keeps all of its heads. The L0 loss puts a price on the parameters of open heads:
-# head h owns $n_h$ of them, and L0 is the expected share of all these that stays, since gates are random. The
-# chapter counts a head as open if $g > 0$. Hard gates let less through: here a head is open if $\hat g = 1$ (a3_2).
+# Without a price a model keeps all of its heads. Here each open head has a price: that of head h is $n_h$, the
+# number of its parameters. L0 is the share of the price of all heads that is paid; gates are random, so it is an
+# expected share. The chapter counts a head as open if $g > 0$. Hard gates let less through: here a head is open
+# if $\hat g = 1$ (a3_2).
 #
 # $$ \mathtt{p\_open} = P\big(\bar s \ge \tfrac12\big) = \operatorname{sigmoid}\Big(\mathtt{log\_alpha} -
 # \mathtt{beta}\,\log\frac{\frac12-\mathtt{gamma}}{\mathtt{zeta}-\frac12}\Big) \qquad
@@ -468,7 +480,7 @@ for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2),
 # temperature. The probability that the noise is larger than $t$ is $\operatorname{sigmoid}(-t)$.
 #
 # The loss of gate training is cross-entropy + lam · L0, so the `dout` of `l0_backward` is a number, lam,
-# the price of all parameters of all heads. The sizes are constants: they have no gradient.
+# which all heads together cost. The sizes are constants: they have no gradient.
 #
 # For `log_alpha` of ±1000, p_open must be 1 and 0, and the gradient 0. Which ways of writing the
 # sigmoid and its derivative end in ∞/∞? (A warning about an overflow costs no points, a `nan`
@@ -490,7 +502,7 @@ def p_open(log_alpha, beta, gamma, zeta):
 
 
 def l0_forward(log_alpha, size, beta, gamma, zeta):
-    """Expected share of the parameters that stay.
+    """Expected share of the price of all heads.
 
     log_alpha (...); size (...), the parameters of each head. Returns L0, a number between
     0 and 1, and the cache (p_open, size), two arrays (...).
@@ -525,7 +537,7 @@ log_alpha, n = np.array([-2.0, -0.5, 1.0, 2.0]), 40_000
 u = rng.uniform(1e-6, 1 - 1e-6, (n, 4))
 gates, _ = formula_of_hard_gate(np.broadcast_to(log_alpha, u.shape), u, *OTHERS)
 share = gates.mean(axis=0)
-# the share of n draws comes out as p, give or take sqrt(p (1 − p) / n), which is at most ½ / sqrt(n)
+# the share of n draws comes out as p, give or take sqrt(p (1 − p) / n), which is at most 0.5 / sqrt(n)
 expect_close(
     probability(log_alpha, *OTHERS),
     share,
@@ -573,10 +585,18 @@ for shape in ((6,), (4, 8)):
     expect_close(
         L0,
         0.5,
-        "if all gates are open half of the time, half of the parameters must stay on average",
+        "if all gates are open half of the time, half of the price must be paid on average",
         fed={"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": OTHERS},
-        hint="one number for all heads of all layers: sizes times probabilities, added up, by all sizes. Is p_open right?",
+        hint="one number for all heads of all layers: prices times probabilities, added up, by all prices. Is p_open right?",
     )
+log_alpha, size = np.array([-30.0, half_open(*OTHERS)]), np.array([100.0, 300.0])
+expect_close(
+    forward(log_alpha, size, *OTHERS)[0],
+    price_of(size)[1] / price_of(size).sum() / 2,
+    "L0 must be half of the share of the second head, which is open half of the time, if the first is shut",
+    fed={"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": OTHERS},
+    hint="is each probability multiplied by the price of its head?",
+)
 
 # %% test="a3_3_forward_hidden" points=1
 ### BEGIN HIDDEN TESTS
@@ -588,10 +608,10 @@ for shape, constants in (((1,), PAPERS), ((3, 5), OTHERS), ((2, 3, 4), (0.4, -0.
     fed = {"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": constants}
     expect_close(
         forward(log_alpha, size, *constants)[0],
-        (size * share_of_open(log_alpha, *constants)).sum() / size.sum(),
-        "L0 must be the expected share of the parameters that stay",
+        (price_of(size) * share_of_open(log_alpha, *constants)).sum() / price_of(size).sum(),
+        "L0 must be the expected share of the price of all heads",
         fed=fed,
-        hint="the sum of all sizes times probabilities by the sum of all sizes, over every axis. Is p_open right?",
+        hint="the sum of all prices times probabilities by the sum of all prices, over every axis. Is p_open right?",
         absolute=1e-7,
     )
     expect_close(
@@ -602,11 +622,12 @@ for shape, constants in (((1,), PAPERS), ((3, 5), OTHERS), ((2, 3, 4), (0.4, -0.
         hint="both sums, above and below the line, run over every axis",
     )
 log_alpha = np.array([[-1000.0, 1000.0, 1000.0], [1000.0, -1000.0, -1000.0]])
+size = np.array([[1.0, 2, 4], [8, 16, 32]])
 expect_close(
-    forward(log_alpha, np.array([[1.0, 2, 4], [8, 16, 32]]), *PAPERS)[0],
-    14.0 / 63,
-    "L0 must be the share that open heads own if all heads are surely open or surely shut",
-    fed={"log_alpha": log_alpha, "size": "[[1, 2, 4], [8, 16, 32]]", "beta, gamma, zeta": PAPERS},
+    forward(log_alpha, size, *PAPERS)[0],
+    price_of(size)[log_alpha > 0].sum() / price_of(size).sum(),
+    "L0 must be the open heads' share of the price if all heads are surely open or surely shut",
+    fed={"log_alpha": log_alpha, "size": size, "beta, gamma, zeta": PAPERS},
     hint="exp(1000) is infinite, and ∞/∞ is nan",
 )
 ### END HIDDEN TESTS
@@ -622,7 +643,7 @@ expect_gradients(
         "gamma": -0.1,
         "zeta": 1.1,
     },
-    hint="a head's share of all sizes, times the derivative of the sigmoid, times the incoming gradient, a number",
+    hint="a head's share of the price, times the derivative of the sigmoid, times the incoming gradient, a number",
     fixed=("size", "beta", "gamma", "zeta"),
 )
 
@@ -641,7 +662,7 @@ for shape, constants in (((1,), PAPERS), ((3, 2), OTHERS), ((2, 3, 2), (2.0, -0.
             "gamma": gamma,
             "zeta": zeta,
         },
-        hint="each head has its own gradient, and all sizes stand below the line, whatever the number of axes",
+        hint="each head has its own gradient, and all prices stand below the line, whatever the number of axes",
         rng=rng,
         fixed=("size", "beta", "gamma", "zeta"),
     )
@@ -719,9 +740,9 @@ def gate_gradients(dy, o, Wo, gate_of):
 rng = np.random.default_rng(38)
 differences = answer("gate_differences")
 o, Wo = rng.standard_normal((2, 3, 4, 2)), rng.standard_normal((8, 8))
-with_all = layer_output(np.ones(4), o, Wo)
 for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
     G = gate_of.max() + 1
+    with_all = layer_output(np.ones(G), gate_of, o, Wo)
     came = differences(o, Wo, gate_of)
     expect(
         np.shape(came) == (G, 2, 3, 8),
@@ -734,7 +755,7 @@ for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
     for n in range(G):
         expect_close(
             np.asarray(came)[n],
-            with_all - layer_output(without_gate(n, G)[gate_of], o, Wo),
+            with_all - layer_output(without_gate(n, G), gate_of, o, Wo),
             f"Δ[{n}] must be the output with all heads minus the output without the heads of gate {n}",
             fed=f"o {o.shape}, Wo {Wo.shape}, random, gate_of {gate_of}",
             hint="which rows of Wo belong to a head, and which heads belong to a gate?",
@@ -756,8 +777,8 @@ for B, T, H, Dh, D, G in (
     # whatever the other gates are
     gates, gate_of = rng.uniform(0, 1, G), np.arange(H) % G
     expected = [
-        layer_output(np.where(np.arange(G) == n, 1, gates)[gate_of], o, Wo)
-        - layer_output(np.where(np.arange(G) == n, 0, gates)[gate_of], o, Wo)
+        layer_output(np.where(np.arange(G) == n, 1, gates), gate_of, o, Wo)
+        - layer_output(np.where(np.arange(G) == n, 0, gates), gate_of, o, Wo)
         for n in range(G)
     ]
     expect_close(
@@ -778,10 +799,10 @@ o, Wo, dy = (
     rng.standard_normal((2, 3, 8)),
 )
 # with loss = Σ dy · y the loss is a straight line too: its slope is a difference
-with_all = (dy * layer_output(np.ones(4), o, Wo)).sum()
 for gate_of in (np.arange(4), np.array([0, 2, 1, 0])):
     G = gate_of.max() + 1
-    without = [(dy * layer_output(without_gate(n, G)[gate_of], o, Wo)).sum() for n in range(G)]
+    with_all = (dy * layer_output(np.ones(G), gate_of, o, Wo)).sum()
+    without = [(dy * layer_output(without_gate(n, G), gate_of, o, Wo)).sum() for n in range(G)]
     expect_close(
         gradients(dy, o, Wo, gate_of),
         with_all - np.array(without),
@@ -807,10 +828,10 @@ for B, T, H, Dh, D, G in (
     gates, target = rng.uniform(0, 1, G), rng.standard_normal((B, T, D))
     # a loss that is curved: Σ (y − target)³ / 3, whose gradient with respect to y is (y − target)²,
     # and its derivative with respect to each gate, measured with a complex step
-    dy = (layer_output(gates[gate_of], o, Wo) - target) ** 2
+    dy = (layer_output(gates, gate_of, o, Wo) - target) ** 2
     step = 1e-20
     measured = [
-        ((layer_output((gates + 1j * step * row)[gate_of], o, Wo) - target) ** 3).sum().imag
+        ((layer_output(gates + 1j * step * row, gate_of, o, Wo) - target) ** 3).sum().imag
         / 3
         / step
         for row in np.eye(G)

@@ -4,6 +4,8 @@ from tinyprune.course import answer, expect, expect_close, expect_gradients, giv
 from tinyprune.model import gates
 
 PAPER = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
+ABOVE = 0.0  # of a4_2: the probability is that of a gate above this
+MOMENTUM = 0.0  # of a4_4: none
 
 
 def scaling(gate):
@@ -35,6 +37,20 @@ def check_shapes(name, *arrays):
     shapes = [np.shape(a) for a in arrays]
     if len(set(shapes)) > 1 or len(shapes[0]) != 2:
         raise ValueError(f"{name} must get arrays (L, H), got {', '.join(map(str, shapes))}")
+
+
+def p_above(log_alpha, beta, gamma, zeta):
+    """P(g > ABOVE)."""
+    return ops.sigmoid(log_alpha - beta * np.log((ABOVE - gamma) / (zeta - ABOVE)))
+
+
+def falls(gradients, lr):
+    """How far log_alpha falls in each step, from the gradients of the steps."""
+    velocity, found = 0.0, []
+    for gradient in gradients:
+        velocity = MOMENTUM * velocity + gradient
+        found.append(lr * velocity)
+    return found
 
 
 class Watch:
@@ -256,20 +272,23 @@ for at in (0, 1, 50):
 #
 # Gate training should start from the whole trained model, not from half of it. So every gate starts
 # *likely open*: the paper sets all `log_alpha` to 2. Which probability is that? You go the other way:
-# from the probability $P(g > 0)$ that a gate is open to its `log_alpha`.
+# from the probability $P(g > 0)$ that a gate is above 0 to its `log_alpha`. For every $x$ from 0 to 1,
 #
-# Solve the formula for `p_open` at the top for `log_alpha`. What is the inverse of the sigmoid?
+# $$ P(g > x) = \operatorname{sigmoid}\Big(\mathtt{log\_alpha} -
+# \mathtt{beta}\,\log\frac{x-\mathtt{gamma}}{\mathtt{zeta}-x}\Big). $$
+#
+# Solve this for `log_alpha` at $x = 0$. What is the inverse of the sigmoid?
 
 
 # %% solution="a4_2"
-def starting_log_alpha(p_open, beta, gamma, zeta):
-    """The log_alpha at which a gate is open, g > 0, with probability p_open.
+def starting_log_alpha(p, beta, gamma, zeta):
+    """The log_alpha at which a gate is above 0 with probability p.
 
-    p_open an array of any shape or a number, between 0 and 1; beta > 0, gamma < 0, zeta > 1.
-    Returns log_alpha of the shape of p_open.
+    p an array of any shape or a number, between 0 and 1; beta > 0, gamma < 0, zeta > 1.
+    Returns log_alpha of the shape of p.
     """
     ### BEGIN SOLUTION
-    logit = np.log(p_open) - np.log(1 - p_open)
+    logit = np.log(p) - np.log(1 - p)
     return logit + beta * np.log(-gamma / zeta)
     ### END SOLUTION
 
@@ -278,28 +297,28 @@ def starting_log_alpha(p_open, beta, gamma, zeta):
 start = answer("starting_log_alpha")
 wanted = np.array([0.05, 0.5, 0.9, 0.943])
 log_alpha = start(wanted, 0.333, -0.1, 1.1)
-fed = {"p_open": wanted, **PAPER}
+fed = {"p": wanted, **PAPER}
 expect_close(
     np.shape(log_alpha),
     wanted.shape,
-    "log_alpha must have the shape of p_open",
+    "log_alpha must have the shape of p",
     fed=fed,
     hint="one log_alpha for each probability; NumPy's functions work entry by entry",
 )
 expect_close(
-    ops.p_open(np.asarray(log_alpha, float), **PAPER),
+    p_above(np.asarray(log_alpha, float), **PAPER),
     wanted,
-    "a gate with your log_alpha must be open with probability p_open (got: p_open of your log_alpha)",
+    f"a gate with your log_alpha must be above {ABOVE:g} with probability p (got: this probability)",
     fed=fed,
-    hint="put your log_alpha into the formula for p_open: what do you get, and at which term does it differ?",
+    hint="put your log_alpha into the formula for P(g > x): what do you get, and at which term does it differ?",
 )
-expect(
-    1.99 < start(0.943, 0.333, -0.1, 1.1) < 2.01,
-    "a gate that is open with probability 0.943 must start near 2, as in the paper",
-    fed={"p_open": 0.943, **PAPER},
-    came=start(0.943, 0.333, -0.1, 1.1),
-    expected="2.00",
-    hint="p_open may be a number as well",
+papers = float(p_above(2.0, **PAPER))
+expect_close(
+    start(papers, 0.333, -0.1, 1.1),
+    2.0,
+    f"a gate that is above {ABOVE:g} with probability {papers:.3f} must start at 2, as in the paper",
+    fed={"p": papers, **PAPER},
+    hint="p may be a number as well",
 )
 
 # %% test="a4_2_start_hidden" points=1
@@ -313,25 +332,25 @@ for shape, beta, gamma, zeta in (
 ):
     wanted = rng.uniform(0.02, 0.98, shape)
     log_alpha = np.asarray(start(wanted, beta, gamma, zeta), float)
-    fed = {"p_open": wanted, "beta": beta, "gamma": gamma, "zeta": zeta}
+    fed = {"p": wanted, "beta": beta, "gamma": gamma, "zeta": zeta}
     expect_close(
         log_alpha.shape,
         shape,
-        "log_alpha must have the shape of p_open",
+        "log_alpha must have the shape of p",
         fed=fed,
-        hint="p_open may have any number of axes, or none",
+        hint="p may have any number of axes, or none",
     )
-    # a gate grows with u, so it must open exactly where u passes 1 − p_open
-    for side, opened in ((1e-6, 1.0), (-1e-6, 0.0)):
+    # a gate grows with u, so it must pass ABOVE exactly where u passes 1 − p
+    for side, above in ((1e-6, 1.0), (-1e-6, 0.0)):
         u = 1 - wanted + side
         gate, _ = ops.hard_concrete_forward(
             log_alpha, np.asarray(u), beta=beta, gamma=gamma, zeta=zeta, hard=False
         )
         expect_close(
-            np.asarray(gate > 0, float),
-            np.full(shape, opened),
-            "gates drawn with your log_alpha must be open with probability p_open: got 1 for "
-            f"open and 0 for closed, with the noise u {'just above' if opened else 'just below'} 1 − p_open",
+            np.asarray(gate > ABOVE, float),
+            np.full(shape, above),
+            f"gates drawn with your log_alpha must be above {ABOVE:g} with probability p: got 1 for those "
+            f"that are and 0 for others, with the noise u {'just above' if above else 'just below'} 1 − p",
             fed={**fed, "u": u},
             hint="are beta, gamma and zeta of the call used, each in its place?",
         )
@@ -340,8 +359,8 @@ for p in (0.01, 0.3, 0.999):
     expect_close(
         start(p, 0.333, -0.1, 1.1) + start(1 - p, 0.333, -0.1, 1.1),
         2 * plain,
-        "p_open and 1 − p_open must lie as far above p_open = ½ as below it",
-        fed={"p_open": f"{p} and {1 - p}; got: the sum of the two log_alpha", **PAPER},
+        "log_alpha of p and of 1 − p must lie as far above that of p = ½ as below it",
+        fed={"p": f"{p} and {1 - p}; got: the sum of the two log_alpha", **PAPER},
         hint="the sigmoid is symmetric about its middle, and so is its inverse",
         relative=1e-6,
     )
@@ -585,8 +604,8 @@ came = watch.train(start.copy(), np.random.default_rng(0), 4, 0.1)
 fed = {"log_alpha": start, "steps": 4, "lr": 0.1, "lam": "0.5 in every step", "l0_gradient": "ones"}
 expect_close(
     came,
-    start - 4 * 0.1 * 0.5,
-    "log_alpha of worthless heads must fall by lr · lam in each step, where the gradient of L0 is 1",
+    start - sum(falls([0.5] * 4, 0.1)),
+    "log_alpha of worthless heads must fall as the price alone moves it, where the gradient of L0 is 1",
     fed=fed | {"loss": "0, whatever the gates"},
     hint="descent goes against the gradient; the price acts on open and closed gates",
 )
@@ -703,10 +722,13 @@ fed = {
     "loss": "0, whatever the gates",
     "l0_gradient(log_alpha)": "1 + log_alpha",
 }
-# 1 + log_alpha shrinks by 1 − lr · lam in each step
+place, gradients = start, []
+for price in prices[:steps]:
+    gradients.append(price * (1 + place))
+    place = start - sum(falls(gradients, lr))
 expect_close(
     came,
-    (1 + start) * np.prod([1 - lr * p for p in prices[:steps]]) - 1,
+    place,
     "each step must use its own price, and the log_alpha of this step",
     fed=fed,
     hint="steps count from 0; call l0_gradient in each step",
@@ -790,6 +812,7 @@ expect_close(
     fed={"log_alpha": start},
     hint="got: the log_alpha that sample_gates had before the model was run for the first time",
 )
+slopes = []
 for k in range(steps):
     before, after, u = places[k], places[k + 1], watch.noise[k]
     gate, _ = ops.hard_concrete_forward(before, u, hard=True, **PAPER)
@@ -802,7 +825,7 @@ for k in range(steps):
         fed=fed,
         hint="multiply the gates by the c of their layer before the model gets them",
     )
-    # what the step has to go against, measured with a complex step; c is held
+    # the gradient, measured with a complex step; c is held
     slope = np.zeros((L, H))
     for at in np.ndindex(L, H):
         moved = before.astype(complex)
@@ -810,11 +833,12 @@ for k in range(steps):
         soft, _ = ops.hard_concrete_forward(moved, u, hard=True, **PAPER)
         l0, _ = ops.l0_forward(moved, **PAPER)
         slope[at] = (curved(k, c * soft) + prices[k] * l0).imag / 1e-20
+    slopes.append(slope)
     expect_close(
         (before - after) / lr,
-        slope,
-        f"step {k} did not go against the gradient of loss(c · g) + lam · L0, which was measured "
-        "(got: how far log_alpha fell, divided by lr)",
+        falls(slopes, 1)[k],
+        f"step {k} did not move log_alpha by what the gradient of loss(c · g) + lam · L0 asks for, which was "
+        "measured (got: how far log_alpha fell, divided by lr)",
         fed=fed,
         hint="from log_alpha to the loss: which factors does the chain rule have? does the price have them? "
         "(in step 0 lam is 0 here, so that only the loss acts)",
@@ -875,7 +899,7 @@ for h in (24.0, 4.0):
         slope,
         "the pressure must be the derivative of the penalty with respect to h, which was measured",
         fed=fed,
-        hint="the derivative with respect to h, with its sign; d depends on h, and so does e to the power of d; "
+        hint="the derivative with respect to h, with its sign; d depends on h, and so does what lam2 is multiplied by; "
         "lam1 and lam2 are those before the step",
     )
 

@@ -576,7 +576,7 @@ for name, value in folded.items():
 # Think of a head that helps in every other batch and hurts in the rest.
 #
 # Then choose: exactly `keep` heads of the whole model, those with the highest scores, whichever layers
-# they are in. Michel and chapter 08 divide each layer's importances by their norm first, because gradients of
+# they are in. Michel and chapter 08 divide each layer's scores by their norm first, because gradients of
 # different layers differ in size for reasons that have nothing to do with heads. Do not divide here, so that
 # your scores can be compared with the formula; in a5_5 you may. Which choices would it change? Among equal
 # scores any choice is right, but the number of heads must be exact.
@@ -587,7 +587,7 @@ def head_importance(loss_and_gate_gradients, L, H, batches):
     """Mean absolute gradient of every head's gate.
 
     loss_and_gate_gradients: gate (L, H) → loss, gradient (L, H). Call it `batches` times, with open
-    gates. Returns importances (L, H).
+    gates. Returns scores (L, H).
     """
     ### BEGIN SOLUTION
     total = np.zeros((L, H))
@@ -621,7 +621,7 @@ rare[1] = size
 expect_close(
     importance_of(rare, hint),
     np.abs(size) / 4,
-    "a head with a gradient in one batch of four must have a quarter of that as its importance",
+    "a head with a gradient in one batch of four must have a quarter of that as its score",
     fed={"∂loss/∂gate of batch 1, zero in the others": size},
     hint="neither the largest, nor a sum, nor the root of the mean of squares, nor a share of the layer",
 )
@@ -630,14 +630,14 @@ halves = [np.asarray(importance_of(part, hint)) for part in (gradients[:3], grad
 expect_close(
     importance_of(gradients, hint),
     (halves[0] + halves[1]) / 2,
-    "the importance over six batches must be the mean of those over the first and the last three",
+    "the score over six batches must be the mean of those over the first and the last three",
     fed={"∂loss/∂gate": gradients},
     hint=hint,
 )
 expect_close(
     importance_of(gradients[:1], hint),
     np.abs(gradients[0]),
-    "with one batch the importance is the absolute gradient",
+    "with one batch the score is the absolute gradient",
     fed={"∂loss/∂gate": gradients[:1]},
     hint=hint,
 )

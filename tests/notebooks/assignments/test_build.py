@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from marks import FOLDER, assignment, build, cells_that_test, only, wrong_answers
+from marks import FOLDER, assignment, build, cells_that_test, wrong_answers
 from mischief import MISCHIEF
 
 from tinyprune import ops
@@ -22,6 +22,7 @@ from tinyprune.course.answers import submission
 from tinyprune.course.marking import run_test
 from tinyprune.model.gates import output_scaling
 from tinyprune.ops.attention import softmax
+from tinyprune.pruning.gates import controller_step
 from tinyprune.training.schedules import linear_warmup
 
 REPOSITORY = FOLDER.parents[1]
@@ -92,8 +93,7 @@ def test_solution_would_be_found(name):
     forbidden = secrets(name)
     (source,) = build.source_of(name).values()
     solution = build.answers(assignment(name))
-    assert found_in(solution, forbidden)
-    assert found_in(source, forbidden)
+    assert found_in(solution, forbidden) and found_in(source, forbidden)
     # One line of it, in another layout, in a comment.
     line = next(secret for secret in sorted(forbidden) if secret in solution)
     assert found_in(f"# {line.replace(' ', '  ')}", forbidden) == {line} | found_in(line, forbidden)
@@ -106,15 +106,15 @@ def test_committed_folder_is_in_step_with_the_text(name):
 
 
 def test_all_six_are_there():
-    assert [f"a{i}" for i in range(1, 7)] == build.NAMES
-    assert sorted(path.name for path in FOLDER.glob("a[0-9]*")) == build.NAMES
+    assert sorted(path.name for path in FOLDER.glob("a[0-9]*")) == build.NAMES == [f"a{i}" for i in range(1, 7)]
 
 
 def test_numbers_in_the_pages_are_those_of_the_tests():
     page = (FOLDER / "INSTRUCTORS.md").read_text(encoding="utf-8")
-    wrongs = sum(len(wrong_answers(name)) for name in build.NAMES)
-    assert f"Each of the {wrongs} typical wrong answers" in page
+    assert f"Each of the {sum(len(wrong_answers(name)) for name in build.NAMES)} typical wrong answers" in page
     assert f"has {len(MISCHIEF)} submissions that try" in page
+    for name, rules in build.tomllib.loads((FOLDER / "variants.toml").read_text("utf-8")).items():
+        assert f" {np.prod([len(rule['draw']) for rule in rules])} of {name.upper()}" in page
 
 
 @pytest.mark.parametrize("name", build.NAMES)
@@ -142,8 +142,7 @@ def test_stub_is_python_and_asks_for_what_the_tests_ask(name):
     compile(stub, name, "exec")
     functions = {node.name for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)}
     asked = set(re.findall(r'answer\(\s*"(\w+)"', build.tests(name, assignment(name), hidden=True)))
-    assert asked
-    assert asked <= functions
+    assert set() < asked <= functions
     comments = [t.string for t in tokenize.generate_tokens(io.StringIO(stub).readline) if t.type == tokenize.COMMENT]
     assert sum("YOUR CODE HERE" in comment for comment in comments) >= len(asked)
 
@@ -180,61 +179,62 @@ def scaled(gate):
 
 
 CHOSEN = itemgetter(0, 1, 2, 6, 7)  # gradients of q, k, v, pk, pv
-
-
-def persistent(q, k, v, pk, pv):
-    return ops.attention_forward(q, k, v, pk=pk, pv=pv)
-
-
-# Tasks that every variant changes, and the package's functions for them.
-VARIED = {
-    "a1_1": {name: getattr(ops, name) for name in ("linear_forward", "linear_backward")},
-    "a1_2": {"norm_forward": ops.layernorm_forward, "norm_backward": ops.layernorm_backward},
-    "a1_3": {name: getattr(ops, name) for name in ("cross_entropy_forward", "cross_entropy_backward")},
-    "a2_1": {
-        "softmax_forward": lambda s: 2 * (softmax(s.copy()),),
-        "softmax_backward": lambda da, a: a * (da - (a * da).sum(-1, keepdims=True)),
-    },
-    "a2_2": {"attention_forward": lambda q, k, v, b: ops.attention_forward(q, k, v)},
-    "a2_3": {"attention_backward": lambda dout, cache: ops.attention_backward(dout, cache)[:4]},
-    "a2_4": {
-        "persistent_attention_forward": persistent,
-        "persistent_attention_backward": lambda dout, c: CHOSEN(ops.attention_backward(dout, persistent(*c[:5])[1])),
-    },
-    "a3_1": {"hard_concrete_forward": gate, "hard_concrete_backward": ops.hard_concrete_backward},
-    "a3_2": {"hard_gate_forward": lambda *x: gate(*x, hard=True), "hard_gate_backward": ops.hard_concrete_backward},
-    "a4_1": {"lam_at": lambda step, lam, warmup: lam * linear_warmup(step, warmup)},
-    "a4_3": {"scaled_gates_forward": scaled, "scaled_gates_backward": lambda dout, c: c * dout},
+SAME = "linear_forward linear_backward cross_entropy_forward cross_entropy_backward hard_concrete_backward l0_backward"
+# The package's functions for the tasks of A1 to A4, all of which every variant changes; it has none for a4_2 and a4_4.
+PACKAGE = {name: getattr(ops, name) for name in SAME.split()} | {
+    "norm_forward": ops.layernorm_forward,
+    "norm_backward": ops.layernorm_backward,
+    "softmax_forward": lambda s: 2 * (softmax(s.copy()),),
+    "softmax_backward": lambda da, a: a * (da - (a * da).sum(-1, keepdims=True)),
+    "attention_forward": lambda q, k, v, b: ops.attention_forward(q, k, v),
+    "attention_backward": lambda dout, cache: ops.attention_backward(dout, cache)[:4],
+    "persistent_attention_forward": lambda q, k, v, pk, pv: ops.attention_forward(q, k, v, pk=pk, pv=pv),
+    "persistent_attention_backward": lambda dout, c: CHOSEN(
+        ops.attention_backward(dout, ops.attention_forward(*c[:3], pk=c[3], pv=c[4])[1])
+    ),
+    "hard_concrete_forward": gate,
+    "hard_gate_forward": lambda *x: gate(*x, hard=True),
+    "hard_gate_backward": ops.hard_concrete_backward,
+    "p_open": lambda log_alpha, b, g, z: ops.p_open(log_alpha, beta=b, gamma=g, zeta=z),
+    "l0_forward": lambda log_alpha, size, b, g, z: ops.l0_forward(log_alpha, size, beta=b, gamma=g, zeta=z),
+    "gate_differences": lambda o, Wo, gate_of: ops.head_difference(o, Wo),
+    "gate_gradients": lambda dy, o, Wo, gate_of: (dy * ops.head_difference(o, Wo)).sum((1, 2, 3)),
+    "lam_at": lambda step, lam, warmup: lam * linear_warmup(step, warmup),
+    "scaled_gates_forward": scaled,
+    "scaled_gates_backward": lambda dout, c: c * dout,
+    "controller_step": lambda lam1, lam2, h, target, heads, lr: controller_step(h, target, heads, lam1, lam2, lr),
 }
 
 
 def lost(answers, notebook):
-    """Return the tasks that lose points if these functions are marked, in this process."""
+    """Return the tasks that lose points if these functions are marked here; a4_4_model, which trains, is left out."""
     unknown = {name: lambda *args, f=f: f(*args) for name, f in answers.items() if callable(f)}  # not as the package's
-    cells, tests = (c for c in notebook.cells if c.cell_type == "code" and not c.metadata.nbgrader.solution), {}
+    cells = [c for c in notebook.cells if c.cell_type == "code" and not c.metadata.nbgrader.solution]
+    cells, tests = {c.metadata.nbgrader.grade_id: c.source for c in cells} | {"a4_4_model": ""}, {}
     with submission(SimpleNamespace(**unknown)):
-        said = {cell.metadata.nbgrader.grade_id: run_test(cell.source, "test", tests) for cell in cells}
+        said = {test: run_test(source, "test", tests) for test, source in cells.items()}
     return {build.task_of(test) for test, outputs in said.items() if any(o.output_type == "error" for o in outputs)}
 
 
 @pytest.mark.parametrize("seed", ["1", "2026"])
 @pytest.mark.parametrize("name", ["a1", "a2", "a3", "a4"])
 def test_variant_refuses_the_packages_functions_and_last_years_answers(name, seed, tmp_path):
-    text = build.varied(name, (FOLDER / "text" / f"{name}.py").read_text("utf-8"), seed)
-    build.write({f"text/{name}.py": text}, tmp_path)
-    tasks = {task for task in VARIED if task.startswith(name)}
-    notebook = only(tasks, build.notebook_of(name, tmp_path))
+    path = f"text/{name}.py"
+    build.write({path: build.varied(name, (FOLDER / path).read_text("utf-8"), seed)}, tmp_path)
+    notebook = build.notebook_of(name, tmp_path)
+    tasks = {build.task_of(test) for test in cells_that_test(notebook)}
     exec(build.answers(notebook), its_own := {})
     exec(build.answers(assignment(name)), last_year := {})
-    package = {function: f for task in tasks for function, f in VARIED[task].items()}
     assert lost(its_own, notebook) == set()
-    assert lost(last_year, notebook) == lost(package, notebook) == lost(package, only(tasks, assignment(name))) == tasks
+    assert lost(last_year, notebook) == lost(PACKAGE, notebook) == lost(PACKAGE, assignment(name)) == tasks
 
 
-def test_lecture_has_ten_pictures_or_says_how_many():
-    for chapter in sorted(FOLDER.parent.glob("[0-9]*.ipynb")):
-        page, found = build.lecture(chapter), len(build.pictures_of(chapter))
-        assert (page.count("<img src='data:"), f"has {found} pictures" in page) == (min(found, 10), found < 10)
+def test_lecture_has_ten_slides_of_every_chapter_and_no_raw_formula():
+    pytest.importorskip("math_core", reason="needs tinyprune[course]")
+    pages = {chapter.stem: build.lecture(chapter) for chapter in FOLDER.parent.glob("[0-9]*.ipynb")}
+    fewer = {name: n for name, page in pages.items() if (n := page.count("<summary>Notes</summary>")) != 10}
+    assert fewer == {} and len(pages) == 14
+    assert "$" not in re.sub(r"<(pre|code)\b.*?</\1>", "", "".join(pages.values()), flags=re.DOTALL)
 
 
 @pytest.mark.slow
