@@ -1,9 +1,13 @@
 """The numbers of the claims pages follow from the committed cells."""
 
 import itertools
+import json
+import math
 import re
 from functools import cache
 from pathlib import Path
+
+import numpy as np
 
 from tinyprune.experiments.intervals import difference, judged
 from tinyprune.experiments.results import read_csv
@@ -90,6 +94,24 @@ def test_every_difference_at_a_fixed_lam_follows_from_its_cells():
         own = [r for r in csv_of("stabilisers-pydoc/curves.csv") if r["variant"] == row.group(1)][:4]
         cells = [f" {signed(r['difference'])} ± {r['difference_spread']:.3f} |" for r in own]
         assert row.group(2) == "".join(cells)
+
+
+def test_the_law_of_the_distance_follows_from_its_cells():
+    page = (RESULTS / "law-stdlib/README.md").read_text(encoding="utf-8")
+    bits: dict[tuple, dict[str, list]] = {}
+    for text in (RESULTS / "law-stdlib/cells.jsonl").read_text(encoding="utf-8").splitlines():
+        config, record = json.loads(text)["cell"]["config"], json.loads(text)["record"]["bits_per_character"]
+        model, read = config["model"], np.array([record["valid"], record["test"]])
+        size = config["train"]["steps"] / 3500, model["L"] / 4, model["D"] / model["H"] / 16, model["D"] / 128
+        bits.setdefault(size, {}).setdefault(model["kind"], []).append(read)
+    best = {size: [min(of[k], key=np.mean) for k in ("all-attention", "transformer-xl")] for size, of in bits.items()}
+    for ours, theirs in best.values():
+        numbers = [f"{ours.mean():.3f}", f"{theirs.mean():.3f}", *map(signed, [(ours - theirs).mean(), *ours - theirs])]
+        assert f"| {' | '.join(numbers)} |" in page
+    terms = np.array([[1, math.log(steps, 4), *map(math.log2, others)] for steps, *others in best])
+    slopes = np.linalg.solve(terms[:5], [(a - b).mean() for a, b in list(best.values())[:5]])
+    assert f"= {' '.join(signed(x) for x in slopes)}" in page
+    assert f"**{signed(slopes @ [1, math.log(8000 / 3500, 4), 1, 2, 1])}**" in page
 
 
 def decimals(text: str) -> set[str]:

@@ -26,17 +26,13 @@ def declared() -> dict[str, str]:
 
 
 def test_the_names_are_those_declared():
-    assert tinyprune.__all__ == sorted(declared())
-    assert set(tinyprune.__all__) <= set(dir(tinyprune))
+    assert tinyprune.__all__ == sorted(declared()) and set(tinyprune.__all__) <= set(dir(tinyprune))
 
 
 @pytest.mark.parametrize(("name", "module"), declared().items())
 def test_a_name_is_what_is_declared(name, module):
-    if module == "tinyprune":
-        expected = importlib.import_module(f"tinyprune.{name}")
-    else:
-        expected = getattr(importlib.import_module(module), name)
-    assert getattr(tinyprune, name) is expected
+    own = importlib.import_module(f"tinyprune.{name}" if module == "tinyprune" else module)
+    assert getattr(tinyprune, name) is (own if module == "tinyprune" else getattr(own, name))
 
 
 HEAVY = {"numba", "numpy", "matplotlib", "safetensors", "tqdm"}

@@ -5,7 +5,6 @@ import math
 import pytest
 from toy_workloads import write_model
 
-from tinyprune.bench.benchmarks.speed import products
 from tinyprune.bench.shapes import STEP_SHAPES, attention_gflop, default_shapes, model_shape, step_gflop
 from tinyprune.errors import UsageError
 from tinyprune.model.parameters import parameter_shapes
@@ -18,9 +17,7 @@ def test_gflop_counted_by_hand():
     products = T * D * W * 2 + S * D * W * 2 + S * D * W + T * W * (2 * S + S) + 2 * T * D * 3 * N
     assert step_gflop(shape.config, 1) * 1e9 == 4 * 3 * 2 * products
     assert attention_gflop(model_shape("tiny").config, 1) * 1e9 == 3 * 2 * T * 128 * (2 * S + S)
-    assert step_gflop(model_shape("plain-d256").config, 16) == pytest.approx(
-        62.8, rel=2e-3
-    )  # as PyTorch was timed with
+    assert math.isclose(step_gflop(model_shape("plain-d256").config, 16), 62.8, rel_tol=2e-3)  # as PyTorch counts it
     # a feed-forward block counts as much as persistent vectors of its width
     plain, transformer = model_shape("plain-d128"), model_shape("plain-d128", kind="transformer", N=0, F=256)
     assert step_gflop(plain.config, 16) == step_gflop(transformer.config, 16)
@@ -43,17 +40,3 @@ def test_changes(tmp_path):
 def test_what_is_refused(tmp_path):
     with pytest.raises(UsageError, match="cutoffs"):
         model_shape(write_model(tmp_path, cutoffs=[5, 9]))
-
-
-def test_products_are_all_that_linear_layers_take():
-    own = products(("relative-d128",))
-    B, T, S, D, V = 16, 128, 256, 128, 103
-    for rows, inputs, outputs in [(B * T, D, D), (B * S, D, D), (B * S, D, 3 * D), (S, D, D), (B * T, D, V)]:
-        assert (rows, inputs, outputs, "A·B") in own
-        assert (rows, outputs, inputs, "A·Bᵀ") in own  # dX
-        assert (inputs, rows, outputs, "Aᵀ·B") in own  # dW
-    assert len(own) == 15
-    every = products(())
-    assert set(own) < set(every) and len(every) == len(set(every))
-    for m, k, n in [(1024, 1024, 1024), (37, 53, 91), (1000, 333, 77)]:
-        assert {(m, k, n, layout) for layout in ("A·B", "A·Bᵀ", "Aᵀ·B")} <= set(every)
