@@ -492,7 +492,13 @@ for rows, depth, columns in ((8, 3, 5), (37, 53, 91), (3, 2, 1)):
     expect_close(out, x @ y, "four_rows: out is wrong", absolute=1e-4, **given)
     given["hint"] = "np.zeros makes float64 unless it is told a dtype"
     is_float32 = out.dtype == np.float32
-    expect(is_float32, "four_rows: dtype", came=str(out.dtype), expected="float32", **given)
+    expect(
+        is_float32,
+        "four_rows: the dtype is wrong",
+        came=str(out.dtype),
+        expected="float32",
+        **given,
+    )
 y = Recorded(np.ones((3, 5), np.float32))
 four_rows(np.ones((8, 3), np.float32), y)
 given = {"fed": "a (8, 3), b (3, 5)", "hint": "which loop is b[k, j] read in?"}
@@ -762,11 +768,17 @@ for depth, columns, width in ((3, 8, 4), (53, 91, 32), (2, 5, 8)):
     wanted = np.zeros((depth, count * width), np.float32)
     wanted[:, :columns] = x
     given["hint"] = "panel p begins at column p · width"
-    title = "side by side, the panels must be b and then zeros"
+    title = "pack_panels: side by side, the panels must be b and then zeros"
     expect_close(np.concatenate(panels, 1), wanted, title, **given)
     given["hint"] = "np.zeros makes float64 unless it is told a dtype"
     dtype = str(panels.dtype)
-    expect(dtype == "float32", "pack_panels: dtype", came=dtype, expected="float32", **given)
+    expect(
+        dtype == "float32",
+        "pack_panels: the dtype is wrong",
+        came=dtype,
+        expected="float32",
+        **given,
+    )
 print("passed: pack_panels packs three shapes, and fills up the last panel with zeros")
 
 # %% [markdown]
