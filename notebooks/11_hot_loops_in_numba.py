@@ -758,14 +758,14 @@ def pack_panels(b, width):
 
 for depth, columns, width in ((3, 8, 4), (53, 91, 32), (2, 5, 8)):
     x = np.random.default_rng(0).standard_normal((depth, columns), np.float32)
-    panels, count = pack_panels(x, width), -(-columns // width)
+    panels, number = pack_panels(x, width), -(-columns // width)
     given = {
         "fed": f"b {x.shape}, float32, width {width}",
         "hint": "a panel that is not full counts",
     }
-    shape, wanted = np.shape(panels), (count, depth, width)
+    shape, wanted = np.shape(panels), (number, depth, width)
     expect(shape == wanted, "pack_panels: the shape is wrong", came=shape, expected=wanted, **given)
-    wanted = np.zeros((depth, count * width), np.float32)
+    wanted = np.zeros((depth, number * width), np.float32)
     wanted[:, :columns] = x
     given["hint"] = "panel p begins at column p · width"
     title = "pack_panels: side by side, the panels must be b and then zeros"
