@@ -94,7 +94,7 @@ use_style()
 plt.rcParams["figure.dpi"] = 88  # many pictures
 
 # %% jupyter={"source_hidden": true}
-# Read the studies, and compare models in them as the page of claims does.
+# Functions that read the studies, and compare models in them as the page of claims does.
 PAIRED = ("tradeoff", "ablation", "budgets", "map")  # their models start from shared baselines
 CLAIMS = results("README.md").read_text("utf-8")
 
@@ -198,7 +198,7 @@ you_are_here("persistent", "networks", "gate", "prune")
 # **Before you look:** order the five models of the picture by their bits.
 
 # %% jupyter={"source_hidden": true}
-# Draw bits per character of the pruned model and its controls, a mark for each of twelve seeds.
+# Bits per character of the pruned model and its controls, a mark for each of twelve seeds: a small model, trained longer, needs fewest.
 controls = {
     "baseline, 32 heads, 2,500 steps": ("baseline", 32),
     "pruned by gates, 16 heads, 3,500 steps": ("gates", 16),
@@ -253,7 +253,7 @@ assert mean["small-longer"] < mean["unpruned"] < mean["small-from-scratch"] < me
 # **Before you look:** what could still be unfair? Which check needs no further training?
 
 # %% jupyter={"source_hidden": true}
-# Draw the withdrawn result on both splits, and how the same models change within thirty steps.
+# Left: gates lead over the best criterion on the test split, hardly on validation. Right: thirty steps change models as much.
 read = {}  # (method, heads, gate steps, seed, steps since) -> bits on (valid, test)
 for c in cells("map-pydoc"):
     cell, config = c["cell"], c["cell"]["config"]
@@ -371,7 +371,7 @@ assert moved.mean(0)[0] > 0 > moved.mean(0)[1]
 # **Before you look:** models of one seed share a baseline. Will a seed that is bad for gates be bad for Michel's criterion?
 
 # %% jupyter={"source_hidden": true}
-# Draw two methods against each other, a point for each seed: what seeds share lies along the diagonal.
+# Two methods against each other, a point for each seed: only methods that share their heads lie along the diagonal.
 sixteen = {
     m: bits("choice-stdlib", m, 16).mean(1) for m in ("gates", "gates-heads", "michel", "random")
 }  # (12,) each
@@ -480,7 +480,7 @@ print(f"passed: of 4,000 studies in which nothing differs, {false:.1%} say that 
 show_lines(difference, "rest, df", "half =")
 
 # %% jupyter={"source_hidden": true}
-# Print intervals by the pair alone and by the pooled variance.
+# A table of three intervals, each by the pair alone and by the pooled variance.
 print("bits more than gates, 16 heads     pair alone             pooled")
 for other in ("gates-heads", "michel", "random"):
     d = sixteen[other] - sixteen["gates"]
@@ -517,7 +517,7 @@ print("standard deviation over seeds:", ", ".join(f"{m} {s:.3f}" for m, s in dev
 # say so?
 
 # %% jupyter={"source_hidden": true}
-# Draw the smallest visible difference against seeds, and what each choice of three seeds would have said.
+# Left: the smallest visible difference falls with the number of seeds. Right: what each choice of three seeds would have said.
 fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2))
 n = np.arange(2, 31)
 for name, methods, colour, line in (
@@ -553,9 +553,9 @@ left.set(
 left.legend(frameon=False)
 own = [r for r in study("choice-stdlib") if r["heads_open"] == 16]
 counts = {}
-for x, (a, b) in enumerate((("gates", "michel"), ("random", "michel"))):
+for x, a in enumerate(("gates", "random")):
     found = [
-        difference([r for r in own if r["seed"] in three], a, b)
+        difference([r for r in own if r["seed"] in three], a, "michel")
         for three in itertools.combinations(range(10, 22), 3)
     ]
     d = np.array([r["difference"] for r in found])
@@ -570,12 +570,13 @@ for x, (a, b) in enumerate((("gates", "michel"), ("random", "michel"))):
         right.plot(places, d[order][chosen], mark, label=word if x == 0 else None, **style)
     right.plot(
         [x - 0.42, x + 0.42],
-        [compare("choice-stdlib", f"{a} (16)", f"{b} (16)")["difference"]] * 2,
+        [compare("choice-stdlib", f"{a} (16)", "michel (16)")["difference"]] * 2,
         color="black",
     )
     counts[a] = int(sure.sum()), int((d < 0).sum())
     print(
-        f"{a} more than michel: {counts[a][0]} of {len(d)} choices of three seeds see it; {counts[a][1]} have the other sign"
+        f"{a}{' heads' * (a == 'random')} need more bits than Michel's heads: {counts[a][0]} of {len(d)} choices of three seeds show it;",
+        f"{counts[a][1]} have the other sign",
     )
 right.axhline(0, color=GREY, linewidth=0.8)
 right.set_xticks([0, 1], ["gates − Michel", "random − Michel"])
@@ -599,7 +600,7 @@ assert counts["gates"][0] < 60 < counts["random"][0]
 # a chance of at most 5 % of any false verdict.
 
 # %% jupyter={"source_hidden": true}
-# Count verdicts before and after Holm's correction, in the study and in made-up tables in which nothing differs.
+# Numbers of verdicts before and after Holm's correction, in the study and in made-up tables in which nothing differs.
 rows = study("tradeoff-pydoc")
 names = [
     (m, k)
@@ -755,7 +756,7 @@ show_source(verdict, docstring=False)
 # **Before you look:** which part is larger? And is *gates-random* better or worse than *random*?
 
 # %% jupyter={"source_hidden": true}
-# Draw the difference of gates and Michel's criterion, and its two parts, on two texts.
+# The difference of gates and Michel's criterion, and its two parts, on two texts: on pydoc the choice is the larger part.
 parts_of = [
     ("gates", "michel"),
     ("gates", "gates-heads"),
@@ -808,7 +809,7 @@ assert (
 
 
 # %% jupyter={"source_hidden": true}
-# Draw the differences of claim (a): pairs of equal size, and whole models by length of training.
+# The differences of claim (a): most pairs of equal size are open, and whole All-attention models are worse than a Transformer-XL.
 def short(name):
     """Return a model's name in the picture."""
     return name.replace("least-squares-distilled", "least squares")
@@ -816,18 +817,26 @@ def short(name):
 
 names, records = claimed(r"\(a\)", 0)
 shown = [(s, short(a), f"{short(b)} [{s.replace('architecture', 'arch')}]") for s, a, b in names]
-forest(shown, records, "(a) Pairs of equal size, and the paper's pair", (-0.1, 0.26))
+unclear = sum(r["verdict"] == "open" for r in records)
+(leading,) = [n for n, r in zip(names, records) if r["verdict"] == "better"]
+assert leading[1:] == ("head-networks (24)", "transformer-xl (10)")
+title = (
+    f"(a) {unclear} of {len(names)} rows are open; head networks lead in one, where both are small"
+)
+forest(shown, records, title, (-0.1, 0.26))
 plt.show()
 names, records = claimed(r"\(a\)", 1)
 shown = [(s, a.removesuffix(" (32)"), b.split(":")[0]) for s, a, b in names]
-forest(shown, records, "(a) Whole models on stdlib, by steps of training", (-0.1, 0.64))
+for (_, a, _), r in zip(names, records):
+    assert r["verdict"] == ("worse" if a.startswith("all-attention") else "open")
+title = "(a) Whole models on stdlib: All-attention is worse, head networks are open"
+forest(shown, records, title, (-0.1, 0.64))
 plt.show()
 (tuned,) = [r for (s, a, b), r in zip(names, records) if a.startswith("all-attention: 3500")]
 (first,) = [r for (s, a, b), r in zip(names, records) if "gain 1" in a]
 print(
-    "All-attention more than Transformer-XL, 3,500 steps:",
-    signed(tuned["difference"], tuned["low"], tuned["high"]),
-    "(interval)",
+    "extra bits of All-attention compared with Transformer-XL after 3,500 steps:",
+    f"{signed(tuned['difference'])} ({signed(tuned['low'])} to {signed(tuned['high'])})",
 )
 assert tuned["low"] > 0.12 and first["difference"] > 0.5
 
@@ -849,8 +858,11 @@ assert tuned["low"] > 0.12 and first["difference"] > 0.5
 # heads or 10 of 32.
 
 # %% jupyter={"source_hidden": true}
-# Draw the differences of claim (b), and what random heads cost by the number that stay.
-for table, title in ((0, "(b) choice-stdlib, twelve seeds"), (1, "(b) Older studies")):
+# The differences of claim (b): gates are nowhere ahead of Michel's heads; random heads cost more the fewer stay.
+for table, title in (
+    (0, "(b) choice-stdlib: gates are not ahead of Michel's heads, distilled least squares is"),
+    (1, "(b) Older studies: gates are worse than Michel's heads, or it is open"),
+):
     names, records = claimed(r"\(b\)", table)
     shown = [(s, a, b + f" [{s.split('/')[-1]}]" * table) for s, a, b in names]
     forest(shown, records, title, (-0.05, 0.13) if table else (-0.21, 0.17))
@@ -890,7 +902,7 @@ assert records[0]["verdict"] == "level" and records[4]["verdict"] == "worse"
 # **Before you look:** gates that start at `log_alpha` = 0 are shut in half of the draws. Do the weights recover from that?
 
 # %% jupyter={"source_hidden": true}
-# Draw what each stabiliser is worth at a fixed lam and equal numbers of heads, on both splits.
+# What each stabiliser is worth at a fixed lam and equal numbers of heads, on both splits: only the initialisation is missed.
 LAMS, VARIANTS = (0.03, 0.05, 0.08, 0.13), ("warm-up", "initialisation", "output scaling")
 
 
@@ -974,7 +986,7 @@ assert all((gaps["initialisation", lam] > 0).all() for lam in LAMS[:3])
 # held-out tokens.
 
 # %% jupyter={"source_hidden": true}
-# Draw the perplexity of the pretrained model against heads removed: pruned, repaired, and healed.
+# Perplexity of the pretrained model against heads removed, just pruned, repaired and healed: it rises most where nothing is repaired.
 smol = read_csv(results("smollm2", "results.csv").read_text("utf-8"))
 fig, axes = plt.subplots(1, 3, figsize=(9.5, 3), sharey=True)
 stages = {
@@ -1004,6 +1016,10 @@ for ax, (title, (steps, repair)) in zip(axes, stages.items()):
     ax.set(title=title, xlabel="heads removed, of 270", yscale="log", ylim=(10, 450))
     ax.set_yticks([10, 20, 50, 100, 200, 400], ["10", "20", "50", "100", "200", "400"])
 axes[0].set_ylabel("perplexity (line: all heads)")
+fig.suptitle(
+    "(d) Gates lead where nothing is repaired; after repair or healing other methods catch up",
+    fontsize=10,
+)
 axes[1].legend(frameon=False, fontsize=8, loc="upper left")
 plt.show()
 of = {
@@ -1043,7 +1059,7 @@ assert of["least-squares", 81]["perplexity"] > of["least-squares", 135]["perplex
 # ## 5 · The paper's own heads
 #
 # The chapters train heads that own hidden units. The paper's model, *All-attention* (Sukhbaatar et al. 2019), has
-# other heads. No model has both kinds; the drawing at the top of this page shows both only to compare them.
+# other heads. No model has both kinds.
 #
 # A feed-forward block is a weighted sum of fixed values: unit $f$ compares the features $x$ of a position with a key, a
 # column of $W_1$, and adds a row of $W_2$ with the weight $\max(x\cdot k_f + b_f, 0)$. All-attention puts such fixed keys
@@ -1080,7 +1096,7 @@ def head_backward(do, a, q, k, v, pk, pv):
 
 
 # %% jupyter={"source_hidden": true}
-# Compare with the package, and draw what is left of three models of the paper's size as heads are removed.
+# Parameters of three models of the paper's size as heads are removed: a Transformer-XL keeps most of its own.
 rng = np.random.default_rng(0)
 q, k, v, pk, pv, do = (rng.standard_normal((rows, 4)) for rows in (3, 5, 5, 7, 7, 3))
 o, cache = ops.attention_forward(*(x[None, :, None] for x in (q, k, v)), pk=pk[None], pv=pv[None])
@@ -1138,7 +1154,7 @@ plt.show()
 # The twelve pairs of `choice-stdlib` have kept 16 of 32 heads each, by gates and by Michel's criterion.
 
 # %% jupyter={"source_hidden": true}
-# Draw how many heads each layer keeps, and count the heads on which both methods agree.
+# How many heads each layer keeps: gates keep most of the first layer; Michel's criterion spreads its heads.
 studied = {}  # method -> (seeds, L, H), whether each head stays
 for method in ("gates", "michel"):
     own = [c for c in cells("choice-stdlib") if c["cell"]["method"] == method]
@@ -1232,7 +1248,7 @@ def cost(model, gone, text):
 MODELS = 3  # baselines with seeds 0, 1, 2, each trained once; with 1 the page is faster
 
 # %% jupyter={"source_hidden": true}
-# Choose heads in each model by both methods; remove what both remove, one by one, together, and as many at random.
+# What it costs to remove the heads that both methods remove, one by one, together, and as many at random.
 runs = [baseline_run(), *(baseline_run({"seed": i}, f"seed{i}") for i in range(1, MODELS))]
 models, chosen = [run.load("train").model for run in runs], []
 rng, every = np.random.default_rng(0), np.arange(32).reshape(4, 8)
@@ -1325,7 +1341,7 @@ print("passed: the picture below is made of such shares.")
 
 
 # %% jupyter={"source_hidden": true}
-# Draw how often a kept head has more of a measure than a removed one, a mark for each model.
+# In what share of the pairs a kept head has more of a measure than a removed one, a mark for each model and method.
 def more_often(measure, kept):
     """Return in what share of the pairs a kept head has more of a measure than a removed one."""
     a, b = measure[kept][:, None], measure[~kept]
@@ -1361,7 +1377,7 @@ for shift, method, colour, mark in ((-0.15, "gates", VERMILION, "s"), (0.15, "mi
         label = method if own is measures[0] else None
         ax.plot(shares, np.arange(5) + shift, mark, color=colour, label=label)
 ax.set(yticks=range(5), yticklabels=measures[0], xlim=(0, 1))
-ax.set_title("How often a kept head has more of it than a removed one")
+ax.set_title("Share of pairs in which the kept head has the larger value")
 ax.invert_yaxis()
 ax.legend(frameon=False)
 plt.show()

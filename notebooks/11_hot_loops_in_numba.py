@@ -78,8 +78,8 @@ you_are_here("attention", "networks", "projection", "train")
 # %% [markdown]
 # A training step spends most of its time in matrix products. So this chapter makes one small program fast,
 # `out = a · b`. (All speeds on this page are of the machine named above; yours will show others. Each speed is that of
-# the fastest of several calls. A core of a shared machine is not always equally fast: a speed may exceed a limit that was
-# measured earlier. No `assert` depends on a time.)
+# the fastest of several calls. A core of a shared machine is not always equally fast, so what is compared takes turns. No
+# `assert` depends on a time.)
 #
 # ## 1 · What one core can do
 #
@@ -95,7 +95,7 @@ you_are_here("attention", "networks", "projection", "train")
 
 
 # %% jupyter={"source_hidden": true}
-# Draws one multiply-add instruction on three vectors.
+# Three vectors x, y and z in rows of lanes: one multiply-add instruction works in all lanes.
 figure, ax = plt.subplots(figsize=(6.5, 1.5))
 for row, (label, colour) in enumerate((("x", GREY), ("y", BLUE), ("z", VERMILION))):
     for lane in range(LANES):
@@ -134,9 +134,11 @@ def same_bytes(a, b, c, a_row, a_k, b_k, K):
 K = 100_000
 a, b = np.ones(1, np.float32), np.ones(2 * LANES, np.float32)
 c = np.empty(ROWS * 2 * LANES, np.float32)
-same_bytes(a, b, c, 0, 0, 0, K)
+multiply_adds = partial(same_bytes, a, b, c, 0, 0, 0, K)
+multiply_adds()
 assert (c == K).all()  # it did count them all
-PEAK = 2 * c.size * K / best(same_bytes, a, b, c, 0, 0, 0, K, turns=30) / 1e9
+OPERATIONS = 2 * c.size * K  # of multiply_adds
+PEAK = OPERATIONS / best(multiply_adds, turns=300) / 1e9
 print(f"one core does {PEAK:.0f} GFLOP/s: 10⁹ operations on floating-point numbers per second")
 
 # %% [markdown]
@@ -168,7 +170,7 @@ def add_to(y, x, times):
 
 
 # %% jupyter={"source_hidden": true}
-# Measures and draws the speed of y += x against the size of the arrays.
+# The speed of y += x against the size of the arrays: it falls where they outgrow a cache.
 sizes = 2 ** np.arange(9, 24)  # float32 in each of the two arrays
 bandwidth = []
 for n in sizes:
@@ -277,27 +279,40 @@ except AssertionError as error:
 else:
     raise AssertionError("the planted bug was not found")
 
+
 # %% jupyter={"source_hidden": true}
-# Checks one rung, and measures it in turns with the rung before.
-speed_of, rung_before = {}, {}
+# Functions that check a rung, and measure it in turns with the multiply-adds of section 1.
+def in_turns(works, turns=7):
+    """Time works, name -> (function, operations), in turns with multiply_adds; return GFLOP/s.
+
+    A speed is a share of the speed that multiply_adds has in these turns, times PEAK.
+    """
+    calls = {name: call for name, (call, _) in works.items()}
+    seconds = best_of_each({"limit": multiply_adds} | calls, turns)
+    limit = OPERATIONS / seconds["limit"]
+    return {name: PEAK * work / seconds[name] / limit for name, (_, work) in works.items()}
 
 
-def climb(name, multiply, shape):
-    """Check a rung, time it and the rung before it in turns, and print its speed."""
-    check_product(multiply, 37, 53, 91)  # no tile size divides any of these
-    check_product(multiply, 1, 1, 1)
-    works = rung_before | {name: partial(multiply, *matrices(*shape, "A·B"))}
-    operations = {before: speed_of[before][1] for before in rung_before}
-    operations[name] = 2 * math.prod(shape)
-    seconds = best_of_each(works)
-    speeds = [operations[rung] / seconds[rung] / 1e9 for rung in works]
-    speed_of[name] = speeds[-1], operations[name]
-    rung_before.clear()
-    rung_before[name] = works[name]
+def digits(x):
+    """Write a number without decimals from ten on, below ten with two digits."""
+    return f"{x:.0f}" if x >= 10 else f"{x:.2g}"
+
+
+speed_of = {}  # rung -> GFLOP/s
+
+
+def climb(name, multiply, shape, beside=None):
+    """Check a rung, measure it, and print its speed; the products `beside` it, if any, take turns with it."""
+    before, works = list(speed_of.values()), {}
+    for product, function in ({name: multiply} | (beside or {})).items():
+        check_product(function, 37, 53, 91)  # no tile size divides any of these
+        check_product(function, 1, 1, 1)
+        works[product] = partial(function, *matrices(*shape, "A·B")), 2 * math.prod(shape)
+    speed_of.update(in_turns(works))
+    speed = speed_of[name]
     print(
-        f"{name}: right, {speeds[-1]:.3g} GFLOP/s"
-        + (f", {speeds[-1] / speeds[0]:.3g} times the rung before" if len(works) > 1 else "")
-        + f"; {100 * speeds[-1] / PEAK:.2g} % of one core's limit"
+        f"{name}: right, {digits(100 * speed / PEAK)} % of one core's limit, that is {digits(speed)} GFLOP/s"
+        + (f", {digits(speed / before[-1])} times the rung before" if before else "")
     )
 
 
@@ -319,9 +334,10 @@ def python_loops(a, b):
 compiled_loops = numba.njit(python_loops)
 
 # %% [markdown]
-# Python makes an object of every number and looks up what `*` means for it: one round of the innermost loop takes about
-# 400 ns. Compiled code knows the types. (`climb` times a rung and the rung before it in turns, so that a slow moment hits
-# both.)
+# Python makes an object of every number and looks up what `*` means for it: one round of the innermost loop takes some
+# hundred nanoseconds. Compiled code knows the types. (`climb` times a rung in turns with the multiply-adds of section 1, so
+# that a slow moment hits both. Their ratio is the rung's share of the limit. Each rung is measured once, and all pictures
+# below show this number.)
 
 # %%
 climb("Python loops", python_loops, (48, 48, 48))
@@ -350,7 +366,7 @@ def add_one(x, step):
 
 
 # %% jupyter={"source_hidden": true}
-# Draws the cache lines that a walk touches, and measures add_one against the step.
+# Cache lines that a walk touches, four down a column and one along a row; the time of add_one falls little up to step 16.
 def draw_walk(ax, title, cells, colour):
     """Draw a corner of b, (4, 32), with its cache lines as boxes and the numbers that are read."""
     for row in range(4):
@@ -429,8 +445,104 @@ print(
 # %% [markdown]
 # ### Rung 4: a tile that stays in registers
 #
-# The remedy is to use every loaded number more than once. Take a small **tile** of `out`, $R$ rows by $V$ vectors of
-# columns, and keep all of its sums in registers until they are finished. In NumPy, the loop of one tile is
+# The remedy is to use every loaded number more than once.
+
+# %% [markdown]
+# ### Exercise 1 · Four rows at a time
+#
+# *●●○ · 15 minutes*
+#
+# Multiply `a` (M, K) by `b` (K, N) as rung 3 does, but for **four rows of `out` at a time**: load `b[k, j]` once and
+# use it for all four rows. When M is not a multiple of four, compute the rows left over one by one. Return `out` (M, N),
+# of the dtype of `a`. Use loops over single numbers, as in the rungs. The check counts how often you read a number of
+# `b`, and has Numba compile your function.
+
+# %% tags=["exercise", "raises-exception"]
+import timeit
+
+import numba
+import numpy as np
+
+from tinyprune.course.expectations import expect, expect_close
+
+
+def four_rows(a, b):
+    """Multiply a (M, K) by b (K, N), four rows at a time; returns (M, N) of a's dtype."""
+    raise NotImplementedError("write four_rows: return out = a · b, with four rows in each round")
+
+
+class Recorded:
+    """A matrix that counts how many of its numbers are read."""
+
+    def __init__(self, x):
+        self.x, self.shape, self.dtype, self.reads = x, x.shape, x.dtype, 0
+
+    def __getitem__(self, at):
+        self.reads += np.size(self.x[at])
+        return self.x[at]
+
+
+compiled_rows = numba.njit(four_rows)
+for rows, depth, columns in ((8, 3, 5), (37, 53, 91), (3, 2, 1)):
+    drawn = np.random.default_rng(0)
+    x, y = drawn.standard_normal((rows, depth), "f"), drawn.standard_normal((depth, columns), "f")
+    hint = "first the rows in fours, then those that are left over"
+    given = {"fed": f"a {x.shape}, b {y.shape}, float32", "hint": hint}
+    out = compiled_rows(x, y)
+    expect_close(out, x @ y, "four_rows: out is wrong", absolute=1e-4, **given)
+    given["hint"] = "np.zeros makes float64 unless it is told a dtype"
+    is_float32 = out.dtype == np.float32
+    expect(
+        is_float32,
+        "four_rows: the dtype is wrong",
+        came=str(out.dtype),
+        expected="float32",
+        **given,
+    )
+y = Recorded(np.ones((3, 5), np.float32))
+four_rows(np.ones((8, 3), np.float32), y)
+given = {"fed": "a (8, 3), b (3, 5)", "hint": "which loop is b[k, j] read in?"}
+read, wanted = f"each number of b {y.reads / 15:g} times", "twice, once for four rows"
+expect(y.reads <= 2 * 15, "four_rows reads b too often", came=read, expected=wanted, **given)
+x = np.ones((512, 512), np.float32)
+reached = 2 * 512**3 / min(timeit.repeat(lambda: compiled_rows(x, x), number=1)) / 1e9
+print(f"passed: right for three shapes, b is read once in four rows; {reached:.0f} GFLOP/s")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The loop over `i` has steps of four and ends at `M // 4 * 4`. A second loop over `i` begins there. Load the four numbers
+# of `a` before the loop over `j`.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def four_rows(a, b):
+#     M, K, N = a.shape[0], a.shape[1], b.shape[1]
+#     out = np.zeros((M, N), a.dtype)
+#     for i in range(0, M // 4 * 4, 4):
+#         for k in range(K):
+#             w, x, y, z = a[i, k], a[i + 1, k], a[i + 2, k], a[i + 3, k]
+#             for j in range(N):
+#                 value = b[k, j]
+#                 out[i, j] += w * value
+#                 out[i + 1, j] += x * value
+#                 out[i + 2, j] += y * value
+#                 out[i + 3, j] += z * value
+#     for i in range(M // 4 * 4, M):
+#         for k in range(K):
+#             for j in range(N):
+#                 out[i, j] += a[i, k] * b[k, j]
+#     return out
+# ```
+#
+# </details>
+#
+# Now each number of `b` is used four times, but the sums still move to the cache and back. So take a small **tile** of
+# `out`, $R$ rows by $V$ vectors of columns, and keep all of its sums in registers until they are finished. In NumPy, the
+# loop of one tile is
 
 
 # %%
@@ -463,9 +575,9 @@ check_product(tile_product, 12, 53, 2 * LANES)
 
 
 # %% jupyter={"source_hidden": true}
-# Draws one round of k: the numbers that are loaded, and the sums that they are used for.
+# One round of k of rung 4's tile: a column of a and a row of b are loaded, and all sums between them stay in registers.
 def draw_tile(rows, vectors):
-    """Draw the registers of a tile; what does not fit is red."""
+    """Show the sums of a tile, and in grey what it loads for one k; sums that find no register are red."""
     figure, ax = plt.subplots(figsize=(6, 2.6))
     columns = vectors * LANES
     place = [(i, v) for i in range(rows) for v in range(vectors)]
@@ -490,6 +602,7 @@ def draw_tile(rows, vectors):
     )
     ax.text(10.2, 0, "\n".join(lines), va="top", fontsize=9, linespacing=1.6)
     ax.set(xlim=(-2.5, 16), ylim=(max(16, rows) + 0.5, -2))
+    ax.set_title("A larger tile does more per byte, until the registers are full")
     ax.axis("off")
     plt.show()
 
@@ -497,6 +610,7 @@ def draw_tile(rows, vectors):
 draw_tile(ROWS, 2)
 
 # %%
+# The same for other tiles: a taller or wider one does more per byte, and has to fit into the registers.
 sliders(draw_tile, rows=[1, 2, 4, 6, 12, 16], vectors=[1, 2, 3])
 
 # %% [markdown]
@@ -554,7 +668,7 @@ climb("register tile", register_tile, (M, 1024, 1024))
 
 
 # %% jupyter={"source_hidden": true}
-# Measures tiles of several heights in the first cache.
+# Speed of tiles against their height: it rises until eight sums are under way, and falls once registers are full.
 def tile_runner(rows):
     """Compile a function that runs a tile of `rows` × 2 vectors `times` times; a_k is the stride along k."""
     tile = microkernel(rows, 2, True)
@@ -568,15 +682,15 @@ def tile_runner(rows):
 
 
 heights = [1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20]
-reached, K = [], 128
+runs, K = {}, 128
 for rows in heights:
     run = tile_runner(rows)
     a, b = matrices(rows, K, 2 * LANES, "A·B")
     c = np.zeros((rows, 2 * LANES), np.float32)
     run(a.ravel(), b.ravel(), c.ravel(), 1, K, 1)
     np.testing.assert_allclose(c, a @ b, rtol=0, atol=K * 1e-5)
-    seconds = best(run, a.ravel(), b.ravel(), c.ravel(), 1, K, 200, turns=30)
-    reached.append(2 * c.size * K * 200 / seconds / 1e9)
+    runs[rows] = partial(run, a.ravel(), b.ravel(), c.ravel(), 1, K, 200), 2 * c.size * K * 200
+reached = list(in_turns(runs, turns=30).values())
 
 fits = (REGISTERS - 3) // 2
 predicted = [PEAK * min(1, 2 * rows / 8) for rows in heights]
@@ -592,7 +706,7 @@ plt.show()
 
 # %% [markdown]
 # Beyond the dotted line (5) is violated: some sums move to memory and back in every round (the registers *spill*). The
-# twelve rows of rung 4 are as fast as the fourteen that fit. (The speeds exceed the peak, as the first paragraph warned.)
+# twelve rows of rung 4 are about as fast as the fourteen that fit.
 #
 # ### Rung 5: packing
 #
@@ -620,11 +734,80 @@ for name, row_bytes in (("rows 4096 bytes apart", 4096), ("side by side", 4 * 32
 # %% [markdown]
 # So a block of `b` is first **packed**: copied into contiguous *panels*, each as wide as a tile, in the order in which
 # the tile reads it, `[panel][k][column]` (Goto & van de Geijn 2008). Then the block is used for all rows of `a`. A block
-# has 256 × 256 numbers, so that it stays in the second cache. In the next cell `load` and `store` move one vector, and
-# `lanes(b)` is `LANES`:
+# has 256 × 256 numbers, so that it stays in the second cache.
+
+# %% [markdown]
+# ### Exercise 2 · Panels
+#
+# *●●○ · 10 minutes*
+#
+# Pack `b` (K, N) into panels of `width` columns: return an array of shape (number of panels, K, width), of the dtype of
+# `b`, in which panel `p` holds the columns `p · width`, `p · width + 1`, … . If `width` does not divide N, fill the
+# last panel up with zeros. NumPy or loops, as you like.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune.course.expectations import expect, expect_close
 
 
-# %% tags=["subject"]
+def pack_panels(b, width):
+    """Return the panels of b (K, N): (⌈N / width⌉, K, width), the last one filled up with zeros."""
+    raise NotImplementedError("write pack_panels: return an array of (panels, K, width)")
+
+
+for depth, columns, width in ((3, 8, 4), (53, 91, 32), (2, 5, 8)):
+    x = np.random.default_rng(0).standard_normal((depth, columns), np.float32)
+    panels, number = pack_panels(x, width), -(-columns // width)
+    given = {
+        "fed": f"b {x.shape}, float32, width {width}",
+        "hint": "a panel that is not full counts",
+    }
+    shape, wanted = np.shape(panels), (number, depth, width)
+    expect(shape == wanted, "pack_panels: the shape is wrong", came=shape, expected=wanted, **given)
+    wanted = np.zeros((depth, number * width), np.float32)
+    wanted[:, :columns] = x
+    given["hint"] = "panel p begins at column p · width"
+    title = "pack_panels: side by side, the panels must be b and then zeros"
+    expect_close(np.concatenate(panels, 1), wanted, title, **given)
+    given["hint"] = "np.zeros makes float64 unless it is told a dtype"
+    dtype = str(panels.dtype)
+    expect(
+        dtype == "float32",
+        "pack_panels: the dtype is wrong",
+        came=dtype,
+        expected="float32",
+        **given,
+    )
+print("passed: pack_panels packs three shapes, and fills up the last panel with zeros")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Make an array of zeros of the whole shape, and copy the columns `b[:, first : first + width]` of each panel. The last
+# piece may be narrower than `width`.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def pack_panels(b, width):
+#     K, N = b.shape
+#     panels = np.zeros((-(-N // width), K, width), b.dtype)
+#     for p in range(len(panels)):
+#         piece = b[:, p * width : (p + 1) * width]
+#         panels[p, :, : piece.shape[1]] = piece
+#     return panels
+# ```
+#
+# </details>
+#
+# The rung's own `pack` works on whole vectors: `load` and `store` move one, and `lanes(b)` is `LANES`.
+
+
+# %% jupyter={"source_hidden": true}
+# The loops of rung 5's `pack`, which copies a block of b into panels, a vector at a time.
 @numba.njit
 def pack(b, k, depth, j, columns, panels):
     """Copy b[k : k + depth, j : j + columns] into panels."""
@@ -636,6 +819,7 @@ def pack(b, k, depth, j, columns, panels):
                 store(panels, panel * depth + row * 2 * L + half, vector)
 
 
+# %% tags=["subject"]
 DEPTH, COLUMNS = 256, 256  # of a block
 add_tile = microkernel(ROWS, 2, True)
 
@@ -668,17 +852,25 @@ check_product(packed_blocks, 37, 600, 300)  # more than one block
 
 # %% [markdown]
 # Copying computes nothing. It costs one move for every $M$ multiply-adds, and must save more than that.
-#
+
+# %%
+climb("packed blocks", packed_blocks, (M, 1024, 1024))
+
+# %% [markdown]
 # **Before you look:** does packing help more for a small `b` or for a large `b`?
 
 # %% jupyter={"source_hidden": true}
-# Measures rungs 4 and 5 against the size of b.
+# Speed of rungs 4 and 5 against the size of b: without packing it falls for a large b.
 sizes = [128, 256, 512, 1024, 2048]
 compared = {"register tile": [], "packed blocks": []}
 for n in sizes:
-    two = [partial(rung, *matrices(M, n, n, "A·B")) for rung in (register_tile, packed_blocks)]
-    for name, seconds in best_of_each(dict(zip(compared, two))).items():
-        compared[name].append(2 * M * n * n / seconds / 1e9)
+    works = {
+        name: (partial(rung, *matrices(M, n, n, "A·B")), 2 * M * n * n)
+        for name, rung in zip(compared, (register_tile, packed_blocks))
+    }
+    speeds = speed_of if n == 1024 else in_turns(works)  # 1024 is the climb's
+    for name, reached in compared.items():
+        reached.append(speeds[name])
 
 figure, ax = plt.subplots(figsize=(7, 2.6))
 for (name, speeds), colour, style in zip(compared.items(), (GREY, BLUE), ("o--", "s-")):
@@ -693,11 +885,7 @@ plt.show()
 # %% [markdown]
 # A small `b` stays in the near caches anyway, so its copy saves little. A large `b` does not: rung 4 reads all of it from
 # the shared third cache for every `ROWS` rows, and rung 5 reads a packed block from the core's second cache.
-
-# %%
-climb("packed blocks", packed_blocks, (M, 1024, 1024))
-
-# %% [markdown]
+#
 # Why 1020 rows, and not 1024? `ROWS` divides 1020. Of 1024 rows four remain, and `add_rest` reads all of `b` for each.
 #
 # **Before you look:** four rows of 1024 are 0.4 % of the operations. Which share of the time do they take?
@@ -733,7 +921,13 @@ def all_cores(a, b):
     return out
 
 
-climb("all cores", all_cores, (M, 1024, 1024))
+# %% [markdown]
+# Two other products take turns with it. The target is NumPy's, which calls a *BLAS*, a library of hand-tuned matrix
+# routines. The package's kernel ([`product.py`](../tinyprune/kernels/cpu/product.py)) treats the edges in vectors, too.
+
+# %%
+beside = {"kernel of tinyprune": matmul, "BLAS of NumPy": np.matmul}
+climb("all cores", all_cores, (M, 1024, 1024), beside)
 
 # %% [markdown]
 # The kernels keep a promise: **the same bits for any number of threads**. Every entry is one sum, along `k`, in one
@@ -769,30 +963,11 @@ np.testing.assert_array_equal(*products)  # every bit
 #
 # ### The whole ladder
 #
-# The target is NumPy's product, which calls a *BLAS*, a library of hand-tuned matrix routines. The two lowest rungs
-# multiply smaller matrices; all others take turns. The package's kernel
-# ([`product.py`](../tinyprune/kernels/cpu/product.py)) treats the edges in vectors, too.
-
-# %%
-high = {
-    "loop order": loop_order,
-    "register tile": register_tile,
-    "packed blocks": packed_blocks,
-    "all cores": all_cores,
-    "kernel of tinyprune": matmul,
-    "BLAS of NumPy": np.matmul,
-}
-check_product(matmul, 37, 53, 91)
-a, b = matrices(M, 1024, 1024, "A·B")
-times = best_of_each({name: partial(multiply, a, b) for name, multiply in high.items()}, turns=15)
-ladder = {name: speed for name, (speed, _) in speed_of.items()}
-ladder |= {name: 2 * M * 1024**2 / seconds / 1e9 for name, seconds in times.items()}
-for name in ("all cores", "kernel of tinyprune"):
-    print(f"BLAS takes {times['BLAS of NumPy'] / times[name]:.2f} times as long as {name}")
+# These are the speeds of the climb. The two lowest rungs have multiplied smaller matrices.
 
 
 # %% jupyter={"source_hidden": true}
-# Draws a bar for each rung, the lowest at the bottom: its speed, and how many times as fast it is as the rung below.
+# A bar for the speed of each rung, the lowest at the bottom, and how many times as fast it is as the rung below.
 def plot_rungs(speeds, title, beside):
     """Draw the speeds of rungs; the last `beside` are none, and their bars stay open."""
     heights, rungs = list(speeds.values()), len(speeds) - beside
@@ -800,9 +975,7 @@ def plot_rungs(speeds, title, beside):
     bars = ax.barh(list(speeds), heights, height=0.7, color=BLUE)
     for bar in bars[rungs:]:
         bar.set(facecolor="white", edgecolor=GREY, hatch="////")
-    faster = [
-        f"{high / low:.{0 if high > 10 * low else 1}f}×" for low, high in pairwise(heights[:rungs])
-    ]
+    faster = [f"{digits(high / low)}×" for low, high in pairwise(heights[:rungs])]
     ax.bar_label(bars, ["", *faster, *[""] * beside], padding=3)
     ax.set(xscale="log", xlim=(min(heights) / 2, max(heights) * 3), title=title)
     ax.set_xlabel("GFLOP per second; n×: n times as fast as the rung below")
@@ -811,9 +984,10 @@ def plot_rungs(speeds, title, beside):
     plt.show()
 
 
-plot_rungs(
-    ladder, f"Six rungs to the speed of BLAS ({M} × 1024 × 1024; Python: 48³, compiled: 256³)", 2
-)
+title = f"Six rungs to the speed of BLAS ({M} × 1024 × 1024; Python: 48³, compiled: 256³)"
+plot_rungs(speed_of, title, len(beside))
+for name in ("all cores", "kernel of tinyprune"):
+    print(f"{name}: {speed_of[name] / speed_of['BLAS of NumPy']:.2f} times the speed of BLAS")
 
 # %% [markdown]
 # ## 3 · Under the roof
@@ -823,7 +997,7 @@ plot_rungs(
 
 
 # %% jupyter={"source_hidden": true}
-# Draws the roofs of one core and the rungs under them.
+# Four rungs under the roofs of one core: the two with tiles lie to the right, where the roof is higher.
 figure, ax = plt.subplots(figsize=(7.5, 3.4))
 x = np.geomspace(0.05, 40, 200)
 for speed, name, style in ((FIRST_CACHE, "first cache", "-"), (MEMORY, "memory", "--")):
@@ -854,7 +1028,7 @@ intensities = {
     "packed blocks": tile_intensity,
 }
 for (name, intensity), colour, marker in zip(intensities.items(), HEAD_COLOURS, "osD^"):
-    ax.plot(intensity, ladder[name], marker, color=colour, markersize=8, label=name)
+    ax.plot(intensity, speed_of[name], marker, color=colour, markersize=8, label=name)
 ax.set(
     xscale="log", yscale="log", xlim=(0.02, 60), ylim=(0.5, 4 * PEAK), ylabel="GFLOP/s, one core"
 )
@@ -979,152 +1153,8 @@ else:
 # - All rungs have one idea, **use what you have loaded**: whole cache lines (order of the loops), a tile of sums in
 #   registers, packed panels in the second cache.
 # - Checks come first: a bound on rounding, odd shapes for forgotten remainders, the same bits for any number of threads.
-# - Two speeds are comparable if both were measured with the same shape and in turns.
-#
-# ## Now you
-#
-# Replace the line `raise NotImplementedError(…)` by your code and run the cell. The two exercises practise the ideas of
-# rungs 4 and 5.
-
-# %% [markdown]
-# ### Exercise 1 · Four rows at a time
-#
-# *●●○ · 15 minutes*
-#
-# Multiply `a` (M, K) by `b` (K, N) as rung 3 does, but for **four rows of `out` at a time**: load `b[k, j]` once and
-# use it for all four rows. When M is not a multiple of four, compute the rows left over one by one. Return `out` (M, N),
-# of the dtype of `a`. Use loops over single numbers, as in the rungs. The check counts how often you read a number of
-# `b`, and has Numba compile your function.
-
-# %% tags=["exercise", "raises-exception"]
-import timeit
-
-import numba
-import numpy as np
-
-
-def four_rows(a, b):
-    """Multiply a (M, K) by b (K, N), four rows at a time; returns (M, N) of a's dtype."""
-    raise NotImplementedError("write four_rows: return out = a · b, with four rows in each round")
-
-
-class Recorded:
-    """A matrix that counts how many of its numbers are read."""
-
-    def __init__(self, x):
-        self.x, self.shape, self.dtype, self.reads = x, x.shape, x.dtype, 0
-
-    def __getitem__(self, at):
-        self.reads += np.size(self.x[at])
-        return self.x[at]
-
-
-compiled = numba.njit(four_rows)
-for M, K, N in ((8, 3, 5), (37, 53, 91), (3, 2, 1)):
-    rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((M, K), np.float32), rng.standard_normal((K, N), np.float32)
-    out = compiled(a, b)
-    assert out.shape == (M, N), f"out must be {(M, N)}, got {out.shape}"
-    assert out.dtype == np.float32, f"out must be float32 like a, got {out.dtype}"
-    wrong = [i for i in range(M) if np.abs(out[i] - a[i] @ b).max() > 1e-4]
-    assert not wrong, f"for {M} × {K} times {K} × {N}, these rows are wrong: {wrong}"
-b = Recorded(np.ones((3, 5), np.float32))
-four_rows(np.ones((8, 3), np.float32), b)
-assert b.reads <= 8 // 4 * 3 * 5, (
-    f"with 8 rows of a, each number of b may be read twice, got {b.reads / 15:g} times"
-)
-a = np.ones((512, 512), np.float32)
-speed = 2 * 512**3 / min(timeit.repeat(lambda: compiled(a, a), number=1)) / 1e9
-print(
-    f"passed: four_rows is right for three shapes and reads b once in four rows; {speed:.0f} GFLOP/s"
-)
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# The loop over `i` has steps of four and ends at `M // 4 * 4`. A second loop over `i` begins there. Load the four numbers
-# of `a` before the loop over `j`.
-#
-# </details>
-#
-# <details><summary>Solution</summary>
-#
-# ```python
-# def four_rows(a, b):
-#     M, K, N = a.shape[0], a.shape[1], b.shape[1]
-#     out = np.zeros((M, N), a.dtype)
-#     for i in range(0, M // 4 * 4, 4):
-#         for k in range(K):
-#             w, x, y, z = a[i, k], a[i + 1, k], a[i + 2, k], a[i + 3, k]
-#             for j in range(N):
-#                 value = b[k, j]
-#                 out[i, j] += w * value
-#                 out[i + 1, j] += x * value
-#                 out[i + 2, j] += y * value
-#                 out[i + 3, j] += z * value
-#     for i in range(M // 4 * 4, M):
-#         for k in range(K):
-#             for j in range(N):
-#                 out[i, j] += a[i, k] * b[k, j]
-#     return out
-# ```
-#
-# </details>
-
-# %% [markdown]
-# ### Exercise 2 · Panels
-#
-# *●●○ · 10 minutes*
-#
-# Pack `b` (K, N) into panels of `width` columns: return an array of shape (number of panels, K, width), of the dtype of
-# `b`, in which panel `p` holds the columns `p · width`, `p · width + 1`, … . If `width` does not divide N, fill the
-# last panel up with zeros. NumPy or loops, as you like.
-
-# %% tags=["exercise", "raises-exception"]
-import numpy as np
-
-
-def pack_panels(b, width):
-    """Return the panels of b (K, N): (⌈N / width⌉, K, width), the last one filled up with zeros."""
-    raise NotImplementedError("write pack_panels: return an array of (panels, K, width)")
-
-
-for K, N, width in ((3, 8, 4), (53, 91, 32), (2, 5, 8)):
-    b = np.random.default_rng(0).standard_normal((K, N), np.float32)
-    panels = pack_panels(b, width)
-    expected = (-(-N // width), K, width)
-    assert panels.shape == expected, (
-        f"the panels of {b.shape} must be {expected}, got {panels.shape}"
-    )
-    assert panels.dtype == b.dtype and panels.flags.c_contiguous, (
-        "panels must be float32, in one piece"
-    )
-    columns = np.concatenate(panels, axis=1)
-    assert (columns[:, :N] == b).all(), "side by side, the panels must be b again"
-    assert (columns[:, N:] == 0).all(), "what fills up the last panel must be 0"
-print("passed: pack_panels packs three shapes, and fills up the last panel with zeros")
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# Make an array of zeros of the whole shape, and copy the columns `b[:, first : first + width]` of each panel. The last
-# piece may be narrower than `width`.
-#
-# </details>
-#
-# <details><summary>Solution</summary>
-#
-# ```python
-# def pack_panels(b, width):
-#     K, N = b.shape
-#     panels = np.zeros((-(-N // width), K, width), b.dtype)
-#     for p in range(len(panels)):
-#         piece = b[:, p * width : (p + 1) * width]
-#         panels[p, :, : piece.shape[1]] = piece
-#     return panels
-# ```
-#
-# </details>
+# - Two speeds are comparable if both were measured with the same shape and in turns: with each other, or each with the
+#   same loop, as here with the multiply-adds.
 
 # %% [markdown]
 # Assignment [A6](assignments/README.md), task a6_1, has you write a softmax in one compiled loop, against a speed

@@ -71,7 +71,7 @@ from tinyprune.notebook import (
     use_style,
     you_are_here,
 )
-from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
+from tinyprune.plots import BLUE, GREY, VERMILION
 
 use_style()
 rng = np.random.default_rng(0)
@@ -156,7 +156,7 @@ print(f"one pass: {operations / H / one_pass_bytes:.1f} operations per byte")
 
 
 # %% jupyter={"source_hidden": true}
-# Measures and draws the peak memory of textbook and kernel.
+# Peak memory against T, of textbook and kernel: the textbook's grows with T², the kernel's with T.
 def peak_bytes(attend, arguments, span):
     """Return the peak memory of a call in addition to its arguments."""
     attend(**arguments, span=span)
@@ -207,11 +207,71 @@ plt.show()
 # $$ \ell' = e^{m-m'}\,\ell + \sum_{\text{new}} e^{s_j-m'} \qquad\qquad o' = e^{m-m'}\,o + \sum_{\text{new}} e^{s_j-m'}\,v_j \tag{2} $$
 #
 # (Milakov & Gimelshein 2018.) No exponent is ever above zero, so nothing overflows. Each weight is used as soon as it
-# is computed, and then forgotten. In loops, for one query (`highest` is $m$, `total` is $\ell$; `factor` is 1 for context
-# keys and $\sqrt N$ for persistent vectors):
+# is computed, and then forgotten.
+
+# %% [markdown]
+# ### Exercise 1 · A step of the online softmax
+#
+# *●○○ · 10 minutes*
+#
+# For one query, take a chunk of n more keys into the state (m, total, o) by equation (2), and return the new state. The
+# first call gets m = −∞, total = 0 and o = 0. After all chunks, the answer is o / total.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune.course.expectations import expect_close
 
 
-# %% tags=["subject"]
+def take_chunk(s, values, m, total, o):
+    """Take scores s (n,) and values (n, Dh) into m, total and o (Dh,); returns the new (m, total, o)."""
+    raise NotImplementedError("write take_chunk: return the new m, total and o")
+
+
+drawn = np.random.default_rng(0)
+values = drawn.standard_normal((50, 4))
+scores = drawn.standard_normal(50) * 3
+for name, s in (
+    ("falling", -np.sort(-scores)),
+    ("rising", np.sort(scores)),
+    ("huge", 500 * scores),
+):
+    m, total, o = -np.inf, 0.0, np.zeros(4)
+    for j in range(0, 50, 8):
+        m, total, o = take_chunk(s[j : j + 8], values[j : j + 8], m, total, o)
+    whole = np.exp(s - s.max()) @ values / np.exp(s - s.max()).sum()
+    given = {"fed": f"50 {name} scores, eight at a time", "hint": "the highest of m and s"}
+    expect_close(m, s.max(), "take_chunk: m must be the highest score", **given)
+    given["hint"] = "which maximum does each term of (2) use, and what is rescaled?"
+    expect_close(o / total, whole, "take_chunk: o / total is wrong", absolute=1e-12, **given)
+print("passed: take_chunk equals the whole softmax, for falling, rising and huge scores")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# First the new maximum, of m and of the new scores. Then `np.exp(m - new)`, which rescales both total and o; it is 0 at
+# the first call.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def take_chunk(s, values, m, total, o):
+#     new = max(m, s.max())
+#     shrink = np.exp(m - new)
+#     weights = np.exp(s - new)
+#     return new, shrink * total + weights.sum(), shrink * o + weights @ values
+# ```
+#
+# </details>
+#
+# The chapter computes with `take_keys`, the same step in loops: `highest` is $m$, `total` is $\ell$, and `factor` is 1 for
+# context keys and $\sqrt N$ for persistent vectors.
+
+
+# %% jupyter={"source_hidden": true}
+# The loops of take_keys: a step of the online softmax, compiled.
 @numba.njit
 def take_keys(s, values, factor, highest, total, o):
     """Take more keys into an online softmax; return the new (highest, total), and change o in place."""
@@ -278,41 +338,57 @@ except AssertionError as error:
 else:
     raise AssertionError("the planted bug was not found")
 
+# %% [markdown]
+# Here `take_keys` takes eight keys, one at a time, with one value each. Their scores are 1, 0.2, 0.6, 2, 1.2, 3, 0.5, 2.4.
+#
+# **Before you look:** at which keys are the sums rescaled?
+
 # %% jupyter={"source_hidden": true}
-# Draws the state of an online softmax after some of the keys.
-_, kept = in_pieces(s, values, 1)
-highest, total, output = (np.array(x) for x in zip(*kept))  # (keys,)  (keys,)  (keys, Dh)
+# Eight scores, and the sums ℓ and o before and after key 4: its score is the highest so far, so the old parts shrink.
+few = np.array([1.0, 0.2, 0.6, 2.0, 1.2, 3.0, 0.5, 2.4])  # scores
+few_values = np.array([0.5, 1.5, 1.0, 0.4, 1.2, 0.6, 1.0, 0.8])
+states = in_pieces(few, few_values[:, None], 1)[1]  # (highest, total, o / total) after each key
 
 
 def draw_online(seen):
-    """Draw the scores with the highest so far, the sum, and four numbers of the output, after some keys."""
-    figure, axes = plt.subplots(1, 3, figsize=(8, 2.2))
-    axes[0].plot(s, ".", color=GREY, markersize=3, label="scores")
-    axes[0].step(range(seen), highest[:seen], where="post", color=VERMILION, label="highest so far")
-    axes[0].set(title=f"{seen} keys seen", ylim=(s.min() - 1, s.max() + 10))
-    axes[0].legend(frameon=False, loc="upper left", fontsize=8)
-    axes[1].plot(total[:seen], color=BLUE)
-    axes[1].set(title=f"sum = {total[seen - 1]:.2f}", ylim=(0, total.max() * 1.1))
-    for d, colour in zip(range(4), HEAD_COLOURS):
-        axes[2].plot(output[:seen, d], color=colour, linewidth=1.2)
-        axes[2].plot(keys, whole[d], "o", color=colour, markersize=5, clip_on=False)
-    axes[2].set(
-        title="o / sum, four of its numbers", ylim=(output[:, :4].min(), output[:, :4].max())
-    )
-    for ax in axes:
-        ax.axvline(seen, color=GREY, linewidth=0.8, linestyle=":")
-        ax.set(xlim=(0, keys), xlabel="key")
+    """Show the scores, and the sums ℓ and o in parts, one for each key: before the last key, rescaled, and with it."""
+    highest, total, output = states[seen - 1]
+    before = states[seen - 2][0] if seen > 1 else few[0]
+    figure, axes = plt.subplots(1, 3, figsize=(8.5, 2.5), width_ratios=(1.2, 1, 1))
+    colours = [GREY if j >= seen else VERMILION if j == seen - 1 else BLUE for j in range(8)]
+    for j, (score, colour) in enumerate(zip(few, colours), 1):
+        axes[0].plot(j, score, "o", color=colour, markerfacecolor="white" if j > seen else colour)
+    axes[0].step(range(1, seen + 1), [m for m, _, _ in states[:seen]], where="post", color=BLUE)
+    said = "is its score" if seen == 1 else "rises" if highest > before else "stays"
+    axes[0].set_title(f"key {seen}: m {said}")
+    axes[0].set(xlabel="key", ylabel="score (line: m)", xticks=range(1, 9), ylim=(0, 3.4))
+    shrink = math.exp(before - highest)
+    for ax, name, factors, top in zip(axes[1:], "ℓo", (np.ones(8), few_values), (2.7, 2.1)):
+        old, new = np.exp(few - before) * factors, np.exp(few - highest) * factors
+        for x, parts in enumerate((old[: seen - 1], new[: seen - 1], new[:seen])):
+            for j, (low, part) in enumerate(zip(np.cumsum(parts) - parts, parts), 1):
+                style = {
+                    "color": VERMILION if j == seen else BLUE,
+                    "edgecolor": "white",
+                    "alpha": 0.8,
+                }
+                ax.bar(x, part, bottom=low, width=0.8, **style)
+        assert math.isclose(new[:seen].sum(), total * (output[0] if name == "o" else 1))
+        ax.set_title(f"{name}: old parts × {shrink:.2f}" if seen > 1 else f"{name}: its first part")
+        ax.set(xlim=(-0.6, 2.6), ylim=(0, top))
+        ax.set_xticks(range(3), ["before", "rescaled", f"+ key {seen}"], fontsize=8)
     plt.show()
 
 
-draw_online(60)
+draw_online(4)
 
 # %%
-sliders(draw_online, seen=(20, keys, 20))
+# The same for other keys: the sums shrink at keys 4 and 6, and at all others a part is added and nothing else happens.
+sliders(draw_online, seen=(1, 8))
 
 # %% [markdown]
-# At every rise of the red line all sums are rescaled; where the rise is large, the sum drops. In the end the four
-# numbers arrive at the dots, the results of the whole softmax.
+# At keys 4 and 6 the line rises. There all parts of both sums shrink by the same factor before the new part is added. At all
+# other keys the factor is 1. The output o / ℓ is not changed by the rescaling.
 #
 # Here is a whole head, one query after another, with chunks of 64 keys. Keys that a query does not see are skipped.
 
@@ -435,9 +511,9 @@ for tile, chunk in ((32, 64), (1, 1), (67, 108), (5, 9)):
 
 
 # %% jupyter={"source_hidden": true}
-# Draws which pieces of the matrix of scores are computed, for a given tile and span.
+# The matrix of scores with a band in blue, which queries see, and in orange what tiles of 32 queries compute in vain.
 def draw_tiles(tile, span):
-    """Draw the scores that a query sees in blue, and in orange those that a tile computes in vain."""
+    """Show the scores that a query sees in blue, and in orange those that a tile computes in vain."""
     T, M, width = 128, 128, 32
     distance = np.arange(T)[:, None] + M - np.arange(T + M)
     seen = (distance >= 0) & (distance <= span)
@@ -454,6 +530,7 @@ COLOURS = plt.matplotlib.colors.ListedColormap(["white", "#F2C9A8", BLUE])
 draw_tiles(32, 128)
 
 # %%
+# The same for other tiles and spans: large tiles and short spans waste more.
 sliders(draw_tiles, tile=[8, 16, 32, 64], span=[16, 64, 128])
 
 # %% [markdown]
@@ -546,7 +623,7 @@ np.testing.assert_array_equal(read, t + M_small - j)  # the distance that each s
 
 
 # %% jupyter={"source_hidden": true}
-# Draws the same memory with longer and with shorter rows.
+# The same memory twice: in longer rows all rows are alike, in shorter rows equal distances lie along diagonals.
 def draw_memory(ax, stride, first, width, title):
     """Draw `scratch` as rows of `stride` numbers, with a box of `width` numbers from `first` on in each."""
     for i, distance in enumerate(scratch):
@@ -607,9 +684,78 @@ show_source(exp2_coefficients)
 # $$ ds_j = a_j\,(\mathtt{dout}\cdot v_j - \delta), \qquad dq = \sum_j \frac{ds_j\, k_j}{\sqrt{\mathtt{Dh}}}, \qquad
 # dk_j = \sum_i \frac{ds_{ij}\, q_i}{\sqrt{\mathtt{Dh}}}, \qquad dv_j = \sum_i a_{ij}\,\mathtt{dout}_i \tag{5} $$
 #
-# The scores are computed twice. That costs their products once more, and saves the memory and the passes. You will write
-# (5) in exercise 2. Is the kernel right? The next cell compares all nine gradients with the textbook's, in float64, at
-# lengths that no tile divides, with some gates at 0:
+# The scores are computed twice. That costs their products once more, and saves the memory and the passes.
+
+# %% [markdown]
+# ### Exercise 2 · Backward for one chunk of keys
+#
+# *●●● · 20 minutes*
+#
+# For T queries and a chunk of n keys, compute this chunk's weights again from `lse`, and then, by equation (5), its
+# part of `dq` and its `dk` and `dv`. The check adds up `dq` over the chunks, joins `dk` and `dv`, and compares with
+# measured derivatives. There is no mask, and the scores are $q\cdot k / \sqrt{\mathtt{Dh}}$.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune.course.expectations import expect
+from tinyprune.testing import check_gradients
+
+
+def chunk_backward(q, k, v, dout, lse, delta):
+    """q, dout (T, Dh), k, v (n, Dh), lse, delta (T,); returns dq (T, Dh), dk (n, Dh), dv (n, Dh)."""
+    raise NotImplementedError("write chunk_backward: return this chunk's dq, dk and dv")
+
+
+def forward(q, k, v):
+    s = q @ k.T / np.sqrt(q.shape[1])
+    lse = np.log(np.exp(s).sum(-1))
+    out = np.exp(s - lse[:, None]) @ v
+    return out, (q, k, v, out, lse)
+
+
+def backward(dout, cache):
+    q, k, v, out, lse = cache
+    delta = (dout * out).sum(-1)  # (T,)
+    chunks = [slice(j, j + 4) for j in range(0, len(k), 4)]
+    dq, dk, dv = zip(*(chunk_backward(q, k[c], v[c], dout, lse, delta) for c in chunks))
+    return sum(dq), np.concatenate(dk), np.concatenate(dv)
+
+
+drawn = np.random.default_rng(0)
+q, k, v = (drawn.standard_normal((n, 3)) for n in (5, 10, 10))
+names = {"argument_names": ["q", "k", "v"]}
+for r in check_gradients(forward, backward, q, k, v, **names):
+    hint = "dv and dk sum over queries, dq over keys; the scores have a factor 1 / √Dh"
+    given = {"fed": "q (5, 3), k and v (10, 3), in chunks of 4 keys", "hint": hint}
+    got, measured = (f"{x:.8g} at {r.index}" for x in (r.got, r.expected))
+    expect(
+        r.passed, f"chunk_backward: d{r.argument} is wrong", came=got, expected=measured, **given
+    )
+print("passed: dq, dk and dv of chunk_backward equal measured derivatives")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The weights are (T, n): `np.exp(scores - lse[:, None])`. The chunk's `dout · v` is a matrix of the same shape, and so
+# is `ds`. The factor $1/\sqrt{\mathtt{Dh}}$ stands in the scores, in `dq` and in `dk`.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def chunk_backward(q, k, v, dout, lse, delta):
+#     root = 1 / np.sqrt(q.shape[1])
+#     a = np.exp(q @ k.T * root - lse[:, None])
+#     ds = a * (dout @ v.T - delta[:, None])
+#     return ds @ k * root, ds.T @ q * root, a.T @ dout
+# ```
+#
+# </details>
+#
+# The kernel does the same for whole tiles, with positions, persistent vectors and gates. Is it right? The next cell compares
+# all nine gradients with the textbook's, in float64, at lengths that no tile divides, with some gates at 0:
 
 # %%
 gate = np.array([1, 0, 0.7, 0, 1, 1, 0, 0.2])
@@ -668,7 +814,7 @@ assert (got[8][closed] != 0).all(), "dgate of closed heads"
 
 
 # %% jupyter={"source_hidden": true}
-# Measures and draws attention with fewer heads, closed or removed.
+# Time against open heads: closing the others saves their backward pass, removing them saves both passes.
 def only(arguments, heads):
     """Return the arguments with the first `heads` heads."""
     first = ("u", "w", "pk", "pv")  # the head is their first axis
@@ -751,7 +897,7 @@ check(compiled_loops)
 # **Before you look:** is `compiled_loops` faster or slower than the textbook in NumPy?
 
 # %% jupyter={"source_hidden": true}
-# Times all rungs in turns, and draws a bar for the speed of each, the lowest rung at the bottom.
+# A bar for the speed of each rung, the lowest at the bottom, all timed in turns: the kernel's is the longest.
 rungs = {
     "textbook (NumPy)": ops.attention_forward,
     "compiled loops": compiled_loops,
@@ -767,22 +913,24 @@ figure, ax = plt.subplots(figsize=(6, 2.2))
 bars = ax.barh(list(speeds), list(speeds.values()), color=BLUE)
 ax.bar_label(bars, [f"{speed:.3g}" for speed in speeds.values()], padding=3)
 ax.set(xlim=(0, 1.1 * max(speeds.values())), xlabel="GFLOP per second, forward")
-ax.set_title("Compiling alone does not beat NumPy; lanes and tiles do")
+textbook, kernel = speeds["textbook (NumPy)"], speeds["kernel of tinyprune"]
+loops = max(speeds[name] for name in ("compiled loops", "online softmax", "keys in lanes"))
+title = "Neither compiling nor lanes beat NumPy; the kernel's tiles do"
+ax.set_title(title if loops < textbook < kernel else "The speed of each rung on this machine")
 plt.show()
-faster = speeds["kernel of tinyprune"] / speeds["textbook (NumPy)"]
-print(f"kernel: {faster:.1f} times as fast as the textbook")
+print(f"kernel: {kernel / textbook:.1f} times as fast as the textbook")
 
 # %% [markdown]
 # Plain compiled loops do not beat NumPy, whose products come from BLAS. And `online softmax` alone makes nothing
 # faster: it needs no matrix, but its loops still wait for their own sums. It makes the rungs above it possible. Lanes
-# and threads bring the loops to about NumPy's speed, and only the kernel, which has tiles as well, is several times as
-# fast. (Operations are counted by the formula, with those of masked keys, although all rungs from `online softmax` on
-# skip these.)
+# make the loops about twice as fast, and threads bring them to about NumPy's speed. Only the kernel, which has tiles as
+# well, is several times as fast. (Operations are counted by the formula, with those of masked keys, although all rungs
+# from `online softmax` on skip these.)
 #
 # `tinyprune bench` compares with PyTorch, in processes of their own: see the [page on
 # speed](../data/results/speed/README.md). In its picture of time against T, M stays 128 and each query sees 129 keys. Our
-# kernel computes only that band, and PyTorch computes all T · (T + 128) scores. So our time grows only in proportion to T
-# there, because of the mask and not because of online softmax.
+# kernel computes hardly more than that band, and PyTorch computes all T · (T + 128) scores. So our time grows only in
+# proportion to T there, because of the mask and not because of online softmax.
 #
 # ## Recap
 #
@@ -791,126 +939,6 @@ print(f"kernel: {faster:.1f} times as fast as the textbook")
 #   price of computing the scores twice.
 # - Without the matrix, the methods of the matrix product apply: tiles, lanes, registers, threads with a fixed order of
 #   every sum.
-#
-# ## Now you
-#
-# Replace the line `raise NotImplementedError(…)` by your code and run the cell. The exercises are the two formulas that
-# make the matrix unnecessary.
-
-# %% [markdown]
-# ### Exercise 1 · A step of the online softmax
-#
-# *●○○ · 10 minutes*
-#
-# For one query, take a chunk of n more keys into the state (m, total, o) by equation (2), and return the new state. The
-# first call gets m = −∞, total = 0 and o = 0. After all chunks, the answer is o / total.
-
-# %% tags=["exercise", "raises-exception"]
-import numpy as np
-
-
-def take_chunk(s, values, m, total, o):
-    """Take scores s (n,) and values (n, Dh) into m, total and o (Dh,); returns the new (m, total, o)."""
-    raise NotImplementedError("write take_chunk: return the new m, total and o")
-
-
-rng = np.random.default_rng(0)
-values = rng.standard_normal((50, 4))
-scores = rng.standard_normal(50) * 3
-for name, s in (
-    ("falling", -np.sort(-scores)),
-    ("rising", np.sort(scores)),
-    ("huge", 500 * scores),
-):
-    m, total, o = -np.inf, 0.0, np.zeros(4)
-    for j in range(0, 50, 8):
-        m, total, o = take_chunk(s[j : j + 8], values[j : j + 8], m, total, o)
-    weights = np.exp(s - s.max())
-    expected = weights @ values / weights.sum()
-    assert m == s.max(), f"{name} scores: m must be the highest score, {s.max()}, got {m}"
-    wrong = f"{name} scores: o / total must be {expected}, got {o / total}"
-    assert np.allclose(o / total, expected, rtol=0, atol=1e-12), wrong
-print("passed: take_chunk equals the whole softmax, for falling, rising and huge scores")
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# First the new maximum, of m and of the new scores. Then `np.exp(m - new)`, which rescales both total and o; it is 0 at
-# the first call.
-#
-# </details>
-#
-# <details><summary>Solution</summary>
-#
-# ```python
-# def take_chunk(s, values, m, total, o):
-#     new = max(m, s.max())
-#     shrink = np.exp(m - new)
-#     weights = np.exp(s - new)
-#     return new, shrink * total + weights.sum(), shrink * o + weights @ values
-# ```
-#
-# </details>
-
-# %% [markdown]
-# ### Exercise 2 · Backward for one chunk of keys
-#
-# *●●● · 20 minutes*
-#
-# For T queries and a chunk of n keys, compute this chunk's weights again from `lse`, and then, by equation (5), its
-# part of `dq` and its `dk` and `dv`. The check adds up `dq` over the chunks, joins `dk` and `dv`, and compares with
-# measured derivatives. There is no mask, and the scores are $q\cdot k / \sqrt{\mathtt{Dh}}$.
-
-# %% tags=["exercise", "raises-exception"]
-import numpy as np
-
-from tinyprune.testing import assert_gradients
-
-
-def chunk_backward(q, k, v, dout, lse, delta):
-    """q, dout (T, Dh), k, v (n, Dh), lse, delta (T,); returns dq (T, Dh), dk (n, Dh), dv (n, Dh)."""
-    raise NotImplementedError("write chunk_backward: return this chunk's dq, dk and dv")
-
-
-def forward(q, k, v):
-    s = q @ k.T / np.sqrt(q.shape[1])
-    lse = np.log(np.exp(s).sum(-1))
-    out = np.exp(s - lse[:, None]) @ v
-    return out, (q, k, v, out, lse)
-
-
-def backward(dout, cache):
-    q, k, v, out, lse = cache
-    delta = (dout * out).sum(-1)  # (T,)
-    chunks = [slice(j, j + 4) for j in range(0, len(k), 4)]
-    dq, dk, dv = zip(*(chunk_backward(q, k[c], v[c], dout, lse, delta) for c in chunks))
-    return sum(dq), np.concatenate(dk), np.concatenate(dv)
-
-
-rng = np.random.default_rng(0)
-q, k, v = (rng.standard_normal((n, 3)) for n in (5, 10, 10))
-assert_gradients(forward, backward, q, k, v, argument_names=["q", "k", "v"])
-print("passed: dq, dk and dv of chunk_backward equal measured derivatives")
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# The weights are (T, n): `np.exp(scores - lse[:, None])`. The chunk's `dout · v` is a matrix of the same shape, and so
-# is `ds`. The factor $1/\sqrt{\mathtt{Dh}}$ stands in the scores, in `dq` and in `dk`.
-#
-# </details>
-#
-# <details><summary>Solution</summary>
-#
-# ```python
-# def chunk_backward(q, k, v, dout, lse, delta):
-#     root = 1 / np.sqrt(q.shape[1])
-#     a = np.exp(q @ k.T * root - lse[:, None])
-#     ds = a * (dout @ v.T - delta[:, None])
-#     return ds @ k * root, ds.T @ q * root, a.T @ dout
-# ```
-#
-# </details>
 
 # %% [markdown]
 # Assignment [A6](assignments/README.md), task a6_2, has you write fused attention in Numba, against a speed target.

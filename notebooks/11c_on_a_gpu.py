@@ -109,7 +109,7 @@ you_are_here("attention", "projection")
 
 
 # %% jupyter={"source_hidden": true}
-# Draw which block and which warp computes each element.
+# A function that draws which block and which warp computes each element.
 def draw_blocks(placed):
     figure, axes = plt.subplots(2, 1, figsize=(8, 5.6))
     for ax, ((x, y), (block, warp)) in zip(axes, placed.items()):
@@ -133,6 +133,7 @@ def draw_blocks(placed):
 
 
 # %%
+# Two grids over 21 × 70 numbers: in blocks of 32 × 8 a warp is a row of 32 threads, in blocks of 16 × 16 two rows of 16.
 def who(block, warp, M, N):
     """Record for each thread its block and its warp."""
     j, i = cuda.grid(2)  # x is the column, y is the row
@@ -284,13 +285,62 @@ check_rung("columns along x")
 # A warp executes one load instruction for its 32 lanes together, one *request*, and memory answers in **sectors** of 32
 # bytes, eight float32. Adjacent addresses need $32\cdot4/32 = 4$ sectors, each fully used: a *coalesced* load. Equal
 # addresses need one sector. Addresses in different rows of a matrix need 32, and seven eighths of the data are not used.
+
+# %% [markdown]
+# ### Exercise 1 · How many sectors does a warp read?
+#
+# *●○○ · 10 minutes*
+#
+# A block has `width` threads along x. Thread t of its first warp has
+# x = t mod `width` and y = ⌊t / `width`⌋, and loads the float32 number at the address x · `stride_x` + y · `stride_y`,
+# counted in numbers. A sector holds 8 numbers, and the array begins at a sector's edge. Return how many different sectors
+# the 32 threads touch together.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune.course.expectations import expect
+
+
+def warp_sectors(width, stride_x, stride_y):
+    """Count the sectors of 8 numbers that the first warp's load touches; all arguments are integers."""
+    raise NotImplementedError("write warp_sectors: return the number of different sectors")
+
+
+wanted = {(32, 1, 512): 4, (32, 512, 1): 32, (32, 0, 512): 1, (16, 1, 512): 4, (16, 0, 512): 2}
+wanted |= {(16, 512, 1): 16, (8, 2, 64): 8, (16, 2, 1000): 8}  # width, stride_x, stride_y
+for given, sectors_read in wanted.items():
+    hint = "first where each of the 32 threads reads, then which sectors these places are in"
+    fed = "width = {}, stride_x = {}, stride_y = {}".format(*given)
+    found, title = warp_sectors(*given), "warp_sectors: the number of sectors is wrong"
+    right = {"came": str(found), "expected": str(sectors_read)}
+    expect(found == sectors_read, title, fed=fed, hint=hint, **right)
+print(f"passed: warp_sectors is right for {len(wanted)} loads")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Make an array of the 32 thread numbers, compute all addresses at once, and divide by 8 with `//`.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def warp_sectors(width, stride_x, stride_y):
+#     thread = np.arange(32)
+#     address = thread % width * stride_x + thread // width * stride_y
+#     return len(np.unique(address // 8))
+# ```
+#
+# </details>
 #
 # **Before you look:** in blocks of 32 × 8, how many sectors do the two loads of one multiply-add touch for a warp, in
 # *rows along x* and in *columns along x*?
 
 
 # %% jupyter={"source_hidden": true}
-# Draw which number each lane of a warp reads.
+# The numbers that a warp reads: one column of 32 rows, one number, or 32 neighbours, in 32, 1 or 4 framed sectors.
 def draw_lanes(ax, addresses, rows, width, title, sectors=True):
     """Draw memory as rows of `width` numbers, each with the first lane that reads it, and frame the sectors."""
     lanes = np.full(rows * width, np.nan)
@@ -349,6 +399,69 @@ for name in RUNGS:
 
 # %% [markdown]
 # After the exchange of i and j no load touches more sectors than it must.
+
+# %% [markdown]
+# ### Exercise 2 · The gates as a kernel
+#
+# *●●○ · 15 minutes*
+#
+# Multiply every head's output by its gate: `out[i, j] = o[i, j] · g[h]`, where column j belongs to head
+# h = ⌊j / Dh⌋. `o` and `out` are (T, D), `g` is (H,), and Dh = D / H. One thread computes one number. Neighbours in a warp
+# should read neighbouring numbers of `o`, so x is the column. The grid has more threads than `o` has numbers. Write a
+# function that returns the kernel.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune.course.expectations import expect_close
+from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
+from tinyprune.kernels.cuda.device.jit import cuda, floats, int32, kernel
+
+get_backend("cuda-emulated")
+
+
+def gate_heads():
+    """Return a kernel, decorated with `kernel(floats, floats, floats, int32, int32, int32, threads=(32, 8))`.
+
+    Its arguments are o, g, out, T, D, H; a thread writes one number of out, (T, D), from o, (T, D), and g, (H,).
+    """
+    raise NotImplementedError(
+        "write gate_heads: its kernel stores o[i, j] times the gate of its head in out[i, j]"
+    )
+
+
+T, D, H = 21, 70, 5
+o = np.random.default_rng(0).standard_normal((T, D), np.float32)
+g, out = np.array([1, 0, 0.5, 2, 1], np.float32), empty((T, D))
+gate_heads()((3, 3), to_device(o), to_device(g), out, T, D, H)  # 3 × 3 blocks of 32 × 8 threads
+given = {"fed": f"o ({T}, {D}), g {g}", "hint": "which head owns column j, and is x the column?"}
+expected = o * np.repeat(g, D // H)
+expect_close(to_host(out), expected, "gate_heads: out is wrong", absolute=1e-6, **given)
+print(f"passed: the kernel of gate_heads writes all {o.size:,} numbers, and none beyond the edges")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `j, i = cuda.grid(2)` gives column and row. An `if` keeps the threads beyond the edge from reading and writing.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def gate_heads():
+#     @kernel(floats, floats, floats, int32, int32, int32, threads=(32, 8))
+#     def gates(o, g, out, T, D, H):
+#         j, i = cuda.grid(2)
+#         if i < T and j < D:
+#             Dh = D // H
+#             out[i * D + j] = o[i * D + j] * g[j // Dh]
+#
+#     return gates
+# ```
+#
+# </details>
 #
 # ## 3 · Tiles in shared memory
 #
@@ -392,7 +505,7 @@ check_rung("shared tiles")
 
 
 # %% jupyter={"source_hidden": true}
-# Draw a, b and out, with the tiles that one block needs.
+# Matrices a, b and out: a tile moves along a band of rows of a, another along a band of columns of b.
 def draw_tiles(ax, corner, shape, label, part, colour, where):
     """Draw a matrix as a box at corner (x, y), with a band of it and a tile in that band."""
     height, width = shape
@@ -433,7 +546,7 @@ plt.show()
 
 
 # %% jupyter={"source_hidden": true}
-# Make a kernel from the edited source of another, and find the line of a cell that an instruction comes from.
+# Functions that make a kernel from the edited source of another, and find the line that an instruction comes from.
 def edited(kernel, *edits):
     """Make a kernel from the source of another one, with replacements (old, new) in it."""
     lines, first = inspect.getsourcelines(kernel.function)
@@ -566,7 +679,7 @@ for name, of_rung in (("side by side", side_by_side), ("16 apart", register_tile
     )
 
 # %% jupyter={"source_hidden": true}
-# Draw which banks a warp's load from tile_b touches.
+# Banks of a warp's load from tile_b: columns side by side fill every fourth bank twice, columns 16 apart fill 16 banks once.
 column = lane % TILE
 figure, axes = plt.subplots(2, 1, figsize=(9, 2.6))
 draw_lanes(axes[0], column * EACH, 2, 32, "side by side", sectors=False)
@@ -588,7 +701,7 @@ plt.show()
 # $$ \text{loads} = \lceil N/C\rceil\, MK + \lceil M/R\rceil\, KN $$
 
 # %% jupyter={"source_hidden": true}
-# Compare the counted loads of the four rungs with the derived ones.
+# A table of the four rungs: the counted loads equal the derived ones, and shrink from rung to rung.
 sides = dict(zip(RUNGS, (1, 1, TILE, WIDE)))  # R = C
 from_shared = dict(zip(RUNGS, (0, 0, 2, 2 / EACH)))  # loads from shared memory per multiply-add
 print("for a multiply-add:     loads            sectors of a warp    shared loads       waves")
@@ -622,10 +735,99 @@ for name in ("shared tiles", "register tile"):
 # Now attention of [chapter 03](03_attention_by_hand.ipynb), with M positions of memory before the segment, causal, for one
 # segment (B = 1), without the position term. The obvious way takes three kernels: scores, softmax of each row, weighted
 # sum of values. The first and the last are like `columns_along_x`. The softmax is new: the maximum of a row needs *all* of
-# its numbers, and they are spread over 64 threads:
+# its numbers, and they are spread over 64 threads. Each thread puts the maximum of its own numbers into shared memory, and
+# the 64 maxima are **combined by halves**: the first 32 threads compare theirs with those of the other 32, then the first 16
+# with those of the next 16, and so on. That takes $\log_2 64 = 6$ steps, with a barrier before each; one thread alone would
+# take 63. Sums are found in the same way.
+
+# %% [markdown]
+# ### Exercise 3 · Combine by halves
+#
+# *●●● · 20 minutes*
+#
+# Compute the mean that RMSNorm needs: `out[row] = mean of x[row, :]²`, for `x`
+# (rows, D) and `out` (rows,), with one block of 64 threads for each row. Thread t adds up the squares of the numbers t,
+# t + 64, t + 128, … of the row and puts its sum into shared memory; then the sums are combined by halves; and one thread
+# stores the result. `cuda.shared.array(64, float32)` makes the shared array,
+# `cuda.threadIdx.x` is t, `cuda.blockIdx.x` is the row. The check also counts the requests for `x`: a row of
+# 160 numbers takes five.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune.course.expectations import expect, expect_close
+from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
+from tinyprune.kernels.cuda.device.jit import cuda, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.emulator.driver import emulator
+
+get_backend("cuda-emulated")
+emulator().counted = True
 
 
-# %% tags=["subject"]
+def mean_square():
+    """Return a kernel, decorated with `kernel(floats, floats, int32, threads=64)`.
+
+    Its arguments are x, out, D; a block writes one number of out, (rows,), from a row of x, (rows, D).
+    """
+    raise NotImplementedError(
+        "write mean_square: its kernel stores the mean of the squares of x[row] in out[row]"
+    )
+
+
+x = np.random.default_rng(0).standard_normal((3, 160), np.float32)
+x *= np.array([[1], [2], [3]], np.float32)
+out, made = empty(3), mean_square()
+made(3, to_device(x), out, 160)
+given = {"fed": f"x {x.shape}", "hint": "does each number count once, and when is the sum whole?"}
+expected = (x**2).mean(1)
+expect_close(to_host(out), expected, "mean_square: out is wrong", relative=1e-4, **given)
+loads = ["ld.global" in text for text in made.compiled.text]
+requests = int(made.compiled.counts["requests"][loads].sum())
+given["hint"] = "160 numbers of a row take 5 requests of 32 neighbours"
+right = {"came": str(requests), "expected": "15"}
+expect(requests == 15, "mean_square: the number of requests is wrong", **right, **given)
+print("passed: the kernel of mean_square is right, without races, and reads x in 15 requests")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Start with `half = 32`. In each round all threads wait at a barrier, which must not be inside the `if`; the threads below
+# `half` add the number that is `half` places further; and `half` is halved.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def mean_square():
+#     @kernel(floats, floats, int32, threads=64)
+#     def squares(x, out, D):
+#         part = cuda.shared.array(64, float32)
+#         t, row = cuda.threadIdx.x, cuda.blockIdx.x
+#         total = float32(0)
+#         for j in range(t, D, 64):
+#             total += x[row * D + j] * x[row * D + j]
+#         part[t] = total
+#         half = 32
+#         while half > 0:
+#             cuda.syncthreads()
+#             if t < half:
+#                 part[t] += part[t + half]
+#             half //= 2
+#         if t == 0:
+#             out[row] = part[0] / D
+#
+#     return squares
+# ```
+#
+# </details>
+#
+# The softmax combines by halves twice, for the maximum and for the sum of the exponentials.
+
+
+# %% jupyter={"source_hidden": true}
+# The kernel row_softmax: scores of a row become weights, in a block of 64 threads for each row.
 ROW_THREADS = 64  # of a block that works on one row; a power of 2
 LOWEST = np.float32(-np.inf)
 
@@ -667,10 +869,6 @@ def row_softmax(s, S):
     for j in range(x, S, ROW_THREADS):
         s[row * S + j] /= found[0]
 
-
-# %% [markdown]
-# Combining by halves takes $\log_2 64 = 6$ steps, with a barrier before each; one thread alone would take 63. The sum of
-# the exponentials is found in the same way.
 
 # %%
 # a row has more numbers than its block has threads, and not a multiple of them
@@ -860,7 +1058,7 @@ for length, attend in ((64, without_padding), (65, online_softmax)):
 assert loads["parts"] == loads["fewest"]
 
 # %% jupyter={"source_hidden": true}
-# Draw which banks a warp's load from k_tile touches.
+# Banks of a warp's load from k_tile: with rows of 64 all 16 numbers are in one bank, with rows of 65 in 16 banks.
 figure, axes = plt.subplots(1, 2, figsize=(9, 4.9))
 for ax, length in zip(axes, (64, PADDED)):
     addresses = lane % TILE * length + 5
@@ -919,7 +1117,7 @@ print(
 
 
 # %% jupyter={"source_hidden": true}
-# Find the innermost instructions of a kernel, and print them.
+# Functions that find the innermost instructions of a kernel, and print them.
 def heart(kernel):
     """Return the places of the basic block (the instructions between two jumps or their targets) with the most fma."""
     code = kernel.compiled
@@ -940,7 +1138,7 @@ def print_code(kernel, places):
 
 
 # %% jupyter={"source_hidden": true}
-# Print a few instructions of the cores of two kernels.
+# A few instructions from the innermost loops of two kernels.
 parts = {shared_tiles: slice(2, 8), register_tile: slice(-24, -19)}
 for shown, part in parts.items():
     block = heart(shown)
@@ -953,7 +1151,7 @@ for shown, part in parts.items():
 # could unroll all loops over `cuda.local.array`.
 
 # %% jupyter={"source_hidden": true}
-# Count the instructions that the four products have executed for each multiply-add.
+# Instructions that the four products have executed for each multiply-add.
 print("for each fma      ld.global  ld.shared  all instructions")
 for name, rung in RUNGS.items():
     launch_and_count(rung)
@@ -995,7 +1193,7 @@ assert error < 1e-5 and found
 # **Before you look:** which of the four products will have the lowest occupancy? Does that make it the slowest?
 
 # %% jupyter={"source_hidden": true}
-# Compute the occupancy of a compiled kernel.
+# A function that computes the occupancy of a compiled kernel.
 LIMITS = {  # of one SM, by compute capability
     (8, 0): {"warps": 64, "blocks": 32, "registers": 65536, "shared": 164 * 1024},  # A100
     (9, 0): {"warps": 64, "blocks": 32, "registers": 65536, "shared": 228 * 1024},  # H100
@@ -1020,7 +1218,7 @@ def occupancy(limit, threads, registers, shared):
 
 
 # %% jupyter={"source_hidden": true}
-# Compile every kernel for two GPUs; print its registers, shared memory and occupancy.
+# A table of every kernel, compiled for two GPUs: its registers, shared memory and occupancy.
 print("                  GPU  registers  shared memory  threads  occupancy  limited by")
 for capability, limit in LIMITS.items():
     for made in KERNELS:
@@ -1057,7 +1255,7 @@ for capability, limit in LIMITS.items():
 # A100 80 GB SXM 19.5 TFLOP/s (float32, without tensor cores) and 2,039 GB/s; H100 SXM 67 TFLOP/s and 3,350 GB/s.
 
 # %% jupyter={"source_hidden": true}
-# Draw the rooflines of the data sheets.
+# Rooflines of two GPUs from their data sheets: from rung to rung the marks lie further to the right and higher.
 DATA_SHEET = {  # operations and bytes a second, line style, multiply-adds of an SM in a clock
     "A100": (19.5e12, 2039e9, "-", 64),
     "H100": (67e12, 3350e9, "--", 128),
@@ -1082,7 +1280,7 @@ ax.legend(frameon=False, loc="upper left")
 plt.show()
 
 # %% jupyter={"source_hidden": true}
-# Print what the data sheets allow.
+# What the data sheets allow.
 for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
     print(f"{gpu}: arithmetic keeps up from {peak / bandwidth:.1f} operations per byte on")
     for name in ("shared tiles", "register tile"):
@@ -1106,7 +1304,7 @@ for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
 
 
 # %% jupyter={"source_hidden": true}
-# Time the kernels on this machine's GPU, if they run there.
+# Times of the kernels on this machine's GPU, if they run there.
 def milliseconds(launch, rounds=20):
     """Return the shortest time of a launch in three series of them."""
     launch()  # compiles
@@ -1144,194 +1342,6 @@ else:
 # - Fetch a number once and use it often: neighbours in a warp read neighbouring addresses, a block shares a tile, a thread
 #   keeps its sums in registers. Loads, sectors and waves can be derived beforehand and counted in the compiled code.
 # - Threads that share memory need a barrier between writing and reading.
-#
-# ## Now you
-#
-# Replace the line `raise NotImplementedError(…)` by your code and run the cell. The kernels run on the emulator.
-
-# %% [markdown]
-# ### Exercise 1 · How many sectors does a warp read?
-#
-# *●○○ · 10 minutes*
-#
-# A block has `width` threads along x. Thread t of its first warp has
-# x = t mod `width` and y = ⌊t / `width`⌋, and loads the float32 number at the address x · `stride_x` + y · `stride_y`,
-# counted in numbers. A sector holds 8 numbers, and the array begins at a sector's edge. Return how many different sectors
-# the 32 threads touch together.
-
-# %% tags=["exercise", "raises-exception"]
-import numpy as np
-
-
-def warp_sectors(width, stride_x, stride_y):
-    """Count the sectors of 8 numbers that the first warp's load touches; all arguments are integers."""
-    raise NotImplementedError("write warp_sectors: return the number of different sectors")
-
-
-wanted = {(32, 1, 512): 4, (32, 512, 1): 32, (32, 0, 512): 1, (16, 1, 512): 4, (16, 0, 512): 2}
-wanted |= {(16, 512, 1): 16, (8, 2, 64): 8, (16, 2, 1000): 8}  # width, stride_x, stride_y
-for arguments, sectors_read in wanted.items():
-    found = warp_sectors(*arguments)
-    assert found == sectors_read, f"warp_sectors{arguments} should be {sectors_read}, got {found}"
-print(f"passed: warp_sectors is right for {len(wanted)} loads")
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# Make an array of the 32 thread numbers, compute all addresses at once, and divide by 8 with `//`.
-#
-# </details>
-#
-# <details><summary>Solution</summary>
-#
-# ```python
-# def warp_sectors(width, stride_x, stride_y):
-#     thread = np.arange(32)
-#     address = thread % width * stride_x + thread // width * stride_y
-#     return len(np.unique(address // 8))
-# ```
-#
-# </details>
-
-# %% [markdown]
-# ### Exercise 2 · The gates as a kernel
-#
-# *●●○ · 15 minutes*
-#
-# Multiply every head's output by its gate: `out[i, j] = o[i, j] · g[h]`, where column j belongs to head
-# h = ⌊j / Dh⌋. `o` and `out` are (T, D), `g` is (H,), and Dh = D / H. One thread computes one number. Neighbours in a warp
-# should read neighbouring numbers of `o`, so x is the column. The grid has more threads than `o` has numbers. Write a
-# function that returns the kernel.
-
-# %% tags=["exercise", "raises-exception"]
-import numpy as np
-
-from tinyprune.kernels.backend import get_backend
-from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
-from tinyprune.kernels.cuda.device.jit import cuda, floats, int32, kernel
-
-get_backend("cuda-emulated")
-
-
-def gate_heads():
-    """Return a kernel, decorated with `kernel(floats, floats, floats, int32, int32, int32, threads=(32, 8))`.
-
-    Its arguments are o, g, out, T, D, H; a thread writes one number of out, (T, D), from o, (T, D), and g, (H,).
-    """
-    raise NotImplementedError(
-        "write gate_heads: its kernel stores o[i, j] times the gate of its head in out[i, j]"
-    )
-
-
-T, D, H = 21, 70, 5
-o = np.random.default_rng(0).standard_normal((T, D), np.float32)
-g, out = np.array([1, 0, 0.5, 2, 1], np.float32), empty((T, D))
-gate_heads()((3, 3), to_device(o), to_device(g), out, T, D, H)  # 3 × 3 blocks of 32 × 8 threads
-wrong_at = np.argwhere(~np.isclose(to_host(out), o * np.repeat(g, D // H)))
-assert len(wrong_at) == 0, f"{len(wrong_at)} of {o.size} numbers are wrong, first at {wrong_at[0]}"
-print(f"passed: the kernel of gate_heads writes all {o.size:,} numbers, and none beyond the edges")
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# `j, i = cuda.grid(2)` gives column and row. An `if` keeps the threads beyond the edge from reading and writing.
-#
-# </details>
-#
-# <details><summary>Solution</summary>
-#
-# ```python
-# def gate_heads():
-#     @kernel(floats, floats, floats, int32, int32, int32, threads=(32, 8))
-#     def gates(o, g, out, T, D, H):
-#         j, i = cuda.grid(2)
-#         if i < T and j < D:
-#             Dh = D // H
-#             out[i * D + j] = o[i * D + j] * g[j // Dh]
-#
-#     return gates
-# ```
-#
-# </details>
-
-# %% [markdown]
-# ### Exercise 3 · Combine by halves
-#
-# *●●● · 20 minutes*
-#
-# Compute the mean that RMSNorm needs: `out[row] = mean of x[row, :]²`, for `x`
-# (rows, D) and `out` (rows,), with one block of 64 threads for each row. Thread t adds up the squares of the numbers t,
-# t + 64, t + 128, … of the row and puts its sum into shared memory; then the sums are combined by halves, as in
-# section 5; and one thread stores the result. `cuda.shared.array(64, float32)` makes the shared array,
-# `cuda.threadIdx.x` is t, `cuda.blockIdx.x` is the row. The check also counts the requests for `x`: a row of
-# 160 numbers takes five.
-
-# %% tags=["exercise", "raises-exception"]
-import numpy as np
-
-from tinyprune.kernels.backend import get_backend
-from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
-from tinyprune.kernels.cuda.device.jit import cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.emulator.driver import emulator
-
-get_backend("cuda-emulated")
-emulator().counted = True
-
-
-def mean_square():
-    """Return a kernel, decorated with `kernel(floats, floats, int32, threads=64)`.
-
-    Its arguments are x, out, D; a block writes one number of out, (rows,), from a row of x, (rows, D).
-    """
-    raise NotImplementedError(
-        "write mean_square: its kernel stores the mean of the squares of x[row] in out[row]"
-    )
-
-
-x = np.random.default_rng(0).standard_normal((3, 160), np.float32)
-x *= np.array([[1], [2], [3]], np.float32)
-out, made = empty(3), mean_square()
-made(3, to_device(x), out, 160)
-expected = (x**2).mean(1)
-assert np.allclose(to_host(out), expected, rtol=1e-4), f"expected {expected}, got {to_host(out)}"
-loads = ["ld.global" in text for text in made.compiled.text]
-requests = made.compiled.counts["requests"][loads].sum()
-assert requests == 15, f"a row's 160 numbers take 5 requests of 32, three rows 15; got {requests}"
-print("passed: the kernel of mean_square is right, without races, and reads x in 15 requests")
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# Start with `half = 32`. In each round all threads wait at a barrier, which must not be inside the `if`; the threads below
-# `half` add the number that is `half` places further; and `half` is halved.
-#
-# </details>
-#
-# <details><summary>Solution</summary>
-#
-# ```python
-# def mean_square():
-#     @kernel(floats, floats, int32, threads=64)
-#     def squares(x, out, D):
-#         part = cuda.shared.array(64, float32)
-#         t, row = cuda.threadIdx.x, cuda.blockIdx.x
-#         total = float32(0)
-#         for j in range(t, D, 64):
-#             total += x[row * D + j] * x[row * D + j]
-#         part[t] = total
-#         half = 32
-#         while half > 0:
-#             cuda.syncthreads()
-#             if t < half:
-#                 part[t] += part[t + half]
-#             half //= 2
-#         if t == 0:
-#             out[row] = part[0] / D
-#
-#     return squares
-# ```
-#
-# </details>
 
 # %% [markdown]
 # [Assignment A6](assignments/README.md), task a6_3, is a tile of a matrix product for a GPU, with its barriers checked.
