@@ -14,7 +14,7 @@ from tinyprune.experiments.results import read_csv
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "data" / "results"
-PAGE = (RESULTS / "README.md").read_text(encoding="utf-8")
+PAGE, LAW = ((RESULTS / name / "README.md").read_text(encoding="utf-8") for name in (".", "law-stdlib"))
 # Studies whose models start from one baseline for each seed.
 PAIRED = ("tradeoff", "ablation", "budgets", "map")  # newer ones say so
 ROW = re.compile(
@@ -97,7 +97,6 @@ def test_every_difference_at_a_fixed_lam_follows_from_its_cells():
 
 
 def test_the_law_of_the_distance_follows_from_its_cells():
-    page = (RESULTS / "law-stdlib/README.md").read_text(encoding="utf-8")
     bits: dict[tuple, dict[str, list]] = {}
     for text in (RESULTS / "law-stdlib/cells.jsonl").read_text(encoding="utf-8").splitlines():
         config, record = json.loads(text)["cell"]["config"], json.loads(text)["record"]["bits_per_character"]
@@ -107,11 +106,11 @@ def test_the_law_of_the_distance_follows_from_its_cells():
     best = {size: [min(of[k], key=np.mean) for k in ("all-attention", "transformer-xl")] for size, of in bits.items()}
     for ours, theirs in best.values():
         numbers = [f"{ours.mean():.3f}", f"{theirs.mean():.3f}", *map(signed, [(ours - theirs).mean(), *ours - theirs])]
-        assert f"| {' | '.join(numbers)} |" in page
+        assert f"| {' | '.join(numbers)} |" in LAW
     terms = np.array([[1, math.log(steps, 4), *map(math.log2, others)] for steps, *others in best])
     slopes = np.linalg.solve(terms[:5], [(a - b).mean() for a, b in list(best.values())[:5]])
-    assert f"= {' '.join(signed(x) for x in slopes)}" in page
-    assert f"**{signed(slopes @ [1, math.log(8000 / 3500, 4), 1, 2, 1])}**" in page
+    assert f"= {' '.join(signed(x) for x in slopes)}" in LAW
+    assert f"**{signed(slopes @ [1, math.log(8000 / 3500, 4), 1, 2, 1])}**" in LAW
 
 
 def decimals(text: str) -> set[str]:
@@ -126,7 +125,7 @@ OTHERS = {"0.05", "0.01", "30.7", "47.9", "0.6", "0.9", "0.81", "0.67", "0.02", 
 
 
 def test_every_number_in_the_text_stands_in_a_table_or_follows_from_one():
-    in_tables = {x for part in PAGE.split("\n\n") if part.startswith("| ") for x in decimals(part)}
+    in_tables = {x for part in f"{PAGE}\n\n{LAW}".split("\n\n") if part.startswith("| ") for x in decimals(part)}
     text = "\n\n".join(part for part in PAGE.split("\n\n") if not part.startswith("| "))
     whole = "transformer-xl: 1500 steps (32)"
     kinds = ("all-attention, gain 1: 1500 steps (32)", "all-attention: 1500 steps (32)")
