@@ -850,9 +850,9 @@ assert tuned["low"] > 0.12 and first["difference"] > 0.5
 #   Transformer-XL has separate gates for heads and for eighths of the feed-forward blocks, so it can shrink as much without
 #   our architecture. For gates and least squares no difference from *tied* is established.
 # - **Not answered.** How far the paper's 16 layers would be. One seed says that the distance shrinks with depth, from +0.131
-#   with 4 layers to +0.085 with 8, and grows with longer training and with fewer, wider heads. Of three rates 2e-3 is the best
-#   for both kinds after 3,500 steps. A [law of the distance](../data/results/law-stdlib/README.md) is fitted to such runs; it
-#   shall predict a larger run before that is made.
+#   with 4 layers to +0.085 with 8, and grows with longer training and with fewer, wider heads. Other learning rates do not
+#   close it. A [law of the distance](../data/results/law-stdlib/README.md) is fitted to such runs; it shall predict a larger
+#   run before that is made.
 #
 # ### (b) Learned gates choose heads better than conventional pruning
 #
