@@ -13,10 +13,10 @@ PACKAGE = ROOT / "tinyprune"
 # Lines of each room, docstrings and blank lines included.
 BUDGET = {
     "bench": 1460,
-    "cli": 960,
+    "cli": 965,
     "course": 1725,
     "data": 985,
-    "experiments": 1925,
+    "experiments": 1930,
     "gradcheck": 910,
     "kernels": 9895,
     "model": 1675,

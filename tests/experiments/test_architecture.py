@@ -11,11 +11,11 @@ from tinyprune.model.counting import part_prices
 
 
 def test_untied_models_stay_within_the_tied_ones_parameters(tmp_path):
-    plan = toy_plan(tmp_path, methods=("gates", "michel", "least-squares"))
+    plan = toy_plan(tmp_path, methods=("gates", "michel", "least-squares", "small-from-scratch"))
     files, pictures = whole_study("architecture", plan, tmp_path)
     assert pictures == {"differences"}
     rows = {(r["method"], r["seed"]): r for r in read_csv(files["results.csv"])}
-    assert len(rows) == 2 * 2 * (2 + 3 + 1)  # architectures · seeds · (baseline, unpruned, methods, small)
+    assert len(rows) == 2 * 2 * (2 + 4)  # architectures · seeds · (baseline, unpruned, methods)
     store, whole = Store(tmp_path / "architecture"), None
     for entry in STUDY.entries(plan):
         untied = entry.method.endswith(", untied")

@@ -13,7 +13,7 @@ from tinyprune.data import Segments
 from tinyprune.errors import UsageError
 from tinyprune.experiments import cells
 from tinyprune.experiments.cells import Cell, CellRun, Outcome, compute, text_of
-from tinyprune.experiments.methods import METHODS, SMALL, SMALL_LONGER
+from tinyprune.experiments.methods import COMPARED, SMALL, SMALL_LONGER
 from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.importance import CRITERIA, with_heads
@@ -52,7 +52,7 @@ def test_the_baseline_is_the_model_of_its_checkpoint(folder, baseline):
     assert other["bits_per_character"] != record["bits_per_character"]
 
 
-COUNTS = [("unpruned", None), *((m, heads) for m in (*METHODS, SMALL, SMALL_LONGER) for heads in (0, 3, 4))]
+COUNTS = [("unpruned", None), *((m, heads) for m in COMPARED for heads in (0, 3, 4))]
 
 
 @pytest.mark.parametrize(("method", "heads"), COUNTS)

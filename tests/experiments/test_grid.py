@@ -25,7 +25,7 @@ def cells_of(directory, **options) -> list[Cell]:
 
 def test_baselines_come_first_and_only_what_is_missing_is_computed(tmp_path):
     cells = cells_of(tmp_path)
-    assert len(cells) == 12  # two seeds of baseline, unpruned, random, gates, two small ones
+    assert len(cells) == 8  # two seeds of baseline, unpruned, random, gates
     first, rest, again = Here(), Here(), Here()
     run_cells(cells[:3], Store(tmp_path / "study"), first.opened)
     run_cells([*cells, *cells], Store(tmp_path / "study"), rest.opened)
@@ -59,7 +59,7 @@ def test_a_dead_worker_ends_the_study_and_what_is_finished_is_kept(tmp_path):
     said = r"died.* while all-attention gates 2 heads, seed 0 was .*fewer --jobs"
     with pytest.raises(TinypruneError, match=said):
         run_cells(cells_of(tmp_path, seeds=1), store, Here(before).opened)
-    assert len(store.records) == 5
+    assert len(store.records) == 3
 
 
 def test_a_cell_that_fails_ends_the_study_and_what_is_finished_beside_it_is_kept(tmp_path):

@@ -40,10 +40,12 @@ def corpora() -> Records:
 
 def methods() -> Records:
     """Ways of choosing heads, for `tinyprune experiment tradeoff --methods`"""
-    from tinyprune.experiments.methods import METHODS
+    from tinyprune.experiments.methods import COMPARED, CONTROLS, METHODS
     from tinyprune.pruning.importance import CRITERIA
 
-    abouts = {name: method.about or (CRITERIA[name].__doc__ or "").splitlines()[0] for name, method in METHODS.items()}
+    abouts = {
+        name: (CONTROLS | METHODS)[name].about or (CRITERIA[name].__doc__ or "").splitlines()[0] for name in COMPARED
+    }
     return [{"method": name, "about": first_sentence(about)} for name, about in abouts.items()]
 
 

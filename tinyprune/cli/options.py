@@ -198,7 +198,7 @@ OPTIONS = {
         switch("--quick", "few steps, sizes and seeds: three minutes"),
         option("--seeds", "how many seeds, starting with the configured one (3; quick: 2)", type=int),
         option("--shares", "shares of the heads to keep (0.9,0.7,0.5,0.3,0.1; quick: 0.5)", metavar="NUMBERS"),
-        option("--methods", "tradeoff: only these methods, such as gates,random,michel", metavar="NAMES"),
+        option("--methods", "only these, such as gates,random,michel (all)", metavar="NAMES"),
         option(
             "--scope",
             "criteria choose among all heads, or the same share in each layer (%(default)s)",

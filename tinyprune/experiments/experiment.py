@@ -14,7 +14,7 @@ from tinyprune.errors import UsageError, nearest
 from tinyprune.experiments.cells import Cell, compute, text_of
 from tinyprune.experiments.grid import OpenWorkers, missing, run_cells
 from tinyprune.experiments.intervals import student
-from tinyprune.experiments.methods import BASELINE, METHODS, SMALL_LONGER
+from tinyprune.experiments.methods import BASELINE, COMPARED, SMALL_LONGER
 from tinyprune.experiments.results import Picture, machine_of, result_rows, summarise, write_files
 from tinyprune.experiments.store import Store
 from tinyprune.kernels.backend import BACKENDS, get_backend
@@ -81,7 +81,7 @@ class Plan:
     config: RunConfig  # model, text and stages; its seed is the first one
     seeds: int = 3  # how many
     shares: Sequence[float] = SHARES
-    methods: Sequence[str] = tuple(METHODS)  # pruning methods to compare
+    methods: Sequence[str] = COMPARED
     scope: str = "global"  # where criteria compare heads, see `importance.keep_best`
     backend: str = "numba"
     digest: str | None = None  # sha256 of the text
@@ -89,7 +89,7 @@ class Plan:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UsageError(f"seeds must be at least 1, got {self.seeds}")
-        check_choices(self.shares, self.config.model.heads_total, self.methods, METHODS)
+        check_choices(self.shares, self.config.model.heads_total, self.methods, COMPARED)
 
     def configs(self, config: RunConfig | None = None) -> list[RunConfig]:
         """Return one configuration for each seed."""

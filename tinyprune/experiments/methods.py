@@ -44,6 +44,7 @@ class Method:
 scored = partial(Method, choose="criterion")
 searched = partial(Method, choose="search", repair=True)
 gated = partial(Method, choose="gates", heal=("finetune",))
+small = partial(Method, start="new", choose="layers", heal=("train", "gate", "finetune"))
 TASK = {"objective": "task"}
 DISTILLED = "half of the loss afterwards is the divergence from the whole model"
 
@@ -85,6 +86,7 @@ BASELINE, UNPRUNED, SMALL, SMALL_LONGER = "baseline", "unpruned", "small-from-sc
 CONTROLS: dict[str, Method] = {
     BASELINE: Method(start="new", heal=("train",)),
     UNPRUNED: Method(),
-    SMALL: Method(start="new", choose="layers", heal=("train", "gate", "finetune")),
-    SMALL_LONGER: Method(start="new", choose="layers", heal=("train", "gate", "finetune"), longer=True),
+    SMALL: small("A model that never had the other heads, with as many steps"),
+    SMALL_LONGER: small("A model that never had the other heads, with as many multiply-adds", longer=True),
 }
+COMPARED = (*METHODS, SMALL, SMALL_LONGER)  # what `--methods` can name, and has if it is not given

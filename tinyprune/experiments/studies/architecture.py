@@ -15,7 +15,7 @@ from typing import Any
 
 from tinyprune.experiments.experiment import Entry, Finished, Picture, Plan, Study
 from tinyprune.experiments.intervals import common_seeds, difference, judged
-from tinyprune.experiments.methods import BASELINE, SMALL, UNPRUNED
+from tinyprune.experiments.methods import BASELINE, UNPRUNED
 from tinyprune.experiments.pictures import plot_differences
 from tinyprune.experiments.results import grouped
 from tinyprune.tables import Record
@@ -30,7 +30,7 @@ def entries(plan: Plan) -> list[Entry]:
     changes: dict[str, dict[str, Any]] = {"tied": {}, "untied": untied}
     for name, options in changes.items():
         for config in plan.configs(plan.config.with_options({f"model.{k}": v for k, v in options.items()})):
-            whole, pruned = ((BASELINE, UNPRUNED), (*plan.methods, SMALL)) if plan.methods else ((BASELINE,), ())
+            whole, pruned = ((BASELINE, UNPRUNED), plan.methods) if plan.methods else ((BASELINE,), ())
             made += [plan.entry(f"{method}, {name}", config, method) for method in whole]
             for method in pruned:
                 made += [plan.entry(f"{method}, {name}", config, method, share) for share in plan.shares]

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 from tinyprune.experiments.experiment import Entry, Finished, Picture, Plan, Study
 from tinyprune.experiments.intervals import compared
-from tinyprune.experiments.methods import BASELINE, SMALL, SMALL_LONGER, UNPRUNED
+from tinyprune.experiments.methods import BASELINE, UNPRUNED
 from tinyprune.experiments.pictures import plot_differences, plot_tradeoff
 from tinyprune.tables import Record
 
 
 def entries(plan: Plan) -> list[Entry]:
     """Every method at every share of the heads, and what they are held against."""
-    made, methods = [], (*plan.methods, SMALL, SMALL_LONGER)
+    made = []
     for config in plan.configs():
         made += [plan.entry(name, config, name) for name in (BASELINE, UNPRUNED)]
-        made += [plan.entry(method, config, method, share) for method in methods for share in plan.shares]
+        made += [plan.entry(method, config, method, share) for method in plan.methods for share in plan.shares]
     return made
 
 
