@@ -159,6 +159,13 @@ def test_the_numbers_of_the_readme_are_those_of_the_pages():
     assert f"Of {small[1]} heads {heads} stay, of 625 thousand parameters {parameters:.0f}. " in said
     assert f"needs {float(small[4]):.2f} bits per character where the whole one needs {float(whole[4]):.2f}, " in said
     assert f"or {longer:.2f} if it is" in said
+    controls = (
+        json.loads(line) for line in (RESULTS / "tiny-pydoc/cells.jsonl").read_text(encoding="utf-8").splitlines()
+    )
+    small = {c["cell"]["method"]: c["record"] for c in controls if "heads" in c["cell"]}
+    steps, longer = (small[name]["bits_per_character"]["test"] for name in ("small-from-scratch", "small-longer"))
+    assert {sum(record["heads"]) for record in small.values()} == {int(heads)}
+    assert f"needs {steps:.2f} after as many steps, and {longer:.2f} after as many multiply-adds" in said
     other = (RESULTS / "small-stdlib" / "report.md").read_text(encoding="utf-8")
     stay, of = (int(n.replace(",", "")) for n in re.search(r"has ([\d,]+) of ([\d,]+) parameters", other).groups())
     assert f"half of its heads and {100 * (1 - stay / of):.0f} % of its parameters" in said

@@ -13,7 +13,7 @@ from toy import STEPS, toy_plan, without_seconds
 from tinyprune.errors import UsageError
 from tinyprune.experiments import STUDIES
 from tinyprune.experiments.experiment import check_aligned, get_study, make_plan
-from tinyprune.experiments.methods import METHODS
+from tinyprune.experiments.methods import COMPARED, METHODS
 from tinyprune.experiments.results import read_csv
 
 
@@ -38,7 +38,7 @@ def test_all_names_of_a_study_stand_for_different_cells(name, tmp_path):
 
 
 def test_the_models_of_a_study_were_trained_alike_and_end_at_a_low_rate(tmp_path):
-    plan = toy_plan(tmp_path, shares=(0.5, 0.25), methods=tuple(METHODS))
+    plan = toy_plan(tmp_path, shares=(0.5, 0.25), methods=COMPARED)
     for name in STUDIES:
         check_aligned(get_study(name).entries(plan))
     entry = plan.entry("gates", plan.config, "gates", 0.5)
@@ -50,6 +50,10 @@ def test_the_models_of_a_study_were_trained_alike_and_end_at_a_low_rate(tmp_path
     ):
         with pytest.raises(UsageError, match=said):
             check_aligned([entry, plan.entry("longer", plan.config.with_options(changes), "random", 0.5)])
+    for changes in ({"train.schedule": "constant"}, {"train.steps": 99}):  # from which nothing starts here
+        two = [plan.entry("a", plan.config.with_options(of), "baseline") for of in ({}, changes)]
+        with pytest.raises(UsageError, match="low learning rate: train needs|have not read the same text"):
+            check_aligned(two)
     stageless = dataclasses.replace(METHODS["random"], heal=("finetune",))
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UsageError, match="in as many stages"):
         patch.setitem(METHODS, "random", stageless)

@@ -37,6 +37,7 @@ def test_of_two_methods_it_is_the_paired_t_test():
     assert found["difference"] == pytest.approx((found["valid"] + found["test"]) / 2)
     assert found["high"] - found["difference"] < found["smallest"] < 2 * (found["high"] - found["difference"])
     (back,) = compared(made, "b")
+    assert [(r["method"], r["reference"]) for r in compared(rows(), "a", "b")] == [*zip("bcc", "aab", strict=True)]
     assert back["verdict"] == "better" and back["low"] == pytest.approx(-found["high"])
 
 
@@ -47,6 +48,8 @@ def test_the_variance_is_pooled_over_methods_with_the_same_baseline():
     for record in compared(made, "a"):
         half = 2.3060041 * np.sqrt((rest**2).sum() / 8 * 2 / 5)  # t of 0.975 with 8 degrees of freedom
         assert record["high"] - record["difference"] == pytest.approx(half)
+        (pair,) = compared([r for r in made if r["method"] in ("a", record["method"])], "a")
+        assert (record["alone_low"], record["alone_high"]) == pytest.approx((pair["low"], pair["high"]))
     alone = {r["method"]: r for r in compared(rows(start="new"), "a")}
     (pair,) = compared(rows("ab"), "a")
     assert alone["b"]["low"] == pytest.approx(pair["low"])

@@ -114,7 +114,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """A hash of `to_dict()`: cells with equal keys have equal results."""
+        """A hash of `to_dict()`: cells with equal keys have equal results, on processors of one kind."""
         return key_of(self.to_dict())
 
     def __str__(self) -> str:

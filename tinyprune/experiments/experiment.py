@@ -14,7 +14,7 @@ from tinyprune.errors import UsageError, nearest
 from tinyprune.experiments.cells import Cell, compute, text_of
 from tinyprune.experiments.grid import OpenWorkers, missing, run_cells
 from tinyprune.experiments.intervals import student
-from tinyprune.experiments.methods import BASELINE, COMPARED, SMALL_LONGER
+from tinyprune.experiments.methods import COMPARED, SMALL_LONGER
 from tinyprune.experiments.results import Picture, machine_of, result_rows, summarise, write_files
 from tinyprune.experiments.store import Store
 from tinyprune.kernels.backend import BACKENDS, get_backend
@@ -60,15 +60,18 @@ def check_aligned(entries: Sequence[Entry]) -> None:
     """Raise UsageError unless all models that a study compares were trained alike.
 
     They have read the same text to the same place, have as many restarts of the optimizer, and end at a low learning
-    rate. A baseline is what others start from, and a `SMALL_LONGER` model has as many multiply-adds instead.
+    rate. Not compared is a baseline that others start from; and a `SMALL_LONGER` model has as many multiply-adds.
     """
     seen: dict[Any, str] = {}
+    starts = {entry.cell.baseline.key for entry in entries if entry.cell.baseline}
     for entry in entries:
-        if entry.cell.method in (BASELINE, SMALL_LONGER):
+        if entry.cell.method == SMALL_LONGER or entry.cell.key in starts:
             continue
-        trained = [entry.cell.stages[stage] for stage in entry.cell.trained]
+        stages = entry.cell.trained
+        trained = [entry.cell.stages[stage] for stage in stages]
         if trained[-1].schedule == "constant" or not trained[-1].steps:
-            raise UsageError("models are read at a low learning rate: finetune needs steps and a schedule that falls")
+            last = f"{stages[-1]} needs steps and a schedule that falls"
+            raise UsageError(f"models are read at a low learning rate: {last}")
         seen.setdefault((sum(stage.B * stage.steps for stage in trained), len(trained)), entry.method)
     if len(seen) > 1:
         raise UsageError(f"{' and '.join(seen.values())} have not read the same text in as many stages")
@@ -209,9 +212,9 @@ def page(about: dict[str, Any], tables: dict[str, list[Record]]) -> list[str]:
         references = " or ".join(f"*{name}*" for name in names) if len(names) < 4 else "*the reference*"
         paragraphs += [
             f"How many more bits per character than {references}, with as many heads and the same seeds, on both "
-            "splits and their mean, whose 95 % interval (low, high) is pooled over methods and seeds; p has Holm's "
-            "correction, and the study sees a difference of *smallest* four times in five. Above 0, "
-            f"{references} is better; *level* lies within 0.01, *open* is not decided.",
+            "splits and their mean, whose 95 % interval (low, high) is pooled over methods and seeds; beside it that "
+            "of the pair alone. p has Holm's correction, and a true difference of *smallest* is found with 80 % power. "
+            f"Above 0, {references} is better; *level* lies within 0.01, *open* is not decided.",
             markdown_table(tables["comparison"]),
         ]
     return paragraphs

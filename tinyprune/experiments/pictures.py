@@ -43,7 +43,7 @@ def look(names: Sequence[str], name: str) -> dict[str, Any]:
 
 @matplotlib.style.context(STYLE)
 def plot_tradeoff(summary: Sequence[Record], compared: Sequence[Record]) -> Figure:
-    """Draw quality against heads that stay, and how much it differs from random pruning.
+    """Draw quality against heads that stay, and how much it differs from the first reference, such as Michel's heads.
 
     Args:
         summary: rows of summary.csv.
@@ -52,17 +52,18 @@ def plot_tradeoff(summary: Sequence[Record], compared: Sequence[Record]) -> Figu
     Returns:
         Figure with two Axes. Bits per character of each method, mean and standard deviation over seeds as error bars,
         against heads that stay; the dotted line is the model that kept all heads and was trained as long. Then the
-        difference from random pruning to as many heads, with its interval.
+        difference from the reference with as many heads, with its interval.
     """
     methods = list(dict.fromkeys(r["method"] for r in summary if r["method"] not in (BASELINE, UNPRUNED)))
     figure = Figure(figsize=(10, 4.6), dpi=DPI, layout="constrained")
     by_heads, difference = figure.subplots(1, 2)
     by_heads.set(ylabel="bits per character")
-    difference.set(ylabel="difference from random pruning (below 0: better)")
+    reference = compared[0]["reference"] if compared else ""
+    difference.set(ylabel=f"bits per character more than {reference} (below 0: better)")
     for level in (statistics.fmean(r[split] for split in SPLITS) for r in summary if r["method"] == UNPRUNED):
         by_heads.axhline(level, color=GREY, linestyle=":", linewidth=1)
         where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-        by_heads.annotate("all heads", (0, level), (3, -9), color=GREY, **where)
+        by_heads.annotate("all heads, trained as long", (0, level), (3, -9), color=GREY, **where)
     # a little apart, so that error bars do not hide each other
     offsets = np.linspace(-0.35, 0.35, len(methods)) if len(methods) > 1 else np.zeros(1)
     for method, offset in zip(methods, offsets, strict=True):
@@ -71,18 +72,19 @@ def plot_tradeoff(summary: Sequence[Record], compared: Sequence[Record]) -> Figu
         points = sorted((r["heads_open"], statistics.fmean(r[s] for s in SPLITS), r["spread"] or 0.0) for r in own)
         x, y, error = np.array(points).T
         by_heads.errorbar(x + offset, y, error, label=method, **style)
-        if paired := [r for r in compared if (r["method"], r["reference"]) == (method, "random")]:
+        if paired := [r for r in compared if (r["method"], r["reference"]) == (method, reference)]:
             points = sorted((r["heads_open"], r["difference"], r["high"] - r["difference"]) for r in paired)
             x, y, error = np.array(points).T
             difference.errorbar(x + offset, y, error, **style)
-    difference.axhline(0, color=look(methods, "random")["color"], linewidth=1)
+    difference.axhspan(-LEVEL, LEVEL, color=GREY, alpha=0.2, linewidth=0)
+    difference.axhline(0, color="black", linewidth=0.8)
     for axes in (by_heads, difference):
         axes.set(xlabel="heads that stay", xlim=(0, summary[0]["heads_total"] + 1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3, linewidth=0.5)
     figure.legend(loc="outside lower center", ncols=min(6, len(methods)), frameon=False, fontsize=8)
     said = f"both splits; left: mean and standard deviation over {max(r['seeds'] for r in summary)} seeds"
-    figure.suptitle(f"{said}; right: 95 % interval", fontsize=9)
+    figure.suptitle(f"{said}; right: 95 % interval, grey: level", fontsize=9)
     return figure
 
 
@@ -98,11 +100,11 @@ def plot_differences(compared: Sequence[Record]) -> Figure:
     """
     figure = Figure(figsize=(7.5, 1.1 + 0.3 * len(compared)), dpi=DPI, layout="constrained")
     axes = figure.add_subplot(xlabel="bits per character more than the reference (left of 0: better)")
-    axes.axvspan(-LEVEL, LEVEL, color=GREY, alpha=0.2, linewidth=0)
+    axes.axvspan(-LEVEL, LEVEL, color=GREY, alpha=0.2, linewidth=0, label="level")
     axes.axvline(0, color="black", linewidth=0.8)
     for place, r in enumerate(compared):
         axes.plot([r["low"], r["high"]], [place] * 2, color="black", linewidth=1.5)
-        for split, color, marker in (("valid", HEAD_COLOURS[1], "s"), ("test", HEAD_COLOURS[0], "o")):
+        for split, color, marker in (("valid", HEAD_COLOURS[0], "o"), ("test", HEAD_COLOURS[1], "s")):
             label = split if not place else None
             axes.plot(r[split], place, marker, color=color, markersize=5, label=label)
     names = [f"{r['method']} − {r['reference']} ({r['heads_open']} heads)" for r in compared]
