@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from tinyprune.experiments.intervals import difference, judged
-from tinyprune.experiments.results import read_csv
+from tinyprune.experiments.intervals import CONFIDENCE, difference, judged, student
+from tinyprune.experiments.results import SPLITS, read_csv
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "data" / "results"
@@ -88,12 +89,22 @@ def test_every_perplexity_follows_from_its_cells():
 
 
 def test_every_difference_at_a_fixed_lam_follows_from_its_cells():
-    (rows,) = tables(re.compile(r"^\| (without [\w -]+) \|((?: [+−\d.]+ ± [\d.]+ \|){4})$", re.MULTILINE))
+    """Bits more than all three with as many heads, between whose models it is interpolated; both splits."""
+    made = {(r["method"], r["seed"], r["split"]): r for r in csv_of("stabilisers-pydoc/results.csv")}
+    (rows,) = tables(re.compile(r"^\| (without [\w -]+) \|((?: (?:[+−\d.]+ ± [\d.]+|–) \|){4})$", re.MULTILINE))
     assert len(rows) == 3
     for row in rows:
-        own = [r for r in csv_of("stabilisers-pydoc/curves.csv") if r["variant"] == row.group(1)][:4]
-        cells = [f" {signed(r['difference'])} ± {r['difference_spread']:.3f} |" for r in own]
-        assert row.group(2) == "".join(cells)
+        for said, lam in zip(row.group(2).split(" |"), ("0.03", "0.05", "0.08", "0.13"), strict=False):
+            more = []
+            for seed, split in itertools.product(range(10, 15), SPLITS):
+                all_three = (made[f"all three, lam {x}", seed, split] for x in ("0.03", "0.05", "0.08", "0.13", "0.2"))
+                known = sorted((r["heads_open"], r["bits_per_character"]) for r in all_three)
+                r = made[f"{row.group(1)}, lam {lam}", seed, split]
+                if known[0][0] <= r["heads_open"] <= known[-1][0]:
+                    more.append(r["bits_per_character"] - np.interp(r["heads_open"], *zip(*known, strict=True)))
+            mean = np.reshape(more, (-1, 2)).mean(1)
+            half = student().ppf(CONFIDENCE, 4) * mean.std(ddof=1) / math.sqrt(5)
+            assert said.strip() == (f"{signed(mean.mean())} ± {half:.3f}" if len(mean) == 5 else "–")
 
 
 def test_the_law_of_the_distance_follows_from_its_cells():
@@ -108,6 +119,8 @@ def test_the_law_of_the_distance_follows_from_its_cells():
         numbers = [f"{ours.mean():.3f}", f"{theirs.mean():.3f}", *map(signed, [(ours - theirs).mean(), *ours - theirs])]
         assert f"| {' | '.join(numbers)} |" in LAW
     terms = np.array([[1, math.log(steps, 4), *map(math.log2, others)] for steps, *others in best])
+    every = itertools.chain(*(of for kinds in bits.values() for of in kinds.values()))
+    assert {f"{read.mean():.3f}" for read in every} == set(re.findall(r"(?<![+−\d.])[12]\.\d{3}", LAW))
     slopes = np.linalg.solve(terms[:5], [(a - b).mean() for a, b in list(best.values())[:5]])
     assert f"= {' '.join(signed(x) for x in slopes)}" in LAW
     assert f"**{signed(slopes @ [1, math.log(8000 / 3500, 4), 1, 2, 1])}**" in LAW
@@ -136,8 +149,15 @@ def test_every_number_in_the_text_stands_in_a_table_or_follows_from_one():
     times = [f"{lost[of]['times']:.2f}" for of in STATES[1:]]
     assert re.search(".*".join([*itertools.chain(*knows), *times]), " ".join(text.split()))
     smallest = record_of("choice-stdlib", "random (16)", "michel (16)")["smallest"]
-    assert f"see a difference of {smallest:.3f} four times in five" in text
-    assert decimals(text) - in_tables - OTHERS <= {f"{first - wider:.3f}", f"{smallest:.3f}", "13.1", "11.2", *times}
+    assert f"difference of {smallest:.3f} is found with 80 % power" in " ".join(text.split())
+    quoted = {x for _, quote, *_ in QUOTES for x in decimals(quote)}
+    assert decimals(text) - in_tables - OTHERS - quoted <= {
+        f"{first - wider:.3f}",
+        f"{smallest:.3f}",
+        "13.1",
+        "11.2",
+        *times,
+    }
 
 
 def part_of_readme(heading: str) -> str:
@@ -152,20 +172,54 @@ def test_the_numbers_of_the_readme_are_those_of_the_pages():
     report = (RESULTS / "tiny-pydoc" / "report.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (train|finetune): [^|]* \| (.*) \|$", report, re.MULTILINE))
     whole, small = (rows[stage].split(" | ") for stage in ("train", "finetune"))
-    tour = (ROOT / "notebooks" / "00_tour.ipynb").read_text(encoding="utf-8")
-    longer = float(re.search(r"all heads, trained as long: ([\d.]+) bits", tour).group(1))
     said = " ".join(part_of_readme("Two commands").split())
     heads, parameters = small[0], int(small[2].replace(",", "")) / 1000
     assert f"Of {small[1]} heads {heads} stay, of 625 thousand parameters {parameters:.0f}. " in said
-    assert f"needs {float(small[4]):.2f} bits per character where the whole one needs {float(whole[4]):.2f}, " in said
-    assert f"or {longer:.2f} if it is" in said
     controls = (
         json.loads(line) for line in (RESULTS / "tiny-pydoc/cells.jsonl").read_text(encoding="utf-8").splitlines()
     )
-    small = {c["cell"]["method"]: c["record"] for c in controls if "heads" in c["cell"]}
-    steps, longer = (small[name]["bits_per_character"]["test"] for name in ("small-from-scratch", "small-longer"))
-    assert {sum(record["heads"]) for record in small.values()} == {int(heads)}
+    of = {c["cell"]["method"]: c["record"] for c in controls}
+    own, steps, longer = (
+        of[x]["bits_per_character"]["test"] for x in ("unpruned", "small-from-scratch", "small-longer")
+    )
+    assert {sum(of[x]["heads"]) for x in of if x.startswith("small")} == {int(heads)}
+    assert (
+        f"needs {float(small[4]):.2f} bits per character, the whole one {float(whole[4]):.2f}, or {own:.2f} if" in said
+    )
     assert f"needs {steps:.2f} after as many steps, and {longer:.2f} after as many multiply-adds" in said
     other = (RESULTS / "small-stdlib" / "report.md").read_text(encoding="utf-8")
     stay, of = (int(n.replace(",", "")) for n in re.search(r"has ([\d,]+) of ([\d,]+) parameters", other).groups())
     assert f"half of its heads and {100 * (1 - stay / of):.0f} % of its parameters" in said
+
+
+PAIR, LONGER = ("gates (16)", "michel (16)"), ("small-longer (16)", "gates (16)")
+AGAIN = "architecture-stdlib", "gates, tied (16)", "michel, tied (16)"
+LENGTHS = [
+    ("parity-stdlib", f"all-attention: {n} steps (32)", f"transformer-xl: {n} steps (32)") for n in (1500, 3500, 14000)
+]
+# Part of a sentence that quotes a difference, its interval, or both; "alone_" for the interval of the pair alone.
+QUOTES = [
+    *(
+        (README, said, "", *of)
+        for said, of in zip(("is 0.166,", "66, 0.135 and", "and 0.189 behind"), LENGTHS, strict=True)
+    ),
+    (README, "by 0.033 (0.018 to 0.048) on one text", "", "tradeoff-pydoc", *PAIR),
+    (README, "by 0.010 (−0.000 to 0.020) on the other", "", "choice-stdlib", *PAIR),
+    (README, "needs 0.191 less (0.185 to 0.198) than", "", "choice-stdlib", *LONGER),
+    (PAGE, "`stdlib` they are 0.010 bits behind", "", "choice-stdlib", *PAIR),
+    (PAGE, "+0.003 to +0.017 on `stdlib`", "alone_", "choice-stdlib", *PAIR),
+    (PAGE, "−0.000 to +0.066 on `pydoc`", "alone_", "tradeoff-pydoc", *PAIR),
+    (PAGE, "gave +0.015 (+0.009 to +0.021).", "alone_", *AGAIN),
+    (PAGE, "by 0.191 bits, and better than", "", "choice-stdlib", *LONGER),
+    (PAGE, "half 0.022 bits are lost on `stdlib`", "", "choice-stdlib", "random (16)", "michel (16)"),
+    (PAGE, "a tenth left it is 0.117.", "", "tradeoff-pydoc", "random (3)", "michel (3)"),
+]
+
+
+@pytest.mark.parametrize(("text", "quote", "own", "study", "model", "than"), QUOTES)
+def test_sentences_quote_their_comparison(text, quote, own, study, model, than):
+    assert quote in " ".join(text.split())
+    r = record_of(study, model, than)
+    ends = sorted(abs(r[f"{own}{end}"]) for end in ("low", "high"))
+    known = [f"{abs(r['difference']):.3f}", *(f"{x:.3f}" for x in ends)]
+    assert re.findall(r"\d\.\d{3}", quote) in (known, known[:1], known[1:])

@@ -16,7 +16,7 @@ BUDGET = {
     "cli": 965,
     "course": 1725,
     "data": 985,
-    "experiments": 1930,
+    "experiments": 1940,
     "gradcheck": 910,
     "kernels": 9895,
     "model": 1675,

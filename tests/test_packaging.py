@@ -49,12 +49,6 @@ def test_the_extras_that_messages_name_exist():
     assert {"cuda", "cuda12", "dask", "peers", "notebooks", "course"} <= named <= EXTRAS.keys()
 
 
-def test_one_version_of_numba_cuda_is_named():
-    """In pyproject.toml alone, where all extras have the same."""
-    (version,) = {str(r.specifier) for r in map(Requirement, EXTRAS["cuda"] + EXTRAS["cuda12"]) if "numba" in r.name}
-    assert version and not re.search(r"numba-cuda\S*[=<>]=", PACKAGE)
-
-
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory) -> tarfile.TarFile:
     folder = tmp_path_factory.mktemp("sdist")

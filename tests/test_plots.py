@@ -112,19 +112,6 @@ def test_gates_show_how_open_each_head_is_and_which_end_open(records, layers, he
         assert [y for _, y in lines(axes) if np.allclose(y, 1 / (1 + math.exp(shift - opening)))]
 
 
-def test_gates_count_the_open_heads():
-    log_alpha = random_gates(6, 2, 4)
-    records = gate_records(log_alpha)
-    steps, opened = [10, 20, 30, 40, 50, 60], [int((layers >= 0).sum()) for layers in log_alpha]
-    expected = (1 / (1 + np.exp(0.333 * math.log(0.1 / 1.1) - log_alpha))).sum((1, 2))
-    axes = plot_gates(records, GateConfig(target_heads=3)).axes[0]
-    assert (steps, opened) in lines(axes)
-    assert [y for x, y in lines(axes) if x == steps and np.allclose(y, expected, rtol=1e-12)]
-    assert [y for _, y in lines(axes) if y == [3, 3]]
-    assert set(texts(axes)) == {f"{opened[-1]} in evaluation", f"{expected[-1]:.1f} expected", "3 wanted"}
-    assert len(plot_gates(records, GateConfig()).axes[0].lines) == 2
-
-
 LONG = {step: 9 - step / 2000 for step in range(100, 10001, 100)}
 SHORT = loss_records("gate", {10: 4.0}, {}) + loss_records("finetune", {10: 4.0}, {})
 CROWDED = {

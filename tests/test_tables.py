@@ -32,15 +32,6 @@ def test_text_is_aligned_numbers_to_the_right():
     ]
 
 
-def test_markdown():
-    assert markdown_table(RECORDS).splitlines() == [
-        "| stage | heads open | bits per character | passed |",
-        "| --- | --- | --- | --- |",
-        "| train | 32 | 2.123 | yes |",
-        "| finetune | 1,234,567,890 | 12.5 | no |",
-    ]
-
-
 def test_json_keeps_keys_order_and_every_digit():
     records = json.loads(json_table(RECORDS))
     assert records == RECORDS

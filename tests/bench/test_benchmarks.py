@@ -60,12 +60,6 @@ def test_bf16_is_a_peer_where_the_processor_has_it(monkeypatch, capsys):
     assert not any(c.arguments["bf16"] for c in speed.torch_steps(CPU_TORCH, "tiny", False))
 
 
-def test_the_yardstick_is_blas_at_its_best(monkeypatch):
-    monkeypatch.setenv("OPENBLAS_L2_SIZE", "512")
-    assert [c.library for c in (*speed.sgemm(CPU_TORCH), speed.blas(PRODUCT))] == ["numpy", "numpy"]
-    assert "OPENBLAS_L2_SIZE=512" in machine.describe_machine(1, ())
-
-
 def test_a_pytorch_without_cuda_is_refused(monkeypatch):
     """Our kernels can run here, it is pretended."""
     torch = pytest.importorskip("torch")

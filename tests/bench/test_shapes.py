@@ -30,13 +30,6 @@ def test_the_papers_model_with_a_plain_softmax():
     assert "paper" in default_shapes("cuda", STEP_SHAPES) and "paper" not in default_shapes("numba", STEP_SHAPES)
 
 
-def test_changes(tmp_path):
-    shape = model_shape("relative-d128", B=3, T=7, heads=5)
-    assert (shape.B, shape.config.T, shape.config.heads) == (3, 7, (5,) * 4)
-    assert shape.config.head_ids == (tuple(range(5)),) * 4
-    assert model_shape(write_model(tmp_path)).config.V == 17
-
-
 def test_what_is_refused(tmp_path):
     with pytest.raises(UsageError, match="cutoffs"):
         model_shape(write_model(tmp_path, cutoffs=[5, 9]))

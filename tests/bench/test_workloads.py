@@ -37,19 +37,6 @@ def test_products(layout):
     assert_same(torch_module("operations").matmul(3, 5, 4, layout, device="cpu"), work, 1e-6)
 
 
-@pytest.mark.parametrize(("device", "precision"), [("cpu", "highest"), ("cuda", "highest"), ("cuda-tf32", "high")])
-def test_precision_of_pytorchs_products(monkeypatch, device, precision):
-    torch_device = torch_module("operations").torch_device
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    try:
-        assert torch_device(device).type == device.split("-")[0]
-        assert torch.get_float32_matmul_precision() == precision
-    finally:
-        torch.set_float32_matmul_precision("highest")
-
-
 def test_half_of_the_heads_closed_and_removed_are_the_same_model(tmp_path):
     """In evaluation; and it is not the model with all heads."""
     name = write_model(tmp_path)

@@ -52,7 +52,7 @@ def test_the_models_of_a_study_were_trained_alike_and_end_at_a_low_rate(tmp_path
             check_aligned([entry, plan.entry("longer", plan.config.with_options(changes), "random", 0.5)])
     for changes in ({"train.schedule": "constant"}, {"train.steps": 99}):  # from which nothing starts here
         two = [plan.entry("a", plan.config.with_options(of), "baseline") for of in ({}, changes)]
-        with pytest.raises(UsageError, match="low learning rate: train needs|have not read the same text"):
+        with pytest.raises(UsageError, match=r"low learning rate: train needs|have not read the same text"):
             check_aligned(two)
     stageless = dataclasses.replace(METHODS["random"], heal=("finetune",))
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UsageError, match="in as many stages"):

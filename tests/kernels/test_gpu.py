@@ -98,8 +98,3 @@ def test_the_gpus_name(monkeypatch):
     for driver, expected in ((name, "A100"), (None, "")):
         monkeypatch.setattr(gpu, "load_driver", lambda driver=driver: driver)
         assert gpu.gpu_name() == expected
-
-
-def test_a_skip_says_that_cudas_kernels_are_not_tested():
-    if missing := gpu.what_is_missing():
-        pytest.skip(missing)
