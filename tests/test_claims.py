@@ -107,6 +107,13 @@ def test_every_difference_at_a_fixed_lam_follows_from_its_cells():
             assert said.strip() == (f"{signed(mean.mean())} ± {half:.3f}" if len(mean) == 5 else "–")
 
 
+SEVERAL = (
+    ": 3500",
+    ": 14000",
+    ", twice as wide: 3500",
+)  # pairs with several seeds, whose variance the law's interval has
+
+
 def test_the_law_of_the_distance_follows_from_its_cells():
     bits: dict[tuple, dict[str, list]] = {}
     for text in (RESULTS / "law-stdlib/cells.jsonl").read_text(encoding="utf-8").splitlines():
@@ -123,7 +130,25 @@ def test_the_law_of_the_distance_follows_from_its_cells():
     assert {f"{read.mean():.3f}" for read in every} == set(re.findall(r"(?<![+−\d.])[12]\.\d{3}", LAW))
     slopes = np.linalg.solve(terms[:5], [(a - b).mean() for a, b in list(best.values())[:5]])
     assert f"= {' '.join(signed(x) for x in slopes)}" in LAW
-    assert f"**{signed(slopes @ [1, math.log(8000 / 3500, 4), 1, 2, 1])}**" in LAW
+    larger = np.array([1, math.log(8000 / 3500, 4), 1, 2, 1])
+    predicted, weights = slopes @ larger, larger @ np.linalg.inv(terms[:5])
+    pairs = [[f"{kind}{n} steps (32)" for kind in ("all-attention", "transformer-xl")] for n in SEVERAL]
+    seeds, halves = np.array(
+        [(r["seeds"], r["high"] - r["low"]) for r in (record_of("parity-stdlib", *p) for p in pairs)]
+    ).T
+    squares = (halves / 2 / student().ppf(CONFIDENCE, seeds - 1)) ** 2 * seeds * (seeds - 1)
+    half = student().ppf(CONFIDENCE, 8) * math.sqrt(squares.sum() / 8 * (1 + weights @ weights))
+    interval = f"{signed(predicted - half)} to {signed(predicted + half)}"
+    assert f"of 95 % from {interval}. " in LAW and f"for a larger one, {interval}, " in " ".join(PAGE.split())
+    *five, came = [(ours - theirs).mean() for ours, theirs in best.values()]
+    assert f"**{signed(predicted)}** bits more" in LAW and f"**{signed(came)}**, above" in LAW
+    for said, guess in (("The law is wrong", predicted), ("wrong", five[0]), ("pairs", np.mean(five))):
+        assert f"{said} by {came - guess:.3f}" in LAW
+    steps, *losses = np.array([list(row.values()) for row in csv_of("law-stdlib/curves.csv")]).T
+    means = [
+        f"{(losses[0] - losses[1])[steps.searchsorted(k, 'right') :][:20].mean():.3f}" for k in range(2000, 8000, 1000)
+    ]
+    assert f"it is {means[0]} from step 2,000" in LAW and f"{', '.join(means[1:5])} and {means[5]}" in LAW
 
 
 def decimals(text: str) -> set[str]:
@@ -134,7 +159,7 @@ def decimals(text: str) -> set[str]:
 
 # Of the paper, of tests, of sizes; and differences of two numbers in a table.
 STATES = (None, "whole"), (0.9, "repaired"), (0.8, "repaired")
-OTHERS = {"0.05", "0.01", "30.7", "47.9", "0.6", "0.9", "0.81", "0.67", "0.02", "8.3"}
+OTHERS = {"0.05", "0.01", "30.7", "47.9", "0.6", "0.9", "0.81", "0.67", "0.02", "8.3", "0.113", "0.222"}
 
 
 def test_every_number_in_the_text_stands_in_a_table_or_follows_from_one():

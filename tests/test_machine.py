@@ -5,14 +5,6 @@ import pytest
 from tinyprune import machine
 from tinyprune.machine import describe_machine
 
-
-def test_the_gpu_is_named(monkeypatch):
-    monkeypatch.setattr(machine, "gpu_name", lambda: "NVIDIA A100")
-    monkeypatch.setattr(machine, "driver_version", lambda: (13, 0))
-    assert describe_machine(2, (), gpu=True).startswith("NVIDIA A100, driver for CUDA 13.0, ")
-    assert "NVIDIA" not in describe_machine(2, ())
-
-
 PROCESSORS = [("flags : fpu avx2\n", "A processor with AVX2, ", False)]
 PROCESSORS += [("flags : avx2 avx512f avx512_bf16\n", "A processor with AVX-512, ", True)]
 PROCESSORS += [("flags : avx2 avx512f avx512bw amx_bf16\n", "A processor with AVX-512, ", True)]

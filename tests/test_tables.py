@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tinyprune.tables import json_table, markdown_table, show, text_table
+from tinyprune.tables import json_table, show, text_table
 
 RECORDS = [
     {"stage": "train", "heads_open": 32, "bits_per_character": 2.123456, "passed": True},
@@ -36,9 +36,3 @@ def test_json_keeps_keys_order_and_every_digit():
     records = json.loads(json_table(RECORDS))
     assert records == RECORDS
     assert [list(record) for record in records] == [list(record) for record in RECORDS]
-
-
-@pytest.mark.parametrize("table", [text_table, markdown_table])
-def test_the_first_records_keys_are_the_columns(table):
-    rows = [{"a": 1, "b": 2}, {"b": 4, "a": 3, "c": 5}]
-    assert table(rows) == table([{"a": 1, "b": 2}, {"a": 3, "b": 4}])

@@ -5,9 +5,8 @@ import math
 import pytest
 from toy_workloads import write_model
 
-from tinyprune.bench.shapes import STEP_SHAPES, attention_gflop, default_shapes, model_shape, step_gflop
+from tinyprune.bench.shapes import attention_gflop, model_shape, step_gflop
 from tinyprune.errors import UsageError
-from tinyprune.model.parameters import parameter_shapes
 
 
 def test_gflop_counted_by_hand():
@@ -21,13 +20,6 @@ def test_gflop_counted_by_hand():
     # a feed-forward block counts as much as persistent vectors of its width
     plain, transformer = model_shape("plain-d128"), model_shape("plain-d128", kind="transformer", N=0, F=256)
     assert step_gflop(plain.config, 16) == step_gflop(transformer.config, 16)
-
-
-def test_the_papers_model_with_a_plain_softmax():
-    """On a GPU only: a processor is not given it unasked."""
-    shape = model_shape("paper")
-    assert 58e6 < sum(math.prod(size) for size in parameter_shapes(shape.config).values()) < 60e6
-    assert "paper" in default_shapes("cuda", STEP_SHAPES) and "paper" not in default_shapes("numba", STEP_SHAPES)
 
 
 def test_what_is_refused(tmp_path):

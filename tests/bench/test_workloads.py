@@ -65,9 +65,3 @@ def test_torch_computes_what_we_do(mode, kind, tmp_path):
     expected, in_bf16 = step.results(), torch_step(mode, bf16=True, **shape).results()
     assert disagreement(expected, in_bf16, 1e-6) and not disagreement(expected, in_bf16, BF16_TOLERANCE)
     assert_same(ours.training_step("numpy", **shape), torch_step(mode, **shape), 1e-6)
-
-
-def test_torch_trains_with_fewer_heads(tmp_path):
-    shape = {"name": write_model(tmp_path), "heads": 2}
-    peer = torch_module("model").training_step("sdpa", **shape)
-    assert_same(ours.training_step("numpy", **shape), peer, 1e-6)

@@ -198,6 +198,7 @@ class GateObjective:
         price: dict[str, Any] = {"l0": float(gate.target_heads or 0)}
         if gate.distribution != "top-k":
             l0, l0_cache = l0_forward(log_alpha, self.prices, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
+            # float: with NumPy's own float64 a reader's l0_backward would make the gradient float64
             dlog_alpha = together(l0_backward(float(lam), l0_cache), first_parts(config, gate))
             accumulate(grads, split_log_alpha(dlog_alpha, config, ops), ops)
             price = {"l0": l0, "lam": lam}
