@@ -504,7 +504,7 @@ for label, one in {
 # tinyprune export runs/smollm2 pruned.gguf
 # ```
 #
-# Every stage has a progress bar and can be stopped and resumed. `tinyprune import FOLDER` reads a model of your own.
+# Training has a progress bar and can be stopped and resumed. `tinyprune import FOLDER` reads a model of your own.
 #
 # ## Recap
 #

@@ -16,18 +16,18 @@ BUDGET = {
     "cli": 965,
     "course": 1725,
     "data": 985,
-    "experiments": 1940,
+    "experiments": 1945,
     "gradcheck": 910,
     "kernels": 9895,
     "model": 1675,
     "notebook": 640,
     "ops": 3320,
     "presets": 5,
-    "pretrained": 1100,
-    "pruning": 1265,
-    "runs": 765,
+    "pretrained": 1130,
+    "pruning": 1285,
+    "runs": 785,
     "training": 1135,
-    ".": 2100,  # modules at the top
+    ".": 2110,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 18_000
 # Longest functions without their docstrings, and most parameters; kernels have more of both.

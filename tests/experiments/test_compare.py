@@ -146,7 +146,8 @@ def test_words_of_a_model_that_by_construction_knows_capitals_and_copies():
 WRONG = {
     "--shares=0.9,0.9": "shares must be different, got [0.9, 0.9]",
     "--shares=0.9,0.01": "gate.target_share must be at least ",
-    "--set=gate.units=7": "model.U must divide model.F = 20, got 7",
+    "--set=gate.units=7": "gate.units (--units) must be a divisor of 20, the units of a feed-forward block; got 7",
+    "--set=gate.repair_tokens=9": "gate.repair_tokens must be at least ",
     "--methods=gate": "did you mean gates?",
     "--parts=units": "parts must be among heads, blocks, both; got units",
     "--tokens=5": "tokens must be at least 40, got 5",

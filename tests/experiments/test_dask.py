@@ -66,12 +66,6 @@ def test_a_killed_worker_loses_nothing_and_results_are_those_without_dask(tmp_pa
     assert_as_in_one_thread(cells, store)
 
 
-def test_nobody_there_is_one_clear_error():
-    said = r"no Dask scheduler answers at tcp://127\.0\.0\.1:9: .*dask scheduler"
-    with pytest.raises(UsageError, match=said), dask_cluster("tcp://127.0.0.1:9", timeout=1)():
-        pass
-
-
 def test_a_scheduler_without_workers_is_one_clear_error(cluster):
     client, _ = cluster
     client.retire_workers(list(client.scheduler_info()["workers"]))

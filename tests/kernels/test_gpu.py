@@ -91,10 +91,3 @@ def test_nothing_of_cuda_is_touched_unasked():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=240)
     assert done.stdout == "[] [] False False\n", done.stderr
-
-
-def test_the_gpus_name(monkeypatch):
-    name = SimpleNamespace(cuInit=lambda _: 0, cuDeviceGetName=lambda buffer, *_: setattr(buffer, "value", b"A100"))
-    for driver, expected in ((name, "A100"), (None, "")):
-        monkeypatch.setattr(gpu, "load_driver", lambda driver=driver: driver)
-        assert gpu.gpu_name() == expected

@@ -172,11 +172,19 @@ def test_gates_are_opened_by_scores(their, run, book, tmp_path):
     assert "must be one of" in refused(2, "gate", tmp_path / "r", "--by=best", "--overwrite")
 
 
+WRONG = [
+    (["--repair-tokens=200", "--repair-corpus=run,typo"], "there is no corpus and no file 'typo'"),
+    (["--repair-tokens=40"], f"gate.repair_tokens must be at least {5 * T}, 5 segments of {T}, and so long the texts"),
+    (["--repair-tokens=200", "--repair-corpus=,"], "gate.repair_corpus must name texts, such as run,self; got ','"),
+    (["--repair-tokens=0", "--repair-corpus=self"], "gate.repair_corpus needs gate.repair_tokens, how many to read"),
+]
+
+
 def test_what_stays_is_fitted_to_texts_without_training_gates_again(their, book, copy, tmp_path):
     (tmp_path / "other.txt").write_text("another text of another kind, " * 40)
     texts = f"--repair-corpus={book},{tmp_path / 'other.txt'}"
     said = succeed("prune", copy, "--repair-tokens=400", texts, "--backend=numpy").stderr
-    assert f"fitted to 200 tokens of each of these texts: {book}, {tmp_path / 'other.txt'}" in said
+    assert f"fitted to these texts: {book} (200 tokens), {tmp_path / 'other.txt'} (200 tokens)" in said
     whole = saved(copy, "train")
     texts = [load_text(replace(whole.data, corpus=str(x)), whole.tokenizer) for x in (book, tmp_path / "other.txt")]
     read = np.concatenate([text.train[:200] for text in texts])
@@ -185,7 +193,9 @@ def test_what_stays_is_fitted_to_texts_without_training_gates_again(their, book,
     for name, x in expected.params.items():
         np.testing.assert_allclose(pruned.params[name], x, rtol=1e-4, atol=1e-5)
     said = succeed("prune", copy, "--overwrite", "--repair-tokens=200", "--repair-corpus=", "--backend=numpy").stderr
-    assert "fitted to 100 tokens of each of these texts: run, self" in said
+    assert "fitted to these texts: run (100 tokens), self (100 tokens)" in said
+    for options, said in WRONG:  # nothing is lost
+        assert said in harmless(2, copy, "prune", copy, "--overwrite", *options)
     again = refused(2, "prune", copy, "--resume", "--repair-tokens=300")
     assert "gate.repair_tokens must stay, since stage prune has begun" in again
     succeed("prune", copy, "--overwrite", "--repair-tokens=0", "--backend=numpy")

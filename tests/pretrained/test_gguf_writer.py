@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -15,7 +16,7 @@ from tinyprune.errors import CheckpointError, SaveError, UsageError
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import read_pretrained
 from tinyprune.pretrained.export import padded
-from tinyprune.pretrained.gguf_writer import arrangement, write_gguf
+from tinyprune.pretrained.gguf_writer import arrangement, stored_as, write_gguf
 from tinyprune.pruning.importance import with_heads
 from tinyprune.pruning.surgery import remove_closed_heads
 
@@ -78,6 +79,8 @@ def test_what_stays_is_sliced_and_read_again_with_the_same_bits(source, tmp_path
     alike = masks is ALIKE and given.config.bias == "none"
     assert reader.fields["general.architecture"].contents() == ("llama" if alike else "deci")
     assert all(tensor.tensor_type == kinds[tensor.name] for tensor in reader.tensors)
+    write_gguf(tmp_path / "twice.gguf", Transformer(found.config, found.params), found.tokenizer, tmp_path / "m.gguf")
+    np.testing.assert_allclose(again(tmp_path / "twice.gguf").log_p(IDS), smaller.log_p(IDS), rtol=0, atol=0.3)
     # layer 1 has no attention; layer 2 has units of zeros, without which llama.cpp would leave out its only head
     assert ("blk.1.attn_q.weight" in tensors(tmp_path / "m.gguf")) == (masks is ALIKE)
 
@@ -90,6 +93,8 @@ def test_what_has_changed_is_quantised(source, tmp_path):
         write_gguf(tmp_path / f"{kind}.gguf", smaller, given.tokenizer, path, kind)
         assert tensors(tmp_path / f"{kind}.gguf")["blk.0.attn_output.weight"].tensor_type == form
         assert tensors(tmp_path / f"{kind}.gguf")["blk.0.ffn_up.weight"].tensor_type in (before, form)
+    x, theirs = np.ones((2, 256)), SimpleNamespace(tensor_type=Type.Q4_K, data=np.zeros((2, 144), np.uint8))
+    assert stored_as(x, theirs, None, None, "source", gguf)[1] == Type.Q8_0  # gguf cannot write theirs
     for kind, error in (("f32", 1e-5), ("sliced", 0.3)):
         got = again(tmp_path / f"{kind}.gguf").log_p(IDS)
         np.testing.assert_allclose(got, smaller.log_p(IDS), rtol=0, atol=error)
@@ -102,7 +107,9 @@ def test_a_model_of_the_hub_has_its_tokenizer_written(tmp_path, cut):
     model, tokenizer = Transformer(config, params), samples.BytePairTokenizer(samples.train_tokenizer(cut), 320)
     write_gguf(tmp_path / "m.gguf", model, tokenizer, kind="f32", positions=99)
     found = read_pretrained(tmp_path / "m.gguf")
-    family = gguf.GGUFReader(tmp_path / "m.gguf").fields["general.architecture"].contents()
+    fields = gguf.GGUFReader(tmp_path / "m.gguf").fields
+    family, end = (fields[name].contents() for name in ("general.architecture", "tokenizer.ggml.eos_token_id"))
+    assert tokenizer.decode([end]) == "<|end|>"
     assert (found.config.V, found.config.T, family) == (320, 99, "qwen2" if cut == "qwen2" else "llama")
     samples.check_equal(found.params, params)
     assert ('"ignore_merges": true' in found.tokenizer.description) == (cut == "llama3")

@@ -241,6 +241,17 @@ def test_heads_that_the_format_cannot_say_are_refused(tmp_path, model, head_ids,
     assert not (tmp_path / "new").exists()
 
 
+def test_units_are_written_where_all_layers_have_as_many(tmp_path):
+    blocks = {"U": 4, "blocks": (2, 2), "block_ids": ((0, 1), (1, 3))}
+    model, tokenizer = samples.random_model(replace(LLAMA, **blocks))
+    write_hub(tmp_path / "m", model, tokenizer)
+    config, params, _ = hub.read_hub(tmp_path / "m")
+    assert config.F == 8 and json.loads((tmp_path / "m" / "config.json").read_text())["eos_token_id"] == 0
+    samples.check_equal(params, model.params)
+    apart = replace(LLAMA, **blocks | {"blocks": (2, 1), "block_ids": ((0, 1), (3,))})
+    cannot_write(tmp_path / "new", apart, "as many units in each layer, 8, but layer 1 has 4; a folder with --padded")
+
+
 def test_other_models_are_refused(tmp_path):
     new = tmp_path / "new"
     cannot_write(new, replace(GPT2, norm="rmsnorm"), "can say a gpt2 only where norm is layernorm, got rmsnorm")

@@ -100,7 +100,7 @@ GATE = (
         option("--target-parameters", "hold this share of all but the embedding open", type=float, metavar="SHARE"),
     ),
     option("--units", "gates for blocks of so many units of the feed-forward block, too", type=int),
-    option("--objective", "what the gates minimise besides", choices=("task", "layerwise")),
+    option("--objective", "what the gates minimise besides the price of open gates", choices=("task", "layerwise")),
     option(
         "--by", "train no gates: open those that a criterion scores highest, such as michel-global", metavar="CRITERION"
     ),
@@ -112,8 +112,8 @@ METHODS = "gates, or criteria as for gate.criterion (%(default)s)"
 SHARES = "of the parameters that are no embedding, which stay (%(default)s)"
 PEERS = "compare with these: torch (matmul always runs against NumPy's BLAS, on a GPU against torch's cuBLAS)"
 TYPES = (
-    "matrices of a .gguf file: sliced, the blocks of the file that was imported, and Q8_0 where they have changed; "
-    "source, these quantised as they were there; f32 (%(default)s)"
+    "of a .gguf file's matrices: sliced keeps the imported file's blocks and writes changed ones as Q8_0, source gives "
+    "changed ones their old type again, f32 writes float32 (%(default)s)"
 )
 OPTIONS = {
     "run": [
@@ -129,7 +129,7 @@ OPTIONS = {
         option("--repair-tokens", "fit what stays to so many tokens, so that it computes what all did", type=int),
         option(
             "--repair-corpus",
-            "of these texts, with commas between: run, self (what the whole model writes), or as --corpus (run,self)",
+            "texts for --repair-tokens, with commas between: run, self (what the whole model writes), or as --corpus",
         ),
     ],
     "finetune": RUN,

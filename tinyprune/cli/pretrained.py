@@ -56,9 +56,9 @@ def export_pretrained(arguments: argparse.Namespace) -> None:
         write_hub(target, model, saved.tokenizer, metadata.get("positions"))
         say(f"export: {target} holds config.json, model.safetensors and tokenizer.json")
         return
-    source = find_model(metadata.get("file", ""))
-    if not source.exists():
+    source = find_model(metadata["file"]) if metadata.get("file") else None
+    if source and not source.exists():
         say(f"export: {source}, which was imported, is no longer there: all matrices are stored anew")
-    known = source if source.suffix == ".gguf" and source.exists() else None
+    known = source if source and source.suffix == ".gguf" and source.exists() else None
     write_gguf(target, model, saved.tokenizer, known, arguments.kind, metadata.get("positions"))
     say(f"export: {target} has {target.stat().st_size / 1e6:,.1f} MB; llama.cpp reads it")

@@ -116,6 +116,8 @@ class Comparison:
                 raise UsageError(f"tokens must be at least {2 * BLOCKS}, got {len(tokens)} of {name}")
         for parts, share in itertools.product(self.parts, self.shares):
             with_new_gates(self.model, self.gate(parts, share), 0)  # refuses now what it would refuse after hours
+        if self.run.config.gate.repair_tokens:
+            self.run.repair_parts()  # this, too
 
     @cached_property
     def cells(self) -> list[CheckpointCell]:
@@ -202,7 +204,7 @@ class Comparison:
     @cached_property
     def repair_text(self) -> NDArray:
         """Return what repairs read."""
-        return self.run.repair_text(self.model, self.run.config.gate.repair_tokens)
+        return self.run.repair_text(self.model)
 
     def train(self, model: Transformer, config: TrainConfig, objective: Objective, seed: list[int]) -> None:
         """Train a model in place, from the beginning of the text."""
@@ -309,6 +311,7 @@ def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record
     rows = comparison.rows(store)
     tables = {"results": rows, "summary": summarise(rows)}
     config, text = comparison.run.config, comparison.run.text
+    heal = config.finetune
     about: dict[str, Any] = {"study": "compare", "model_sha256": comparison.digest, "config": config.to_dict()}
     about |= {"text": Path(text.name).name, "text_sha256": text.digest}
     about |= {"tokens": {name: len(tokens) for name, tokens in comparison.texts.items()}}
@@ -317,9 +320,9 @@ def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record
     page = [
         f"# compare, {comparison.run.directory.path.name} on {about['text']}",
         "Perplexity, as a multiple of the whole model's, when parts are removed until a share of the parameters that "
-        f"are no embedding is left: *pruned*; *repaired*, fitted to {config.gate.repair_tokens:,} tokens; *healed* by "
-        f"{config.finetune.steps} steps of {config.finetune.B} × {comparison.model.config.T} tokens. Means over seeds; "
-        f"95 % intervals over {BLOCKS} pieces of the text. By `tinyprune compare`; settings are in `study.json`.",
+        f"are no embedding is left: *pruned*; *repaired*, fitted to {config.gate.repair_tokens:,} tokens, or all that "
+        f"there are; *healed* by {heal.steps} steps of {heal.B} × {comparison.model.config.T} tokens. Means over "
+        f"seeds; 95 % intervals over {BLOCKS} pieces of the text. By `tinyprune compare`; settings: `study.json`.",
         markdown_table(tables["summary"]),
     ]
     if comparison.words:

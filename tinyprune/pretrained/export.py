@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Collection
 from typing import Any
 
@@ -28,6 +29,19 @@ def check_writable(model: Transformer, tokenizer: Any, kinds: Collection[str], f
     ):
         if wrong:
             raise UsageError(said)
+
+
+# Names of the token that ends what a model says, the likelier first: chats end with the first two.
+END = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>")
+
+
+def end_token(tokenizer: Any) -> int | None:
+    """Return the number of the token that ends a text, one of `END` or the first special one; None if there is none.
+
+    A description of a tokenizer does not say which one it is. Without it other programs take one of another vocabulary.
+    """
+    special = {x["content"]: x["id"] for x in json.loads(tokenizer.description).get("added_tokens", ()) if x["special"]}
+    return next((special[name] for name in END if name in special), min(special.values(), default=None))
 
 
 def padded(model: Transformer) -> Transformer:

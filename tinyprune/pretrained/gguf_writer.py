@@ -28,7 +28,7 @@ from tinyprune.errors import UsageError, missing_extra
 from tinyprune.files import save_error
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.rotary import frequencies
-from tinyprune.pretrained.export import check_writable, padded
+from tinyprune.pretrained.export import check_writable, end_token, padded
 from tinyprune.pretrained.gguf import CONTROL, LLAMA3, NORMAL, PRE, TURNED, UNUSED, USER_DEFINED
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.settings import NUMBERS
@@ -74,7 +74,7 @@ def write_gguf(
         tokenizer: its BytePairTokenizer.
         source: the GGUF file that it was imported from; entries such as the chat template are kept.
         kind: "sliced": matrices that changed since become Q8_0, and all of them without a source; "source": they are
-            quantised as they were there; "f32": all matrices are float32.
+            quantised as they were there, or Q8_0 where gguf cannot do that; "f32": all matrices are float32.
         positions: how many it was trained with, if these are more than its segments have here.
 
     Raises:
@@ -194,17 +194,26 @@ def stored_as(
         count, size = sizes[tensor.tensor_type]
         blocks = tensor.data.view(np.uint8).reshape(len(tensor.data), -1, size)
         by_block = None if columns is None else columns[::count] // count  # −1 stays −1
-        if columns is None or (by_block is not None and np.array_equal(wide(by_block, count), columns)):
+        whole = columns is None or (by_block is not None and np.array_equal(wide(by_block, count), columns))
+        # a layer of a `deci` file may have fewer rows than the heads' numbers say
+        ends = (-1 if index is None else index.max(initial=-1) for index in (rows, by_block))
+        if whole and all(end < n for end, n in zip(ends, blocks.shape, strict=False)):
             data = picked(blocks, rows, by_block).reshape(len(x), -1)
             if np.array_equal(gguf.dequantize(data, tensor.tensor_type), x):
                 return data, tensor.tensor_type
-    return (x, types.F32) if x.shape[1] % sizes[form][0] else (gguf.quantize(x, form), form)
+    if x.shape[1] % sizes[form][0]:
+        return x, types.F32
+    try:
+        return gguf.quantize(x, form), form
+    except NotImplementedError:  # the package reads K-quants and others, and cannot write them
+        return stored_as(x, None, rows, columns, "sliced", gguf)
 
 
 def kept_entries(reader: Any) -> Iterator[tuple[str, Any, Any, Any]]:
     """Yield what the source says beside the sizes of the model, such as its tokenizer: key, value and their types."""
+    ours = ("general.architecture", "general.file_type", "general.alignment")
     for name, field in reader.fields.items():
-        if name.startswith(("general.", "tokenizer.")) and name not in ("general.architecture", "general.file_type"):
+        if name.startswith(("general.", "tokenizer.")) and name not in ours:
             yield name, field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None
 
 
@@ -229,6 +238,9 @@ def tokenizer_entries(tokenizer: Any, gguf: Any) -> Iterator[tuple[str, Any, Any
     yield "tokenizer.ggml.tokens", tokens, kinds.ARRAY, kinds.STRING
     yield "tokenizer.ggml.token_type", types, kinds.ARRAY, kinds.INT32
     yield "tokenizer.ggml.merges", merges, kinds.ARRAY, kinds.STRING
+    if (end := end_token(tokenizer)) is not None:  # llama.cpp would take token 11, GPT-2's
+        for name in ("bos", "eos"):
+            yield f"tokenizer.ggml.{name}_token_id", end, kinds.UINT32, None
 
 
 def add_numbers(writer: Any, config: ModelConfig, architecture: str, about: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.files import replace_file
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.model.transformer import Transformer
-from tinyprune.pretrained.export import check_writable
+from tinyprune.pretrained.export import check_writable, end_token
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.safetensors_file import read_header
 from tinyprune.pretrained.settings import read_settings, write_settings
@@ -84,19 +84,26 @@ def write_hub(folder: str | Path, model: Transformer, tokenizer: Any, positions:
     tensors = {tensor: np.asarray(np.concatenate(x, -1), np.float32, order="C") for tensor, x in parts.items()}
     replace_file(folder / "model.safetensors", safetensors.numpy.save(tensors, {"format": "pt"}), "model")
     longest = config.T if positions is None or kind == "gpt2" else positions  # GPT-2's table has T rows
+    settings = write_settings(config, heads, longest)
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest}
     for name, text in (
         ("tokenizer.json", tokenizer.description),
         ("tokenizer_config.json", json.dumps(about | {"clean_up_tokenization_spaces": False}, indent=2) + "\n"),
         # Last, since without it the folder of an export that was stopped is no model.
-        ("config.json", json.dumps(write_settings(config, heads, longest), indent=2) + "\n"),
+        ("config.json", json.dumps(settings | {"eos_token_id": end_token(tokenizer)}, indent=2) + "\n"),
     ):
         replace_file(folder / name, text.encode("utf-8"))
 
 
 def _heads_in_each_layer(config: ModelConfig) -> int:
     """Return the number of heads that every layer has. Raises UsageError naming the first layer that does not fit."""
-    D, H, heads = config.D, config.H, config.heads[0]
+    D, H, heads, units = config.D, config.H, config.heads[0], config.width(0)
+    for i in range(config.L):
+        if config.width(i) != units or not units:
+            had = f"as many units in each layer, {units or 'at least 1'}, but layer {i} has {config.width(i)}"
+            raise UsageError(
+                f"the Hub's {config.kind} has {had}; a folder with --padded has them all, a .gguf file can do"
+            )
     together = H // (config.kv_heads or H)
     for i, ids in enumerate(config.head_ids):
         if config.kind == "gpt2" and len(ids) < H:

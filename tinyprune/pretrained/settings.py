@@ -91,7 +91,7 @@ def write_settings(model: ModelConfig, heads: int, positions: int) -> dict[str, 
     kind = model.kind
     family = "qwen2" if model.bias == "qkv" else kind
     config: dict[str, Any] = {"model_type": family, "architectures": [ARCHITECTURES[family]]}
-    ours = {"H": heads, "T": positions, "kv_heads": len(model.kv_ids(0))}
+    ours = {"H": heads, "F": model.width(0), "T": positions, "kv_heads": len(model.kv_ids(0))}
     config |= {theirs: ours.get(name, getattr(model, name)) for name, theirs in NUMBERS[kind].items()}
     config |= {"head_dim": model.Dh} if kind == "llama" else {}
     if model.rope_scaling:

@@ -58,12 +58,28 @@ def with_new_gates(model: Transformer, gate: GateConfig, warmup: int) -> tuple[T
         warmup: steps over which lam, or the target, is reached.
 
     Raises:
-        UsageError: if more heads should stay open than there are, or less than what has no gates.
+        UsageError: if more heads should stay open than there are, or less than what has no gates; see `with_blocks`.
     """
-    config = dataclasses.replace(model.config, U=gate.units) if gate.units else model.config
+    config = with_blocks(model.config, gate)
     params = add_gates(model.params, config.parts, gate)
     gated = dataclasses.replace(model, config=config, params=params, gate=gate)
     return gated, GateObjective(gate, warmup, sum(config.parts), *budget(config, gate))
+
+
+def with_blocks(config: ModelConfig, gate: GateConfig) -> ModelConfig:
+    """Return the configuration of the model whose blocks of `gate.units` units have gates, too; the same without them.
+
+    Raises UsageError if the model has no such blocks.
+    """
+    F, U = config.F, gate.units
+    for wrong, said in (
+        (U and not F, "0 for a model without feed-forward blocks"),
+        (U and F and F % U, f"a divisor of {F}, the units of a feed-forward block"),
+        (U and config.U not in (0, U), f"{config.U}, since blocks of so many units were removed before"),
+    ):
+        if wrong:
+            raise UsageError(f"gate.units (--units) must be {said}; got {U}")
+    return dataclasses.replace(config, U=U) if U else config
 
 
 def gate_warmup(gate: GateConfig, training: TrainConfig, per_epoch: int) -> int:

@@ -29,15 +29,15 @@ from tinyprune.data.corpora import absolute_corpus
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.kernels.gpu import gpu_memory
 from tinyprune.machine import memory_bytes
-from tinyprune.model.counting import count_parameters, training_bytes
+from tinyprune.model.counting import count_parameters, part_prices, training_bytes
 from tinyprune.model.generation import generate, write_texts
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.progress import duration, say
-from tinyprune.pruning.gates import GateObjective, budget, gate_warmup, hit_target, settle, with_new_gates
+from tinyprune.pruning.gates import GateObjective, budget, gate_warmup, hit_target, settle, with_blocks, with_new_gates
 from tinyprune.pruning.importance import ALL_CRITERIA, with_scored_gates
-from tinyprune.pruning.sequential import refitted
+from tinyprune.pruning.sequential import FIFTH, refitted
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.changes import SETTINGS, check_changes, is_finished, without_place
 from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, load_model, model_metadata
@@ -128,9 +128,10 @@ class Run:
                 self.segments(model, self.training(stage))
                 self.check_size(stage, model)
         if "gate" in stages:
-            gate = self.config.gate
-            parted = dataclasses.replace(model, U=gate.units) if gate.units else model
+            gate, parted = self.config.gate, with_blocks(model, self.config.gate)
             GateObjective(gate, 0, sum(parted.parts), *budget(parted, gate))
+        if "prune" in stages and self.config.gate.repair_tokens:
+            self.repair_parts()
         if overwrite:
             self.directory.remove(anew)
         if self.source is not None:
@@ -215,6 +216,7 @@ class Run:
         metadata = model_metadata(model, origin.tokenizer, origin.data, origin.digest)
         tensors = {f"params.{name}": value for name, value in model.host_params().items()}
         own |= {"stage": stage, "step": 0, "finished": True, "read": origin.metadata.get("read")}
+        own |= {name: origin.metadata[name] for name in ("positions", "file") if name in origin.metadata}
         save_checkpoint(self.directory.checkpoint(stage), tensors, metadata | own)
 
     def train(self, resume: bool = False) -> None:
@@ -259,40 +261,57 @@ class Run:
         if resume and self.finished("prune"):
             say("prune: already finished")
             return
-        gated = self.before("prune")
+        gated, gate = self.before("prune"), self.config.gate
         model = remove_closed_heads(gated.model)
-        if tokens := self.config.gate.repair_tokens:
+        if gate.repair_tokens:
             whole = self.load("train").model
-            model = refitted(whole, model, self.repair_text(whole, tokens))
+            model = refitted(whole, model, self.repair_text(whole))
         heads, total = sum(model.config.heads), sum(gated.model.config.heads)
         say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
         if model.config.U:
             of = f"{sum(model.config.blocks)} of {sum(gated.model.config.blocks)} blocks of {model.config.U} units"
             say(f"prune: {of} stay, by layer {list(model.config.blocks)}")
+        if gate.target_share and gate.price == "parameters":
+            stay, of_all = (part_prices(m.config, "parameters")[1] for m in (model, gated.model))
+            say(f"prune: {stay / of_all:.1%} of all that is no embedding stay; asked for: {gate.target_share:.1%}")
         own = {"metrics_length": gated.metadata["metrics_length"], "seed": self.config.seed}
         self.save_finished("prune", model, gated, **own, **self.directory.origin("prune"))
 
-    def repair_text(self, whole: Transformer, tokens: int) -> NDArray:
-        """Return so many tokens of the texts that gate.repair_corpus names, each the same share."""
-        tokenizer, rng = self.text.tokenizer, self.generator("prune")
-        usual = "run,self" if tokenizer.kind == "bpe" else "run"
-        names = [name for name in (self.config.gate.repair_corpus or usual).split(",") if name]
-        share, parts = tokens // len(names), []
-        say(f"prune: what stays is fitted to {share:,} tokens of each of these texts: {', '.join(names)}")
+    def repair_parts(self) -> dict[str, NDArray]:
+        """Return the text of each name in gate.repair_corpus, each the same share of gate.repair_tokens, or all of it.
+
+        What the whole model will write, `self`, is all zeros here. Raises UsageError if a text is not there, or all
+        together are shorter than a repair needs.
+        """
+        gate, tokenizer, T = self.config.gate, self.text.tokenizer, self.config.model.T
+        names = gate.repair_names or (["run", "self"] if tokenizer.kind == "bpe" else ["run"])
+        share, parts = gate.repair_tokens // len(names), {}
         for name in names:
             if name == "self":
-                special = json.loads(tokenizer.description).get("added_tokens") if tokenizer.kind == "bpe" else []
-                begin = special[0]["id"] if special else int(self.text.train[0])  # it comes between documents
-                T, written = whole.config.T, []
-                while sum(map(len, written)) < share:
-                    written.append(write_texts(whole, np.full(TEXTS, begin), T, rng).ravel())
-                parts.append(np.concatenate(written)[:share])
+                parts[name] = np.zeros(share, int)
             elif name == "run":
-                parts.append(self.text.train[:share])
+                parts[name] = self.text.train[:share]
             else:
                 data = dataclasses.replace(self.config.data, corpus=absolute_corpus(name))
-                parts.append(load_text(data, tokenizer).train[:share])
-        return np.concatenate(parts)
+                parts[name] = load_text(data, tokenizer).train[:share]
+        if (n := sum(map(len, parts.values()))) < FIFTH * T:
+            said = f"gate.repair_tokens must be at least {FIFTH * T}, {FIFTH} segments of {T}, and so long the texts"
+            raise UsageError(f"{said}; got {gate.repair_tokens}, of which {', '.join(names)} have {n}")
+        return parts
+
+    def repair_text(self, whole: Transformer) -> NDArray:
+        """Return what the repair reads, one text after the other, see `repair_parts`."""
+        tokenizer, rng, parts = self.text.tokenizer, self.generator("prune"), self.repair_parts()
+        said = (f"{name} ({len(part):,} tokens)" for name, part in parts.items())
+        say(f"prune: what stays is fitted to these texts: {', '.join(said)}")
+        if "self" in parts:
+            special = json.loads(tokenizer.description).get("added_tokens") if tokenizer.kind == "bpe" else []
+            begin = special[0]["id"] if special else int(self.text.train[0])  # it comes between documents
+            written: list[NDArray] = []
+            while sum(map(len, written)) < len(parts["self"]):
+                written.append(write_texts(whole, np.full(TEXTS, begin), whole.config.T, rng).ravel())
+            parts["self"] = np.concatenate(written)[: len(parts["self"])]
+        return np.concatenate(list(parts.values()))
 
     def finetune(self, resume: bool = False) -> None:
         """Run stage 4: train the smaller model a little more."""
