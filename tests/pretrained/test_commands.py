@@ -22,7 +22,7 @@ from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 T = 16  # of the 18 positions that the models have
 IDS = np.random.default_rng(8).integers(0, 300, (1, T))
 SHORT = [f"--set={table}.{key}" for table in ("gate_train", "finetune") for key in ("steps=20", "B=2")]
-SHORT += [f"--set=model.T={T}", "--set=gate_train.checkpoint_every=5"]
+SHORT += [f"--set=model.T={T}", "--set=gate_train.checkpoint_every=5", "--set=gate.repair_tokens=0"]
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
