@@ -14,6 +14,7 @@ block which λ is best, or that W̃ stays. (SlimGPT, Ling et al. 2024, arXiv 241
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -59,9 +60,9 @@ def refitted(whole: Transformer, smaller: Transformer, tokens: NDArray) -> Trans
         for second in (False, True):
             if second and a.second is None:
                 continue
-            wanted, before = (blocks_of(*pair, i, second) for pair in zip(models, streams, strict=True))
-            fit(models[1], i, second, before, wanted)
-            streams = [[y for y, _ in wanted], [y for y, _ in blocks_of(models[1], streams[1], i, second)]]
+            wanted = [y for y, _ in blocks_of(whole, streams[0], i, second)]
+            fit(models[1], i, second, blocks_of(models[1], streams[1], i, second), wanted)
+            streams = [wanted, [y for y, _ in blocks_of(models[1], streams[1], i, second)]]
         release(whole.params)
     return models[1]
 
@@ -72,9 +73,9 @@ def first_stream(model: Transformer, ids: NDArray) -> NDArray:
     return model.ops.positions_forward(x, model.params.get("positions"))[0]
 
 
-def blocks_of(model: Transformer, streams: list[NDArray], i: int, second: bool) -> list[tuple[NDArray, NDArray]]:
-    """Run one block of layer i on each segment; return what leaves it, (B, T, D), and X, (B·T, columns)."""
-    layer, config, ops, memory, found = model.layer(i, model.gates()), model.config, model.ops, None, []
+def blocks_of(model: Transformer, streams: list[NDArray], i: int, second: bool) -> Iterator[tuple[NDArray, NDArray]]:
+    """Run one block of layer i on each segment; yield what leaves it, (B, T, D), and X, (B·T, columns)."""
+    layer, config, ops, memory = model.layer(i, model.gates()), model.config, model.ops, None
     for x in streams:
         if second:
             y, cache = second_block_forward(x, layer, config, ops)
@@ -83,21 +84,23 @@ def blocks_of(model: Transformer, streams: list[NDArray], i: int, second: bool) 
         else:
             y, context, attention = attention_block_forward(x, memory, layer, config, ops)
             memory, made = remember(x, context, config.M) if config.M else None, attention.attention.o
-        found.append((y, ops.to_host(made).reshape(x.shape[0] * x.shape[1], -1)))
-    return found
+        yield y, ops.to_host(made).reshape(x.shape[0] * x.shape[1], -1)
 
 
-def fit(model: Transformer, i: int, second: bool, before: list, wanted: list) -> None:
-    """Replace the last matrix and bias of a block in `model.params`, see above. `before` is what it computes now."""
+def fit(model: Transformer, i: int, second: bool, before: Iterable[tuple[NDArray, NDArray]], wanted: list) -> None:
+    """Replace the last matrix and bias of a block in `model.params`, see above.
+
+    `before` is what it computes now, one segment after the other: X of a whole text may be larger than the model.
+    """
     host = model.ops.to_host
     G: list[Any] = [0.0, 0.0]  # X̃ᵀX̃ of what is fitted to, and of what is held out
     C: list[Any] = [0.0, 0.0]  # X̃ᵀR
     table = UNIT_OUTPUTS if second and not model.config.networks else OUTPUTS
     names = [f"layers.{i}.{name}" for name in list(table.items())[-1 if second else 0]]
     W, b = (model.params.get(name) for name in names)
-    if not before[0][1].size:
-        return
-    for place, ((y, X), (target, _)) in enumerate(zip(before, wanted, strict=True)):
+    for place, ((y, X), target) in enumerate(zip(before, wanted, strict=True)):
+        if not X.size:
+            return
         R = (host(target) - host(y)).reshape(len(X), -1)
         X = X if b is None else np.hstack([X, np.ones((len(X), 1), X.dtype)])
         part = place % FIFTH == FIFTH - 1
