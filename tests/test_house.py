@@ -27,7 +27,7 @@ BUDGET = {
     "pruning": 1285,
     "runs": 785,
     "training": 1135,
-    ".": 2110,  # modules at the top
+    ".": 2115,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 18_000
 # Longest functions without their docstrings, and most parameters; kernels have more of both.

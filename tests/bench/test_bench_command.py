@@ -1,15 +1,10 @@
 """`tinyprune bench` as it is used."""
 
-import importlib.util
 import json
-import re
 
 import pytest
 from command import refused, succeed
 from toy_workloads import write_model
-
-from tinyprune.bench.command import make_options
-from tinyprune.errors import UsageError, install_command
 
 # Other programs rely on these.
 KEYS = ["benchmark", "shape", "subject", "median_ms", "ratio_to_subject", "gflops"]
@@ -65,9 +60,3 @@ REFUSED = {
 @pytest.mark.parametrize("arguments", REFUSED)
 def test_what_the_command_refuses(arguments):
     assert REFUSED[arguments] in refused(2, "bench", *arguments.split())
-
-
-def test_without_torch_it_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=re.escape(install_command("peers"))):
-        make_options("numpy", peers=["torch"])

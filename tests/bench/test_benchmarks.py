@@ -1,14 +1,10 @@
 """Who takes part in a benchmark, without running it: peers compute what we do, where we do, as exactly as we do."""
 
-import re
-
 import pytest
 
 from tinyprune import machine
 from tinyprune.bench.benchmarks import speed
-from tinyprune.bench.command import Options, check_options
-from tinyprune.errors import UsageError
-from tinyprune.kernels.backend import BACKENDS
+from tinyprune.bench.command import Options
 
 CPU, CPU_TORCH = Options("numpy", threads=2), Options("numpy", peers=("torch",), threads=2)
 GPU, GPU_TORCH = Options("cuda", threads=2), Options("cuda", peers=("torch",), threads=2)
@@ -58,14 +54,3 @@ def test_bf16_is_a_peer_where_the_processor_has_it(monkeypatch, capsys):
     said = "PyTorch under bf16 autocast is left out: this processor has no bf16 products (avx512_bf16, amx_bf16)"
     assert said in capsys.readouterr().err
     assert not any(c.arguments["bf16"] for c in speed.torch_steps(CPU_TORCH, "tiny", False))
-
-
-def test_a_pytorch_without_cuda_is_refused(monkeypatch):
-    """Our kernels can run here, it is pretended."""
-    torch = pytest.importorskip("torch")
-    monkeypatch.setitem(BACKENDS, "cuda", BACKENDS["cuda"]._replace(problem=lambda: None))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    check_options(GPU)
-    said = rf"--peers torch: PyTorch {re.escape(torch.__version__)} finds no GPU: install one that is built for CUDA"
-    with pytest.raises(UsageError, match=said):
-        check_options(GPU_TORCH)

@@ -61,21 +61,6 @@ def test_one_line_says_what_to_do(machine, given, said):
     assert "\n" not in str(raised.value) and said in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (type("NvvmSupportError", (ImportError,), {})("libNVVM\ncannot be found"), r"used \(libNVVM cannot be found\)"),
-        (type("CCSupportError", (RuntimeError,), {})("GPU compute capability 6.1"), "this GPU is too old"),
-        (ValueError("Can't use arch-specific compute_130a"), "this GPU is newer than the CUDA toolkit"),
-    ],
-)
-def test_errors_of_the_toolkit_are_explained(machine, error, said):
-    machine(driver_of(12080))
-    with pytest.raises(UsageError, match=said):
-        raise gpu.explained(error)
-    assert gpu.explained(ValueError("n must be positive")) is None
-
-
 def test_nothing_of_cuda_is_touched_unasked():
     code = (
         "import sys, ctypes\n"
