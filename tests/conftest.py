@@ -10,11 +10,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # With two threads for NumPy's products in each of two workers, all tests take a tenth longer on two processors.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import hypothesis
 import numpy as np
 import pytest
 from command import do_stages, settings, write_text
 
 from tinyprune.kernels.gpu import what_is_missing, why_unusable
+
+# Examples are the same each time, and may take long on a busy machine.
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("same")
 
 # Tests send Ctrl-C to programs that they start; a parent that ignores it, such as nohup, must not pass that on.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -120,7 +120,7 @@ def assert_like_the_textbook(backend: str, name: str, sizes: Dimensions, dtype) 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @each_compiled
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=4)
 @given(sizes=any_sizes)
 @example(sizes=SIZES)
 @example(sizes=SINGLE)

@@ -34,7 +34,7 @@ def shapes(arrays):
     return [None if array is None else array.shape for array in arrays]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(sizes, spans)
 def test_ragged_shapes_have_right_outputs_and_gradients(sizes, span):
     arguments = draw(np.random.default_rng(4), **sizes)
