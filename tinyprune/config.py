@@ -462,22 +462,12 @@ class GateConfig(Config):
     def _rules(self) -> Iterator[tuple[object, str]]:
         given = self.target_heads, self.target_share
         yield None not in given, f"target_share must not be given with gate.target_heads, got {given[1]} and {given[0]}"
-        broken = self.units and self.target_heads is not None
-        yield broken, f"target_heads counts heads alone; with gate.units = {self.units} give gate.target_share"
         yield not self.heads and not self.units, "heads must be true where there are no blocks of gate.units"
         broken = self.criterion and not self.has_target
         yield broken, "criterion needs gate.target_heads or gate.target_share, since it trains nothing"
         yield self.groups and self.distribution == "top-k", 'groups must be false for gate.distribution = "top-k"'
         broken = self.distribution == "top-k" and self.target_heads is None
         yield broken, 'target_heads must be given for gate.distribution = "top-k": it is k'
-        yield self.repair_corpus and not self.repair_tokens, "repair_corpus needs gate.repair_tokens, how many to read"
-        broken = self.repair_corpus and not self.repair_names
-        yield broken, f"repair_corpus must name texts, such as run,self; got {self.repair_corpus!r}"
-
-    @property
-    def repair_names(self) -> list[str]:
-        """The texts of `repair_corpus`."""
-        return [name for name in self.repair_corpus.split(",") if name]
 
 
 @dataclass(frozen=True)

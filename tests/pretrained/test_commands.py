@@ -176,7 +176,7 @@ WRONG = [
     (["--repair-tokens=200", "--repair-corpus=run,typo"], "there is no corpus and no file 'typo'"),
     (["--repair-tokens=40"], f"gate.repair_tokens must be at least {5 * T}, 5 segments of {T}, and so long the texts"),
     (["--repair-tokens=200", "--repair-corpus=,"], "gate.repair_corpus must name texts, such as run,self; got ','"),
-    (["--repair-tokens=0", "--repair-corpus=self"], "gate.repair_corpus needs gate.repair_tokens, how many to read"),
+    (["--repair-tokens=0", "--repair-corpus=self"], "gate.repair_tokens must be at least "),
 ]
 
 

@@ -69,13 +69,17 @@ def with_new_gates(model: Transformer, gate: GateConfig, warmup: int) -> tuple[T
 def with_blocks(config: ModelConfig, gate: GateConfig) -> ModelConfig:
     """Return the configuration of the model whose blocks of `gate.units` units have gates, too; the same without them.
 
-    Raises UsageError if the model has no such blocks.
+    Raises UsageError if the model has no such blocks, or only the number of heads is to be held.
     """
     F, U = config.F, gate.units
     for wrong, said in (
         (U and not F, "0 for a model without feed-forward blocks"),
         (U and F and F % U, f"a divisor of {F}, the units of a feed-forward block"),
         (U and config.U not in (0, U), f"{config.U}, since blocks of so many units were removed before"),
+        (
+            U and gate.target_heads is not None,
+            "0 with gate.target_heads, which counts heads alone; give a target_share",
+        ),
     ):
         if wrong:
             raise UsageError(f"gate.units (--units) must be {said}; got {U}")

@@ -130,7 +130,7 @@ class Run:
         if "gate" in stages:
             gate, parted = self.config.gate, with_blocks(model, self.config.gate)
             GateObjective(gate, 0, sum(parted.parts), *budget(parted, gate))
-        if "prune" in stages and self.config.gate.repair_tokens:
+        if "prune" in stages and (self.config.gate.repair_tokens or self.config.gate.repair_corpus):
             self.repair_parts()
         if overwrite:
             self.directory.remove(anew)
@@ -284,7 +284,10 @@ class Run:
         together are shorter than a repair needs.
         """
         gate, tokenizer, T = self.config.gate, self.text.tokenizer, self.config.model.T
-        names = gate.repair_names or (["run", "self"] if tokenizer.kind == "bpe" else ["run"])
+        usual = "run,self" if tokenizer.kind == "bpe" else "run"
+        names = [name for name in (gate.repair_corpus or usual).split(",") if name]
+        if not names:
+            raise UsageError(f"gate.repair_corpus must name texts, such as run,self; got {gate.repair_corpus!r}")
         share, parts = gate.repair_tokens // len(names), {}
         for name in names:
             if name == "self":
