@@ -165,6 +165,7 @@ def test_gates_are_opened_by_scores(their, run, book, tmp_path):
         "gate", tmp_path / "r", "--by=michel-global", "--units=4", "--target-parameters=0.8", "--backend=numpy"
     )
     assert "michel-global scores all parts on" in said.stderr
+    assert saved(tmp_path / "r", "gate").metadata["positions"] == 18  # which an export writes
     assert "already finished" in succeed("gate", tmp_path / "r", "--resume").stderr
     succeed("prune", tmp_path / "r", "--repair-tokens=200", "--backend=numpy")
     parts = [saved(tmp_path / "r", stage).model.config.parts for stage in ("gate", "prune")]
@@ -192,6 +193,8 @@ def test_what_stays_is_fitted_to_texts_without_training_gates_again(their, book,
     pruned = saved(copy, "prune").model
     for name, x in expected.params.items():
         np.testing.assert_allclose(pruned.params[name], x, rtol=1e-4, atol=1e-5)
+    (tmp_path / "other.txt").unlink()
+    assert "prune: already finished" in succeed("prune", copy, "--resume").stderr
     said = succeed("prune", copy, "--overwrite", "--repair-tokens=200", "--repair-corpus=", "--backend=numpy").stderr
     assert "fitted to these texts: run (100 tokens), self (100 tokens)" in said
     for options, said in WRONG:  # nothing is lost

@@ -130,7 +130,8 @@ class Run:
         if "gate" in stages:
             gate, parted = self.config.gate, with_blocks(model, self.config.gate)
             GateObjective(gate, 0, sum(parted.parts), *budget(parted, gate))
-        if "prune" in stages and (self.config.gate.repair_tokens or self.config.gate.repair_corpus):
+        repairs = self.config.gate.repair_tokens or self.config.gate.repair_corpus
+        if repairs and "prune" in stages and not (resume and self.finished("prune")):  # whose texts may be gone by now
             self.repair_parts()
         if overwrite:
             self.directory.remove(anew)
