@@ -137,11 +137,10 @@ def test_the_law_of_the_distance_follows_from_its_cells():
         [(r["seeds"], r["high"] - r["low"]) for r in (record_of("parity-stdlib", *p) for p in pairs)]
     ).T
     squares = (halves / 2 / student().ppf(CONFIDENCE, seeds - 1)) ** 2 * seeds * (seeds - 1)
-    spread, t = math.sqrt(squares.sum() / 8), student().ppf(CONFIDENCE, 8)
+    spread, t, norm = math.sqrt(squares.sum() / 8), student().ppf(CONFIDENCE, 8), math.sqrt(1 + weights @ weights)
     assert f"deviation of {spread:.3f}, with 8 degrees of freedom" in " ".join(LAW.split())
-    half = t * spread * math.sqrt(1 + weights @ weights)
     assert f"differ by up to {t * spread * math.sqrt(2):.3f} in 95 %" in " ".join(LAW.split())
-    interval = f"{signed(predicted - half)} to {signed(predicted + half)}"
+    interval = f"{signed(predicted - t * spread * norm)} to {signed(predicted + t * spread * norm)}"
     assert f"of 95 % from {interval}. " in LAW and f"for a larger one, {interval}, " in " ".join(PAGE.split())
     *five, came = [(ours - theirs).mean() for ours, theirs in best.values()]
     assert f"**{signed(predicted)}** bits more" in LAW and f"**{signed(came)}**, above" in LAW
