@@ -141,18 +141,6 @@ def test_generate(finished):
     assert write("--stage=train") != text
 
 
-def test_generated_words_have_one_space_between_them(book, tmp_path):
-    run = tmp_path / "run"
-    steps = "--set=train.steps=60", "--set=train.lr=0.02"
-    succeed("train", run, "--corpus", book, "--tokenizer=word", *settings(), *steps)
-    for prompt in ("12 heads", "12  heads ", "12\nheads\n"):
-        text = succeed("generate", run, f"--prompt={prompt}", "--tokens=60", "--temperature=1").stdout
-        assert text.startswith(prompt.rstrip(" "))
-        added = text[len(prompt.rstrip(" ")) : -1]
-        assert "\n" in added and not any(spaces in added for spaces in ("  ", " \n", "\n "))
-        assert added.startswith((" ", "\n")) != prompt.endswith("\n")
-
-
 def described(*arguments: str | Path) -> dict[str, dict]:
     return {part["part"]: part for part in json.loads(succeed("describe", *arguments, "--json").stdout)}
 
@@ -260,12 +248,3 @@ def test_help(command):
     done = succeed(*command.split(), "--help")
     assert done.stderr == "" and done.stdout.startswith(f"usage: {f'tinyprune {command}'.strip()} ")
     assert all(name in done.stdout for name in COMMANDS) or command
-
-
-def test_the_installed_command_is_the_same():
-    installed = shutil.which("tinyprune", path=str(Path(sys.executable).parent))
-    assert installed, "tinyprune is not installed beside this Python; see CONTRIBUTING"
-    done = subprocess.run([installed, "describe", "--json"], capture_output=True, text=True, encoding="utf-8")
-    assert done.stdout == succeed("describe", "--json").stdout
-    wrong = subprocess.run([installed, "eval", "nowhere"], capture_output=True, text=True, encoding="utf-8")
-    assert wrong.returncode == 2 and wrong.stderr.startswith("tinyprune: error: nowhere is neither")

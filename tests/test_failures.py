@@ -302,13 +302,6 @@ def test_a_text_that_is_too_easy(tmp_path):
     succeed("run", tmp_path / "run", "--corpus", corpus, *settings(MODEL, steps=2))
 
 
-def test_a_name_that_is_not_text(book, tmp_path):
-    name = os.fsdecode(b"b\xff.txt")
-    corpus = shutil.copy(book, tmp_path / name)
-    said = harmless(2, tmp_path, "train", tmp_path / "run", "--corpus", corpus, *settings(MODEL))
-    assert "config.toml cannot hold" in said and "not UTF-8" in said
-
-
 def test_a_model_that_is_too_large(book, tmp_path):
     """For this process, whose limit the machine's memory does not tell."""
     limit = 3 << 29

@@ -7,10 +7,9 @@ import re
 import numpy as np
 import pytest
 from command import KEYS
-from small import small_config, small_model
 
 from tinyprune import report
-from tinyprune.config import GateConfig, RunConfig, to_toml
+from tinyprune.config import RunConfig, to_toml
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_parameters, head_part
 from tinyprune.model.transformer import Transformer
@@ -70,13 +69,6 @@ def test_what_the_stages_do_to_the_numbers(models, records):
     assert prune["parameters"] == finetune["parameters"]
     assert prune["bits_per_character"] == pytest.approx(gate["bits_per_character"], rel=1e-5)
     assert train["bits_per_character"] != gate["bits_per_character"] != finetune["bits_per_character"]
-
-
-def test_the_open_configuration_keeps_the_heads_original_numbers():
-    config = small_config(heads=(2, 2), head_ids=((0, 2), (1, 2)))
-    assert report.open_config(small_model(config)) == config
-    gated = small_model(config, GateConfig(), np.array([[False, True], [True, False]]))
-    assert report.open_config(gated).head_ids == ((2,), (1,))
 
 
 @pytest.mark.parametrize("at_least", [0.0, 20.0])

@@ -15,7 +15,7 @@ from tinyprune.model.counting import count_multiply_adds, count_parameters, head
 from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.progress import say
-from tinyprune.pruning.surgery import open_config
+from tinyprune.pruning.gates import open_config
 from tinyprune.runs.directory import STAGES
 from tinyprune.runs.run import Run
 from tinyprune.tables import Record, markdown_table

@@ -17,7 +17,7 @@ from tinyprune.experiments.compare import BLOCKS, Comparison
 from tinyprune.experiments.lost import QUESTION, ask, capitals, countries, induction
 from tinyprune.experiments.results import read_csv
 from tinyprune.kernels.backend import get_backend
-from tinyprune.pretrained import write_hub
+from tinyprune.pretrained.gguf_writer import write_gguf
 from tinyprune.pruning.importance import michel_global, with_scored_gates
 from tinyprune.pruning.sequential import refitted
 from tinyprune.pruning.surgery import remove_closed_heads
@@ -37,11 +37,11 @@ OPTIONS += [f"--set=gate.criterion_tokens={READ}", "--set=gate.repair_tokens=180
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("llama")
-    write_hub(folder / "hub", *random_model(LLAMA))
+    write_gguf(folder / "llama.gguf", *random_model(LLAMA))
     (folder / "lines.txt").write_text("".join(LINES) * 30, encoding="utf-8")
     (folder / "other.txt").write_text("".join(reversed(LINES)) * 30, encoding="utf-8")
     stages = ["--set=gate_train.steps=3", "--set=finetune.steps=4", "--set=finetune.lr=0.01"]
-    succeed("import", folder / "hub", folder / "run", "--corpus", folder / "lines.txt", *stages)
+    succeed("import", folder / "llama.gguf", folder / "run", "--corpus", folder / "lines.txt", *stages)
     return folder / "run"
 
 
@@ -88,7 +88,12 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
         half = t.ppf(0.975, BLOCKS - 1) * more.std(ddof=1) / math.sqrt(BLOCKS)
         expected = [math.exp(x) for x in (losses(made).mean(), more.mean(), more.mean() - half, more.mean() + half)]
         assert [row[k] for k in ("perplexity", "times", "low", "high")] == pytest.approx(expected, rel=1e-4), name
-    assert len({rows["whole", "all", None, 0, "whole", text]["perplexity"] for text in ("run", "other")}) == 2
+        write_gguf(tmp_path / name, made, saved.tokenizer, run.parent / "llama.gguf", "source")
+        assert row["bytes"] == (tmp_path / name).stat().st_size
+    most = dataclasses.replace(saved.data, corpus=str(other), valid_fraction=0.05, test_fraction=0.5)
+    text = load_text(most, saved.tokenizer)
+    read = rows["whole", "all", None, 0, "whole", "other"]
+    assert read["perplexity"] == pytest.approx(math.exp(losses(model).mean()), rel=1e-4)
 
     computed = []
 
@@ -149,6 +154,7 @@ WRONG = {
     "--set=gate.units=7": "gate.units (--units) must be a divisor of 20, the units of a feed-forward block; got 7",
     "--set=gate.repair_tokens=9": "gate.repair_tokens must be at least ",
     "--methods=gate": "did you mean gates?",
+    "--methods=leave-one-out --parts=blocks": "parts must have heads for leave-one-out, got blocks",
     "--parts=units": "parts must be among heads, blocks, both; got units",
     "--tokens=5": "tokens must be at least 40, got 5",
     "--seeds=0": "seeds must be at least 1",
@@ -159,6 +165,6 @@ WRONG = {
 @pytest.mark.parametrize("option", WRONG)
 def test_what_makes_no_sense_is_refused(option, run, tmp_path):
     assert WRONG[option] in refused(
-        2, "compare", run, "--directory", tmp_path / "new", f"--set=gate.units={UNITS}", option
+        2, "compare", run, "--directory", tmp_path / "new", f"--set=gate.units={UNITS}", *option.split()
     )
     assert contents(tmp_path) == {}

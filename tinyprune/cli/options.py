@@ -108,7 +108,7 @@ GATE = (
 BASELINE = option("--from", "start from this model, or from a run's baseline", dest="source", metavar="CHECKPOINT")
 LOADED = (MODEL, STAGE, BACKEND)
 STUDY = (SETTING, BACKEND, switch("--json", "all rows as JSON on standard output"))
-METHODS = "gates, or criteria as for gate.criterion (%(default)s)"
+METHODS = "gates, or criteria as for gate.criterion, leave-one-out for heads alone (%(default)s)"
 SHARES = "of the parameters that are no embedding, which stay (%(default)s)"
 PEERS = "compare with these: torch (matmul always runs against NumPy's BLAS, on a GPU against torch's cuBLAS)"
 TYPES = (
@@ -217,7 +217,7 @@ OPTIONS = {
         option("--shares", SHARES, metavar="NUMBERS", default="0.9,0.8"),
         option("--methods", METHODS, metavar="NAMES", default="gates,michel-global,random"),
         option("--parts", "what is removed: heads, blocks, both (%(default)s)", metavar="NAMES", default="both"),
-        option("--tokens", "of a text's test split, read for the numbers (%(default)s)", default=20_480),
+        option("--tokens", "of each text, read for the numbers (%(default)s)", default=20_480),
         option("--seeds", "how many, of gates and random parts (%(default)s)", default=1),
         WORDS,
         option("--prompt", "what all answer, with --words (%(default)s)", default="Why is the sky blue?"),

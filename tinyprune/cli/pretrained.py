@@ -39,7 +39,7 @@ def import_pretrained(arguments: argparse.Namespace) -> None:
 
 def export_pretrained(arguments: argparse.Namespace) -> None:
     """Run `tinyprune export`."""
-    from tinyprune.pretrained import find_model, write_hub
+    from tinyprune.pretrained import gguf_source, write_hub
     from tinyprune.pretrained.export import padded
     from tinyprune.pretrained.gguf_writer import write_gguf
     from tinyprune.progress import say
@@ -56,9 +56,5 @@ def export_pretrained(arguments: argparse.Namespace) -> None:
         write_hub(target, model, saved.tokenizer, metadata.get("positions"))
         say(f"export: {target} holds config.json, model.safetensors and tokenizer.json")
         return
-    source = find_model(metadata["file"]) if metadata.get("file") else None
-    if source and not source.exists():
-        say(f"export: {source}, which was imported, is no longer there: all matrices are stored anew")
-    known = source if source and source.suffix == ".gguf" and source.exists() else None
-    write_gguf(target, model, saved.tokenizer, known, arguments.kind, metadata.get("positions"))
+    write_gguf(target, model, saved.tokenizer, gguf_source(metadata), arguments.kind, metadata.get("positions"))
     say(f"export: {target} has {target.stat().st_size / 1e6:,.1f} MB; llama.cpp reads it")

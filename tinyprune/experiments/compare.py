@@ -20,6 +20,7 @@ import dataclasses
 import itertools
 import math
 import statistics
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +44,8 @@ from tinyprune.experiments.results import grouped, machine_of, mean_of, write_fi
 from tinyprune.experiments.store import Store
 from tinyprune.model.counting import count_parameters, part_prices
 from tinyprune.model.transformer import Transformer
+from tinyprune.pretrained import gguf_source
+from tinyprune.pretrained.gguf_writer import write_gguf
 from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
 from tinyprune.pruning.importance import ALL_CRITERIA, with_heads, with_scored_gates
 from tinyprune.pruning.sequential import refitted
@@ -56,9 +59,11 @@ from tinyprune.warmup import announced
 
 METHODS = ("gates", *ALL_CRITERIA)
 SEEDED = ("gates", "random")  # the others have one result
+HEADS_ONLY = ("leave-one-out",)  # it reads the text once for each part, of which blocks are too many
 PARTS = ("heads", "blocks", "both")
+SIZES = ("heads", "blocks", "parameters", "non_embedding", "bytes")  # of a file of llama.cpp, if the source is one
 BLOCKS = 20  # pieces of a text
-REVISION = 2  # with another number everything is computed again
+REVISION = 3  # with another number everything is computed again
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class Comparison:
     shares: Sequence[float]
     seeds: int  # how many, for the methods in `SEEDED`
     prompt: str | None = None  # what each model answers, beside the questions of `lost`; None: it is asked nothing
+    source: Path | None = None  # the GGUF file that the baseline comes from
 
     def __post_init__(self) -> None:
         if len(set(self.shares)) < len(self.shares):
@@ -109,6 +115,8 @@ class Comparison:
             raise UsageError(f"seeds must be at least 1, got {self.seeds}")
         if unknown := set(self.parts) - set(PARTS):
             raise UsageError(f"parts must be among {', '.join(PARTS)}; got {', '.join(sorted(unknown))}")
+        if not self.tried:
+            raise UsageError(f"parts must have heads for {', '.join(HEADS_ONLY)}, got {', '.join(self.parts)}")
         if set(self.parts) != {"heads"} and not self.model.config.F:
             raise UsageError("parts must be heads, for this model has no feed-forward block")
         for name, tokens in self.texts.items():
@@ -127,25 +135,31 @@ class Comparison:
         about = {"revision": REVISION, "model": self.digest, "backend": self.model.ops.name}
         read = {name: [len(tokens), int(tokens.sum())] for name, tokens in self.texts.items()}
         read |= {"words": [key_of(self.words)]} if self.words else {}
+        read |= {"source": [self.source.name]} if self.source else {}
         gate = config.gate.to_dict() | {"text": self.run.text.digest}
         repair = {"finetune": settings(config.finetune)} if heal else {}
         cells = [CheckpointCell("whole", "whole", "all", first, about | {"read": read})]
         if heal:
             cells.append(dataclasses.replace(cells[0], what="healed", depends=cells[0].depends | repair))
-        for method in self.methods:
+        for method, parts in self.tried:
             trained = {"gate": gate | ({"gate_train": settings(config.gate_train)} if method == "gates" else {})}
-            for parts in self.parts:
-                for seed in range(first, first + (self.seeds if method in SEEDED else 1)):
-                    if method != "gates":
-                        cells.append(CheckpointCell("scores", method, parts, seed, about | trained))
-                    for share in self.shares:
-                        own = CheckpointCell("pruned", method, parts, seed, about | trained | {"read": read}, share)
-                        cells.append(own)
-                        if config.gate.repair_tokens:
-                            cells.append(dataclasses.replace(own, what="repaired"))
-                        if heal:
-                            cells.append(dataclasses.replace(own, what="healed", depends=own.depends | repair))
+            for seed in range(first, first + (self.seeds if method in SEEDED else 1)):
+                if method != "gates":
+                    cells.append(CheckpointCell("scores", method, parts, seed, about | trained))
+                for share in self.shares:
+                    own = CheckpointCell("pruned", method, parts, seed, about | trained | {"read": read}, share)
+                    cells.append(own)
+                    if config.gate.repair_tokens:
+                        cells.append(dataclasses.replace(own, what="repaired"))
+                    if heal:
+                        cells.append(dataclasses.replace(own, what="healed", depends=own.depends | repair))
         return cells
+
+    @cached_property
+    def tried(self) -> list[tuple[str, str]]:
+        """Which methods choose among which parts."""
+        pairs = itertools.product(self.methods, self.parts)
+        return [(method, parts) for method, parts in pairs if parts == "heads" or method not in HEADS_ONLY]
 
     @cached_property
     def words(self) -> dict[str, Any]:
@@ -220,6 +234,10 @@ class Comparison:
         fixed = count_parameters(config) - part_prices(config, "parameters")[1]  # the embedding
         sizes = {"parameters": count_parameters(config), "non_embedding": count_parameters(config) - round(fixed)}
         sizes |= {"heads": sum(config.heads), "blocks": sum(config.blocks)}
+        if self.source:
+            with tempfile.TemporaryDirectory() as folder:
+                write_gguf(path := Path(folder, "model.gguf"), model, self.run.text.tokenizer, self.source, "source")
+                sizes["bytes"] = path.stat().st_size
         asked = ask(model, self.run.text.tokenizer, **self.words) if self.words else {}
         return {"nats": {name: [min(round(x, 6), 1e300) for x in own] for name, own in nats.items()}} | sizes | asked
 
@@ -240,7 +258,7 @@ class Comparison:
                     {"method": cell.method, "parts": cell.parts, "share": cell.share, "seed": cell.seed}
                     | {"model": cell.what, "text": text, "perplexity": math.exp(min(np.mean(nats), 700))}
                     | {name: math.exp(min(x, 700)) for name, x in ratios.items()}
-                    | {name: record[name] for name in ("heads", "blocks", "parameters", "non_embedding")}
+                    | {name: record[name] for name in SIZES if name in record}
                     | record.get("words", {})
                 )
         return rows
@@ -249,7 +267,7 @@ class Comparison:
 def summarise(rows: Sequence[Record]) -> list[Record]:
     """Return means over seeds; intervals of one seed's model stay as they are, others are means of intervals."""
     names = ("method", "parts", "share", "model", "text")
-    means = ("perplexity", "times", "low", "high", "heads", "blocks", "capitals", "induction")
+    means = ("perplexity", "times", "low", "high", *SIZES, "capitals", "induction")
     return [
         {name: group[0][name] for name in names}
         | {name: mean_of(group, name) for name in means if name in group[0]}
@@ -273,7 +291,7 @@ def open_comparison(
         ops: the engine.
         options: settings of gate, gate_train, finetune and the seed.
         corpus: where the run's text lies now, or another text; None for where it was.
-        other: a text that nothing is fitted to, whose test split is read as well; None for none.
+        other: a text that nothing is fitted to, read as well; None for none.
         tokens: how many of each are read for the numbers.
         of: the other fields of `Comparison`.
 
@@ -291,8 +309,10 @@ def open_comparison(
     saved = run.load("train")
     run.text = text_of(saved, place.path, corpus)
     texts = {"run": run.text.test[:tokens]}
-    if other:
-        texts["other"] = text_of(saved, place.path, other).test[:tokens]
+    if other:  # nothing is fitted to it: of a text without splits the second half is read
+        most = dataclasses.replace(saved, data=dataclasses.replace(saved.data, valid_fraction=0.05, test_fraction=0.5))
+        texts["other"] = text_of(most, place.path, other).test[:tokens]
+    of["source"] = gguf_source(saved.metadata)
     return Comparison(run, saved.model, sha256_of(place.checkpoint("train")), texts, **of)
 
 

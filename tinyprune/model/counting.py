@@ -91,7 +91,9 @@ def part_prices(config: ModelConfig, price: str) -> tuple[NDArray, float]:
         "cache": (2 * Dh * shared, 0),
     }
     prices = np.repeat(np.array(own[price], float), (sum(config.heads), sum(config.blocks)))
-    if price in ("gates", "cache"):
+    if price == "cache":  # whole key-value heads
+        return prices, 2.0 * Dh * sum(len(config.kv_ids(i)) for i in range(config.L))
+    if price == "gates":
         return prices, float(prices.sum())
     field = price.replace("-", "_") + ("_per_token" if price == "multiply-adds" else "")
     return prices, float(sum(getattr(part, field) for part in count_parts(config)[2:]))

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from tinyprune.data.tokenizers import BytePairTokenizer as BytePairTokenizer
 from tinyprune.errors import UsageError
 from tinyprune.pretrained.hub import read_hub
 from tinyprune.pretrained.hub import write_hub as write_hub
+from tinyprune.progress import say
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,14 @@ def find_model(path: str | Path) -> Path:
     """Return a path with ~ replaced, or the path of the file in the installed package of this name."""
     path = Path(path).expanduser()
     return path if path.exists() else _file_in_package(str(path)) or path
+
+
+def gguf_source(of: dict[str, Any]) -> Path | None:
+    """Return the GGUF file that a checkpoint's model was imported from; None, and a message, if it is gone."""
+    path = find_model(of["file"]) if of.get("file") else None
+    if path and not path.exists():
+        say(f"{path}, which was imported, is no longer there: all matrices are stored anew")
+    return path if path and path.suffix == ".gguf" and path.exists() else None
 
 
 def _file_in_package(name: str) -> Path | None:

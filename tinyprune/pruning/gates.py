@@ -125,6 +125,17 @@ def open_heads(model: Transformer) -> list[NDArray[np.bool_]]:
     return [np.ones(n, bool) if g is None else g.values != 0 for n, g in zip(model.config.parts, gates, strict=True)]
 
 
+def open_config(model: Transformer) -> ModelConfig:
+    """Return the configuration with only what is open in evaluation, which is what the model computes."""
+    config = model.config
+    ids = tuple(
+        tuple(int(i) for i, is_open in zip(ids, part, strict=True) if is_open)
+        for ids, part in zip(config.part_ids, open_heads(model), strict=True)
+    )
+    counts, L = tuple(map(len, ids)), config.L
+    return dataclasses.replace(config, heads=counts[:L], head_ids=ids[:L], blocks=counts[L:], block_ids=ids[L:])
+
+
 def controller_step(
     n: float, target: float, heads: int, lam1: float, lam2: float, lr: float
 ) -> tuple[float, float, float]:
@@ -273,11 +284,22 @@ class GateObjective:
 
 
 def hit_target(model: Transformer) -> int:
-    """End the gate stage with exactly the heads open that the target allows, see `settle`; without one return 0."""
-    if model.gate is None:
+    """End the gate stage with exactly the heads open that the target allows, see `settle`; without one return 0.
+
+    The keys and values that heads share go with the last of these, so that a share of them is no exact price: what may
+    stay is lowered until the share is kept by what really stays.
+    """
+    gate, config = model.gate, model.config
+    prices, target = (None, None) if gate is None else budget(config, gate)
+    if gate is None or target is None:
         return 0
-    prices, target = budget(model.config, model.gate)
-    return 0 if target is None else settle(model, target, prices)
+    moved = settle(model, target, prices)
+    if gate.target_share is not None:
+        own, whole = part_prices(config, gate.price)
+        while (over := part_prices(open_config(model), gate.price)[1] - gate.target_share * whole) > 0.5:
+            target -= over / own.mean()
+            moved += settle(model, target, prices)
+    return moved
 
 
 def settle(model: Transformer, target: float, prices: NDArray | None = None) -> int:

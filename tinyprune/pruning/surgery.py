@@ -18,11 +18,10 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import ModelConfig
 from tinyprune.model.gates import LayerGates
 from tinyprune.model.parameters import OUTPUTS, WIDE, layer_parameters, take_blocks, take_heads
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import open_heads
+from tinyprune.pruning.gates import open_config
 
 
 def remove_closed_heads(model: Transformer) -> Transformer:
@@ -57,17 +56,6 @@ def remove_closed_heads(model: Transformer) -> Transformer:
     order = [name for name in model.params if not name.endswith("log_alpha")]
     copies = {name: params[name].copy() for name in order}
     return dataclasses.replace(model, config=open_config(model), params=copies, gate=None)
-
-
-def open_config(model: Transformer) -> ModelConfig:
-    """Return the configuration with only what is open in evaluation, which is what the model computes."""
-    config = model.config
-    ids = tuple(
-        tuple(int(i) for i, is_open in zip(ids, part, strict=True) if is_open)
-        for ids, part in zip(config.part_ids, open_heads(model), strict=True)
-    )
-    counts, L = tuple(map(len, ids)), config.L
-    return dataclasses.replace(config, heads=counts[:L], head_ids=ids[:L], blocks=counts[L:], block_ids=ids[L:])
 
 
 def stays(gates: LayerGates | None) -> tuple[NDArray, NDArray]:

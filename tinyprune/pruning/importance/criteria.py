@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tinyprune.errors import UsageError
 from tinyprune.model.transformer import Cache, Transformer, gated_outputs
 from tinyprune.ops import head_difference
+from tinyprune.progress import progress_bar
 from tinyprune.pruning.gates import open_heads
 from tinyprune.pruning.importance.fits import read_fits
 from tinyprune.pruning.importance.masks import Scores, with_heads
@@ -117,11 +118,11 @@ def leave_one_out(model: Transformer, tokens: NDArray, rng: np.random.Generator)
     present = open_heads(model)
     whole = mean_loss(with_heads(model, present), tokens)
     scores = [np.zeros(count) for count in model.config.parts]
-    for layer, mask in enumerate(present):
-        for h in np.flatnonzero(mask):
-            mask[h] = False
-            scores[layer][h] = mean_loss(with_heads(model, present), tokens) - whole
-            mask[h] = True
+    each = [(layer, h) for layer, mask in enumerate(present) for h in np.flatnonzero(mask)]
+    for layer, h in progress_bar(each, desc="leave one out", unit="head"):
+        present[layer][h] = False
+        scores[layer][h] = mean_loss(with_heads(model, present), tokens) - whole
+        present[layer][h] = True
     return scores
 
 
