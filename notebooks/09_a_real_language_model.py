@@ -485,8 +485,8 @@ for label, one in {
 
 # %% [markdown]
 # The repair undoes most of the increase in perplexity without a step of training: its model is now ahead of the
-# unrepaired one that the scores chose. But neither it nor the other two continue with Paris. Perplexity is a mean over two
-# thousand tokens of Python's reference, and does not tell which facts are lost. Try other sentences in section 2.
+# unrepaired one that the scores chose. But it does not continue with Paris, and that one does. Perplexity is a mean over
+# two thousand tokens of Python's reference, and does not tell which facts are lost. Try other sentences in section 2.
 #
 # ## 7 · The same in six commands
 #

@@ -16,6 +16,7 @@ from tinyprune.experiments.results import SPLITS, read_csv
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "data" / "results"
 PAGE, LAW = ((RESULTS / name / "README.md").read_text(encoding="utf-8") for name in (".", "law-stdlib"))
+LAMS = "0.03", "0.05", "0.08", "0.13"
 # Studies whose models start from one baseline for each seed.
 PAIRED = ("tradeoff", "ablation", "budgets", "map")  # newer ones say so
 ROW = re.compile(
@@ -86,9 +87,6 @@ def test_every_perplexity_follows_from_its_cells():
         assert row.group(2).replace("|", " ").split() == numbers[row.group(1)]
     whole = {r["steps"]: f"{r['perplexity']:.1f}" for r in csv_of("smollm2/summary.csv") if r["method"] == "whole"}
     assert f"{whole[0]} with all heads, {whole[30]} after as much healing" in PAGE
-
-
-LAMS = "0.03", "0.05", "0.08", "0.13"
 
 
 def test_every_difference_at_a_fixed_lam_follows_from_its_cells():

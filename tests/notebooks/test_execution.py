@@ -96,10 +96,6 @@ def test_an_exercise_is_kept_without_its_error_and_sliders_without_their_widget(
     assert target.name == "03_wrong.ipynb" and "data-frames" in target.read_text(encoding="utf-8")
 
 
-def test_progress_bars_are_kept_as_a_terminal_shows_them():
-    assert execute.as_on_a_screen("start\n 1%\r 50%\r100%\nend\r\n") == "start\n100%\nend\n"
-
-
 def test_a_notebook_that_ran_on_a_busy_machine_is_not_kept(tmp_path, monkeypatch):
     table = "| [a](01_a.ipynb) | 25 min | 30 min | 3 s | x |\n| [b](02_b.ipynb) | 5 min | 9 min | 1 min (trains) |\n"
     (tmp_path / "README.md").write_text(table)

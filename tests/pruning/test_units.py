@@ -71,25 +71,28 @@ def test_prices_of_a_whole_group_are_what_it_saves():
         assert whole == sum(getattr(p, price if price == "parameters" else "multiply_adds_per_token")
                             for p in count_parts(config)[2:])  # fmt: skip
     assert part_prices(config, "cache")[0].tolist() == [2 * 4 / 3] * 6 + [0] * 8
+    fewer = dataclasses.replace(smaller, heads=(2, 1), head_ids=((0, 2), (1,)))  # each reads as much, with fewer others
+    assert part_prices(fewer, "cache") == (pytest.approx(np.array([4, 4, 8] + [0] * 7)), 16)
 
 
 @pytest.mark.parametrize("kind", ["transformer-xl", "llama"])
 @pytest.mark.parametrize("price", ["gates", "parameters", "multiply-adds", "cache"])
 def test_the_stage_ends_within_its_share(price, kind):
     """No part that is closed would fit in the room that is left, but for keys and values that are shared."""
-    gate = GateConfig(units=2, target_share=0.6, price=price, lr_multiplier=100.0)
+    gate = GateConfig(units=2, target_share=0.6, price=price, lr_multiplier=100.0, groups=price == "cache")
     model = small_model(small_config(kind, F=8), seed=1)
     gated, objective = with_new_gates(model, gate, 1)
     assert gated.config.U == 2 and isinstance(objective, GateObjective)
     rng = np.random.default_rng(0)
     for name in NAMES:
-        gated.params[name] = rng.uniform(-2, 2, gated.params[name].shape)
+        gated.params[name] = rng.uniform(-4, 1, gated.params[name].shape)
     before = np.concatenate([gated.params[name] for name in NAMES])
     hit_target(gated)
     stay, (prices, whole) = np.concatenate(open_heads(gated)), part_prices(gated.config, price)
     room = 0.6 * whole - part_prices(remove_closed_heads(gated).config, price)[1]
     assert -1e-6 * whole < room < min(prices[~stay])
-    assert before[stay].mean() > before[~stay].mean()
+    for alike in (prices == x for x in set(prices) if price != "cache"):  # of parts with one price the lower ones close
+        assert before[stay & alike].min() > before[~stay & alike].max()
     weights, _ = budget(gated.config, gate)
     assert weights is None if price == "gates" else weights.mean() == pytest.approx(1)
     with pytest.raises(UsageError, match=r"gate\.target_share must be at least 0\.\d+, for so much"):

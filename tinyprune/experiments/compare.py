@@ -46,6 +46,7 @@ from tinyprune.model.counting import count_parameters, part_prices
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import gguf_source
 from tinyprune.pretrained.gguf_writer import write_gguf
+from tinyprune.progress import say
 from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
 from tinyprune.pruning.importance import ALL_CRITERIA, with_heads, with_scored_gates
 from tinyprune.pruning.sequential import refitted
@@ -135,7 +136,6 @@ class Comparison:
         about = {"revision": REVISION, "model": self.digest, "backend": self.model.ops.name}
         read = {name: [len(tokens), int(tokens.sum())] for name, tokens in self.texts.items()}
         read |= {"words": [key_of(self.words)]} if self.words else {}
-        read |= {"source": [self.source.name]} if self.source else {}
         gate = config.gate.to_dict() | {"text": self.run.text.digest}
         repair = {"finetune": settings(config.finetune)} if heal else {}
         cells = [CheckpointCell("whole", "whole", "all", first, about | {"read": read})]
@@ -326,6 +326,8 @@ def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record
     def work(cell: CheckpointCell, _: None) -> Outcome:
         return Outcome(comparison.compute(cell, store))
 
+    if len(comparison.tried) < len(comparison.methods) * len(comparison.parts):
+        say(f"compare: {', '.join(HEADS_ONLY)} chooses among heads alone")
     with announced(comparison.model.ops, "compare"):
         run_cells(comparison.cells, store, this_process, "compare", work)
     rows = comparison.rows(store)
@@ -342,7 +344,8 @@ def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record
         "Perplexity, as a multiple of the whole model's, when parts are removed until a share of the parameters that "
         f"are no embedding is left: *pruned*; *repaired*, fitted to {config.gate.repair_tokens:,} tokens, or all that "
         f"there are; *healed* by {heal.steps} steps of {heal.B} × {comparison.model.config.T} tokens. Means over "
-        f"seeds; 95 % intervals over {BLOCKS} pieces of the text. By `tinyprune compare`; settings: `study.json`.",
+        f"seeds; 95 % intervals over {BLOCKS} pieces of the text. *bytes*: of a GGUF file with the source's types, to "
+        "which the models here are not rounded. By `tinyprune compare`; settings: `study.json`.",
         markdown_table(tables["summary"]),
     ]
     if comparison.words:

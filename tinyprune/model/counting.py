@@ -81,19 +81,20 @@ def part_prices(config: ModelConfig, price: str) -> tuple[NDArray, float]:
         price: "gates", of which each part has one; "parameters"; "multiply-adds"; "cache", of keys and values, in
             numbers for each position. A head that shares its key-value head has an equal share of it.
     """
-    head, D, Dh, shared = head_part(config), config.D, config.Dh, (config.kv_heads or config.H) / config.H
+    head, D, Dh = head_part(config), config.D, config.Dh
     block, biases = products_of(config) * D * config.U, (products_of(config) - 1) * config.U * config.biased_outputs
-    keys = 2 * Dh * shared if config.kv_heads else 0.0  # columns of Wk and Wv that a head has a share in
+    read = [np.array(ids, int) * (config.kv_heads or config.H) // config.H for ids in config.head_ids]  # by each head
+    cached = 2 * Dh * np.concatenate([1 / np.bincount(keys)[keys] for keys in read])
+    keys = cached if config.kv_heads else 0.0  # columns of Wk and Wv that a head has a share in
     own = {
         "gates": (1, 1),
         "parameters": (head.parameters + keys * (D + config.biased_projections), block + biases),
         "multiply-adds": (head.multiply_adds_per_token + keys * D, block),
-        "cache": (2 * Dh * shared, 0),
+        "cache": (cached, 0),
     }
-    prices = np.repeat(np.array(own[price], float), (sum(config.heads), sum(config.blocks)))
-    if price == "cache":  # whole key-value heads
-        return prices, 2.0 * Dh * sum(len(config.kv_ids(i)) for i in range(config.L))
-    if price == "gates":
+    heads, blocks = own[price]
+    prices = np.concatenate([np.full(sum(config.heads), heads, float), np.full(sum(config.blocks), blocks, float)])
+    if price in ("gates", "cache"):
         return prices, float(prices.sum())
     field = price.replace("-", "_") + ("_per_token" if price == "multiply-adds" else "")
     return prices, float(sum(getattr(part, field) for part in count_parts(config)[2:]))

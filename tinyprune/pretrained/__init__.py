@@ -76,11 +76,13 @@ def find_model(path: str | Path) -> Path:
 
 
 def gguf_source(of: dict[str, Any]) -> Path | None:
-    """Return the GGUF file that a checkpoint's model was imported from; None, and a message, if it is gone."""
+    """Return the GGUF file that a model was imported from, by its metadata; None if there is none, or it is gone."""
     path = find_model(of["file"]) if of.get("file") else None
-    if path and not path.exists():
-        say(f"{path}, which was imported, is no longer there: all matrices are stored anew")
-    return path if path and path.suffix == ".gguf" and path.exists() else None
+    if path is None or path.suffix != ".gguf":
+        return None
+    if not path.exists():
+        say(f"{path}, which was imported, is no longer there")
+    return path if path.exists() else None
 
 
 def _file_in_package(name: str) -> Path | None:

@@ -293,12 +293,15 @@ def hit_target(model: Transformer) -> int:
     prices, target = (None, None) if gate is None else budget(config, gate)
     if gate is None or target is None:
         return 0
+    start = {name: model.params[name] for name in gate_names(config.L, config.U)}
     moved = settle(model, target, prices)
     if gate.target_share is not None:
         own, whole = part_prices(config, gate.price)
         while (over := part_prices(open_config(model), gate.price)[1] - gate.target_share * whole) > 0.5:
-            target -= over / own.mean()
-            moved += settle(model, target, prices)
+            spent = own[np.concatenate(open_heads(model))].sum()
+            target = min(target, spent / own.mean()) - over / own.mean()
+            model.params |= start  # which says in what order gates close
+            moved = settle(model, target, prices)
     return moved
 
 
