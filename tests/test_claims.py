@@ -73,20 +73,19 @@ def test_every_difference_follows_from_its_cells():
         assert [row.group() for row in rows] == [line(*own, r) for own, r in zip(names, records, strict=True)]
 
 
-def test_every_perplexity_follows_from_its_cells():
-    """Pruned, repaired, healed; without 54, 81 and 135 heads."""
-    numbers: dict[str, list[str]] = {}
-    for kind in ("pruned", "repaired", "healed"):
-        for heads in (54, 81, 135):
-            for r in csv_of("smollm2/summary.csv"):
-                own = "healed" if r["steps"] else "pruned" if r["repair"] == "none" else "repaired"
-                if (own, r["heads_removed"]) == (kind, heads):
-                    numbers.setdefault(r["method"], []).append(f"{r['perplexity']:,.1f}")
-    (rows,) = tables(re.compile(r"^\| ([\w-]+) \|((?: [\d.]* \|){9})$", re.MULTILINE))
+def test_every_multiple_of_a_perplexity_follows_from_its_cells():
+    """Perplexity by that of the whole model, pruned and repaired, on the run's text and on another."""
+    of = {tuple(r[x] for x in ("parts", "method", "model", "text")): r for r in csv_of("smollm2-parts/summary.csv")}
+    (rows,) = tables(re.compile(r"^\| (heads|blocks|both) \| ([\w-]+) \| (.*) \|$", re.MULTILINE))
+    assert len(rows) == len({key[:2] for key in of}) - 1
     for row in rows:
-        assert row.group(2).replace("|", " ").split() == numbers[row.group(1)]
-    whole = {r["steps"]: f"{r['perplexity']:.1f}" for r in csv_of("smollm2/summary.csv") if r["method"] == "whole"}
-    assert f"{whole[0]} with all heads, {whole[30]} after as much healing" in PAGE
+        found = [of[*row.groups()[:2], model, text] for model in ("pruned", "repaired") for text in ("run", "other")]
+        numbers = [f"{r['times']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in found]
+        first = [str(found[0]["heads"]), str(found[0]["blocks"] or 1440), f"{found[0]['bytes'] / 1e6:.1f}"]
+        assert row.group(3).split(" | ") == [*first, *numbers]
+    whole = [f"{of['all', 'whole', 'whole', text]['perplexity']:.1f}" for text in ("run", "other")]
+    assert f"({whole[0]} on the language reference, {whole[1]} on *Moby Dick*)" in " ".join(PAGE.split())
+    assert f"whole {of['all', 'whole', 'whole', 'run']['bytes'] / 1e6:.1f}" in PAGE
 
 
 def test_every_difference_at_a_fixed_lam_follows_from_its_cells():
@@ -198,9 +197,10 @@ def test_every_number_in_the_text_stands_in_a_table_or_follows_from_one():
     assert decimals(text) - in_tables - OTHERS - quoted <= {
         f"{first - wider:.3f}",
         f"{smallest:.3f}",
-        "13.1",
-        "11.2",
         *times,
+        "15.3",
+        "66.4",
+        "98.4",
     }
 
 

@@ -16,7 +16,7 @@ BUDGET = {
     "cli": 960,
     "course": 1725,
     "data": 985,
-    "experiments": 1965,
+    "experiments": 1970,
     "gradcheck": 910,
     "kernels": 9895,
     "model": 1680,

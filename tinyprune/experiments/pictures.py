@@ -129,15 +129,18 @@ def plot_ratios(summary: Sequence[Record]) -> Figure:
     names = list(dict.fromkeys(f"{row['method']}, {row['parts']}" for row in rows))
     figure = Figure(figsize=(1.4 + 2.8 * len(shown), 4.2), dpi=DPI, layout="constrained")
     by_kind = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    alone = len({row["share"] for row in rows}) < 2  # then methods stand side by side
     lines: dict[str, Any] = {}
     for axes, (text, model) in zip(by_kind, shown, strict=True):
         axes.set(title=f"{model}, text: {text}", xlabel="parameters that stay, %")
         for i, name in enumerate(names):
             own = [r for r in rows if (r["text"], r["model"], f"{r['method']}, {r['parts']}") == (text, model, name)]
-            x, y = [100 * row["share"] for row in own], [row["times"] for row in own]
+            x, y = [i if alone else 100 * row["share"] for row in own], [row["times"] for row in own]
             ends = [[row["times"] - row["low"] for row in own], [row["high"] - row["times"] for row in own]]
             style = {"color": HEAD_COLOURS[i % len(HEAD_COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
             lines[name] = axes.errorbar(x, y, ends, capsize=2, elinewidth=0.8, **style)
+        if alone and rows:
+            axes.set(xticks=[], xlabel=f"{100 * rows[0]['share']:g} % of the parameters stay")
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"× {value:g}"))
