@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 from pathlib import Path
 
@@ -56,5 +57,9 @@ def export_pretrained(arguments: argparse.Namespace) -> None:
         write_hub(target, model, saved.tokenizer, metadata.get("positions"))
         say(f"export: {target} holds config.json, model.safetensors and tokenizer.json")
         return
-    write_gguf(target, model, saved.tokenizer, gguf_source(metadata), arguments.kind, metadata.get("positions"))
-    say(f"export: {target} has {target.stat().st_size / 1e6:,.1f} MB; llama.cpp reads it")
+    source = gguf_source(metadata)
+    write_gguf(target, model, saved.tokenizer, source, arguments.kind, metadata.get("positions"))
+    size, before = (path.stat().st_size / 1e6 if path else math.inf for path in (target, source))
+    say(f"export: {target} has {size:,.1f} MB; llama.cpp reads it")
+    if size > before and arguments.kind == "sliced":
+        say(f"export: the imported file had {before:,.1f} MB; --type source gives changed matrices their old type again")
