@@ -62,4 +62,6 @@ def export_pretrained(arguments: argparse.Namespace) -> None:
     size, before = (path.stat().st_size / 1e6 if path else math.inf for path in (target, source))
     say(f"export: {target} has {size:,.1f} MB; llama.cpp reads it")
     if size > before and arguments.kind == "sliced":
-        say(f"export: the imported file had {before:,.1f} MB; --type source gives changed matrices their old type again")
+        say(
+            f"export: the imported file had {before:,.1f} MB; --type source gives changed matrices their old type again"
+        )
