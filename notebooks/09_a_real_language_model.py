@@ -503,9 +503,10 @@ for label, one in {
 # tinyprune export runs/smollm2 pruned.gguf --type source
 # ```
 #
-# Healing has changed every matrix. `--type source` cuts them to 4 bits again, as the imported file has them: without it the file
-# has 8 bits and is larger than the whole model's; with it, rounding takes back a part of what healing gained
-# ([measured](../data/results/smollm2-words/README.md#files)). Training has a progress bar and can be stopped and resumed. `tinyprune import FOLDER` reads a model of your own.
+# Healing has changed every matrix. `--type source` cuts them to 4 bits again, as the imported file has them: without it
+# the file has 8 bits and is larger than the whole model's; with it, rounding takes back a part of what healing gained
+# ([measured](../data/results/smollm2-words/README.md#files)). Training has a progress bar and can be stopped and
+# resumed. `tinyprune import FOLDER` reads a model of your own.
 #
 # ## Recap
 #

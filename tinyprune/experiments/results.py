@@ -91,7 +91,7 @@ def grouped(rows: Iterable[Record], *names: str) -> dict[tuple[Any, ...], list[R
 
 def mean_of(rows: Sequence[Record], name: str) -> float | None:
     """Return the mean of a column; None where a value is missing."""
-    values = [row[name] for row in rows]
+    values = [row.get(name) for row in rows]
     return None if None in values else statistics.fmean(values)
 
 

@@ -84,7 +84,7 @@ def part_prices(config: ModelConfig, price: str) -> tuple[NDArray, float]:
     head, D, Dh = head_part(config), config.D, config.Dh
     block, biases = products_of(config) * D * config.U, (products_of(config) - 1) * config.U * config.biased_outputs
     read = [np.array(ids, int) * (config.kv_heads or config.H) // config.H for ids in config.head_ids]  # by each head
-    cached = 2 * Dh * np.concatenate([1 / np.bincount(keys)[keys] for keys in read])
+    cached = 2 * Dh * np.concatenate([1 / np.bincount(k)[k] for k in read])
     keys = cached if config.kv_heads else 0.0  # columns of Wk and Wv that a head has a share in
     own = {
         "gates": (1, 1),
