@@ -22,12 +22,10 @@ def measure(*arguments: str) -> list[dict]:
     return records
 
 
-def test_attention_as_a_table_and_as_a_picture(tmp_path):
-    model, picture = write_model(tmp_path), tmp_path / "attention.png"
-    done = succeed("bench", "attention", "--preset", model, *QUICK, "--plot", picture)
+def test_attention_as_a_table(tmp_path):
+    done = succeed("bench", "attention", "--preset", write_model(tmp_path), *QUICK)
     assert done.stdout.startswith("attention on ") and "tinyprune (numpy)" in done.stdout
     assert "subject median ms ratio to subject gflops" in " ".join(done.stdout.split())
-    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
@@ -50,7 +48,6 @@ REFUSED = {
     "step --shapes=tiny,enormous": "the benchmarks also know relative-d128",
     "attention --backend=cuda-emulated": "the emulator counts for the benchmark roofline",
     "roofline --backend=numpy": "the emulator counts for the benchmark roofline",
-    "roofline --backend=cuda-emulated --plot=figure.png": "--plot: a roofline has no picture",
     "step --backend=fortran": "--backend must be one of ",
     "step --peers=jax": "--peers must be of torch; got 'jax'",
     "step --threads=0": "--threads must be at least 1, got 0",

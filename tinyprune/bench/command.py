@@ -78,10 +78,8 @@ def make_options(
     return Options(backend or default_backend(), tuple(peers), tuple(shapes), rounds, threads or processors(), gpu)
 
 
-def check_options(options: Options, name: str = "step", plot: bool = False) -> None:
-    """Raise UsageError if a benchmark cannot run with these options on this machine, or has no picture to `plot`."""
-    if name == "roofline" and plot:
-        raise UsageError("--plot: a roofline has no picture")
+def check_options(options: Options, name: str = "step") -> None:
+    """Raise UsageError if a benchmark cannot run with these options on this machine."""
     if (name == "roofline") != (options.backend == "cuda-emulated"):
         raise UsageError(
             "the emulator counts for the benchmark roofline, --backend cuda-emulated; its times say nothing"
@@ -95,12 +93,12 @@ def check_options(options: Options, name: str = "step", plot: bool = False) -> N
             torch_device(options.device)
 
 
-def run_benchmark(name: str, options: Options, plot: bool = False) -> list[Record]:
-    """Run a benchmark, whose records will be plotted or not; each record also describes the machine.
+def run_benchmark(name: str, options: Options) -> list[Record]:
+    """Run a benchmark; each record also describes the machine.
 
     Raises TinypruneError if the options do not fit, results disagree or a library fails.
     """
-    check_options(options, name, plot)
+    check_options(options, name)
     module = importlib.import_module(f"tinyprune.bench.benchmarks.{BENCHMARKS[name]}")
     records = getattr(module, f"run_{name}")(options)
     packages = (*BACKENDS[options.backend].packages, *options.peers)

@@ -235,7 +235,6 @@ OPTIONS = {
         option("--threads", "threads of each contender (all processors)", type=int),
         option("--gpu", "of a roofline (%(default)s)", choices=GPUS, default="h100"),
         JSON,
-        option("--plot", "also draw a picture", metavar="FILE.png"),
     ],
     "list": [option("kind", "what to list (these kinds)", nargs="?", choices=KINDS), JSON],
 }

@@ -68,10 +68,5 @@ def bench(arguments: argparse.Namespace) -> None:
     shapes = [arguments.preset] if arguments.preset else listed(arguments, "shapes")
     sizes = {name: getattr(arguments, name) for name in ("backend", "rounds", "threads", "gpu")}
     options = make_options(peers=listed(arguments, "peers"), shapes=shapes, **sizes)
-    records = run_benchmark(arguments.benchmark, options, bool(arguments.plot))
+    records = run_benchmark(arguments.benchmark, options)
     print(json_table(records) if arguments.json else text_output(records))
-    if arguments.plot:
-        from tinyprune.bench.figures import plot_benchmark
-        from tinyprune.plots import save_figure
-
-        save_figure(plot_benchmark(records), arguments.plot)

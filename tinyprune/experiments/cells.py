@@ -33,7 +33,6 @@ from tinyprune.config import DataConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import NotFiniteError, TinypruneError
 from tinyprune.experiments.methods import BASELINE, CONTROLS, METHODS, Method
-from tinyprune.experiments.pipeline import healing_objective
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters, part_prices
 from tinyprune.model.gates import gate_names, joined_log_alpha, split_log_alpha
@@ -46,8 +45,9 @@ from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.repair import repaired_from
 from tinyprune.pruning.surgery import remove_closed_heads
+from tinyprune.training.distillation import Distillation
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.step import Objective, training_steps
+from tinyprune.training.step import LanguageModelling, Objective, training_steps
 
 SCORE_TOKENS = 24_000  # how much of the validation split criteria read
 REPAIR_TOKENS = 60_000  # how much of the training split repairs read
@@ -125,6 +125,11 @@ class Cell:
 def key_of(values: dict[str, Any]) -> str:
     """Return a hash of plain values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def healing_objective(whole: Transformer, distill: float) -> Objective:
+    """Return what healing minimises: the cross-entropy, of which a share may be the divergence from the whole model."""
+    return Distillation(whole, distill) if distill else LanguageModelling()
 
 
 @dataclass(frozen=True)

@@ -33,13 +33,12 @@ from numpy.typing import NDArray
 from tinyprune.config import GateConfig, TrainConfig
 from tinyprune.data import Segments
 from tinyprune.errors import UsageError
-from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of
+from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, healing_objective, key_of
 from tinyprune.experiments.experiment import check_choices
 from tinyprune.experiments.grid import run_cells, this_process
 from tinyprune.experiments.intervals import CONFIDENCE, student
 from tinyprune.experiments.lost import QUESTION, ask, countries
 from tinyprune.experiments.pictures import plot_ratios
-from tinyprune.experiments.pipeline import healing_objective
 from tinyprune.experiments.results import grouped, machine_of, mean_of, write_files
 from tinyprune.experiments.store import Store
 from tinyprune.model.counting import count_parameters, part_prices
@@ -107,6 +106,7 @@ class Comparison:
     seeds: int  # how many, for the methods in `SEEDED`
     prompt: str | None = None  # what each model answers, beside the questions of `lost`; None: it is asked nothing
     source: Path | None = None  # the GGUF file that the baseline comes from
+    repaired: dict[str, Transformer] = dataclasses.field(default_factory=dict)  # the last, by its cell's name
 
     def __post_init__(self) -> None:
         if len(set(self.shares)) < len(self.shares):
@@ -186,7 +186,10 @@ class Comparison:
             kept = {"kept": [np.flatnonzero(part).tolist() for part in open_heads(gated)]}
             model = remove_closed_heads(gated)
             if cell.what != "pruned" and config.gate.repair_tokens:
-                model = refitted(self.model, model, self.repair_text)
+                name = str(dataclasses.replace(cell, what="repaired"))
+                model = self.repaired.get(name) or refitted(self.model, model, self.repair_text)
+                self.repaired.clear()
+                self.repaired[name] = model
         if cell.what == "healed":
             model = dataclasses.replace(model, params={name: x.copy() for name, x in model.params.items()})
             self.train(model, config.finetune, healing_objective(self.model, config.finetune.distill), [cell.seed, 2])

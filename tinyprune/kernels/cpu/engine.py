@@ -68,6 +68,7 @@ override(Numba, norms, "layernorm_forward layernorm_backward rmsnorm_forward rms
 override(Numba, activations, "gelu_forward gelu_backward swiglu_forward swiglu_backward")
 override(Numba, dropout, "residual_forward residual_backward")
 override(Numba, cross_entropy, "log_softmax cross_entropy_forward cross_entropy_backward")
+override(Numba, cross_entropy, "distillation_forward distillation_backward")
 override(Numba, updates, "squared_norms adamw_updates")
 
 

@@ -32,7 +32,7 @@ from tinyprune.kernels.cpu.jit import BOUNDS_CHECKED
 
 LOG2_E = 1 / math.log(2)  # e^x = 2^(x · log2 e), see exp2
 LEAST = -2048.0  # exp2 of it is 0 in any dtype; exp2 of −inf would be NaN
-I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
 def host_vectors() -> tuple[int, int]:
