@@ -12,22 +12,22 @@ PACKAGE = ROOT / "tinyprune"
 
 # Lines of each room, docstrings and blank lines included.
 BUDGET = {
-    "bench": 1410,
-    "cli": 960,
+    "bench": 1315,
+    "cli": 955,
     "course": 1725,
     "data": 985,
-    "experiments": 1965,
-    "gradcheck": 910,
-    "kernels": 9950,
+    "experiments": 1970,
+    "gradcheck": 915,
+    "kernels": 9930,
     "model": 1680,
     "notebook": 640,
-    "ops": 3320,
+    "ops": 3390,
     "presets": 5,
-    "pretrained": 1145,
-    "pruning": 1305,
-    "runs": 790,
-    "training": 1135,
-    ".": 2105,  # modules at the top
+    "pretrained": 1170,
+    "pruning": 1310,
+    "runs": 795,
+    "training": 1140,
+    ".": 2110,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 18_000
 # Longest functions without their docstrings, and most parameters; kernels have more of both.

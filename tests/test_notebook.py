@@ -55,13 +55,6 @@ def test_source_without_docstring_is_all_the_rest(displayed):
     assert "def block_squares(x):" in compiled
 
 
-def test_a_body_of_nothing_but_a_docstring_stays():
-    code = 'class A:\n    """Only this."""\n\n    def f(self):\n        """Gone."""\n\n        return 1\n'
-    only = 'def f():\n    """Only this."""'
-    assert notebook.without_docstrings(only) == only
-    assert notebook.without_docstrings(code) == "class A:\n    def f(self):\n        return 1"
-
-
 @pytest.mark.parametrize("thing", [len, 3, "text"])
 def test_what_has_no_source_is_refused(thing):
     with pytest.raises(UsageError, match="things must be functions or classes written in Python, got"):

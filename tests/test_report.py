@@ -1,10 +1,8 @@
 """The report: its table has the keys that other programs rely on, and its sentences agree with the table."""
 
-import dataclasses
 import math
 import re
 
-import numpy as np
 import pytest
 from command import KEYS
 
@@ -121,14 +119,6 @@ def test_the_paragraphs_give_text_heads_steps_and_objective(run, records):
         "Gates: task objective, target 5 heads, L0 summed over all heads",
     ):
         assert part in text
-
-
-def test_a_sample_begins_with_a_paragraph(run, monkeypatch):
-    text = run.text
-    a, b, *_ = (c for c in text.tokenizer.characters if c != "\n")
-    ids = text.tokenizer.encode(f"{a * 9}\n\n{b * 20}")
-    monkeypatch.setitem(run.__dict__, "text", dataclasses.replace(text, test=np.asarray(ids)))
-    assert report.sample_text(run, run.load("finetune").model)[0] == b * 8
 
 
 def test_the_written_report_its_sample_and_its_plots(run, records):

@@ -46,6 +46,8 @@ USUAL: dict[str, dict[str, str]] = {
 KINDS = tuple(USUAL)
 # The criteria that score heads and blocks of units, see `pruning.importance`.
 CRITERIA = "random", "magnitude", "michel", "michel-global", "leave-one-out", "output-difference", "fluctuation"
+BLOCK_TYPES = "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"  # of llama.cpp: 32 weights with a scale, _1: and an offset
+OPTIMIZERS = "adamw", "lamb", "scales", "scales-offsets"
 # The values that an adaptive softmax, with `model.cutoffs`, needs.
 CLUSTERED = {"bias": "output", "tied": True, "embedding": "scaled"}
 
@@ -381,7 +383,11 @@ class TrainConfig(Config):
 
     steps: int = option(1000, "updates", low=0)
     B: int = option(16, "segments in a batch: parallel streams of text", low=1, high=LARGEST)
-    optimizer: str = option("adamw", "update rule", choices=("adamw", "lamb"))
+    optimizer: str = option(
+        "adamw",
+        "update rule; scales, scales-offsets: of each 32 weights one or two numbers, as files of llama.cpp have",
+        choices=OPTIMIZERS,
+    )
     lr: float = option(2e-3, "learning rate after warm-up", low=0.0)
     lr_min: float = option(0.0, "learning rate at the end of the cosine", low=0.0)
     schedule: str = option("cosine", "learning rate after warm-up", choices=("cosine", "constant"))
@@ -452,6 +458,9 @@ class GateConfig(Config):
         "",
         "their texts, with commas between: run for its own, self for what the whole model writes, or as data.corpus; "
         "not given: run, with self for a pretrained model",
+    )
+    repair_type: str = newer(
+        "", "numbers that fitted matrices get, as the imported file has them", choices=("", *BLOCK_TYPES)
     )
 
     @property

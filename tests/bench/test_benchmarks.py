@@ -9,7 +9,6 @@ from tinyprune.bench.command import Options
 CPU, CPU_TORCH = Options("numpy", threads=2), Options("numpy", peers=("torch",), threads=2)
 GPU, GPU_TORCH = Options("cuda", threads=2), Options("cuda", peers=("torch",), threads=2)
 TF32 = Options("cuda-tf32", peers=("torch",), threads=2)
-PRODUCT = (3, 5, 4, "A·B")
 
 
 @pytest.mark.parametrize("options", [CPU_TORCH, GPU_TORCH, TF32])
@@ -21,13 +20,11 @@ def test_torch_computes_where_we_do(options):
 
 
 @pytest.mark.parametrize(("options", "tolerance"), [(GPU_TORCH, 1e-4), (TF32, 5e-3)])
-def test_cublas_is_the_peer_of_products_on_a_gpu_as_exact_as_ours(options, tolerance):
-    case = speed.matmul_case(PRODUCT, options)
-    ours, peer = case.contenders
-    assert (peer.subject, case.tolerance) == ("cuBLAS", tolerance)
-    assert ours.arguments["backend"] == peer.arguments["device"] == options.backend
-    assert [(c.subject, c.compared) for c in speed.sgemm(options)] == [("cuBLAS", False)]
-    assert len(speed.matmul_case(PRODUCT, GPU).contenders) == 1 and speed.sgemm(GPU) == ()
+def test_cublas_is_the_yardstick_on_a_gpu_as_exact_as_we_are(options, tolerance):
+    assert speed.tolerance(options, 1e-4) == tolerance and speed.sgemm(GPU) == ()
+    (yardstick,) = speed.sgemm(options)
+    assert (yardstick.subject, yardstick.compared) == ("cuBLAS", False)
+    assert yardstick.arguments["device"] == options.backend
     assert speed.with_share([{"subject": "tinyprune (cuda)"}]) == [{"subject": "tinyprune (cuda)", "sgemm_share": None}]
 
 

@@ -88,7 +88,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
         half = t.ppf(0.975, BLOCKS - 1) * more.std(ddof=1) / math.sqrt(BLOCKS)
         expected = [math.exp(x) for x in (losses(made).mean(), more.mean(), more.mean() - half, more.mean() + half)]
         assert [row[k] for k in ("perplexity", "times", "low", "high")] == pytest.approx(expected, rel=1e-4), name
-        write_gguf(tmp_path / name, made, saved.tokenizer, run.parent / "llama.gguf", "source")
+        write_gguf(tmp_path / name, made, saved.tokenizer, run.parent / "llama.gguf")
         assert row["bytes"] == (tmp_path / name).stat().st_size
     most = dataclasses.replace(saved.data, corpus=str(other), valid_fraction=0.05, test_fraction=0.5)
     text = load_text(most, saved.tokenizer)

@@ -58,6 +58,7 @@ def engine_has(operation: str) -> bool:
 
 
 REAL = {"squared_norm", "squared_norms", "clipping", "lamb_update", "adamw_updates"}  # no complex numbers
+REAL |= {"scales_update", "scales_update (no offsets)"}
 HOST = {name for name in cases("numpy") if not engine_has(name)}  # computed in main memory, with every engine
 IN_MAIN_MEMORY = {"ids", "targets", "index", "gate", "factors", "weights"}  # arguments
 NAMES = list(cases("numpy"))

@@ -263,6 +263,19 @@ def lamb_update(param, grad, m, v, lr, decay, constants):
     return param - lr * np.linalg.norm(param) / np.linalg.norm(d) * d, m, v
 
 
+def scales_update(param, grad, m, v, lr, decay, constants):
+    new = param - lr * decay * param
+    for g, o in np.ndindex(len(param) // 32, param.shape[1]):
+        at = slice(32 * g, 32 * g + 32), o
+        offset = param[at].mean() if len(m) == 2 else 0
+        scale = np.sqrt(((param[at] - offset) ** 2).mean())
+        pattern = (param[at] - offset) / scale
+        ds = np.array([pattern @ grad[at], grad[at].sum()])[: len(m)]
+        m[:, g, o], v[:, g, o], r = adam(ds, m[:, g, o], v[:, g, o], *constants)
+        new[at] -= lr * (r[0] * pattern + r[1:].sum())
+    return new, m, v
+
+
 def put_slices(part, index, axis, n, width):
     x = np.zeros((part.shape[0], n * width, part.shape[2]))
     for i, h in enumerate(index):

@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import samples
+from command import succeed
 from gguf import GGMLQuantizationType as Type
 from test_gguf import write
 
@@ -16,11 +17,13 @@ from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import CheckpointError, SaveError, UsageError
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import Transformer
+from tinyprune.ops.engine import Engine
 from tinyprune.pretrained import find_model, read_pretrained
 from tinyprune.pretrained.export import padded
 from tinyprune.pretrained.gguf_writer import arrangement, stored_as, write_gguf
 from tinyprune.pruning.importance import with_heads
 from tinyprune.pruning.surgery import remove_closed_heads
+from tinyprune.runs.directory import RunDirectory, load_model
 
 # Heads are as wide as a block of quantised numbers.
 CONFIG = ModelConfig(
@@ -38,7 +41,7 @@ def source(request, tmp_path_factory):
     """A file as llama.cpp has it, and the model in it."""
     kind, family = request.param.split()
     config = replace(CONFIG, U=0, blocks=(), block_ids=(), **MORE[family])
-    path = tmp_path_factory.mktemp("source") / "whole.gguf"
+    path = tmp_path_factory.mktemp(kind) / "whole.gguf"
     width = {f"{'qwen2' if family == 'qwen2' else 'llama'}.attention.{name}_length": 32 for name in ("key", "value")}
     return write(path, config, samples.random_model(config)[0].params, Type[kind], entries=width), read_pretrained(path)
 
@@ -87,10 +90,33 @@ def test_what_stays_is_sliced_and_read_again_with_the_same_bits(source, tmp_path
     assert ("blk.1.attn_q.weight" in tensors(tmp_path / "m.gguf")) == (masks is ALIKE)
 
 
+def test_a_run_keeps_to_the_numbers_of_its_file(source, tmp_path, book):
+    """What is repaired and healed has the types of the imported file, and loses nothing in them."""
+    run, short = tmp_path / "run", [f"--set=finetune.{x}" for x in ("steps=4", "B=2", "evaluate_every=0")]
+    succeed("import", source[0], run, "--corpus", book, "--set=model.T=16", "--set=gate.repair_corpus=run", *short)
+    config, quantised = RunDirectory(run).read_config(), source[0].parent.name.startswith("Q")
+    kinds = ("q4_1", "scales-offsets") if quantised else ("", "adamw")
+    assert (config.gate.repair_type, config.finetune.optimizer) == kinds
+    succeed("gate", run, "--by=magnitude", "--units=32", "--target-parameters=0.8", "--backend=numpy")
+    for stage in ("prune", "finetune"):
+        succeed(stage, run, "--backend=numpy")
+        succeed("export", run, tmp_path / f"{stage}.gguf")
+        model, found = load_model(run / f"{stage}.safetensors", Engine()).model, tensors(tmp_path / f"{stage}.gguf")
+        before = {name: x.tensor_type for name, x in tensors(source[0]).items()}
+        assert not quantised or all(x.tensor_type == before[name] for name, x in found.items())
+        got, expected = (m.log_p(IDS[:, :16]) for m in (again(tmp_path / f"{stage}.gguf"), model))
+        np.testing.assert_allclose(got, expected, atol=0.03 if quantised else 0.1)
+
+
 def test_what_has_changed_is_quantised(source, tmp_path):
     path, given = source
     smaller, before = pruned(given), tensors(path)["blk.0.attn_output.weight"].tensor_type
-    smaller.params["layers.0.Wo"] += np.float32(0.01)
+    Wo = smaller.params["layers.0.Wo"]
+    smaller.params["layers.0.Wo"] = 0.7 * Wo + np.float32(0.01)  # other scales and offsets
+    write_gguf(tmp_path / "scales.gguf", smaller, given.tokenizer, path)
+    form = before if before == Type.Q4_1 else Type.Q8_0
+    assert tensors(tmp_path / "scales.gguf")["blk.0.attn_output.weight"].tensor_type == form
+    smaller.params["layers.0.Wo"] = Wo + np.linspace(0, 0.02, Wo.size, dtype=np.float32).reshape(Wo.shape)
     for kind, form in (("sliced", Type.Q8_0), ("source", before), ("f32", Type.F32)):
         write_gguf(tmp_path / f"{kind}.gguf", smaller, given.tokenizer, path, kind)
         assert tensors(tmp_path / f"{kind}.gguf")["blk.0.attn_output.weight"].tensor_type == form

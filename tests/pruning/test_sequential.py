@@ -1,11 +1,15 @@
 """Sequential repair: the first block by brute force, later ones by what they bring, and what needs no repair."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 from small import read, small_config, small_model
 
 from tinyprune.errors import UsageError
 from tinyprune.model.blocks import norm_forward
+from tinyprune.pretrained.gguf import rounded, same
 from tinyprune.pruning.importance import with_heads
 from tinyprune.pruning.sequential import RIDGES, blocks_of, first_stream, refitted
 from tinyprune.pruning.surgery import remove_closed_heads
@@ -59,6 +63,17 @@ def test_what_is_repaired_is_nearer_to_the_whole_model(kind):
     before = {name: x.copy() for name, x in smaller.params.items()}
     assert distance(refitted(whole, smaller, TEXT), whole) < 0.9 * distance(smaller, whole)
     assert all(np.array_equal(smaller.params[name], x) for name, x in before.items())
+
+
+def test_later_blocks_make_up_for_what_rounding_takes_from_those_before():
+    """In a file with 4 bits: fitted matrices have its numbers, and all together are nearer than if rounded at last."""
+    whole, smaller = pair("llama", L=3, D=32, head_width=32)
+    stored = partial(rounded, kind="q4_1")
+    found, plain = refitted(whole, smaller, TEXT, stored), refitted(whole, smaller, TEXT)
+    fitted = [name for name, x in found.params.items() if not np.array_equal(x, smaller.params[name])]
+    assert fitted and all(same(found.params[name], stored(found.params[name])) for name in fitted)
+    after = {name: stored(x) if name in fitted else x for name, x in plain.params.items()}
+    assert distance(found, whole) < distance(replace(plain, params=after), whole)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,12 +11,12 @@ from tinyprune.training import optimizers
 from tinyprune.training.optimizers import Optimizer, ParameterGroup, clip_factor, gradient_norm, parameter_groups
 
 NUMPY = get_backend("numpy")
-SHAPES = {"layers.0.Wq": (3, 4), "layers.0.bo": (4,), "layers.0.log_alpha": (2,)}
+SHAPES = {"layers.0.Wq": (32, 4), "layers.0.bo": (4,), "layers.0.log_alpha": (2,)}
 GROUPS = {"layers.0.Wq": ParameterGroup(weight_decay=0.3), "layers.0.bo": ParameterGroup()}
 GROUPS |= {"layers.0.log_alpha": ParameterGroup(lr_multiplier=10.0)}
 
 
-@pytest.fixture(params=["adamw", "lamb"])
+@pytest.fixture(params=["adamw", "lamb", "scales", "scales-offsets"])
 def rule(request) -> str:
     """The name of a rule; tests that use it run with each."""
     return request.param
@@ -40,6 +40,7 @@ def direction_by_hand(rule: str, theta: np.ndarray, gradients: list[np.ndarray],
     return d if rule == "adamw" else np.linalg.norm(theta) / np.linalg.norm(d) * d
 
 
+@pytest.mark.parametrize("rule", ["adamw", "lamb"])
 def test_three_steps_by_hand(rule):
     optimizer, params, expected, history = make(rule), arrays(0), arrays(0), []
     for step, lr in enumerate((0.1, 0.05, 0.2)):

@@ -1,12 +1,11 @@
 """`tinyprune bench`: the speed and memory of the compiled core, beside the libraries that one would use instead.
 
-    matmul      every product of the model's steps, forward and backward      against NumPy's BLAS
     attention   forward + backward                                            against PyTorch, plain and SDPA
     step        a whole training step                   against PyTorch, also compiled, also under bf16 autocast
     roofline    each kernel of a training step on a GPU that is not here      against the fewest requests of memory
 
 All also run on a GPU (`--backend cuda`). PyTorch then computes there, too: a run ends when the GPU has
-finished, both sides multiply in float32 (in tf32 with `--backend cuda-tf32`), and the peer of matmul is cuBLAS.
+finished, and both sides multiply in float32 (in tf32 with `--backend cuda-tf32`).
 
 What makes the ratios fair:
 
@@ -38,7 +37,7 @@ if TYPE_CHECKING:  # the command asks for names of benchmarks, and should answer
 
 # name -> module of `tinyprune.bench.benchmarks` that has `run_NAME(options)`, which returns records. It is imported
 # only when that benchmark is asked for.
-BENCHMARKS = dict.fromkeys(("matmul", "attention", "step"), "speed") | {"roofline": "roofline"}
+BENCHMARKS = dict.fromkeys(("attention", "step"), "speed") | {"roofline": "roofline"}
 PEERS = ("torch",)
 # A roofline's GPUs: multiprocessors, cycles and bytes a nanosecond (NVIDIA's data sheets).
 GPUS = {"a100": (108, 1.41, 1555), "h100": (132, 1.98, 3350), "rtx3060": (28, 1.78, 360), "rtx4090": (128, 2.52, 1008)}

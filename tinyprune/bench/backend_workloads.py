@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.bench import IN_A_ROW, Gauge, Workload, shapes
-from tinyprune.bench.shapes import TRAIN, ModelShape, attention_arguments, matrices, model_shape, parameters, transposed
+from tinyprune.bench import Gauge, Workload, shapes
+from tinyprune.bench.shapes import TRAIN, ModelShape, attention_arguments, matrices, model_shape, parameters
 from tinyprune.config import GateConfig
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import Transformer
@@ -26,30 +26,11 @@ def gauge(ops: Engine) -> Gauge | None:
     return Gauge(lambda: ops.memory_peak(restart=True), ops.memory_peak) if ops.on_device else None
 
 
-def blas(m: int, k: int, n: int, layout: str) -> Workload:
-    """Compute one product by NumPy's BLAS; see `shapes.matrices`."""
-    a, b = transposed(*matrices(m, k, n, layout), layout)
-    out = np.empty((m, n), np.float32)
-    return Workload(lambda: np.matmul(a, b, out=out), lambda: {"out": np.matmul(a, b)})
-
-
-def matmul(backend: str, m: int, k: int, n: int, layout: str) -> Workload:
-    """Compute one product as the model does; see `shapes.matrices`. On a GPU several in a row, then one wait."""
-    ops = get_backend(backend)
-    a, b = (ops.to_device(x) for x in matrices(m, k, n, layout))
-    count = IN_A_ROW if ops.on_device else 1
-
-    def product() -> Any:
-        if layout == "Aᵀ·B":
-            return ops.weight_gradient(a, b)
-        return ops.matmul(a, b.T if layout == "A·Bᵀ" else b)
-
-    def run() -> None:
-        for _ in range(count):
-            product()
-        ops.synchronize()
-
-    return Workload(run, lambda: {"out": ops.to_host(product())}, units=count)
+def blas(n: int) -> Workload:
+    """Compute the product of two square matrices by NumPy's BLAS."""
+    a, b = matrices(n)
+    out = np.empty((n, n), np.float32)
+    return Workload(lambda: np.matmul(a, b, out=out))
 
 
 def attention(backend: str, **shape: Any) -> Workload:

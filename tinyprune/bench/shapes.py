@@ -116,20 +116,9 @@ def step_gflop(config: ModelConfig, B: int) -> float:
     return 3 * total / 1e9
 
 
-def matrices(m: int, k: int, n: int, layout: str) -> tuple[NDArray, NDArray]:
-    """Draw two float32 matrices as they lie in memory; `layout` says how they are multiplied into (m, n).
-
-    "A·B": (m, k), (k, n).   "A·Bᵀ": (m, k), (n, k).   "Aᵀ·B": (k, m), (k, n).
-    """
-    rng = np.random.default_rng(0)
-    a = rng.standard_normal((k, m) if layout == "Aᵀ·B" else (m, k), np.float32)
-    b = rng.standard_normal((n, k) if layout == "A·Bᵀ" else (k, n), np.float32)
-    return a, b
-
-
-def transposed(a: Any, b: Any, layout: str) -> tuple[Any, Any]:
-    """Return views of the matrices of `matrices`, of any library, whose product is (m, n)."""
-    return (a.T if layout == "Aᵀ·B" else a), (b.T if layout == "A·Bᵀ" else b)
+def matrices(n: int) -> NDArray:
+    """Draw two square matrices, (2, n, n) float32."""
+    return np.random.default_rng(0).standard_normal((2, n, n), np.float32)
 
 
 def attention_arguments(shape: ModelShape) -> tuple[dict[str, NDArray], NDArray]:

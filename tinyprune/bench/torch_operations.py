@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinyprune.bench import IN_A_ROW, Gauge, Workload
-from tinyprune.bench.shapes import attention_arguments, matrices, model_shape, transposed
+from tinyprune.bench.shapes import attention_arguments, matrices, model_shape
 from tinyprune.errors import UsageError
 
 
@@ -48,18 +48,18 @@ def gauge(device: torch.device) -> Gauge | None:
     return Gauge(begin, torch.cuda.max_memory_allocated)
 
 
-def matmul(m: int, k: int, n: int, layout: str, device: str = "cuda") -> Workload:
-    """Compute one product, on a GPU by NVIDIA's cuBLAS; see `shapes.matrices`."""
+def matmul(n: int, device: str = "cuda") -> Workload:
+    """Compute the product of two square matrices, on a GPU by NVIDIA's cuBLAS."""
     where = torch_device(device)
-    a, b = transposed(*(torch.from_numpy(x).to(where) for x in matrices(m, k, n, layout)), layout)
-    out = torch.empty(m, n, device=where)
+    a, b = (torch.from_numpy(x).to(where) for x in matrices(n))
+    out = torch.empty(n, n, device=where)
 
     def run() -> None:
         for _ in range(IN_A_ROW):
             torch.matmul(a, b, out=out)
         synchronize(where)
 
-    return Workload(run, lambda: {"out": (a @ b).cpu().numpy()}, units=IN_A_ROW)
+    return Workload(run, units=IN_A_ROW)
 
 
 def visible_keys(T: int, S: int, span: int | None) -> Tensor:

@@ -110,10 +110,10 @@ LOADED = (MODEL, STAGE, BACKEND)
 STUDY = (SETTING, BACKEND, switch("--json", "all rows as JSON on standard output"))
 METHODS = "gates, or criteria as for gate.criterion, leave-one-out for heads alone (%(default)s)"
 SHARES = "of the parameters that are no embedding, which stay (%(default)s)"
-PEERS = "compare with these: torch (matmul always runs against NumPy's BLAS, on a GPU against torch's cuBLAS)"
+PEERS = "compare with these: torch"
 TYPES = (
-    "of a .gguf file's matrices: sliced keeps the imported file's blocks and writes changed ones as Q8_0, source gives "
-    "changed ones their old type again, f32 writes float32 (%(default)s)"
+    "of a .gguf file's matrices: sliced keeps blocks of the imported file, and changed ones get its type if they lose "
+    "nothing by it, else Q8_0; source: its type anyway, f32: float32 (%(default)s)"
 )
 OPTIONS = {
     "run": [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 from pathlib import Path
 
@@ -59,9 +58,4 @@ def export_pretrained(arguments: argparse.Namespace) -> None:
         return
     source = gguf_source(metadata)
     write_gguf(target, model, saved.tokenizer, source, arguments.kind, metadata.get("positions"))
-    size, before = (path.stat().st_size / 1e6 if path else math.inf for path in (target, source))
-    say(f"export: {target} has {size:,.1f} MB; llama.cpp reads it")
-    if size > before and arguments.kind == "sliced":
-        say(
-            f"export: the imported file had {before:,.1f} MB; --type source gives changed matrices their old type again"
-        )
+    say(f"export: {target} has {target.stat().st_size / 1e6:,.1f} MB; llama.cpp reads it")

@@ -23,7 +23,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from tinyprune.experiments.store import Store
 from tinyprune.model.counting import count_parameters, part_prices
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import gguf_source
+from tinyprune.pretrained.gguf import rounded
 from tinyprune.pretrained.gguf_writer import write_gguf
 from tinyprune.progress import say
 from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
@@ -137,10 +138,11 @@ class Comparison:
         read = {name: [len(tokens), int(tokens.sum())] for name, tokens in self.texts.items()}
         read |= {"words": [key_of(self.words)]} if self.words else {}
         gate = config.gate.to_dict() | {"text": self.run.text.digest}
-        repair = {"finetune": settings(config.finetune)} if heal else {}
+        repair = {"repair": {name: gate.pop(name) for name in [*gate] if name.startswith("repair")}}
+        healing = {"finetune": settings(config.finetune)}
         cells = [CheckpointCell("whole", "whole", "all", first, about | {"read": read})]
         if heal:
-            cells.append(dataclasses.replace(cells[0], what="healed", depends=cells[0].depends | repair))
+            cells.append(dataclasses.replace(cells[0], what="healed", depends=cells[0].depends | healing))
         for method, parts in self.tried:
             trained = {"gate": gate | ({"gate_train": settings(config.gate_train)} if method == "gates" else {})}
             for seed in range(first, first + (self.seeds if method in SEEDED else 1)):
@@ -150,9 +152,9 @@ class Comparison:
                     own = CheckpointCell("pruned", method, parts, seed, about | trained | {"read": read}, share)
                     cells.append(own)
                     if config.gate.repair_tokens:
-                        cells.append(dataclasses.replace(own, what="repaired"))
+                        cells.append(dataclasses.replace(own, what="repaired", depends=own.depends | repair))
                     if heal:
-                        cells.append(dataclasses.replace(own, what="healed", depends=own.depends | repair))
+                        cells.append(dataclasses.replace(own, what="healed", depends=own.depends | repair | healing))
         return cells
 
     @cached_property
@@ -186,8 +188,9 @@ class Comparison:
             kept = {"kept": [np.flatnonzero(part).tolist() for part in open_heads(gated)]}
             model = remove_closed_heads(gated)
             if cell.what != "pruned" and config.gate.repair_tokens:
+                stored = partial(rounded, kind=config.gate.repair_type)
                 name = str(dataclasses.replace(cell, what="repaired"))
-                model = self.repaired.get(name) or refitted(self.model, model, self.repair_text)
+                model = self.repaired.get(name) or refitted(self.model, model, self.repair_text, stored)
                 self.repaired.clear()
                 self.repaired[name] = model
         if cell.what == "healed":
@@ -239,7 +242,7 @@ class Comparison:
         sizes |= {"heads": sum(config.heads), "blocks": sum(config.blocks)}
         if self.source:
             with tempfile.TemporaryDirectory() as folder:
-                write_gguf(path := Path(folder, "model.gguf"), model, self.run.text.tokenizer, self.source, "source")
+                write_gguf(path := Path(folder, "model.gguf"), model, self.run.text.tokenizer, self.source)
                 sizes["bytes"] = path.stat().st_size
         asked = ask(model, self.run.text.tokenizer, **self.words) if self.words else {}
         return {"nats": {name: [min(round(x, 6), 1e300) for x in own] for name, own in nats.items()}} | sizes | asked
@@ -347,8 +350,8 @@ def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record
         "Perplexity, as a multiple of the whole model's, when parts are removed until a share of the parameters that "
         f"are no embedding is left: *pruned*; *repaired*, fitted to {config.gate.repair_tokens:,} tokens, or all that "
         f"there are; *healed* by {heal.steps} steps of {heal.B} × {comparison.model.config.T} tokens. Means over "
-        f"seeds; 95 % intervals over {BLOCKS} pieces of the text. *bytes*: of a GGUF file with the source's types, to "
-        "which the models here are not rounded. By `tinyprune compare`; settings: `study.json`.",
+        f"seeds; 95 % intervals over {BLOCKS} pieces of the text. *bytes*: of a GGUF file with the same numbers. By "
+        "`tinyprune compare`; settings: `study.json`.",
         markdown_table(tables["summary"]),
     ]
     if comparison.words:

@@ -337,11 +337,15 @@ def update_cases(make: Maker) -> list[Case]:
     moments = {"m": normal(*lead, D), "v": np.abs(normal(*lead, D))}
     several = {f"{name}s": [x, x[..., :1].copy()] for name, x in (parameter | moments).items()}
     rule = {"lr": 0.1, "constants": AdamConstants(beta1=0.8, beta2=0.95, eps=1e-3, step=3, grad_scale=0.7)}
+    blocks = {name: normal(64, F) for name in ("param", "grad")}
+    of_scales, of_both = ({"m": normal(n, 2, F), "v": np.abs(normal(n, 2, F))} for n in (1, 2))
     return [
         single("squared_norm", {"x": normal(*lead, D)}),
         single("squared_norms", {"arrays": [normal(*lead, D), normal(F)]}),
         single("clipping", {"grads": [normal(*lead, D), normal(F)]}, losses=[0.7], max_norm=0.5),
         single("lamb_update", parameter | moments, ("param", "m", "v"), decay=0.3, **rule),
+        single("scales_update", blocks | of_both, ("param", "m", "v"), decay=0.3, **rule),
+        single("scales_update (no offsets)", blocks | of_scales, ("param", "m", "v"), decay=0.3, **rule),
         single("adamw_updates", several, ("params", "ms", "vs"), multipliers=[1.0, 2.0], decays=[0.3, 0.0], **rule),
         single("log_softmax", {"logits": normal(*lead, V)}),
         single("adaptive_log_probabilities", {"x": normal(*lead, D), **tied, **head}),

@@ -47,6 +47,7 @@ from tinyprune.ops import (
     rmsnorm,
     rotary,
     rows,
+    scales,
     slices,
     swiglu,
 )
@@ -161,6 +162,7 @@ class Engine(Machine):
     squared_norms = staticmethod(norm.squared_norms)
     adamw_updates = staticmethod(adamw.adamw_updates)
     lamb_update = staticmethod(lamb.lamb_update)
+    scales_update = staticmethod(scales.scales_update)
 
     # Compositions: several products at once, which the engine of a GPU overrides, since it launches them together.
     matmuls = products.matmuls

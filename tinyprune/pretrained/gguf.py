@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import ModelConfig
+from tinyprune.config import BLOCK_TYPES, ModelConfig
 from tinyprune.data.tokenizers import BytePairTokenizer
 from tinyprune.errors import CheckpointError, UsageError, missing_extra
 from tinyprune.model.parameters import parameter_shapes
@@ -61,6 +61,32 @@ def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]], 
         if name.endswith(TURNED) and entries["general.architecture"] != "qwen2":
             params[name] = halves(params[name], config.Dh)
     return config, params, tokenizer
+
+
+def rounded(W: NDArray, kind: str) -> NDArray:
+    """Return a matrix (in, out) with the numbers that a file has of it in a type of `config.BLOCK_TYPES`, or itself.
+
+    Itself if `kind` is "", or its columns are no whole blocks.
+    """
+    if not kind or len(W) % 32:
+        return W
+    try:
+        import gguf
+    except ImportError as error:
+        raise missing_extra(f"gate.repair_type = {kind!r}", "pretrained", __name__) from error
+    form = gguf.GGMLQuantizationType[kind.upper()]
+    return np.ascontiguousarray(gguf.dequantize(gguf.quantize(np.ascontiguousarray(W.T), form), form).T)
+
+
+def same(x: NDArray, y: NDArray) -> bool:
+    """Return whether arrays differ by the rounding of scales alone, which have 11 bits; weights have 4 to 8."""
+    return bool(np.linalg.norm(x - y) <= 1e-3 * np.linalg.norm(x))
+
+
+def block_type(params: dict[str, NDArray]) -> str:
+    """Return the type of blocks of 32 that the first Wo has the numbers of, "" if there is none."""
+    Wo = next((x for name, x in params.items() if name.endswith(".Wo") and x.size), np.ones((1, 1)))
+    return next((kind for kind in BLOCK_TYPES if len(Wo) % 32 == 0 and same(Wo, rounded(Wo, kind))), "")
 
 
 def halves(W: NDArray, Dh: int) -> NDArray:

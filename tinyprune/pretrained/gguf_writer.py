@@ -15,6 +15,7 @@ is 64 wide and a block of units 32, so that blocks of 256 cannot be sliced along
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from tinyprune.files import save_error
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.rotary import frequencies
 from tinyprune.pretrained.export import check_writable, end_token, padded
-from tinyprune.pretrained.gguf import CONTROL, LLAMA3, NORMAL, PRE, TURNED, UNUSED, USER_DEFINED
+from tinyprune.pretrained.gguf import CONTROL, LLAMA3, NORMAL, PRE, TURNED, UNUSED, USER_DEFINED, same
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.settings import NUMBERS
 
@@ -73,8 +74,8 @@ def write_gguf(
         model: of kind llama, without gates.
         tokenizer: its BytePairTokenizer.
         source: the GGUF file that it was imported from; entries such as the chat template are kept.
-        kind: "sliced": matrices that changed since become Q8_0, and all of them without a source; "source": they are
-            quantised as they were there, or Q8_0 where gguf cannot do that; "f32": all matrices are float32.
+        kind: "sliced": matrices that changed since have the source's type if they lose nothing in it, else Q8_0;
+            "source": they have it anyway, or Q8_0 where gguf cannot write it; "f32": all matrices are float32.
         positions: how many it was trained with, if these are more than its segments have here.
 
     Raises:
@@ -188,9 +189,7 @@ def stored_as(
     types, sizes = gguf.GGMLQuantizationType, gguf.GGML_QUANT_SIZES
     if x.ndim == 1 or kind == "f32":
         return x, types.F32
-    form = types.Q8_0
     if tensor is not None:
-        form = tensor.tensor_type if kind == "source" else form
         count, size = sizes[tensor.tensor_type]
         blocks = tensor.data.view(np.uint8).reshape(len(tensor.data), -1, size)
         by_block = None if columns is None else columns[::count] // count  # −1 stays −1
@@ -201,12 +200,13 @@ def stored_as(
             data = picked(blocks, rows, by_block).reshape(len(x), -1)
             if np.array_equal(gguf.dequantize(data, tensor.tensor_type), x):
                 return data, tensor.tensor_type
-    if x.shape[1] % sizes[form][0]:
-        return x, types.F32
-    try:
-        return gguf.quantize(x, form), form
-    except NotImplementedError:  # the package reads K-quants and others, and cannot write them
-        return stored_as(x, None, rows, columns, "sliced", gguf)
+    for form in [*([] if tensor is None else [tensor.tensor_type]), types.Q8_0]:
+        with contextlib.suppress(NotImplementedError):  # the package reads K-quants and others, and cannot write them
+            if x.shape[1] % sizes[form][0] == 0:
+                data, blocks = gguf.quantize(x, form), sizes[form][0] > 1
+                if form == types.Q8_0 or kind == "source" or (blocks and same(x, gguf.dequantize(data, form))):
+                    return data, form
+    return x, types.F32
 
 
 def kept_entries(reader: Any) -> Iterator[tuple[str, Any, Any, Any]]:

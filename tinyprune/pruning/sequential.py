@@ -14,7 +14,7 @@ block which λ is best, or that W̃ stays. (SlimGPT, Ling et al. 2024, arXiv 241
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,13 +32,16 @@ STREAMS = 8  # rows of a batch, each with another part of the text
 FIFTH = 5  # of so many segments, one is held out
 
 
-def refitted(whole: Transformer, smaller: Transformer, tokens: NDArray) -> Transformer:
+def refitted(
+    whole: Transformer, smaller: Transformer, tokens: NDArray, stored: Callable[[NDArray], NDArray] = np.asarray
+) -> Transformer:
     """Return the smaller model with the last matrices of its blocks fitted to what the whole model makes of a text.
 
     Args:
         whole: the model before anything was removed, without gates.
         smaller: the model after it, of as many layers; neither is modified.
         tokens: the text, (n,), at least five segments.
+        stored: what a file will have of a fitted matrix, such as `pretrained.gguf.rounded`; later ones make up for it.
 
     Raises:
         UsageError: if the text is too short.
@@ -61,7 +64,7 @@ def refitted(whole: Transformer, smaller: Transformer, tokens: NDArray) -> Trans
             if second and a.second is None:
                 continue
             wanted = [y for y, _ in blocks_of(whole, streams[0], i, second)]
-            fit(models[1], i, second, blocks_of(models[1], streams[1], i, second), wanted)
+            fit(models[1], i, second, blocks_of(models[1], streams[1], i, second), wanted, stored)
             streams = [wanted, [y for y, _ in blocks_of(models[1], streams[1], i, second)]]
         release(whole.params)
     return models[1]
@@ -87,7 +90,9 @@ def blocks_of(model: Transformer, streams: list[NDArray], i: int, second: bool) 
         yield y, ops.to_host(made).reshape(x.shape[0] * x.shape[1], -1)
 
 
-def fit(model: Transformer, i: int, second: bool, before: Iterable[tuple[NDArray, NDArray]], wanted: list) -> None:
+def fit(
+    model: Transformer, i: int, second: bool, before: Iterable[tuple[NDArray, NDArray]], wanted: list, stored: Callable
+) -> None:
     """Replace the last matrix and bias of a block in `model.params`, see above.
 
     `before` is what it computes now, one segment after the other: X of a whole text may be larger than the model.
@@ -113,6 +118,7 @@ def fit(model: Transformer, i: int, second: bool, before: Iterable[tuple[NDArray
         for name, old, more in zip(names, (W, b), np.split(change, [len(change) - (b is not None)]), strict=True):
             if old is not None:
                 new = host(old) + more.reshape(old.shape)
+                new = stored(new) if new.ndim == 2 else new
                 model.params[name] = model.ops.to_device(new.astype(host(old).dtype))
 
 

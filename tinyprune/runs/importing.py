@@ -13,7 +13,8 @@ from tinyprune.config import RunConfig, to_toml
 from tinyprune.data import load_text
 from tinyprune.errors import UsageError
 from tinyprune.model.transformer import Transformer
-from tinyprune.pretrained import Pretrained
+from tinyprune.pretrained import Pretrained, find_model
+from tinyprune.pretrained.gguf import block_type
 from tinyprune.runs.directory import STAGES, RunDirectory, model_metadata
 from tinyprune.training.checkpoints import save_checkpoint
 
@@ -48,6 +49,10 @@ def import_run(
     if isinstance(T, int) and longest < T:
         raise UsageError(f"model.T must be at most {longest}, as many positions as the model was trained with, got {T}")
     config = dataclasses.replace(config, model=dataclasses.replace(pretrained.config, T=T))
+    if find_model(pretrained.file).is_file() and (kind := block_type(pretrained.params)):
+        # what is fitted and healed keeps to the numbers that the file can say
+        of_file = {"gate.repair_type": kind, "finetune.optimizer": "scales-offsets" if kind[-1] == "1" else "scales"}
+        options = of_file | {"finetune.lr": 3e-4} | options
     config = config.with_options(options | {"data.tokenizer": "bpe"})
     params = dict(pretrained.params)
     if "positions" in params:

@@ -16,7 +16,7 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from tinyprune.model.generation import generate, write_texts
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
+from tinyprune.pretrained.gguf import rounded
 from tinyprune.progress import duration, say
 from tinyprune.pruning.gates import GateObjective, budget, gate_warmup, hit_target, settle, with_blocks, with_new_gates
 from tinyprune.pruning.importance import ALL_CRITERIA, with_scored_gates
@@ -49,7 +50,7 @@ from tinyprune.training.metrics import EventLog, MetricsLog
 from tinyprune.training.step import LanguageModelling, Objective
 from tinyprune.warmup import announced, rehearse
 
-TEXTS = 16  # that a model writes side by side
+TEXTS = 40  # that a model writes side by side: as many as a repair reads
 
 
 @dataclass
@@ -266,7 +267,7 @@ class Run:
         model = remove_closed_heads(gated.model)
         if gate.repair_tokens:
             whole = self.load("train").model
-            model = refitted(whole, model, self.repair_text(whole))
+            model = refitted(whole, model, self.repair_text(whole), partial(rounded, kind=gate.repair_type))
         heads, total = sum(model.config.heads), sum(gated.model.config.heads)
         say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
         if model.config.U:

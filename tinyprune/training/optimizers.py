@@ -2,14 +2,15 @@
 
     AdamW   a step size for each number, from the history of its gradient    (Loshchilov & Hutter 2019, Alg. 2)
     LAMB    AdamW's direction, with a length adapted to each tensor          (You et al. 2020, Alg. 2)
+    scales  AdamW for the scale (and offset) of each 32 weights              (Kim et al. 2023)
 
-Weight decay is decoupled in both: it shrinks the parameter by lr · decay and never enters the gradient's history.
+Weight decay is decoupled in all: it shrinks the parameter by lr · decay and never enters the gradient's history.
 (In the paper decay has a separate schedule; here, as in PyTorch, the learning rate is that schedule.)
 
 Parameters, gradients and moments are flat dicts from names to arrays. Arithmetic happens in the dtype of the
 parameters: every scalar is a Python float, which never promotes NumPy's float32 to float64. The rules themselves are
 operations, so that a backend can compile them: `x_updates` for all parameters at once (`tinyprune.ops.adamw`), or
-`x_update` for one at a time (`lamb`).
+`x_update` for one at a time (`lamb`, `scales`).
 """
 
 import math
@@ -26,6 +27,7 @@ from tinyprune.model.parameters import is_bias
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.clipping import clip_factor as clip_factor  # for loops that clip by themselves
 from tinyprune.ops.engine import Engine
+from tinyprune.ops.scales import scales_shape
 
 
 class ParameterGroup(NamedTuple):
@@ -117,7 +119,7 @@ class Optimizer:
                 raise UsageError(f"there is no parameter {missing}, although it has a group or a gradient")
         if not self.moments:
             self.moments = {
-                f"{k}.{name}": self.ops.to_device(np.zeros(params[name].shape, params[name].dtype))
+                f"{k}.{name}": self.ops.to_device(np.zeros(self._shape(params[name]), params[name].dtype))
                 for k in self.MOMENTS
                 for name in self.groups
             }
@@ -131,21 +133,23 @@ class Optimizer:
         ms, vs = ([self.moments[f"{kind}.{name}"] for name in grads] for kind in self.MOMENTS)
         multipliers, decays = ([self.groups[name][i] for name in grads] for i in (0, 1))
         arrays = [params[name] for name in grads], list(grads.values()), ms, vs
-        if (update := getattr(self.ops, f"{c.optimizer}_update", None)) is not None:
+        if (update := getattr(self.ops, f"{c.optimizer.removesuffix('-offsets')}_update", None)) is not None:
             for *tensors, multiplier, decay in zip(*arrays, multipliers, decays, strict=True):
                 update(*tensors, lr=float(lr) * multiplier, decay=decay, constants=constants)
         elif grads:
             rates: dict[str, Any] = {"lr": float(lr), "multipliers": multipliers, "decays": decays}
             getattr(self.ops, f"{c.optimizer}_updates")(*arrays, **rates, constants=constants)
 
+    def _shape(self, param: NDArray) -> tuple[int, ...]:
+        """Return the shape of a parameter's moments."""
+        numbers = {"scales": 1, "scales-offsets": 2}.get(self.config.optimizer)
+        return scales_shape(param.shape, numbers) if numbers else param.shape
+
     def _check(self, name: str, param: NDArray, grad: NDArray) -> None:
         if name not in self.groups:
             raise UsageError(f"{name} has a gradient but no parameter group; give the optimizer a group for it")
-        wanted = (
-            "the parameter's dtype {0.dtype} and shape {0.shape}"  # to format it takes time, and every step is here
-        )
         if (grad.dtype, grad.shape) != (param.dtype, param.shape):
-            said = wanted.format(param)
+            said = f"the parameter's dtype {param.dtype} and shape {param.shape}"
             raise UsageError(f"the gradient of {name} must have {said}, got {grad.dtype} and {grad.shape}")
         if not param.flags.carray:
             raise UsageError(
@@ -154,10 +158,10 @@ class Optimizer:
             )
         for kind in self.MOMENTS:
             moment = self.moments[key := f"{kind}.{name}"]
-            if (moment.dtype, moment.shape) != (param.dtype, param.shape):
+            if (moment.dtype, moment.shape) != (param.dtype, shape := self._shape(param)):
                 raise CheckpointError(
-                    f"optimizer state {key} must have {wanted.format(param)}, got {moment.dtype} and {moment.shape}; "
-                    "use the checkpoint that was saved with this model"
+                    f"optimizer state {key} must be {param.dtype} of shape {shape}, got {moment.dtype} and "
+                    f"{moment.shape}; use the checkpoint that was saved with this model"
                 )
 
     def state(self) -> dict[str, NDArray]:

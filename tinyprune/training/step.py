@@ -103,7 +103,9 @@ class Training:
         """
         gate = model.gate
         multiplier = 1.0 if gate is None else gate.lr_multiplier
-        trained = gate_names(model.config.L, model.config.U) if gate is not None and gate.frozen else model.params
+        trained = gate_names(model.config.L, model.config.U) if gate is not None and gate.frozen else [*model.params]
+        if config.optimizer.startswith("scales"):  # tables are stored row by row
+            trained = [name for name in trained if name.startswith("layers.") or model.params[name].ndim == 1]
         optimizer = Optimizer(config, parameter_groups(trained, config.weight_decay, multiplier), model.ops)
         return cls(
             model=model, segments=segments, config=config, objective=objective, optimizer=optimizer, rng=rng, **others
@@ -134,6 +136,7 @@ def train_step(training: Training) -> StepResult:
         # forward, loss, backward
         given, training.memory, grads = training.objective(model, ids, targets, memory, training.rng, step)
         # the update: gradients longer than `config.clip` are shortened as the optimizer reads them
+        grads = {name: grad for name, grad in grads.items() if name in training.optimizer.groups}
         arrays, lr = list(grads.values()), learning_rate(config, step)
         norm, factor = model.ops.clipping(arrays, list(given.values()), max_norm=config.clip)
         numbers = model.ops.reading([*given.values(), norm])

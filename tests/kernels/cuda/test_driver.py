@@ -212,16 +212,6 @@ def test_a_kernels_file_depends_on_all_that_it_is_made_of(kernel, monkeypatch):
     assert len(others | {first}) == 7
 
 
-def test_a_kernel_of_a_notebook_is_compiled_each_time(kernel, monkeypatch):
-    """It depends on cells that no file has."""
-    monkeypatch.setattr(compiled.inspect, "getfile", lambda _: "no_such_file.py")
-    make = mock.Mock(return_value=compiled.Compiled("symbol", b"code", ""))
-    monkeypatch.setattr(compiled, "compiled", make)
-    for _ in range(2):
-        assert compiled.code_of(kernel, (9, 0)) == ("symbol", b"code")
-    assert make.call_count == 2
-
-
 def test_a_kernel_is_compiled_unless_a_file_has_it(kernel, monkeypatch, tmp_path):
     """Each process writes its own file and renames it."""
     monkeypatch.setenv("TINYPRUNE_CACHE", str(tmp_path))

@@ -142,8 +142,6 @@ BUGS = [  # module, what stands there, what is planted, the check or the operati
     ("operations.updates", "d[i] = float32(0)", "d[0] = float32(0)", "lamb_update"),
     ("parts.sums", "if c < C:", "if c <= C:", "sums of columns"),
     ("parts.sums", "if r < R:", "if r <= R:", "sums of rows"),
-    ("products.few_rows", "in range(line, WIDE, LINES):", "in range(0, WIDE, LINES):", "products"),
-    ("products.few_rows", "scratch[line, x] = total", "scratch[x // 4, x] = total", "products"),
     ("products.product", "buffer = int32(BUFFER - buffer)", "buffer = int32(BUFFER - BUFFER)", "products"),
     ("attend.forward", "highest[m] = best", "highest[0] = best", "attention, width 16"),
     ("attend.forward", "if t0 + query < T and", "if t0 + query <= T and", "attention, width 16"),

@@ -1,4 +1,4 @@
-"""The products against NumPy's in float64: shapes, layouts, views, what is added, sums in parts, few rows, tf32."""
+"""The products against NumPy's in float64: shapes, layouts, views, what is added, sums in parts, tf32."""
 
 from types import SimpleNamespace
 
@@ -236,11 +236,6 @@ def test_what_is_added(tf32, both_orders):
         for options in ({"relu": True, "where": other}, {"onto": other}):
             got = matmul(*on_device([a[:, :K], b[:K]]), bias=to_device(bias), **on_device(options), precision="tf32")
             assert_close(got, textbook(a[:, :K], b[:K], bias=bias, **options))
-
-
-def test_few_rows_are_multiplied_in_float32(tf32):
-    a, b = normal((3, 20), (20, 5))
-    assert_close(matmul(to_device(a), to_device(b), precision="tf32"), textbook(a, b))
 
 
 def test_precisions_that_there_are_not(place, monkeypatch):

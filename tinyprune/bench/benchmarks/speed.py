@@ -1,7 +1,4 @@
-"""Matmul, attention and step: how fast our side is, how fast its peers, and what a step occupies.
-
-`matmul` takes all products of the model's linear layers, forward and backward, against NumPy's BLAS. On a GPU the peer
-is NVIDIA's cuBLAS as PyTorch calls it, in float32 or, with the backend cuda-tf32, like ours in tf32.
+"""Attention and step: how fast our side is, how fast its peers, and what a step occupies.
 
 `attention` is attention alone, forward + backward with gradients to all inputs, against PyTorch: plain, and SDPA with a
 mask.
@@ -26,7 +23,6 @@ from tinyprune.bench.race import Case, race, with_memory
 from tinyprune.bench.shapes import (
     ATTENTION_SHAPES,
     STEP_SHAPES,
-    ModelShape,
     attention_gflop,
     default_shapes,
     model_shape,
@@ -37,15 +33,11 @@ from tinyprune.machine import has_bf16
 from tinyprune.progress import say
 from tinyprune.tables import Record
 
-MATMUL_ROUNDS, ATTENTION_ROUNDS, STEP_ROUNDS = 15, 11, 9
-LAYOUTS = ("A·B", "A·Bᵀ", "Aᵀ·B")
-RAGGED = ((37, 53, 91), (1000, 333, 77))
-LARGE, LARGE_FOR_CUDA = (1024, 1024, 1024), (4096, 4096, 4096)
-BLAS, SGEMM, CUBLAS = "NumPy's BLAS", "NumPy's sgemm", "cuBLAS"
+ATTENTION_ROUNDS, STEP_ROUNDS = 11, 9
+LARGE, LARGE_FOR_CUDA = 1024, 4096  # rows and columns of the yardstick
+SGEMM, CUBLAS = "NumPy's sgemm", "cuBLAS"
 BF16_TOLERANCE = 2e-3  # of losses under bf16 autocast
 TF32_TOLERANCE = 5e-3  # of products whose factors are rounded to 10 bits after the point, by each side in its own way
-
-Product = tuple[int, int, int, str]
 
 
 def our_contender(options: Options, workload: str, gflop: float, **arguments: Any) -> Contender:
@@ -57,70 +49,6 @@ def our_contender(options: Options, workload: str, gflop: float, **arguments: An
 def tolerance(options: Options, usual: float) -> float:
     """Return the tolerance of a `Case`: larger than usual where products are rounded to tf32."""
     return TF32_TOLERANCE if BACKENDS[options.backend].precision == "tf32" else usual
-
-
-def model_products(shape: ModelShape) -> list[Product]:
-    """Return the products of q and Wo, k and v, all three as one, the output layer, R·Wr, and the feed-forward block.
-
-    Each of these has X·W, dX = dY·Wᵀ and dW = Xᵀ·dY, with W as it lies in memory.
-    """
-    c, B = shape.config, shape.B
-    S, D = c.M + c.T, c.D
-    layers = [(B * c.T, D, D), (B * S, D, D), (B * S, D, 3 * D), (B * c.T, D, c.V)]
-    if c.relative:
-        layers.append((S, D, D))
-    if c.F:
-        layers += [(B * c.T, D, c.F), (B * c.T, c.F, D)]
-    found = []
-    for rows, inputs, outputs in layers:
-        found += [(rows, inputs, outputs, "A·B"), (rows, outputs, inputs, "A·Bᵀ"), (inputs, rows, outputs, "Aᵀ·B")]
-    return found
-
-
-def products(names: tuple[str, ...], backend: str = "numba") -> list[Product]:
-    """Return the products of the models with these names, each once; without names those of all models, and more."""
-    models = names or default_shapes(backend, STEP_SHAPES)
-    found = [product for name in models for product in model_products(model_shape(name))]
-    if not names:
-        found += [(*size, layout) for size in (LARGE, *RAGGED) for layout in LAYOUTS]
-    return list(dict.fromkeys(found))
-
-
-def product_contender(
-    subject: str, library: str, function: str, product: Product, compared: bool = True, **where: str
-) -> Contender:
-    """Return one product by a function "module:name" of `tinyprune.bench`; `where` is its backend or device."""
-    m, k, n, layout = product
-    arguments = {"m": m, "k": k, "n": n, "layout": layout} | where
-    return Contender(subject, library, f"tinyprune.bench.{function}", arguments, 2 * m * k * n / 1e9, compared)
-
-
-def blas(product: Product, subject: str = BLAS, compared: bool = True) -> Contender:
-    """Return NumPy as a peer, with BLAS at its best, see `processes.environment`."""
-    return product_contender(subject, "numpy", "backend_workloads:blas", product, compared)
-
-
-def cublas(product: Product, options: Options, compared: bool = True) -> tuple[Contender, ...]:
-    """Return cuBLAS as a peer, if PyTorch is one."""
-    if "torch" not in options.peers:
-        return ()
-    return (product_contender(CUBLAS, "torch", "torch_operations:matmul", product, compared, device=options.device),)
-
-
-def matmul_case(product: Product, options: Options) -> Case:
-    """Return one product, by us and by NumPy; on a GPU by cuBLAS, if PyTorch is a peer."""
-    m, k, n, layout = product
-    ours = product_contender(options.subject, OURS, "backend_workloads:matmul", product, backend=options.backend)
-    peers = cublas(product, options) if options.on_device else (blas(product),)
-    return Case(f"{m}×{k}×{n} {layout}", (ours, *peers), tolerance(options, 1e-4))
-
-
-def run_matmul(options: Options) -> list[Record]:
-    """`tinyprune bench matmul`."""
-    if not options.on_device and options.peers:
-        say("matmul is compared with NumPy's BLAS, always and only")
-    cases = [matmul_case(product, options) for product in products(options.shapes, options.backend)]
-    return race("matmul", cases, rounds=options.rounds or MATMUL_ROUNDS, threads=options.threads)
 
 
 def attention_contenders(options: Options, **shape: Any) -> tuple[Contender, ...]:
@@ -181,10 +109,14 @@ def torch_steps(options: Options, name: str, bf16: bool) -> tuple[Contender, ...
 
 
 def sgemm(options: Options) -> tuple[Contender, ...]:
-    """Return the yardstick."""
-    if options.on_device:
-        return cublas((*LARGE_FOR_CUDA, "A·B"), options, compared=False)
-    return (blas((*LARGE, "A·B"), SGEMM, compared=False),)
+    """Return the yardstick: NumPy with BLAS at its best, see `processes.environment`; on a GPU PyTorch, if a peer."""
+    if not options.on_device:
+        gflop, target = 2 * LARGE**3 / 1e9, "tinyprune.bench.backend_workloads:blas"
+        return (Contender(SGEMM, "numpy", target, {"n": LARGE}, gflop, False),)
+    arguments = {"n": LARGE_FOR_CUDA, "device": options.device}
+    target = "tinyprune.bench.torch_operations:matmul"
+    cublas = Contender(CUBLAS, "torch", target, arguments, 2 * LARGE_FOR_CUDA**3 / 1e9, False)
+    return (cublas,) if "torch" in options.peers else ()
 
 
 def with_share(records: list[Record]) -> list[Record]:

@@ -69,7 +69,7 @@ override(Numba, activations, "gelu_forward gelu_backward swiglu_forward swiglu_b
 override(Numba, dropout, "residual_forward residual_backward")
 override(Numba, cross_entropy, "log_softmax cross_entropy_forward cross_entropy_backward")
 override(Numba, cross_entropy, "distillation_forward distillation_backward")
-override(Numba, updates, "squared_norms adamw_updates")
+override(Numba, updates, "squared_norms adamw_updates scales_update")
 
 
 class WithoutAttention(Numba):

@@ -1,4 +1,4 @@
-"""Updates of parameters: squared norms, and one step of AdamW. See `tinyprune.ops.norm` and `adamw`.
+"""Updates of parameters: squared norms, a step of AdamW and of scales. See `tinyprune.ops.norm`, `adamw`, `scales`.
 
     squared_norm   for i: sum += x[i]²                                                          in float64
     AdamW          for i: m[i], v[i] take in g, g²;  θ[i] −= lr · (m̂ / (√v̂ + eps) + decay · θ[i])
@@ -9,6 +9,9 @@ blocks are added in order.
 
 AdamW is memory-bound: it reads four arrays and writes three in one pass, where NumPy makes some fifteen. All constants
 have the arrays' type: with a float64 among them it would be computed in float64.
+
+Scales are updated block by block, three times over 32 weights that are still in the cache; neighbouring blocks share
+their cache lines. NumPy takes 1.0 s for the 85 million weights of SmolLM2 without a fifth, this 0.3 s (2 cores).
 """
 
 import math
@@ -22,10 +25,12 @@ from tinyprune.kernels import formulas
 from tinyprune.kernels.cpu.arguments import FLOATS, check_floats, flat, for_update
 from tinyprune.kernels.cpu.jit import SMALL, kernel, loop_kernel
 from tinyprune.ops.adamw import AdamConstants
+from tinyprune.ops.scales import BLOCK, check_moments
 
 COLUMNS = 256  # sums at once
 constants_of = kernel(formulas.adam_constants)
 adam = kernel(formulas.adam)
+TINY = np.float32(1e-37)  # instead of the scale of a block of zeros
 
 
 @kernel
@@ -95,3 +100,45 @@ def adamw_updates(
         given = for_update(param, grad, m=m, v=v)
         if not math.isnan(constants.grad_scale):
             update(param.size, *given, float(lr * multiplier), float(decay), *numbers)
+
+
+@loop_kernel
+def update_blocks(param, grad, m, v, numbers, columns, lr, decay, beta1, beta2, eps, step, grad_scale):
+    """Update scales, or with two `numbers` offsets too, of the blocks of a matrix with these columns. All 1-D."""
+    constants = constants_of(param.dtype.type, beta1, beta2, eps, step, grad_scale)
+    shrink, rate = param.dtype.type(1 - lr * decay), param.dtype.type(lr)
+    zero, share, blocks = param.dtype.type(0), param.dtype.type(1 / BLOCK), m.size // numbers
+    for block in prange(blocks):
+        first = block // columns * columns * BLOCK + block % columns
+        end = first + columns * BLOCK
+        mean, squares, dscale, doffset, offset = zero, zero, zero, zero, zero
+        if numbers == 2:
+            for i in range(first, end, columns):
+                mean += param[i] * share
+        for i in range(first, end, columns):
+            n = param[i] - mean
+            squares += n * n
+            dscale += n * grad[i]
+            doffset += grad[i]
+        scale = max(math.sqrt(squares * share), TINY)
+        m[block], v[block], direction = adam(dscale / scale, m[block], v[block], constants)
+        if numbers == 2:
+            other = blocks + block
+            m[other], v[other], offset = adam(doffset, m[other], v[other], constants)
+        direction /= scale
+        for i in range(first, end, columns):
+            param[i] = shrink * param[i] - rate * (direction * (param[i] - mean) + offset)
+
+
+def scales_update(
+    param: NDArray, grad: NDArray, m: NDArray, v: NDArray, *, lr: float, decay: float, constants: AdamConstants
+) -> None:
+    """Update scales, as `ops.scales_update`; float32 or float64. Raises ValueError as `adamw_updates`, too."""
+    if m.shape == param.shape:
+        adamw_updates([param], [grad], [m], [v], lr=lr, multipliers=[1.0], decays=[decay], constants=constants)
+        return
+    check_moments(param, grad, m, v)
+    given, (moments, _, squares) = for_update(param, grad), for_update(m, m, v=v)
+    if not math.isnan(constants.grad_scale):
+        rates = float(lr), float(decay), *map(float, constants)
+        update_blocks(param.size, *given, moments, squares, len(m), param.shape[1], *rates)

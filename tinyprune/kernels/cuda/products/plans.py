@@ -10,7 +10,6 @@ from typing import NamedTuple
 from tinyprune.kernels.cuda.device.array import DeviceArray, copied
 from tinyprune.kernels.cuda.device.jit import blocks
 from tinyprune.kernels.cuda.products.arithmetic import ALIGNED_A, ALIGNED_B, ALIGNED_OUT, STRIP
-from tinyprune.kernels.cuda.products.few_rows import FEW, WIDE
 from tinyprune.kernels.cuda.products.product import ALONE, TILES
 
 BLOCKS = 256  # about as many as run at once on the largest GPUs: two on each of 132 multiprocessors
@@ -45,7 +44,7 @@ class Rows(NamedTuple):
 class Plan(NamedTuple):
     """How to compute a product of arrays of certain forms."""
 
-    kernel: tuple[int, bool, bool] | bool  # key in PRODUCTS without the precision; a bool is a key in FEW_ROWS
+    kernel: tuple[int, bool, bool]  # key in PRODUCTS without the precision
     grid: int | tuple[int, ...]  # blocks
     numbers: tuple[int, ...]  # for the kernel
     parts: int  # of the sum along k, each in a slot
@@ -103,8 +102,6 @@ def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, ou
         return None
     of_b, of_out = (beside, of_out) if transpose_a else (of_b, beside)
     group_rows = max(rows // groups, 1)
-    if M <= FEW and groups == 1 and not transpose_a:
-        return Plan(transpose_b, (blocks(N, WIDE), M), (N, K, of_a.row, of_b.row, of_out.row, finish), 1)
     tile, parts = division(M, N, K, whole=not transpose_a)
     depth = STRIP // tile
     part = max(blocks(K, parts * depth), 1) * depth

@@ -1,10 +1,9 @@
 """The products that operations are made of, on a GPU: see `tinyprune.ops.products`.
 
-They check their arguments, find out where rows lie in memory, and launch the kernels of `product` or `few_rows` that
+They check their arguments, find out where rows lie in memory, and launch the kernels of `product` that
 `plans` chooses. Rows at equal distances, in groups or not, are read in place, and so are those of a transposed view.
 
-precision: "float32", or "tf32" for tensor cores, see `tensor_cores`; sums are float32 either way. Few rows are always
-multiplied in float32, since there the time goes into reading.
+precision: "float32", or "tf32" for tensor cores, see `tensor_cores`; sums are float32 either way.
 """
 
 import math
@@ -17,7 +16,6 @@ from tinyprune.kernels.cuda.device.together import launch_together
 from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous
 from tinyprune.kernels.cuda.parts.sums import sum_all
 from tinyprune.kernels.cuda.products.arithmetic import BIAS, RELU, RESIDUAL, WHERE
-from tinyprune.kernels.cuda.products.few_rows import FEW_ROWS
 from tinyprune.kernels.cuda.products.plans import as_it_lies, form, plan, rows_of
 from tinyprune.kernels.cuda.products.product import ARITHMETICS, PRODUCTS
 from tinyprune.kernels.cuda.products.tensor_cores import EARLIEST
@@ -151,9 +149,6 @@ def launch(products: Sequence[tuple], precision: str, sums: Sequence[tuple] = ()
             a, transpose_a = copied(a.T), False
         options = transpose_a, form(b), transpose_b, finish, form(out)
         p = plan(form(a), *options) or plan(form(a := copied(a)), *options)
-        if isinstance(p.kernel, bool):
-            FEW_ROWS[p.kernel](p.grid, a, b, bias, added, out, *p.numbers)
-            continue
         arrays = a, b, bias, added, out
         if p.parts > 1:
             parts = empty((p.parts, *out.shape))
