@@ -500,12 +500,12 @@ for label, one in {
 # tinyprune gate runs/smollm2 --units 32 --target-parameters 0.9
 # tinyprune prune runs/smollm2
 # tinyprune finetune runs/smollm2
-# tinyprune export runs/smollm2 pruned.gguf --type source
+# tinyprune export runs/smollm2 pruned.gguf
 # ```
 #
-# Healing has changed every matrix. `--type source` cuts them to 4 bits again, as the imported file has them: without it
-# the file has 8 bits and is larger than the whole model's; with it, rounding takes back a part of what healing gained
-# ([measured](../data/results/smollm2-words/README.md#files)). Training has a progress bar and can be stopped and
+# The imported file has 4 bits for a weight, and a scale and an offset for each 32 of them. The repair rounds what it fits
+# to such numbers, and healing trains the scales and offsets alone ([`ops/scales.py`](../tinyprune/ops/scales.py)), so that
+# the file is smaller and rounding takes nothing away ([measured](../data/results/smollm2-words/README.md#files)). Training has a progress bar and can be stopped and
 # resumed. `tinyprune import FOLDER` reads a model of your own.
 #
 # ## Recap

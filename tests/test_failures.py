@@ -134,13 +134,11 @@ def test_a_command_line_that_cannot_be(command, said):
     ("command", "meant"),
     [
         ("trian", "train"),
-        ("version", "--version"),
         ("train RUN --set model.kind=all-atention", "all-attention"),
         ("train RUN --over", "--overwrite"),  # no abbreviation of it
         ("train RUN --stpes=5", "--set train.steps=…"),
         ("gate RUN --steps 5", "--set gate_train.steps=…"),
         ("train RUN --set train.stpes=5", "steps"),
-        ("train RUN --backend nunpy", "numpy"),
         ("experiment tradeoff --methods gate,random", "gates"),
     ],
 )
