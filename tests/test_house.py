@@ -24,10 +24,10 @@ BUDGET = {
     "ops": 3390,
     "presets": 5,
     "pretrained": 1170,
-    "pruning": 1310,
+    "pruning": 1315,
     "runs": 795,
     "training": 1140,
-    ".": 2110,  # modules at the top
+    ".": 2105,  # modules at the top
 }
 IN_ALL, TESTS = 30_000, 18_000
 # Longest functions without their docstrings, and most parameters; kernels have more of both.

@@ -383,11 +383,7 @@ class TrainConfig(Config):
 
     steps: int = option(1000, "updates", low=0)
     B: int = option(16, "segments in a batch: parallel streams of text", low=1, high=LARGEST)
-    optimizer: str = option(
-        "adamw",
-        "update rule; scales, scales-offsets: of each 32 weights one or two numbers, as files of llama.cpp have",
-        choices=OPTIMIZERS,
-    )
+    optimizer: str = option("adamw", "update rule; scales: of each 32 weights, as in files", choices=OPTIMIZERS)
     lr: float = option(2e-3, "learning rate after warm-up", low=0.0)
     lr_min: float = option(0.0, "learning rate at the end of the cosine", low=0.0)
     schedule: str = option("cosine", "learning rate after warm-up", choices=("cosine", "constant"))
@@ -459,9 +455,7 @@ class GateConfig(Config):
         "their texts, with commas between: run for its own, self for what the whole model writes, or as data.corpus; "
         "not given: run, with self for a pretrained model",
     )
-    repair_type: str = newer(
-        "", "numbers that fitted matrices get, as the imported file has them", choices=("", *BLOCK_TYPES)
-    )
+    repair_type: str = newer("", "a file's type, to which fitted matrices are rounded", choices=("", *BLOCK_TYPES))
 
     @property
     def has_target(self) -> bool:

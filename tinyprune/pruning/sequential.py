@@ -8,7 +8,7 @@ block of the whole model, the block's last matrix and bias W̃ are replaced by t
 
 so that the stream is led back to the whole model's: errors of the blocks before are part of y − x. With the residual
 R = y − x − X̃ W̃ this is W̃' = W̃ + (X̃ᵀX̃ + λI)⁻¹ X̃ᵀR. Of five passages the fifth is not fitted to, but decides for each
-block which λ is best, or that W̃ stays. (SlimGPT, Ling et al. 2024, arXiv 2412.18110, fits layer by layer, too.)
+block which λ is best, rounded as in the file, or that W̃ stays. (SlimGPT, Ling et al. 2024, arXiv 2412.18110)
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def fit(
     C: list[Any] = [0.0, 0.0]  # X̃ᵀR
     table = UNIT_OUTPUTS if second and not model.config.networks else OUTPUTS
     names = [f"layers.{i}.{name}" for name in list(table.items())[-1 if second else 0]]
-    W, b = (model.params.get(name) for name in names)
+    W, b = model.params[names[0]], model.params.get(names[1])
     for place, ((y, X), target) in enumerate(zip(before, wanted, strict=True)):
         if not X.size:
             return
@@ -110,16 +110,22 @@ def fit(
         X = X if b is None else np.hstack([X, np.ones((len(X), 1), X.dtype)])
         part = place % FIFTH == FIFTH - 1
         G[part], C[part] = G[part] + (X.T @ X).astype(float), C[part] + (X.T @ R).astype(float)
-    changes = [0 * C[0], *(solved(G[0], C[0], ridge) for ridge in RIDGES)]
+    arrays = [W] if b is None else [W, b]
+    old = np.vstack([host(x).reshape(-1, host(x).shape[-1]) for x in arrays])
+    n = len(old) + 1 - len(arrays)
+
+    def kept(change: NDArray) -> NDArray:
+        """Return what a file has of a change."""
+        new = old + change
+        return np.vstack([stored(new[:n]), new[n:]]) - old
+
+    changes = [0 * C[0], *(kept(solved(G[0], C[0], ridge)) for ridge in RIDGES)]
     errors = [(x * (G[1] @ x)).sum() - 2 * (x * C[1]).sum() for x in changes]  # up to a constant
     best = int(np.argmin(errors))
     if best:
-        change = solved(G[0] + G[1], C[0] + C[1], RIDGES[best - 1])
-        for name, old, more in zip(names, (W, b), np.split(change, [len(change) - (b is not None)]), strict=True):
-            if old is not None:
-                new = host(old) + more.reshape(old.shape)
-                new = stored(new) if new.ndim == 2 else new
-                model.params[name] = model.ops.to_device(new.astype(host(old).dtype))
+        new = old + kept(solved(G[0] + G[1], C[0] + C[1], RIDGES[best - 1]))
+        for name, x, y in zip(names, arrays, np.split(new, [n]), strict=False):
+            model.params[name] = model.ops.to_device(y.reshape(x.shape).astype(x.dtype))
 
 
 def solved(G: NDArray, C: NDArray, ridge: float) -> NDArray:
