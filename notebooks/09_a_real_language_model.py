@@ -504,9 +504,9 @@ for label, one in {
 # ```
 #
 # The imported file has 4 bits for a weight, and a scale and an offset for each 32 of them. The repair rounds what it fits
-# to such numbers, and healing trains the scales and offsets alone ([`ops/scales.py`](../tinyprune/ops/scales.py)), so that
-# the file is smaller and rounding takes nothing away ([measured](../data/results/smollm2-words/README.md#files)). Training has a progress bar and can be stopped and
-# resumed. `tinyprune import FOLDER` reads a model of your own.
+# to such numbers, and of matrices healing trains scales and offsets alone ([`ops/scales.py`](../tinyprune/ops/scales.py)).
+# So the file is smaller, and rounding takes nothing away ([measured](../data/results/smollm2-words/README.md#files)).
+# Training has a progress bar and can be stopped and resumed. `tinyprune import FOLDER` reads a model of your own.
 #
 # ## Recap
 #

@@ -23,7 +23,7 @@ BUDGET = {
     "notebook": 640,
     "ops": 3390,
     "presets": 5,
-    "pretrained": 1170,
+    "pretrained": 1165,
     "pruning": 1315,
     "runs": 795,
     "training": 1140,

@@ -112,8 +112,8 @@ METHODS = "gates, or criteria as for gate.criterion, leave-one-out for heads alo
 SHARES = "of the parameters that are no embedding, which stay (%(default)s)"
 PEERS = "compare with these: torch"
 TYPES = (
-    "of a .gguf file's matrices: sliced keeps blocks of the imported file, and changed ones get its type if they lose "
-    "nothing by it, else Q8_0; source: its type anyway, f32: float32 (%(default)s)"
+    "of a .gguf file's matrices: sliced keeps blocks of the imported file, and changed ones get its quantised type "
+    "if they lose nothing by it, else Q8_0; source: its type anyway, f32: float32 (%(default)s)"
 )
 OPTIONS = {
     "run": [

@@ -139,7 +139,7 @@ class Comparison:
         read |= {"words": [key_of(self.words)]} if self.words else {}
         gate = config.gate.to_dict() | {"text": self.run.text.digest}
         repair = {"repair": {name: gate.pop(name) for name in [*gate] if name.startswith("repair")}}
-        healing = {"finetune": settings(config.finetune)}
+        healing = {"healing": settings(config.finetune)}
         cells = [CheckpointCell("whole", "whole", "all", first, about | {"read": read})]
         if heal:
             cells.append(dataclasses.replace(cells[0], what="healed", depends=cells[0].depends | healing))
@@ -350,8 +350,8 @@ def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record
         "Perplexity, as a multiple of the whole model's, when parts are removed until a share of the parameters that "
         f"are no embedding is left: *pruned*; *repaired*, fitted to {config.gate.repair_tokens:,} tokens, or all that "
         f"there are; *healed* by {heal.steps} steps of {heal.B} × {comparison.model.config.T} tokens. Means over "
-        f"seeds; 95 % intervals over {BLOCKS} pieces of the text. *bytes*: of a GGUF file with the same numbers. By "
-        "`tinyprune compare`; settings: `study.json`.",
+        f"seeds; 95 % intervals over {BLOCKS} pieces of the text. *bytes*: of the file that "
+        "`tinyprune export` writes. By `tinyprune compare`; settings: `study.json`.",
         markdown_table(tables["summary"]),
     ]
     if comparison.words:

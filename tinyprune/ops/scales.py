@@ -17,6 +17,7 @@ from tinyprune.ops.adamw import AdamConstants, adam_direction
 from tinyprune.ops.add import check_same_shape
 
 BLOCK = 32  # weights
+TINIEST = 1e-18  # the least scale: squares of smaller numbers are 0 in float32
 
 
 def scales_shape(shape: tuple[int, ...], numbers: int) -> tuple[int, ...]:
@@ -58,8 +59,7 @@ def scales_update(
     else:
         W, dW = (x.reshape(len(x) // BLOCK, BLOCK, x.shape[1]) for x in (param, grad))
         n = W - W.mean(1, keepdims=True) if len(m) == 2 else W
-        s = np.sqrt(np.einsum("gio,gio->go", n, n) / BLOCK)
-        s = np.maximum(s, np.finfo(s.dtype).tiny)  # of equal weights, or zeros: ds is 0
+        s = np.maximum(np.sqrt(np.einsum("gio,gio->go", n, n) / BLOCK), TINIEST)
         gradients = [np.einsum("gio,gio->go", n, dW) / s, dW.sum(1)]
         r = adam_direction(np.stack(gradients[: len(m)]), m, v, constants)
         r = (n * (r[0] / s)[:, None] + r[1:].sum(0)[:, None]).reshape(param.shape)

@@ -74,7 +74,7 @@ def write_gguf(
         model: of kind llama, without gates.
         tokenizer: its BytePairTokenizer.
         source: the GGUF file that it was imported from; entries such as the chat template are kept.
-        kind: "sliced": matrices that changed since have the source's type if they lose nothing in it, else Q8_0;
+        kind: "sliced": matrices that changed since have the source's type of blocks if they lose nothing, else Q8_0;
             "source": they have it anyway, or Q8_0 where gguf cannot write it; "f32": all matrices are float32.
         positions: how many it was trained with, if these are more than its segments have here.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tinyprune.config import RunConfig, to_toml
+from tinyprune.config import RunConfig, load_preset, to_toml
 from tinyprune.data import load_text
 from tinyprune.errors import UsageError
 from tinyprune.model.transformer import Transformer
@@ -49,10 +49,10 @@ def import_run(
     if isinstance(T, int) and longest < T:
         raise UsageError(f"model.T must be at most {longest}, as many positions as the model was trained with, got {T}")
     config = dataclasses.replace(config, model=dataclasses.replace(pretrained.config, T=T))
-    if find_model(pretrained.file).is_file() and (kind := block_type(pretrained.params)):
-        # what is fitted and healed keeps to the numbers that the file can say
-        of_file = {"gate.repair_type": kind, "finetune.optimizer": "scales-offsets" if kind[-1] == "1" else "scales"}
-        options = of_file | {"finetune.lr": 3e-4} | options
+    usual = config.finetune == load_preset("pretrained").finetune and "finetune.optimizer" not in options
+    if usual and find_model(pretrained.file).is_file() and (kind := block_type(pretrained.params)):
+        rule = "scales-offsets" if kind[-1] == "1" else "scales"  # repair and healing keep to what the file can say
+        options = {"gate.repair_type": kind, "finetune.optimizer": rule, "finetune.lr": 3e-4} | options
     config = config.with_options(options | {"data.tokenizer": "bpe"})
     params = dict(pretrained.params)
     if "positions" in params:

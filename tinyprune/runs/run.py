@@ -50,7 +50,7 @@ from tinyprune.training.metrics import EventLog, MetricsLog
 from tinyprune.training.step import LanguageModelling, Objective
 from tinyprune.warmup import announced, rehearse
 
-TEXTS = 40  # that a model writes side by side: as many as a repair reads
+TEXTS = 40  # that a model writes side by side, at most
 
 
 @dataclass
@@ -312,9 +312,9 @@ class Run:
         if "self" in parts:
             special = json.loads(tokenizer.description).get("added_tokens") if tokenizer.kind == "bpe" else []
             begin = special[0]["id"] if special else int(self.text.train[0])  # it comes between documents
-            written: list[NDArray] = []
+            written, count = [], min(TEXTS, -(-len(parts["self"]) // whole.config.T))
             while sum(map(len, written)) < len(parts["self"]):
-                written.append(write_texts(whole, np.full(TEXTS, begin), whole.config.T, rng).ravel())
+                written.append(write_texts(whole, np.full(count, begin), whole.config.T, rng).ravel())
             parts["self"] = np.concatenate(written)[: len(parts["self"])]
         return np.concatenate(list(parts.values()))
 

@@ -161,7 +161,7 @@ def test_nothing_else_is_written(place, M):
 
 @pytest.mark.parametrize("M", [3, 9])
 def test_nan_stays_nan(place, M):
-    """In few rows, and in a tile: after a ReLU, and where another array is not positive."""
+    """After a ReLU, and where another array is not positive."""
     a, b, other = normal((M, 40), (40, 5), (M, 5))
     a[1], other[2, 0] = np.nan, 0
     for options in ({"relu": True}, {"where": other}, {"relu": True, "where": other}):

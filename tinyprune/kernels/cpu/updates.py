@@ -25,12 +25,12 @@ from tinyprune.kernels import formulas
 from tinyprune.kernels.cpu.arguments import FLOATS, check_floats, flat, for_update
 from tinyprune.kernels.cpu.jit import SMALL, kernel, loop_kernel
 from tinyprune.ops.adamw import AdamConstants
-from tinyprune.ops.scales import BLOCK, check_moments
+from tinyprune.ops.scales import BLOCK, TINIEST, check_moments
 
 COLUMNS = 256  # sums at once
 constants_of = kernel(formulas.adam_constants)
 adam = kernel(formulas.adam)
-TINY = np.float32(1e-37)  # instead of the scale of a block of zeros
+TINY = np.float32(TINIEST)
 
 
 @kernel
@@ -138,7 +138,9 @@ def scales_update(
         adamw_updates([param], [grad], [m], [v], lr=lr, multipliers=[1.0], decays=[decay], constants=constants)
         return
     check_moments(param, grad, m, v)
+    check_floats(param=param, m=m)
     given, (moments, _, squares) = for_update(param, grad), for_update(m, m, v=v)
     if not math.isnan(constants.grad_scale):
-        rates = float(lr), float(decay), *map(float, constants)
-        update_blocks(param.size, *given, moments, squares, len(m), param.shape[1], *rates)
+        update_blocks(
+            param.size, *given, moments, squares, len(m), param.shape[1], *map(float, (lr, decay, *constants))
+        )
