@@ -64,7 +64,7 @@ def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]], 
 
 
 def rounded(W: NDArray, kind: str) -> NDArray:
-    """Return a matrix (in, out) as a file has it in a type of `config.BLOCK_TYPES`; itself for "" or no whole blocks."""
+    """Return a matrix (in, out) as a file has it in a type of `config.BLOCK_TYPES`; itself if "" or no whole blocks."""
     if not kind or len(W) % 32:
         return W
     try:
