@@ -80,18 +80,11 @@ def test_a_loss_has_its_gradient_in_either_memory(place):
 
 
 # The catalogue copies arguments of these, or nothing is computed from them, or by NumPy, wherever they lie.
-ANYWHERE = {
-    "adamw_updates",
-    "add_rows",
-    "context",
-    "distillation",
-    "lamb_update",
-    "matmul (onto)",
-    "set_rows",
-}
+ANYWHERE = {"adamw_updates", "add_rows", "context", "distillation", "lamb_update", "matmul (onto)", "scales_update"}
+ANYWHERE |= {"set_rows"}
 UNCHECKED = {"adaptive_embedding (last cluster absent)", "adaptive_softmax (last cluster absent)"}
 UNCHECKED |= {"adaptive_log_probabilities", "context (no memory)", "distillation"}  # as in the textbook
-UNCHECKED |= {"positions (none)", "rotary (none)", "repeat_heads (each its own)"}
+UNCHECKED |= {"positions (none)", "rotary (none)", "repeat_heads (each its own)", "scales_update"}
 
 
 @each_case

@@ -68,7 +68,7 @@ def moved(move: Callable[[Array], Array], value: Any) -> Any:
 def in_main_memory(name: str) -> Callable[..., Any]:
     """Return a method that copies its arguments to main memory, calls NumPy's primitive, and copies the result back.
 
-    An update returns nothing; then the arrays that it was given are copied back. So is distillation computed: where a
+    An update returns nothing; then the arrays that it changed are copied back. So is distillation computed: where a
     teacher has room beside its student, logits are few.
     """
 
@@ -78,8 +78,9 @@ def in_main_memory(name: str) -> Callable[..., Any]:
         by_name = {key: moved(self.to_host, value) for key, value in options.items()}
         result = getattr(Engine, name)(*copies, *arguments[len(given) :], **by_name)
         if result is None:
-            pairs = zip([*given, *options.values()], [*copies, *by_name.values()], strict=True)
-            written = [(x, copy) for x, copy in pairs if isinstance(x, array.DeviceArray) and x.size]
+            pairs: Any = zip([*given, *options.values()], [*copies, *by_name.values()], strict=True)
+            pairs = [(x, copy) for x, copy in pairs if isinstance(x, array.DeviceArray) and x.size]
+            written = [(x, copy) for x, copy in pairs if not np.array_equal(copy, self.to_host(x), equal_nan=True)]
             for x, _ in written:
                 check_in_place(array=x)
             for x, copy in written:
