@@ -56,6 +56,5 @@ def export_pretrained(arguments: argparse.Namespace) -> None:
         write_hub(target, model, saved.tokenizer, metadata.get("positions"))
         say(f"export: {target} holds config.json, model.safetensors and tokenizer.json")
         return
-    source = gguf_source(metadata)
-    write_gguf(target, model, saved.tokenizer, source, arguments.kind, metadata.get("positions"))
+    write_gguf(target, model, saved.tokenizer, gguf_source(metadata), arguments.kind, metadata.get("positions"))
     say(f"export: {target} has {target.stat().st_size / 1e6:,.1f} MB; llama.cpp reads it")

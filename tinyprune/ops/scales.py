@@ -5,7 +5,7 @@
     s_g ← s_g − lr · r         o_g ← o_g − lr · r'           r, r': AdamW's directions of these gradients, see `adamw`
 
 Without offsets o_g is 0 and n_g has only the mean square. In the file n_g are small whole numbers: they stay, so that
-it keeps its size, and rounding takes nothing of what was learned. (PEQA: Kim et al. 2023, arXiv 2305.14152, §3.2)
+it keeps its size, and rounding takes nothing of what was learned. (Of scales alone: PEQA, Kim et al. 2023, 2305.14152)
 """
 
 import math

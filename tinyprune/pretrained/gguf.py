@@ -23,6 +23,7 @@ from tinyprune.data.tokenizers import BytePairTokenizer
 from tinyprune.errors import CheckpointError, UsageError, missing_extra
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.ops.rotary import frequencies
+from tinyprune.ops.scales import BLOCK
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.settings import model_config, only, read_numbers
 from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_memory, check_tensors, read_parameters
@@ -65,7 +66,7 @@ def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]], 
 
 def rounded(W: NDArray, kind: str) -> NDArray:
     """Return a matrix (in, out) as a file has it in a type of `config.BLOCK_TYPES`; itself if "" or no whole blocks."""
-    if not kind or len(W) % 32:
+    if not kind or len(W) % BLOCK:
         return W
     try:
         import gguf
@@ -83,7 +84,7 @@ def same(x: NDArray, y: NDArray) -> bool:
 def block_type(params: dict[str, NDArray]) -> str:
     """Return the type of blocks of 32 that the first Wo has the numbers of, "" if there is none."""
     Wo = next((x for name, x in params.items() if name.endswith(".Wo") and x.size), np.ones((1, 1)))
-    return next((kind for kind in BLOCK_TYPES if len(Wo) % 32 == 0 and same(Wo, rounded(Wo, kind))), "")
+    return next((kind for kind in BLOCK_TYPES if len(Wo) % BLOCK == 0 and same(Wo, rounded(Wo, kind))), "")
 
 
 def halves(W: NDArray, Dh: int) -> NDArray:

@@ -8,7 +8,7 @@ block of the whole model, the block's last matrix and bias W̃ are replaced by t
 
 so that the stream is led back to the whole model's: errors of the blocks before are part of y − x. With the residual
 R = y − x − X̃ W̃ this is W̃' = W̃ + (X̃ᵀX̃ + λI)⁻¹ X̃ᵀR. Of five passages the fifth is not fitted to, but decides for each
-block which λ is best, rounded as in the file, or that W̃ stays. (SlimGPT, Ling et al. 2024, arXiv 2412.18110)
+block which λ is best, once rounded, or that W̃ stays. (Layer by layer: SlimGPT, Ling et al. 2024, arXiv 2412.18110)
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def train_step(training: Training) -> StepResult:
         training.memory = None
         # forward, loss, backward
         given, training.memory, grads = training.objective(model, ids, targets, memory, training.rng, step)
-        # the update: gradients longer than `config.clip` are shortened as the optimizer reads them
+        # the update: of what is trained; gradients longer than `config.clip` are shortened as the optimizer reads them
         grads = {name: grad for name, grad in grads.items() if name in training.optimizer.groups}
         arrays, lr = list(grads.values()), learning_rate(config, step)
         norm, factor = model.ops.clipping(arrays, list(given.values()), max_norm=config.clip)
