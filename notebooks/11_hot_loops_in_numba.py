@@ -58,7 +58,6 @@ import numpy as np
 from numba import prange
 
 from tinyprune.machine import describe_machine
-from tinyprune.bench.shapes import matrices
 from tinyprune.kernels.cpu.matmul import matmul
 from tinyprune.kernels.cpu.simd import REGISTERS, VECTOR_BYTES, lanes, load, store
 from tinyprune.kernels.cpu.tiles import microkernel
@@ -247,9 +246,15 @@ print(f"memory allows {MEMORY * n / 6:.0f} GFLOP/s, the multiply-adds of one cor
 
 
 # %%
+def matrices(m, k, n):
+    """Draw a, (m, k), and b, (k, n), float32."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((m, k), np.float32), rng.standard_normal((k, n), np.float32)
+
+
 def check_product(multiply, m, k, n):
     """Check that every entry of multiply(a, b) is within the bound (3)."""
-    a, b = matrices(m, k, n, "A·B")  # (m, k)  (k, n)
+    a, b = matrices(m, k, n)  # (m, k)  (k, n)
     out = multiply(a, b)  # (m, n)
     assert out.shape == (m, n) and out.dtype == np.float32
     a, b = a.astype(np.float64), b.astype(np.float64)
@@ -307,7 +312,7 @@ def climb(name, multiply, shape, beside=None):
     for product, function in ({name: multiply} | (beside or {})).items():
         check_product(function, 37, 53, 91)  # no tile size divides any of these
         check_product(function, 1, 1, 1)
-        works[product] = partial(function, *matrices(*shape, "A·B")), 2 * math.prod(shape)
+        works[product] = partial(function, *matrices(*shape)), 2 * math.prod(shape)
     speed_of.update(in_turns(works))
     speed = speed_of[name]
     print(
@@ -428,7 +433,7 @@ def loop_order(a, b):
 # is the same:
 
 # %%
-a, b = matrices(100, 100, 100, "A·B")
+a, b = matrices(100, 100, 100)
 np.testing.assert_array_equal(loop_order(a, b), compiled_loops(a, b))  # every bit
 M = 1020  # rows of a in the rungs from here on: a multiple of ROWS
 climb("loop order", loop_order, (M, 1024, 1024))
@@ -685,7 +690,7 @@ heights = [1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20]
 runs, K = {}, 128
 for rows in heights:
     run = tile_runner(rows)
-    a, b = matrices(rows, K, 2 * LANES, "A·B")
+    a, b = matrices(rows, K, 2 * LANES)
     c = np.zeros((rows, 2 * LANES), np.float32)
     run(a.ravel(), b.ravel(), c.ravel(), 1, K, 1)
     np.testing.assert_allclose(c, a @ b, rtol=0, atol=K * 1e-5)
@@ -865,7 +870,7 @@ sizes = [128, 256, 512, 1024, 2048]
 compared = {"register tile": [], "packed blocks": []}
 for n in sizes:
     works = {
-        name: (partial(rung, *matrices(M, n, n, "A·B")), 2 * M * n * n)
+        name: (partial(rung, *matrices(M, n, n)), 2 * M * n * n)
         for name, rung in zip(compared, (register_tile, packed_blocks))
     }
     speeds = speed_of if n == 1024 else in_turns(works)  # 1024 is the climb's
@@ -891,7 +896,7 @@ plt.show()
 # **Before you look:** four rows of 1024 are 0.4 % of the operations. Which share of the time do they take?
 
 # %%
-a, b = matrices(1024, 1024, 1024, "A·B")
+a, b = matrices(1024, 1024, 1024)
 out = np.empty((1024, 1024), np.float32)
 rest, whole = best_of_each(
     {"rest": partial(add_rest, a, b, out, M, 1024), "all": partial(packed_blocks, a, b)}
@@ -946,7 +951,7 @@ def divided_sum(x):
     return result
 
 
-a, b = matrices(500, 300, 700, "A·B")
+a, b = matrices(500, 300, 700)
 x = np.random.default_rng(0).standard_normal(2**20, np.float32)
 products = []
 for threads in (1, min(2, THREADS)):
