@@ -427,7 +427,7 @@ class GateConfig(Config):
         "instead of training gates: open those that it scores highest for their price",
         choices=("", *CRITERIA),
     )
-    criterion_tokens: int = newer(8192, "of the validation split, which the criterion reads; 0: all", low=0)
+    criterion_tokens: int = newer(8192, "that the criterion reads, of the run's validation split; 0: all", low=0)
     units: int = newer(0, "blocks of so many units of the feed-forward block have gates, too; 0: only heads", low=0)
     heads: bool = newer(True, "heads may be closed; if not, only blocks of gate.units")
     groups: bool = newer(False, "heads that share keys and values have one gate together, and go with these")
@@ -452,8 +452,8 @@ class GateConfig(Config):
     )
     repair_corpus: str = newer(
         "",
-        "their texts, with commas between: run for its own, self for what the whole model writes, or as data.corpus; "
-        "not given: run, with self for a pretrained model",
+        "texts for repair, criteria, gates and healing, with commas between: run for its own, self for what the whole "
+        "model writes, or as data.corpus; not given: run, with self for a pretrained model that is repaired",
     )
     repair_type: str = newer("", "a file's type, to which fitted matrices are rounded", choices=("", *BLOCK_TYPES))
 
@@ -466,6 +466,12 @@ class GateConfig(Config):
         given = self.target_heads, self.target_share
         yield None not in given, f"target_share must not be given with gate.target_heads, got {given[1]} and {given[0]}"
         yield not self.heads and not self.units, "heads must be true where there are no blocks of gate.units"
+        names = self.repair_corpus.split(",")
+        yield self.repair_corpus and "" in names, f"repair_corpus must be such as run,self; got {self.repair_corpus!r}"
+        yield (
+            "self" in names and not self.repair_tokens,
+            "repair_tokens must be more than 0 where the model writes a text",
+        )
         broken = self.criterion and not self.has_target
         yield broken, "criterion needs gate.target_heads or gate.target_share, since it trains nothing"
         yield self.groups and self.distribution == "top-k", 'groups must be false for gate.distribution = "top-k"'

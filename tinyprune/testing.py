@@ -44,14 +44,6 @@ numbers through. One that cannot (np.abs, float(), a cast to float32) is measure
 `mode="central"`, good to 1e-7. Integers, None and other arguments are passed on as they are and have no gradient. The
 test also fails if `backward` modifies `dout` or its cache, or if `forward` modifies its inputs.
 
-With pytest, a whole test file for a layer:
-
-    from tinyprune.testing import assert_gradients
-
-    def test_convolution_gradients():
-        rng = np.random.default_rng(0)
-        assert_gradients(convolution_forward, convolution_backward, rng.random((2, 7, 3)), rng.random((4, 3, 5)))
-
 `check_gradients` returns the same comparison as records, one for each gradient, instead of raising an error.
 """
 

@@ -22,6 +22,7 @@ from tinyprune.pruning.importance import michel_global, with_scored_gates
 from tinyprune.pruning.sequential import refitted
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.directory import RunDirectory, load_model
+from tinyprune.runs.run import Run
 from tinyprune.training.distillation import Distillation
 from tinyprune.training.step import Training, train_step
 
@@ -31,7 +32,7 @@ from samples import GPT2, LINES, LLAMA, random_model
 UNITS, READ = 4, 90
 OPTIONS = ["--shares=0.9,0.8", "--tokens=100", "--parts=heads,blocks,both", "--backend=numpy"]
 OPTIONS += [f"--set=gate.units={UNITS}"]
-OPTIONS += [f"--set=gate.criterion_tokens={READ}", "--set=gate.repair_tokens=180", "--set=gate.repair_corpus=run"]
+OPTIONS += [f"--set=gate.criterion_tokens={READ}", "--set=gate.repair_tokens=180"]
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +68,17 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
             assert share - 0.06 < stays <= share + 0.06 * (parts != "blocks")
             assert (row["blocks"] == 0) == (parts == "heads")
 
-    # By hand: one criterion, heads and blocks; then repaired; then four steps.
+    # By hand: one criterion, heads and blocks; then repaired; then four steps. All read as much that the model wrote.
+    place, settings = RunDirectory(run), RunDirectory(run).read_config().finetune
+    own = Run(place, place.read_config(), model.ops, "").write(model, 90)
+    read = np.concatenate([text.valid[: READ // 2], own[: READ // 2]])
     gate = GateConfig(frozen=True, target_share=0.8, units=UNITS, price="parameters")
-    score = lambda parted: michel_global(parted, text.valid[:READ], np.random.default_rng([0, 0]))  # noqa: E731
+    score = lambda parted: michel_global(parted, read, np.random.default_rng([0, 0]))  # noqa: E731
     smaller = remove_closed_heads(with_scored_gates(model, gate, score))
-    fitted = refitted(model, smaller, text.train[:180])
-    settings = RunDirectory(run).read_config().finetune
+    fitted = refitted(model, smaller, np.concatenate([text.train[:90], own]))
+    read = np.concatenate([np.resize(x, -(-(4 * settings.B * 18 + 1) // 2)) for x in (text.train, own)])
     healed = dataclasses.replace(fitted, params={name: x.copy() for name, x in fitted.params.items()})
-    training = Training.start(healed, Segments(text.train, settings.B, 18), settings, Distillation(model, 0.5), None)
+    training = Training.start(healed, Segments(read, settings.B, 18), settings, Distillation(model, 0.5), None)
     for _ in range(4):
         train_step(training)
 

@@ -9,8 +9,8 @@ The work is a list of cells:
     repaired  the same, and what stays fitted to the whole model, see `pruning.sequential`
     healed    the repaired model trained as the run's table `finetune` says
 
-Criteria read the validation split, repairs the texts of `gate.repair_corpus`, healing and gates the training split. The
-numbers come from the test split, and from another text if there is one, in `BLOCKS` pieces of equal length, so that
+All of them read the texts of `gate.repair_corpus`, criteria the run's validation split, the others its training split.
+The numbers come from the test split, and from another text if there is one, in `BLOCKS` pieces of equal length, so that
 differences from the whole model have an interval. `store` saves the record of each finished cell.
 """
 
@@ -31,7 +31,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig, TrainConfig
-from tinyprune.data import Segments
 from tinyprune.errors import UsageError
 from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, healing_objective, key_of
 from tinyprune.experiments.experiment import check_choices
@@ -64,7 +63,7 @@ HEADS_ONLY = ("leave-one-out",)  # it reads the text once for each part, of whic
 PARTS = ("heads", "blocks", "both")
 SIZES = ("heads", "blocks", "parameters", "non_embedding", "bytes")  # of a file of llama.cpp, if the source is one
 BLOCKS = 20  # pieces of a text
-REVISION = 3  # with another number everything is computed again
+REVISION = 4  # with another number everything is computed again
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class Comparison:
         for parts, share in itertools.product(self.parts, self.shares):
             with_new_gates(self.model, self.gate(parts, share), 0)  # refuses now what it would refuse after hours
         if self.run.config.gate.repair_tokens:
-            self.run.repair_parts()  # this, too
+            self.run.repair_text()  # this, too
 
     @cached_property
     def cells(self) -> list[CheckpointCell]:
@@ -138,7 +137,7 @@ class Comparison:
         read = {name: [len(tokens), int(tokens.sum())] for name, tokens in self.texts.items()}
         read |= {"words": [key_of(self.words)]} if self.words else {}
         gate = config.gate.to_dict() | {"text": self.run.text.digest}
-        repair = {"repair": {name: gate.pop(name) for name in [*gate] if name.startswith("repair")}}
+        repair = {"repair": {"repair_type": gate.pop("repair_type", "")}}
         healing = {"healing": settings(config.finetune)}
         cells = [CheckpointCell("whole", "whole", "all", first, about | {"read": read})]
         if heal:
@@ -180,7 +179,7 @@ class Comparison:
         if cell.what == "scores":
             gated, _ = with_new_gates(self.model, self.gate(cell.parts, 1.0), 0)
             parted = dataclasses.replace(self.model, config=gated.config)
-            tokens = self.run.text.valid[: config.gate.criterion_tokens or None]
+            tokens = self.run.criterion_text(self.model)
             return {"scores": [[float(f"{x:.6g}") for x in p] for p in ALL_CRITERIA[cell.method](parted, tokens, rng)]}
         model, kept = self.model, {}
         if cell.method != "whole":
@@ -190,12 +189,12 @@ class Comparison:
             if cell.what != "pruned" and config.gate.repair_tokens:
                 stored = partial(rounded, kind=config.gate.repair_type)
                 name = str(dataclasses.replace(cell, what="repaired"))
-                model = self.repaired.get(name) or refitted(self.model, model, self.repair_text, stored)
+                model = self.repaired.get(name) or refitted(self.model, model, self.run.repair_text(self.model), stored)
                 self.repaired.clear()
                 self.repaired[name] = model
         if cell.what == "healed":
             model = dataclasses.replace(model, params={name: x.copy() for name, x in model.params.items()})
-            self.train(model, config.finetune, healing_objective(self.model, config.finetune.distill), [cell.seed, 2])
+            self.train("finetune", model, healing_objective(self.model, config.finetune.distill), [cell.seed, 2])
         return self.measure(model) | kept
 
     def chosen(self, cell: CheckpointCell, store: Store) -> Transformer:
@@ -210,9 +209,8 @@ class Comparison:
         if cell.method != "gates":
             scores = [np.array(x) for x in self.earlier("scores", cell, store)["scores"]]
             return with_scored_gates(self.model, gate, lambda model: scores)
-        config = self.run.config.gate_train
-        gated, objective = with_new_gates(self.model, gate, config.steps // 2)
-        self.train(gated, config, objective, [cell.seed, 1])
+        gated, objective = with_new_gates(self.model, gate, self.run.config.gate_train.steps // 2)
+        self.train("gate", gated, objective, [cell.seed, 1])
         hit_target(gated)
         return gated
 
@@ -221,15 +219,10 @@ class Comparison:
         wanted = (what, cell.method, cell.parts, cell.seed, None if what == "scores" else cell.share)
         return next(store.records[c.key] for c in self.cells if (c.what, c.method, c.parts, c.seed, c.share) == wanted)
 
-    @cached_property
-    def repair_text(self) -> NDArray:
-        """Return what repairs read."""
-        return self.run.repair_text(self.model)
-
-    def train(self, model: Transformer, config: TrainConfig, objective: Objective, seed: list[int]) -> None:
+    def train(self, stage: str, model: Transformer, objective: Objective, seed: list[int]) -> None:
         """Train a model in place, from the beginning of the text."""
-        segments = Segments(self.run.text.train, config.B, model.config.T)
-        for _ in training_steps(model, segments, config, objective, np.random.default_rng(seed)):
+        segments = self.run.segments(stage, model.config, whole=self.model)
+        for _ in training_steps(model, segments, self.run.training(stage), objective, np.random.default_rng(seed)):
             pass
 
     def measure(self, model: Transformer) -> dict[str, Any]:

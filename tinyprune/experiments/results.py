@@ -2,7 +2,7 @@
 
 study.json                study, configuration, seeds, machine
 results.csv               a row for each model and split
-summary.csv               means over seeds, and their spread
+summary.csv               means over seeds, and their standard deviation (n − 1)
 comparison.csv            differences from the methods that the study is about, see `intervals`
 plots/*.png, README.md    the same as pictures and as text
 """
@@ -104,14 +104,9 @@ def summarise(rows: Sequence[Record]) -> list[Record]:
     return [
         {name: group[0][name] for name in names}
         | {split: mean_of(by_split[*key, split], bits) for split in SPLITS}
-        | {"spread": spread([row[bits] for row in group]), "seeds": len(group)}
+        | {"spread": statistics.stdev(row[bits] for row in group) if len(group) > 1 else None, "seeds": len(group)}
         for key, group in grouped(models, "method", "heads_open").items()
     ]
-
-
-def spread(values: Sequence[float]) -> float | None:
-    """Return the standard deviation over seeds (n − 1); None for a single one."""
-    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def to_csv(records: Sequence[Record]) -> str:
@@ -158,13 +153,7 @@ def write_files(
     pictures: Iterable[Picture],
     paragraphs: Sequence[str],
 ) -> None:
-    """Write study.json, the tables that are not empty, the pictures, and README.md.
-
-    Args:
-        about: what study.json holds.
-        tables: by file name, without .csv.
-        paragraphs: of README.md; the pictures and `about["machine"]` follow.
-    """
+    """Write study.json (`about`), a .csv of each table with rows, the pictures, and README.md: paragraphs, pictures."""
     for name, records in tables.items():
         if records:
             replace_file(directory / f"{name}.csv", to_csv(records).encode())

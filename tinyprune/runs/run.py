@@ -64,6 +64,7 @@ class Run:
     anew: Sequence[str] = ()  # stages whose checkpoints no longer count, see `prepare`
     source: Path | None = None  # another run's checkpoint, which `prepare` makes the baseline of this one, see `adopt`
     events: bool = False  # whether TensorBoard's event files are written
+    written: NDArray | None = None  # what the whole model has written
 
     @cached_property
     def text(self) -> Text:
@@ -126,14 +127,14 @@ class Run:
         model = self.model_config if before is None else before.model.config
         for stage in stages:
             if stage != "prune":
-                self.segments(model, self.training(stage))
+                self.segments(stage, model)
                 self.check_size(stage, model)
         if "gate" in stages:
             gate, parted = self.config.gate, with_blocks(model, self.config.gate)
             GateObjective(gate, 0, sum(parted.parts), *budget(parted, gate))
         repairs = self.config.gate.repair_tokens or self.config.gate.repair_corpus
         if repairs and "prune" in stages and not (resume and self.finished("prune")):  # whose texts may be gone by now
-            self.repair_parts()
+            self.repair_text()
         if overwrite:
             self.directory.remove(anew)
         if self.source is not None:
@@ -232,7 +233,7 @@ class Run:
         if gate.criterion:
             self.gate_by_scores(before, resume)
             return
-        per_epoch = self.segments(config, self.config.gate_train).per_epoch
+        per_epoch = self.segments("gate", config).per_epoch
         warmup = gate_warmup(gate, self.config.gate_train, per_epoch)
         model, objective = with_new_gates(before.model, gate, warmup)
         if warmup > self.config.gate_train.steps and not (resume and self.finished("gate")):
@@ -242,7 +243,7 @@ class Run:
             if moved := hit_target(model):
                 say(f"gate: to hit the target, gates {'closed' if moved > 0 else 'opened'} at the end: {abs(moved)}")
 
-        self.fit("gate", model, self.config.gate_train, objective, resume, at_end, before)
+        self.fit("gate", model, self.config.gate_train, objective, resume, at_end, before, before.model)
 
     def gate_by_scores(self, before: SavedModel, resume: bool) -> None:
         """Open the gates that a criterion scores highest, without training."""
@@ -250,13 +251,19 @@ class Run:
             say("gate: already finished")
             return
         gate, rng = self.config.gate, self.generator("gate")
-        tokens = self.text.valid[: gate.criterion_tokens or None]
-        say(f"gate: {gate.criterion} scores all parts on {len(tokens):,} tokens of the validation split")
+        tokens = self.criterion_text(before.model)
+        say(f"gate: {gate.criterion} scores all parts on {len(tokens):,} tokens of {','.join(self.corpora)}")
         criterion = ALL_CRITERIA[gate.criterion]
         with announced(self.ops, "gate"):
             model = with_scored_gates(before.model, gate, lambda model: criterion(model, tokens, rng))
         own = {"metrics_length": before.metadata["metrics_length"], "seed": self.config.seed}
         self.save_finished("gate", model, before, **own, **self.directory.origin("gate"))
+
+    def criterion_text(self, whole: Transformer) -> NDArray:
+        """Return what a criterion reads: the validation split, and as much of each other text in gate.repair_corpus."""
+        return np.concatenate(
+            self.mixed(self.config.gate.criterion_tokens // len(self.corpora) or None, whole, "valid")
+        )
 
     def prune(self, resume: bool = False) -> None:
         """Run stage 3: remove the closed heads, and fit what stays to their outputs if that is asked for."""
@@ -267,7 +274,9 @@ class Run:
         model = remove_closed_heads(gated.model)
         if gate.repair_tokens:
             whole = self.load("train").model
-            model = refitted(whole, model, self.repair_text(whole), partial(rounded, kind=gate.repair_type))
+            text = self.repair_text(whole)
+            say(f"prune: what stays is fitted to {len(text):,} tokens of {','.join(self.corpora)}")
+            model = refitted(whole, model, text, partial(rounded, kind=gate.repair_type))
         heads, total = sum(model.config.heads), sum(gated.model.config.heads)
         say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
         if model.config.U:
@@ -279,50 +288,51 @@ class Run:
         own = {"metrics_length": gated.metadata["metrics_length"], "seed": self.config.seed}
         self.save_finished("prune", model, gated, **own, **self.directory.origin("prune"))
 
-    def repair_parts(self) -> dict[str, NDArray]:
-        """Return the text of each name in gate.repair_corpus, each the same share of gate.repair_tokens, or all of it.
+    @property
+    def corpora(self) -> list[str]:
+        """The names of the texts that pruning reads."""
+        usual = "run,self" if self.text.tokenizer.kind == "bpe" and self.config.gate.repair_tokens else "run"
+        return (self.config.gate.repair_corpus or usual).split(",")
 
-        What the whole model will write, `self`, is all zeros here. Raises UsageError if a text is not there, or all
-        together are shorter than a repair needs.
-        """
-        gate, tokenizer, T = self.config.gate, self.text.tokenizer, self.config.model.T
-        usual = "run,self" if tokenizer.kind == "bpe" else "run"
-        names = [name for name in (gate.repair_corpus or usual).split(",") if name]
-        if not names:
-            raise UsageError(f"gate.repair_corpus must name texts, such as run,self; got {gate.repair_corpus!r}")
-        share, parts = gate.repair_tokens // len(names), {}
-        for name in names:
+    def mixed(self, share: int | None, whole: Transformer | None = None, split: str = "train") -> list[NDArray]:
+        """Return at most `share` tokens of each, and zeros for what `whole`, if it is not given, would write."""
+        parts, own = [], self.config.gate.repair_tokens // len(self.corpora)
+        for name in self.corpora:
             if name == "self":
-                parts[name] = np.zeros(share, int)
+                if self.written is None and whole is not None:
+                    self.written = self.write(whole, own)
+                parts.append(np.zeros(own, int) if self.written is None else self.written)
             elif name == "run":
-                parts[name] = self.text.train[:share]
+                parts.append(getattr(self.text, split))
             else:
                 data = dataclasses.replace(self.config.data, corpus=absolute_corpus(name))
-                parts[name] = load_text(data, tokenizer).train[:share]
-        if (n := sum(map(len, parts.values()))) < FIFTH * T:
-            said = f"gate.repair_tokens must be at least {FIFTH * T}, {FIFTH} segments of {T}, and so long the texts"
-            raise UsageError(f"{said}; got {gate.repair_tokens}, of which {', '.join(names)} have {n}")
-        return parts
+                parts.append(load_text(data, self.text.tokenizer).train)
+        return [part[:share] for part in parts]
 
-    def repair_text(self, whole: Transformer) -> NDArray:
-        """Return what the repair reads, one text after the other, see `repair_parts`."""
-        tokenizer, rng, parts = self.text.tokenizer, self.generator("prune"), self.repair_parts()
-        said = (f"{name} ({len(part):,} tokens)" for name, part in parts.items())
-        say(f"prune: what stays is fitted to these texts: {', '.join(said)}")
-        if "self" in parts:
-            special = json.loads(tokenizer.description).get("added_tokens") if tokenizer.kind == "bpe" else []
-            begin = special[0]["id"] if special else int(self.text.train[0])  # it comes between documents
-            written, count = [], min(TEXTS, -(-len(parts["self"]) // whole.config.T))
-            while sum(map(len, written)) < len(parts["self"]):
-                written.append(write_texts(whole, np.full(count, begin), whole.config.T, rng).ravel())
-            parts["self"] = np.concatenate(written)[: len(parts["self"])]
-        return np.concatenate(list(parts.values()))
+    def write(self, whole: Transformer, n: int) -> NDArray:
+        """Return n tokens of text that the whole model writes."""
+        tokenizer, rng, written = self.text.tokenizer, self.generator("prune"), []
+        special = json.loads(tokenizer.description).get("added_tokens") if tokenizer.kind == "bpe" else []
+        begin = special[0]["id"] if special else int(self.text.train[0])  # it comes between documents
+        count = min(TEXTS, -(-n // whole.config.T))
+        while sum(map(len, written)) < n:
+            written.append(write_texts(whole, np.full(count, begin), whole.config.T, rng).ravel())
+        return np.concatenate(written)[:n]
+
+    def repair_text(self, whole: Transformer | None = None) -> NDArray:
+        """Return what a repair reads. Raises UsageError if a text is not there, or all together are too short."""
+        tokens, names, T = self.config.gate.repair_tokens, self.corpora, self.config.model.T
+        parts = self.mixed(tokens // len(names), whole)
+        if (n := sum(map(len, parts))) < FIFTH * T:
+            said = f"gate.repair_tokens must be at least {FIFTH * T}, {FIFTH} segments of {T}, and so long the texts"
+            raise UsageError(f"{said}; got {tokens}, of which {', '.join(names)} have {n}")
+        return np.concatenate(parts)
 
     def finetune(self, resume: bool = False) -> None:
         """Run stage 4: train the smaller model a little more."""
-        config, before = self.config.finetune, self.before("finetune")
-        objective = Distillation(self.load("train").model, config.distill) if config.distill else LanguageModelling()
-        self.fit("finetune", before.model, config, objective, resume, before=before)
+        config, before, whole = self.config.finetune, self.before("finetune"), self.load("train").model
+        objective = Distillation(whole, config.distill) if config.distill else LanguageModelling()
+        self.fit("finetune", before.model, config, objective, resume, before=before, whole=whole)
 
     def fit(
         self,
@@ -333,6 +343,7 @@ class Run:
         resume: bool,
         at_end: Callable[[Transformer], None] = lambda model: None,
         before: SavedModel | None = None,
+        whole: Transformer | None = None,
     ) -> None:
         """Train `model` as one stage of the run, which reads on where the stage `before` it has stopped."""
         if resume and self.finished(stage):
@@ -346,7 +357,7 @@ class Run:
         with (EventLog if self.events else MetricsLog)(self.directory.metrics) as log:
             trainer = Trainer.start(
                 model,
-                self.segments(model.config, config, read),
+                self.segments(stage, model.config, read, whole),
                 config,
                 objective,
                 self.generator(stage),
@@ -372,7 +383,8 @@ class Run:
                 seconds = rehearse(model, objective, trainer.segments, text, config, trainer.step)
                 if compiled and stage == "train" and not self.ops.on_device:
                     self.rehearse()  # later stages and commands then find all kernels; a GPU compiles all at once
-            tokens = f"{config.B} × {model.config.T} tokens on {text.name}"
+            read = text.name if stage == "train" or self.corpora == ["run"] else ",".join(self.corpora)
+            tokens = f"{config.B} × {model.config.T} tokens on {read}"
             size = f"{count_parameters(model.config):,} parameters"
             taught = objective.teacher.config if isinstance(objective, Distillation) else None
             is_frozen = stage == "gate" and self.config.gate.frozen
@@ -397,7 +409,7 @@ class Run:
         stages = ("train", model, plain), ("gate", gated, objective), ("finetune", smaller, plain)
         for stage, trained, minimised in stages:
             settings = self.training(stage)
-            seconds += rehearse(trained, minimised, self.segments(trained.config, settings), text, settings)
+            seconds += rehearse(trained, minimised, self.segments(stage, trained.config), text, settings)
         list(generate(smaller, text.test[:2], 2, np.random.default_rng(0)))  # the report has a sample
         return seconds
 
@@ -421,9 +433,17 @@ class Run:
         """Return the settings by which a stage trains the weights."""
         return getattr(self.config, "gate_train" if stage == "gate" else stage)
 
-    def segments(self, model: ModelConfig, config: TrainConfig, read: int = 0) -> Segments:
-        """Return the training text, cut into segments for a stage, after `read` steps of the stages before."""
-        return Segments(self.text.train, config.B, model.T, read)
+    def segments(self, stage: str, model: ModelConfig, read: int = 0, whole: Transformer | None = None) -> Segments:
+        """Return what a stage reads after `read` steps of the stages before, in segments: the training split.
+
+        If gate.repair_corpus names more than the run's text, gates and healing read equally much of each, short ones
+        again and again.
+        """
+        config, text = self.training(stage), self.text.train
+        if stage != "train" and (names := self.corpora) != ["run"]:
+            share = -(-(config.steps * config.B * model.T + 1) // len(names))
+            text = np.concatenate([np.resize(part, share) for part in self.mixed(None, whole)])
+        return Segments(text, config.B, model.T, read)
 
     def generator(self, purpose: str) -> np.random.Generator:
         """Return the random generator of the initialisation or of a stage, derived from the run's seed."""
