@@ -13,6 +13,7 @@ from command import DROPOUT, KEYS, LASTING, MODEL, STAGES, contents, settings, s
 
 from tinyprune.cli import main
 from tinyprune.config import RunConfig, preset_names, read_config
+from tinyprune.data import load_text
 from tinyprune.data.corpora import catalogue
 from tinyprune.experiments.methods import COMPARED
 from tinyprune.kernels.backend import BACKENDS
@@ -117,10 +118,10 @@ def test_a_run_by_scores_has_a_report_without_gates(book, tmp_path):
 def test_eval(finished, done):
     (record,) = json.loads(succeed("eval", finished, "--split=test", "--time", "--json").stdout)
     (other,) = json.loads(succeed("eval", finished / "train.safetensors", "--json").stdout)
-    assert list(record) == [*KEYS, "split"] and record.keys() - other.keys() == {"ms_per_1k_tokens"}
+    assert list(record) == [*KEYS, "split", "tokens"] and record.keys() - other.keys() == {"ms_per_1k_tokens"}
     assert (record["stage"], record["split"], other["stage"], other["split"]) == ("finetune", "test", "train", "valid")
-    # The same model and text as in the run's own table.
-    printed = json.loads(done.stdout)[3]
+    assert record["tokens"] == len(load_text(read_config((finished / "config.toml").read_text(), "").data).test)
+    printed = json.loads(done.stdout)[3]  # the same model and text as in the run's own table
     assert all(record[key] == printed[key] for key in KEYS if key != "ms_per_1k_tokens")
     (gate,) = json.loads(succeed("eval", finished, "--stage=gate", "--json").stdout)
     assert (gate["stage"], gate["heads_open"]) == ("gate", 3)

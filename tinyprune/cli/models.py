@@ -31,7 +31,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
         record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
         if arguments.words:
             record |= ask(saved.model, saved.tokenizer, facts)["words"]
-    print_records([record | {"split": arguments.split}], arguments.json)
+    print_records([record | {"split": arguments.split, "tokens": len(getattr(text, arguments.split))}], arguments.json)
 
 
 def show_heads(arguments: argparse.Namespace) -> None:
