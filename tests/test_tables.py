@@ -1,10 +1,8 @@
-"""Tables: what a person reads, and the same as Markdown and JSON."""
-
-import json
+"""Tables: what a person reads."""
 
 import pytest
 
-from tinyprune.tables import json_table, show, text_table
+from tinyprune.tables import show, text_table
 
 RECORDS = [
     {"stage": "train", "heads_open": 32, "bits_per_character": 2.123456, "passed": True},
@@ -30,9 +28,3 @@ def test_text_is_aligned_numbers_to_the_right():
         "train                32               2.123  yes",
         "finetune  1,234,567,890                12.5  no",
     ]
-
-
-def test_json_keeps_keys_order_and_every_digit():
-    records = json.loads(json_table(RECORDS))
-    assert records == RECORDS
-    assert [list(record) for record in records] == [list(record) for record in RECORDS]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -69,14 +70,20 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
             assert (row["blocks"] == 0) == (parts == "heads")
 
     # By hand: one criterion, heads and blocks; then repaired; then four steps. All read as much that the model wrote.
-    place, settings = RunDirectory(run), RunDirectory(run).read_config().finetune
-    own = Run(place, place.read_config(), model.ops, "").write(model, 90)
+    place = RunDirectory(shutil.copytree(run, tmp_path / "run"))
+    config = place.read_config().with_options({"gate.repair_tokens": 180})
+    runs, settings = [Run(place, config, model.ops, "") for _ in range(3)], config.finetune
+    for made, stage in zip(runs, ("gate", "prune", "finetune"), strict=True):
+        getattr(made, stage)()
+    own, *others = (made.written for made in runs)
+    np.testing.assert_array_equal([own, own], others)
+    assert own.shape == (90,) and len(set(own.tolist())) > 40
     read = np.concatenate([text.valid[: READ // 2], own[: READ // 2]])
     gate = GateConfig(frozen=True, target_share=0.8, units=UNITS, price="parameters")
     score = lambda parted: michel_global(parted, read, np.random.default_rng([0, 0]))  # noqa: E731
     smaller = remove_closed_heads(with_scored_gates(model, gate, score))
     fitted = refitted(model, smaller, np.concatenate([text.train[:90], own]))
-    read = np.concatenate([np.resize(x, -(-(4 * settings.B * 18 + 1) // 2)) for x in (text.train, own)])
+    read = np.concatenate([np.resize(x, len(text.train)) for x in (text.train, own)])
     healed = dataclasses.replace(fitted, params={name: x.copy() for name, x in fitted.params.items()})
     training = Training.start(healed, Segments(read, settings.B, 18), settings, Distillation(model, 0.5), None)
     for _ in range(4):

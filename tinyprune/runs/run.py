@@ -51,6 +51,7 @@ from tinyprune.training.step import LanguageModelling, Objective
 from tinyprune.warmup import announced, rehearse
 
 TEXTS = 40  # that a model writes side by side, at most
+LONGEST = 2**20  # tokens of each text that gates and healing read, if there are several
 
 
 @dataclass
@@ -270,12 +271,13 @@ class Run:
         if resume and self.finished("prune"):
             say("prune: already finished")
             return
-        gated, gate = self.before("prune"), self.config.gate
-        model = remove_closed_heads(gated.model)
-        if gate.repair_tokens:
-            whole = self.load("train").model
-            text = self.repair_text(whole)
+        gate, whole, text = self.config.gate, None, np.zeros(0)
+        if gate.repair_tokens:  # first, since what the model keeps of the texts that it writes is large
+            text = self.repair_text(whole := self.load("train").model)
             say(f"prune: what stays is fitted to {len(text):,} tokens of {','.join(self.corpora)}")
+        gated = self.before("prune")
+        model = remove_closed_heads(gated.model)
+        if whole is not None:
             model = refitted(whole, model, text, partial(rounded, kind=gate.repair_type))
         heads, total = sum(model.config.heads), sum(gated.model.config.heads)
         say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
@@ -310,27 +312,27 @@ class Run:
         return [part[:share] for part in parts]
 
     def write(self, whole: Transformer, n: int) -> NDArray:
-        """Return n tokens of text that the whole model writes."""
+        """Return n tokens of texts that the whole model writes, each after the token between documents."""
         tokenizer, rng, written = self.text.tokenizer, self.generator("prune"), []
         special = json.loads(tokenizer.description).get("added_tokens") if tokenizer.kind == "bpe" else []
-        begin = special[0]["id"] if special else int(self.text.train[0])  # it comes between documents
-        count = min(TEXTS, -(-n // whole.config.T))
+        first = np.full(min(TEXTS, -(-n // whole.config.T)), special[0]["id"] if special else int(self.text.train[0]))
         while sum(map(len, written)) < n:
-            written.append(write_texts(whole, np.full(count, begin), whole.config.T, rng).ravel())
+            written.append(write_texts(whole, first, whole.config.T, rng).ravel())
         return np.concatenate(written)[:n]
 
     def repair_text(self, whole: Transformer | None = None) -> NDArray:
         """Return what a repair reads. Raises UsageError if a text is not there, or all together are too short."""
-        tokens, names, T = self.config.gate.repair_tokens, self.corpora, self.config.model.T
-        parts = self.mixed(tokens // len(names), whole)
+        tokens, T = self.config.gate.repair_tokens, self.config.model.T
+        parts = self.mixed(tokens // len(self.corpora), whole)
         if (n := sum(map(len, parts))) < FIFTH * T:
             said = f"gate.repair_tokens must be at least {FIFTH * T}, {FIFTH} segments of {T}, and so long the texts"
-            raise UsageError(f"{said}; got {tokens}, of which {', '.join(names)} have {n}")
+            raise UsageError(f"{said}; got {tokens}, of which {','.join(self.corpora)} have {n}")
         return np.concatenate(parts)
 
     def finetune(self, resume: bool = False) -> None:
         """Run stage 4: train the smaller model a little more."""
-        config, before, whole = self.config.finetune, self.before("finetune"), self.load("train").model
+        config, before = self.config.finetune, self.before("finetune")
+        whole = self.load("train").model if config.distill or "self" in self.corpora else None
         objective = Distillation(whole, config.distill) if config.distill else LanguageModelling()
         self.fit("finetune", before.model, config, objective, resume, before=before, whole=whole)
 
@@ -404,13 +406,12 @@ class Run:
             hit_target(closed)
         else:
             settle(closed, sum(gated.config.parts) // 2)
-        smaller = remove_closed_heads(closed)
-        plain = LanguageModelling()
-        stages = ("train", model, plain), ("gate", gated, objective), ("finetune", smaller, plain)
-        for stage, trained, minimised in stages:
+        stages = {"train": model, "gate": gated, "finetune": remove_closed_heads(closed)}
+        for stage, trained in stages.items():
+            minimised = objective if stage == "gate" else LanguageModelling()
             settings = self.training(stage)
             seconds += rehearse(trained, minimised, self.segments(stage, trained.config), text, settings)
-        list(generate(smaller, text.test[:2], 2, np.random.default_rng(0)))  # the report has a sample
+        list(generate(stages["finetune"], text.test[:2], 2, np.random.default_rng(0)))  # the report has a sample
         return seconds
 
     def announce(self) -> None:
@@ -434,16 +435,15 @@ class Run:
         return getattr(self.config, "gate_train" if stage == "gate" else stage)
 
     def segments(self, stage: str, model: ModelConfig, read: int = 0, whole: Transformer | None = None) -> Segments:
-        """Return what a stage reads after `read` steps of the stages before, in segments: the training split.
+        """Return what a stage reads after `read` steps of those before: the training split.
 
-        If gate.repair_corpus names more than the run's text, gates and healing read equally much of each, short ones
-        again and again.
+        Of several texts in gate.repair_corpus gates and healing read equally much, short ones again and again.
         """
-        config, text = self.training(stage), self.text.train
-        if stage != "train" and (names := self.corpora) != ["run"]:
-            share = -(-(config.steps * config.B * model.T + 1) // len(names))
-            text = np.concatenate([np.resize(part, share) for part in self.mixed(None, whole)])
-        return Segments(text, config.B, model.T, read)
+        text = self.text.train
+        if stage != "train" and self.corpora != ["run"]:
+            parts = self.mixed(LONGEST, whole)
+            text = np.concatenate([np.resize(part, max(map(len, parts))) for part in parts])
+        return Segments(text, self.training(stage).B, model.T, read)
 
     def generator(self, purpose: str) -> np.random.Generator:
         """Return the random generator of the initialisation or of a stage, derived from the run's seed."""
