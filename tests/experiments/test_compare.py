@@ -14,7 +14,7 @@ from scipy.stats import t
 
 from tinyprune.config import GateConfig
 from tinyprune.data import BytePairTokenizer, ByteTokenizer, Segments, load_text
-from tinyprune.experiments.compare import BLOCKS, Comparison
+from tinyprune.experiments.compare import BLOCKS, CheckpointCell, Comparison
 from tinyprune.experiments.lost import QUESTION, ask, capitals, countries, induction
 from tinyprune.experiments.results import read_csv
 from tinyprune.kernels.backend import get_backend
@@ -32,15 +32,14 @@ from samples import GPT2, LINES, LLAMA, random_model
 
 UNITS, READ = 4, 90
 OPTIONS = ["--shares=0.9,0.8", "--tokens=100", "--parts=heads,blocks,both", "--backend=numpy"]
-OPTIONS += [f"--set=gate.units={UNITS}"]
-OPTIONS += [f"--set=gate.criterion_tokens={READ}", "--set=gate.repair_tokens=180"]
+OPTIONS += [f"--set=gate.units={UNITS}", f"--set=gate.criterion_tokens={READ}", "--set=gate.repair_tokens=180"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("llama")
     write_gguf(folder / "llama.gguf", *random_model(LLAMA))
-    (folder / "lines.txt").write_text("".join(LINES) * 30, encoding="utf-8")
+    (folder / "lines.txt").write_text("".join(np.random.default_rng(0).choice(LINES, 30 * len(LINES))), "utf-8")
     (folder / "other.txt").write_text("".join(reversed(LINES)) * 30, encoding="utf-8")
     stages = ["--set=gate_train.steps=3", "--set=finetune.steps=4", "--set=finetune.lr=0.01"]
     succeed("import", folder / "llama.gguf", folder / "run", "--corpus", folder / "lines.txt", *stages)
@@ -79,9 +78,13 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     np.testing.assert_array_equal([own, own], others)
     assert own.shape == (90,) and len(set(own.tolist())) > 40
     read = np.concatenate([text.valid[: READ // 2], own[: READ // 2]])
-    gate = GateConfig(frozen=True, target_share=0.8, units=UNITS, price="parameters")
-    score = lambda parted: michel_global(parted, read, np.random.default_rng([0, 0]))  # noqa: E731
+    found, gate = {}, GateConfig(frozen=True, target_share=0.8, units=UNITS, price="parameters")
+    score = lambda parted: found.setdefault("scores", michel_global(parted, read, None))  # noqa: E731
     smaller = remove_closed_heads(with_scored_gates(model, gate, score))
+    cells = map(json.loads, (whole / "cells.jsonl").read_text().splitlines())
+    made = {str(CheckpointCell(**x["cell"])): x["record"] for x in cells}
+    stored = made["michel-global, both, seed 0: scores"]["scores"]
+    np.testing.assert_allclose(*(np.concatenate(x) for x in (stored, found["scores"])), rtol=1e-4)
     fitted = refitted(model, smaller, np.concatenate([text.train[:90], own]))
     read = np.concatenate([np.resize(x, len(text.train)) for x in (text.train, own)])
     healed = dataclasses.replace(fitted, params={name: x.copy() for name, x in fitted.params.items()})
