@@ -1,4 +1,5 @@
-"""The whole method as functions, for notebooks and scripts: the same stages, settings and bits as the command line.
+"""The whole method as functions, for notebooks and scripts: the same stages, settings and bits as the command line,
+where that reads the run's text alone.
 
     import tinyprune as tp
 

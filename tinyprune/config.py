@@ -427,7 +427,9 @@ class GateConfig(Config):
         "instead of training gates: open those that it scores highest for their price",
         choices=("", *CRITERIA),
     )
-    criterion_tokens: int = newer(8192, "that the criterion reads, of the run's validation split; 0: all", low=0)
+    criterion_tokens: int = newer(
+        8192, "that the criterion reads, of the run's text from the validation split; 0: all", low=0
+    )
     units: int = newer(0, "blocks of so many units of the feed-forward block have gates, too; 0: only heads", low=0)
     heads: bool = newer(True, "heads may be closed; if not, only blocks of gate.units")
     groups: bool = newer(False, "heads that share keys and values have one gate together, and go with these")

@@ -167,10 +167,11 @@ def test_gates_are_opened_by_scores(their, run, book, tmp_path):
     assert "michel-global scores all parts on" in said.stderr
     assert saved(tmp_path / "r", "gate").metadata["positions"] == 18  # which an export writes
     assert "already finished" in succeed("gate", tmp_path / "r", "--resume").stderr
+    other = refused(2, "gate", tmp_path / "r", "--resume", "--set=gate.repair_corpus=run")
+    assert "gate.repair_corpus must stay, since stage gate has begun" in other
     succeed("prune", tmp_path / "r", "--repair-tokens=200", "--backend=numpy")
     parts = [saved(tmp_path / "r", stage).model.config.parts for stage in ("gate", "prune")]
     assert len(parts[0]) == len(parts[1]) == 4 and sum(parts[1]) < sum(parts[0])
-    assert "must be one of" in refused(2, "gate", tmp_path / "r", "--by=best", "--overwrite")
 
 
 WRONG = [
@@ -194,9 +195,11 @@ def test_what_stays_is_fitted_to_texts_without_training_gates_again(their, book,
     for name, x in expected.params.items():
         np.testing.assert_allclose(pruned.params[name], x, rtol=1e-4, atol=1e-5)
     (tmp_path / "other.txt").unlink()
-    assert "prune: already finished" in succeed("prune", copy, "--resume").stderr
+    for stage in ("gate", "prune"):
+        assert f"{stage}: already finished" in succeed(stage, copy, "--resume").stderr
     said = succeed("prune", copy, "--overwrite", "--repair-tokens=200", "--repair-corpus=", "--backend=numpy").stderr
     assert "fitted to 200 tokens of run,self" in said
+    assert "B of stage finetune must be at least 2" in refused(2, "finetune", copy, "--set=finetune.B=1")
     for options, said in WRONG:  # nothing is lost
         assert said in harmless(2, copy, "prune", copy, "--overwrite", *options)
     again = refused(2, "prune", copy, "--resume", "--repair-tokens=300")

@@ -129,7 +129,7 @@ OPTIONS = {
         option("--repair-tokens", "fit what stays to so many tokens, so that it computes what all did", type=int),
         option(
             "--repair-corpus",
-            "texts for it and for healing, with commas between: run, self (which the whole model writes), or --corpus",
+            "texts for it and for healing, with commas between: run, self (the whole model writes it), or as --corpus",
         ),
     ],
     "finetune": RUN,

@@ -74,6 +74,9 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]) -> Iterator
         corpus = run.config.data.corpus
         if not own or corpus != config.data.corpus:  # what the run's file has stays as it is
             run.config = run.config.with_options({"data.corpus": absolute_corpus(corpus)})
+        if names := run.config.gate.repair_corpus:
+            texts = (name if name in ("run", "self") else absolute_corpus(name) for name in names.split(","))
+            run.config = run.config.with_options({"gate.repair_corpus": ",".join(texts)})
         run.prepare(stages, arguments.resume, arguments.overwrite)
         yield run
 

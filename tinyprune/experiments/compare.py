@@ -141,7 +141,8 @@ class Comparison:
         healing = {"healing": settings(config.finetune)}
         cells = [CheckpointCell("whole", "whole", "all", first, about | {"read": read})]
         if heal:
-            cells.append(dataclasses.replace(cells[0], what="healed", depends=cells[0].depends | healing))
+            healed = cells[0].depends | {"gate": gate} | healing
+            cells.append(dataclasses.replace(cells[0], what="healed", depends=healed))
         for method, parts in self.tried:
             trained = {"gate": gate | ({"gate_train": settings(config.gate_train)} if method == "gates" else {})}
             for seed in range(first, first + (self.seeds if method in SEEDED else 1)):
@@ -283,16 +284,10 @@ def settings(config: TrainConfig) -> dict[str, Any]:
 def open_comparison(
     path: str | Path, ops: Any, options: dict[str, Any], corpus: str | None, other: str | None, tokens: int, **of: Any
 ) -> Comparison:
-    """Read the baseline and the text of the run in a directory, with some of its settings changed.
+    """Read the baseline of a run, with some `options` of gate, gate_train, finetune and the seed changed, and texts.
 
-    Args:
-        path: of the run's directory.
-        ops: the engine.
-        options: settings of gate, gate_train, finetune and the seed.
-        corpus: where the run's text lies now, or another text; None for where it was.
-        other: a text that nothing is fitted to, read as well; None for none.
-        tokens: how many of each are read for the numbers.
-        of: the other fields of `Comparison`.
+    `corpus` says where the run's text lies now, or another text; `other` is a text that nothing is fitted to. `tokens`
+    of each are read for the numbers. `of`: the other fields of `Comparison`.
 
     Raises:
         UsageError: if there is no such run, its baseline is unfinished, or a value is not allowed.

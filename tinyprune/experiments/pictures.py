@@ -90,10 +90,7 @@ def plot_tradeoff(summary: Sequence[Record], compared: Sequence[Record]) -> Figu
 
 @matplotlib.style.context(STYLE)
 def plot_differences(compared: Sequence[Record]) -> Figure:
-    """Draw a row for each comparison: the mean difference with its interval, and a dot for each split.
-
-    Args:
-        compared: of comparison.csv.
+    """Draw a row for each one of comparison.csv: the mean difference with its interval, and a dot for each split.
 
     Returns:
         Figure with one Axes, x in bits per character. In the grey band two methods are level.
@@ -115,14 +112,11 @@ def plot_differences(compared: Sequence[Record]) -> Figure:
 
 @matplotlib.style.context(STYLE)
 def plot_ratios(summary: Sequence[Record]) -> Figure:
-    """Draw how many times as high perplexity is as the whole model's, against the parameters that stay.
-
-    Args:
-        summary: rows of summary.csv, see `compare.summarise`.
+    """Draw how many times as high perplexity is as the whole model's, by rows of `compare.summarise`.
 
     Returns:
         Figure with an Axes for pruned, repaired and healed models of each text, with a common logarithmic scale, and a
-        line for each method and kind of parts.
+        line for each method and kind of parts, against the parameters that stay.
     """
     rows = [row for row in summary if row["method"] != "whole"]
     shown = list(dict.fromkeys((row["text"], row["model"]) for row in rows))

@@ -53,7 +53,8 @@ def check_changes(directory: RunDirectory, written: RunConfig, config: RunConfig
     begun = [stage for stage in STAGES if directory.checkpoint(stage).exists()]
     names = {"seed": begun[0]} if begun and config.seed != written.seed else {}
     for stage in begun:
-        names |= {name: stage for table in SETTINGS[stage] for name in _differences(table, written, config)}
+        tables = (*SETTINGS[stage], *["repair"] * (stage == begun[-1] == "gate" and stage in stages))
+        names |= {name: stage for table in tables for name in _differences(table, written, config)}
     news = []
     for name, stage in names.items():
         metadata = load_checkpoint(directory.checkpoint(stage))[1]
@@ -77,7 +78,7 @@ def _differences(table: str, written: RunConfig, config: RunConfig) -> list[str]
 def without_place(config: RunConfig, table: str) -> dict[str, Any]:
     """Return the settings of a table, but not where the text lies: it may move, and is known by its sha256.
 
-    Those of gate that removal alone reads are the table "repair".
+    Those of gate that may still change for removal are the table "repair".
     """
     own = vars(config.gate if table == "repair" else getattr(config, table)).items()
     repair = {key: value for key, value in own if key.startswith("repair_")}

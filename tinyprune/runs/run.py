@@ -126,15 +126,15 @@ class Run:
             _ = self.text  # refused if it is another; no assert, which python -O would leave out
         before = self.before(stages[0]) if self.source is None else self.earlier_model()
         model = self.model_config if before is None else before.model.config
-        for stage in stages:
+        left = [stage for stage in stages if not (resume and self.finished(stage))]  # whose texts may be gone by now
+        for stage in left:
             if stage != "prune":
                 self.segments(stage, model)
                 self.check_size(stage, model)
         if "gate" in stages:
             gate, parted = self.config.gate, with_blocks(model, self.config.gate)
             GateObjective(gate, 0, sum(parted.parts), *budget(parted, gate))
-        repairs = self.config.gate.repair_tokens or self.config.gate.repair_corpus
-        if repairs and "prune" in stages and not (resume and self.finished("prune")):  # whose texts may be gone by now
+        if self.config.gate.repair_tokens and set(left) - {"train"}:
             self.repair_text()
         if overwrite:
             self.directory.remove(anew)
@@ -229,15 +229,18 @@ class Run:
 
     def gate(self, resume: bool = False) -> None:
         """Run stage 2: train gates on every head of the baseline together with the weights."""
+        if resume and self.finished("gate"):
+            say("gate: already finished")
+            return
         before = self.before("gate")
         gate, config = self.config.gate, before.model.config
         if gate.criterion:
-            self.gate_by_scores(before, resume)
+            self.gate_by_scores(before)
             return
         per_epoch = self.segments("gate", config).per_epoch
         warmup = gate_warmup(gate, self.config.gate_train, per_epoch)
         model, objective = with_new_gates(before.model, gate, warmup)
-        if warmup > self.config.gate_train.steps and not (resume and self.finished("gate")):
+        if warmup > self.config.gate_train.steps:
             say(f"gate: lam rises over {warmup} steps, more than gate_train.steps: it will not reach {gate.lam}")
 
         def at_end(model: Transformer) -> None:
@@ -246,11 +249,8 @@ class Run:
 
         self.fit("gate", model, self.config.gate_train, objective, resume, at_end, before, before.model)
 
-    def gate_by_scores(self, before: SavedModel, resume: bool) -> None:
+    def gate_by_scores(self, before: SavedModel) -> None:
         """Open the gates that a criterion scores highest, without training."""
-        if resume and self.finished("gate"):
-            say("gate: already finished")
-            return
         gate, rng = self.config.gate, self.generator("gate")
         tokens = self.criterion_text(before.model)
         say(f"gate: {gate.criterion} scores all parts on {len(tokens):,} tokens of {','.join(self.corpora)}")
@@ -261,10 +261,9 @@ class Run:
         self.save_finished("gate", model, before, **own, **self.directory.origin("gate"))
 
     def criterion_text(self, whole: Transformer) -> NDArray:
-        """Return what a criterion reads: the validation split, and as much of each other text in gate.repair_corpus."""
-        return np.concatenate(
-            self.mixed(self.config.gate.criterion_tokens // len(self.corpora) or None, whole, "valid")
-        )
+        """Return what a criterion reads: as much of each text in gate.repair_corpus, of the run's its valid split."""
+        parts = self.mixed(-(-self.config.gate.criterion_tokens // len(self.corpora)) or None, whole, "valid")
+        return np.concatenate([part[: min(map(len, parts))] for part in parts])
 
     def prune(self, resume: bool = False) -> None:
         """Run stage 3: remove the closed heads, and fit what stays to their outputs if that is asked for."""
@@ -437,13 +436,18 @@ class Run:
     def segments(self, stage: str, model: ModelConfig, read: int = 0, whole: Transformer | None = None) -> Segments:
         """Return what a stage reads after `read` steps of those before: the training split.
 
-        Of several texts in gate.repair_corpus gates and healing read equally much, short ones again and again.
+        Of several texts in gate.repair_corpus gates and healing read equally much, short ones again and again; the rows
+        of a batch are divided among them. Raises UsageError if there are fewer rows than texts, or a text is too short.
         """
-        text = self.text.train
-        if stage != "train" and self.corpora != ["run"]:
+        B, texts, text = self.training(stage).B, self.corpora, self.text.train
+        if stage != "train" and texts != ["run"]:
+            if len(texts) > B:
+                raise UsageError(
+                    f"B of stage {stage} must be at least {len(texts)}, to read {','.join(texts)}; got {B}"
+                )
             parts = self.mixed(LONGEST, whole)
             text = np.concatenate([np.resize(part, max(map(len, parts))) for part in parts])
-        return Segments(text, self.training(stage).B, model.T, read)
+        return Segments(text, B, model.T, read)
 
     def generator(self, purpose: str) -> np.random.Generator:
         """Return the random generator of the initialisation or of a stage, derived from the run's seed."""
