@@ -36,24 +36,23 @@ def distance(a, b) -> float:
 def test_the_first_block_is_the_best_fit_of_one_of_the_ridges(kind):
     whole, smaller = pair(kind, L=1, M=0, mask="causal")
     got = refitted(whole, smaller, TEXT)
-    T = whole.config.T
-    rows = min(8, len(TEXT) // (5 * T))
+    rows = min(8, len(TEXT) // (5 * (T := whole.config.T)))
     count = len(TEXT) // (rows * T)
     ids = TEXT[: rows * count * T].reshape(rows, count, T).swapaxes(0, 1).reshape(-1, T)
-    outputs = []
-    for model in (whole, smaller):
-        o = model.forward(ids)[2].attention_blocks[0].attention.o.reshape(len(ids) * T, -1)
-        outputs.append((o, o @ model.params["layers.0.Wo"] + model.params.get("layers.0.bo", 0)))
-    (_, y), (X, now) = outputs
-    b = smaller.params.get("layers.0.bo")
-    X = X if b is None else np.hstack([X, np.ones((len(X), 1))])
+    made = [x.forward(ids)[2].attention_blocks[0].attention.o.reshape(len(ids) * T, -1) for x in (whole, smaller)]
+    models = zip(made, (whole, smaller), strict=True)
+    y, now = (o @ model.params["layers.0.Wo"] + model.params.get("layers.0.bo", 0) for o, model in models)
+    if (b := smaller.params.get("layers.0.bo")) is not None:
+        made[1] = np.hstack([made[1], np.ones((len(y), 1))])
+    ((stream, _),) = blocks_of(whole, [first_stream(whole, ids)], 0, False)  # its length decides about weights
+    root = 1 / np.sqrt((stream**2).mean(-1)).reshape(-1, 1)
+    X, R = root * made[1], root * (y - now)
     change = got.params["layers.0.Wo"] - smaller.params["layers.0.Wo"]
     change = change if b is None else np.vstack([change, got.params["layers.0.bo"] - b])
     found = []
     for ridge in RIDGES:
-        root = np.sqrt(ridge * (X**2).sum() / X.shape[1])
-        A = np.vstack([X, root * np.eye(X.shape[1])])
-        found.append(np.linalg.lstsq(A, np.vstack([y - now, np.zeros((X.shape[1], y.shape[1]))]), rcond=None)[0])
+        A = np.vstack([X, np.sqrt(ridge * (X**2).sum() / X.shape[1]) * np.eye(X.shape[1])])
+        found.append(np.linalg.lstsq(A, np.vstack([R, np.zeros((X.shape[1], y.shape[1]))]), rcond=None)[0])
     assert min(np.abs(change - x).max() for x in found) < 1e-9 and np.abs(change).max() > 1e-3
 
 
@@ -67,7 +66,7 @@ def test_what_is_repaired_is_nearer_to_the_whole_model(kind):
 
 def test_later_blocks_make_up_for_what_rounding_takes_from_those_before():
     """In a file with 4 bits: fitted matrices have its numbers, and all together are nearer than if rounded at last."""
-    whole, smaller = pair("llama", L=3, D=32, head_width=32)
+    whole, smaller = pair("llama", L=6, D=32, head_width=32)
     stored = partial(rounded, kind="q4_1")
     found, plain = refitted(whole, smaller, TEXT, stored), refitted(whole, smaller, TEXT)
     fitted = [name for name, x in found.params.items() if not np.array_equal(x, smaller.params[name])]

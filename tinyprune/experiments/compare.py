@@ -137,7 +137,7 @@ class Comparison:
         read = {name: [len(tokens), int(tokens.sum())] for name, tokens in self.texts.items()}
         read |= {"words": [key_of(self.words)]} if self.words else {}
         gate = config.gate.to_dict() | {"text": self.run.text.digest}
-        repair = {"repair": {"repair_type": gate.pop("repair_type", "")}}
+        repair = {"repair": {"repair_type": gate.pop("repair_type", ""), "weights": "by stream"}}
         healing = {"healing": settings(config.finetune)}
         cells = [CheckpointCell("whole", "whole", "all", first, about | {"read": read})]
         if heal:

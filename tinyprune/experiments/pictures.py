@@ -43,11 +43,7 @@ def look(names: Sequence[str], name: str) -> dict[str, Any]:
 
 @matplotlib.style.context(STYLE)
 def plot_tradeoff(summary: Sequence[Record], compared: Sequence[Record]) -> Figure:
-    """Draw quality against heads that stay, and how much it differs from the first reference, such as Michel's heads.
-
-    Args:
-        summary: rows of summary.csv.
-        compared: of comparison.csv.
+    """Draw rows of summary.csv, quality against heads that stay, and of comparison.csv, differences from a reference.
 
     Returns:
         Figure with two Axes. Bits per character of each method, mean and standard deviation over seeds as error bars,

@@ -4,11 +4,13 @@ The whole model and the smaller one read the same text side by side, one block a
 enters a block of the smaller model, X what its heads or units have made of it, and y the stream that leaves the same
 block of the whole model, the block's last matrix and bias W̃ are replaced by those that minimise
 
-    ‖X̃ W̃' − (y − x)‖² + λ ‖W̃' − W̃‖²                  X̃: X with a column of ones, where there is a bias
+    Σ_n w_n ‖X̃_n W̃' − (y_n − x_n)‖² + λ ‖W̃' − W̃‖²      X̃: X with a column of ones, where there is a bias
 
 so that the stream is led back to the whole model's: errors of the blocks before are part of y − x. With the residual
-R = y − x − X̃ W̃ this is W̃' = W̃ + (X̃ᵀX̃ + λI)⁻¹ X̃ᵀR. Of five passages the fifth is not fitted to, but decides for each
-block which λ is best, once rounded, or that W̃ stays. (Layer by layer: SlimGPT, Ling et al. 2024, arXiv 2412.18110)
+R = y − x − X̃ W̃, and rows of X̃ and R times √w, this is W̃' = W̃ + (X̃ᵀX̃ + λI)⁻¹ X̃ᵀR. Of five passages the fifth is not
+fitted to, but decides which λ is best for a block, once rounded, or that W̃ stays. (SlimGPT, Ling et al. 2024, arXiv
+2412.18110) A position's w is 1 / mean(y_n²), since what reads y divides it by its length. That of a segment's first
+token is up to 182 medians in SmolLM2 (massive activations, Sun et al. 2024, arXiv 2402.17762); else it decides alone.
 """
 
 from __future__ import annotations
@@ -108,6 +110,8 @@ def fit(
             return
         R = (host(target) - host(y)).reshape(len(X), -1)
         X = X if b is None else np.hstack([X, np.ones((len(X), 1), X.dtype)])
+        root = 1 / np.sqrt((host(target) ** 2).mean(-1) + 1e-12).reshape(-1, 1)  # of w
+        X, R = root * X, root * R
         part = place % FIFTH == FIFTH - 1
         G[part], C[part] = G[part] + (X.T @ X).astype(float), C[part] + (X.T @ R).astype(float)
     arrays = [W] if b is None else [W, b]
