@@ -6,7 +6,7 @@ import pytest
 from toy import rows
 
 from tinyprune.experiments import pictures
-from tinyprune.experiments.results import SPLITS, spread, summarise
+from tinyprune.experiments.results import SPLITS, summarise
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def test_the_tradeoff_shows_means_and_spreads_of_every_method():
         np.testing.assert_allclose(line.get_xdata(), [2, 3], atol=0.4)
         np.testing.assert_allclose(line.get_ydata(), [first + 0.05 + 1 / 2, first + 0.05 + 1 / 3])
         half = np.diff([s[:, 1] for s in bars.get_segments()])[:, 0] / 2
-        np.testing.assert_allclose(half, spread([0.0, 0.1]))
+        np.testing.assert_allclose(half, np.std([0.0, 0.1], ddof=1))
     np.testing.assert_allclose(difference.containers[-1][0].get_ydata(), [-0.3, -0.3])
     assert len(difference.containers) == 2  # random against itself is the line at 0
     figure.draw_without_rendering()
