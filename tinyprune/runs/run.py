@@ -384,8 +384,8 @@ class Run:
                 seconds = rehearse(model, objective, trainer.segments, text, config, trainer.step)
                 if compiled and stage == "train" and not self.ops.on_device:
                     self.rehearse()  # later stages and commands then find all kernels; a GPU compiles all at once
-            read = text.name if stage == "train" or self.corpora == ["run"] else ",".join(self.corpora)
-            tokens = f"{config.B} × {model.config.T} tokens on {read}"
+            texts = text.name if stage == "train" or self.corpora == ["run"] else ",".join(self.corpora)
+            tokens = f"{config.B} × {model.config.T} tokens on {texts}"
             size = f"{count_parameters(model.config):,} parameters"
             taught = objective.teacher.config if isinstance(objective, Distillation) else None
             is_frozen = stage == "gate" and self.config.gate.frozen
