@@ -84,7 +84,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     cells = map(json.loads, (whole / "cells.jsonl").read_text().splitlines())
     made = {str(CheckpointCell(**x["cell"])): x["record"] for x in cells}
     stored = made["michel-global, both, seed 0: scores"]["scores"]
-    np.testing.assert_allclose(*(np.concatenate(x) for x in (stored, found["scores"])), rtol=1e-4)
+    np.testing.assert_allclose(*(np.concatenate(x) for x in (stored, found["scores"])), rtol=1e-5)
     fitted = refitted(model, smaller, np.concatenate([text.train[:90], own]))
     read = np.concatenate([np.resize(x, len(text.train)) for x in (text.train, own)])
     healed = dataclasses.replace(fitted, params={name: x.copy() for name, x in fitted.params.items()})

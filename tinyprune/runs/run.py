@@ -296,7 +296,7 @@ class Run:
         return (self.config.gate.repair_corpus or usual).split(",")
 
     def mixed(self, share: int | None, whole: Transformer | None = None, split: str = "train") -> list[NDArray]:
-        """Return at most `share` tokens of each, and zeros for what `whole`, if it is not given, would write."""
+        """Return at most `share` tokens, (n,), of each of `corpora`: without `whole` zeros for what it would write."""
         parts, own = [], self.config.gate.repair_tokens // len(self.corpora)
         for name in self.corpora:
             if name == "self":
