@@ -7,7 +7,6 @@ import shlex
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from command import MODEL, contents, files_up_to, harmless, refused, settings, succeed, tinyprune
 
@@ -18,14 +17,6 @@ from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
-
-
-def change_checkpoint(path: Path, value: float | None = None, **metadata) -> None:
-    """Rewrite a checkpoint with other metadata, and with every parameter set to `value` if that is given."""
-    tensors, before = load_checkpoint(path)
-    if value is not None:
-        tensors = {name: np.full_like(x, value) if name.startswith("params.") else x for name, x in tensors.items()}
-    save_checkpoint(path, tensors, before | metadata)
 
 
 READERS = {"run": ["--resume"], "gate": ["--overwrite"], "eval": ["--stage=train"], "describe": []}
@@ -46,9 +37,9 @@ def test_a_broken_checkpoint(command, run):
 
 def test_a_checkpoint_whose_tokenizer_has_more_tokens_than_its_model(run):
     """Its prompts and texts would have tokens out of range."""
-    tokenizer = load_checkpoint(run / "finetune.safetensors")[1]["tokenizer"]
-    tokenizer["characters"] += "\U0001f600"
-    change_checkpoint(run / "finetune.safetensors", tokenizer=tokenizer)
+    tensors, metadata = load_checkpoint(run / "finetune.safetensors")
+    metadata["tokenizer"]["characters"] += "\U0001f600"
+    save_checkpoint(run / "finetune.safetensors", tensors, metadata)
     for arguments in (["eval", run], ["generate", run, "--prompt=\U0001f600"], ["run", run, "--resume"]):
         said = harmless(1, run, *arguments)
         assert "finetune.safetensors is no checkpoint of a model of this version" in said
@@ -275,15 +266,6 @@ def test_a_loss_that_is_not_a_number(book, tmp_path):
     content = config.read_text(encoding="utf-8")
     config.write_text(content.replace("lr = 1e+30 ", "lr = 1e-3 "), encoding="utf-8")
     succeed(*shlex.split(said.split("go on with: tinyprune ")[1]))
-
-
-def test_a_model_that_predicts_nothing(book, tmp_path):
-    """Its weights are finite, but so large that every product with them overflows."""
-    run = tmp_path / "run"
-    succeed("train", run, "--corpus", book, *settings(MODEL, steps=1))
-    change_checkpoint(run / "train.safetensors", 1e30)
-    assert "nan" in harmless(1, run, "eval", run)
-    assert "nan" in harmless(1, run, "generate", run, "--prompt=1")
 
 
 def test_a_model_that_is_too_large(book, tmp_path):

@@ -132,13 +132,14 @@ def test_what_has_changed_is_quantised(source, tmp_path):
 def test_a_model_of_the_hub_has_its_tokenizer_written(tmp_path, cut):
     config = replace(CONFIG, V=320, tied=False, **MORE[cut])
     params = samples.random_model(config)[0].params
-    model, tokenizer = Transformer(config, params), samples.BytePairTokenizer(samples.train_tokenizer(cut), 320)
+    model, tokenizer = Transformer(config, params), samples.BytePairTokenizer(samples.train_tokenizer(cut), 320, "j")
     write_gguf(tmp_path / "m.gguf", model, tokenizer, kind="f32", positions=99)
     found = read_pretrained(tmp_path / "m.gguf")
     fields = gguf.GGUFReader(tmp_path / "m.gguf").fields
     family, end = (fields[name].contents() for name in ("general.architecture", "tokenizer.ggml.eos_token_id"))
     assert tokenizer.decode([end]) == "<|end|>"
     assert (found.config.V, found.config.T, family) == (320, 99, "qwen2" if cut == "qwen2" else "llama")
+    assert found.tokenizer.chat_template == fields["tokenizer.chat_template"].contents() == "j"
     samples.check_equal(found.params, params)
     assert ('"ignore_merges": true' in found.tokenizer.description) == (cut == "llama3")
     for text in samples.HARD:
@@ -163,10 +164,7 @@ def test_what_a_file_cannot_say_is_refused_and_nothing_written(tmp_path, monkeyp
         ({"path": tmp_path / "there"}, "there exists; give a new file"),
         ({"model": other}, "GGUF files can say models of kind llama, got gpt2"),
         ({"model": gated}, "this model has gates"),
-        (
-            {"tokenizer": samples.BytePairTokenizer(pairs)},
-            "is cut for smollm, gpt-2, qwen2, llama-bpe; this",
-        ),
+        ({"tokenizer": samples.BytePairTokenizer(pairs)}, "is cut for smollm, gpt-2, qwen2, llama-bpe; this"),
         ({"kind": "q2"}, "kind must be one of sliced, source, f32; got 'q2'"),
     ):
         with pytest.raises(UsageError, match=match):

@@ -12,7 +12,7 @@ import samples
 from samples import refused
 
 from tinyprune.config import GateConfig, ModelConfig
-from tinyprune.data import ByteTokenizer
+from tinyprune.data import ByteTokenizer, tokenizer_from_dict
 from tinyprune.errors import CheckpointError, TinypruneError, UsageError
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import hub, read_pretrained, stored, write_hub
@@ -48,6 +48,18 @@ def test_what_is_written_is_read_again(tmp_path, config):
     assert (model.config, model.name, model.tokenizer.V) == (config, "a model", config.V)
     samples.check_equal(model.params, params)
     assert model.tokenizer.decode(model.tokenizer.encode("the cat 😀")) == "the cat 😀"
+
+
+def test_a_chat_template_is_kept(tmp_path):
+    model, tokenizer = samples.random_model(samples.LLAMA)
+    tokenizer.chat_template = "{{ messages }}"
+    write_hub(tmp_path / "m", model, tokenizer_from_dict(tokenizer.to_dict()))
+    several = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
+    for given, expected in (({}, "{{ messages }}"), ({"chat_template": several}, "d"), ({"chat_template": 1}, "")):
+        change(tmp_path / "m/tokenizer_config.json", **given)
+        assert read_pretrained(tmp_path / "m").tokenizer.chat_template == expected
+    (tmp_path / "m/chat_template.jinja").write_text("j")
+    assert read_pretrained(tmp_path / "m").tokenizer.chat_template == "j"
 
 
 def test_bfloat16_is_the_upper_half_of_float32(tmp_path):

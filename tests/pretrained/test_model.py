@@ -51,6 +51,7 @@ def ours(request, pair):
 def test_what_is_written_again_is_loaded_by_transformers(pair, tmp_path):
     transformers = pytest.importorskip("transformers")
     theirs, model = pair
+    model.tokenizer.chat_template = "<{{ messages[0].content }}>"
     write_hub(tmp_path, Transformer(model.config, model.params), model.tokenizer)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     np.testing.assert_array_equal(*(samples.their_logits(model, np.arange(18)) for model in (again, theirs)))
@@ -58,6 +59,7 @@ def test_what_is_written_again_is_loaded_by_transformers(pair, tmp_path):
     qwen = model.config.bias == "qkv"
     kind = transformers.PreTrainedTokenizerFast if qwen else transformers.AutoTokenizer
     tokenizer = kind.from_pretrained(tmp_path)
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "<a>"
     for text in samples.HARD:
         assert tokenizer(text)["input_ids"] == model.tokenizer.encode(text).tolist()
 

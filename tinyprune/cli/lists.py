@@ -73,11 +73,8 @@ def backends() -> Records:
     """Who computes, for --backend, and what is missing here"""
     from tinyprune.kernels.backend import BACKENDS
 
-    problems = {name: choice.problem() for name, choice in BACKENDS.items()}
-    return [
-        {"backend": name, "about": BACKENDS[name].about, "usable here": problem is None, "problem": problem}
-        for name, problem in problems.items()
-    ]
+    all_of = ((name, choice.about, choice.problem()) for name, choice in BACKENDS.items())
+    return [{"backend": name, "about": about, "usable here": not why, "problem": why} for name, about, why in all_of]
 
 
 KINDS = {things.__name__: things for things in (presets, corpora, methods, settings, backends)}

@@ -10,6 +10,7 @@ from typing import Any
 
 from tinyprune.cli.options import parse_options
 from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.progress import say
 from tinyprune.tables import print_records
 
 
@@ -36,7 +37,6 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
 
 def show_heads(arguments: argparse.Namespace) -> None:
     """Run `tinyprune heads`."""
-    from tinyprune.progress import say
     from tinyprune.pruning.roles import head_roles
     from tinyprune.runs.directory import text_of
     from tinyprune.warmup import announced
@@ -64,7 +64,6 @@ def generate_text(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from tinyprune.model.generation import generate
-    from tinyprune.progress import say
     from tinyprune.warmup import announced
 
     for name, low in (("tokens", 1), ("temperature", 0), ("top_k", 1), ("seed", 0)):
@@ -164,15 +163,13 @@ def gradcheck(arguments: argparse.Namespace) -> None:
     if not worst:
         raise UsageError(f"no operation begins with {arguments.op!r}; `tinyprune gradcheck` lists all")
     print_records(worst, arguments.json)
-    wrong = [record["operation"] for record in worst if not record["passed"]]
-    if wrong:
+    if wrong := [record["operation"] for record in worst if not record["passed"]]:
         raise TinypruneError(f"wrong gradients: {', '.join(wrong)}")
 
 
 def load_saved(arguments: argparse.Namespace):
     """Load the model that the arguments name."""
     from tinyprune.kernels.backend import default_backend, get_backend
-    from tinyprune.progress import say
     from tinyprune.runs.directory import RunDirectory, load_model
 
     path = Path(arguments.model)

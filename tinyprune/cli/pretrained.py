@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tinyprune.cli.models import load_saved
 from tinyprune.cli.options import parse_options
+from tinyprune.progress import say
 
 
 def import_pretrained(arguments: argparse.Namespace) -> None:
@@ -16,7 +17,6 @@ def import_pretrained(arguments: argparse.Namespace) -> None:
     from tinyprune.data.corpora import absolute_corpus
     from tinyprune.model.counting import count_parameters
     from tinyprune.pretrained import read_pretrained
-    from tinyprune.progress import say
     from tinyprune.runs.directory import RunDirectory
     from tinyprune.runs.importing import check_new, import_run
 
@@ -42,7 +42,6 @@ def export_pretrained(arguments: argparse.Namespace) -> None:
     from tinyprune.pretrained import gguf_source, write_hub
     from tinyprune.pretrained.export import padded
     from tinyprune.pretrained.gguf_writer import write_gguf
-    from tinyprune.progress import say
     from tinyprune.runs.directory import RunDirectory
     from tinyprune.training.checkpoints import load_checkpoint
 

@@ -83,18 +83,10 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]) -> Iterator
 
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings given on the command line, by their names in the configuration."""
-    named = {
-        "data.corpus": arguments.corpus,
-        "data.tokenizer": arguments.tokenizer,
-        "seed": arguments.seed,
-        "gate.lam": getattr(arguments, "lam", None),
-        "gate.target_heads": getattr(arguments, "target_heads", None),
-        "gate.units": getattr(arguments, "units", None),
-        "gate.criterion": getattr(arguments, "by", None),
-        "gate.objective": getattr(arguments, "objective", None),
-        "gate.repair_tokens": getattr(arguments, "repair_tokens", None),
-        "gate.repair_corpus": getattr(arguments, "repair_corpus", None),
-    }
+    named = {"seed": arguments.seed, "gate.criterion": getattr(arguments, "by", None)}
+    named |= {f"data.{name}": getattr(arguments, name) for name in ("corpus", "tokenizer")}
+    same = ("lam", "target_heads", "units", "objective", "repair_tokens", "repair_corpus")
+    named |= {f"gate.{name}": getattr(arguments, name, None) for name in same}
     given = {name: value for name, value in named.items() if value is not None}
     if (share := getattr(arguments, "target_parameters", None)) is not None:
         given |= {"gate.target_share": share, "gate.price": "parameters", "gate.target_heads": None}

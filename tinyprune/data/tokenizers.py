@@ -180,14 +180,15 @@ class BytePairTokenizer:
     Args:
         description: the text of a tokenizer.json.
         V: entries of the model's vocabulary, which may have more than there are tokens; 0: as many as tokens.
+        chat_template: how a chat becomes one text, in Jinja; an export passes it on.
 
     Raises UsageError if it describes another kind of tokenizer, or more than V tokens.
     """
 
     kind = "bpe"
 
-    def __init__(self, description: str, V: int = 0) -> None:
-        self.description = description
+    def __init__(self, description: str, V: int = 0, chat_template: str = "") -> None:
+        self.description, self.chat_template = description, chat_template
         try:
             values = json.loads(description)
             model, before = values["model"], values["pre_tokenizer"]
@@ -236,7 +237,8 @@ class BytePairTokenizer:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {"kind": self.kind, "V": self.V, "description": self.description}
+        about = {"chat_template": self.chat_template} if self.chat_template else {}
+        return {"kind": self.kind, "V": self.V, "description": self.description} | about
 
 
 Tokenizer = ByteTokenizer | CharacterTokenizer | WordTokenizer | BytePairTokenizer
@@ -252,7 +254,7 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
         case {"kind": "word", "words": [*words]} if all(isinstance(word, str) for word in words):
             return WordTokenizer(words)
         case {"kind": "bpe", "V": int(V), "description": str(description)}:
-            return BytePairTokenizer(description, V)
+            return BytePairTokenizer(description, V, str(values.get("chat_template", "")))
     raise UsageError(f"not the description of a tokenizer: {json.dumps(values, default=str)[:80]}")
 
 

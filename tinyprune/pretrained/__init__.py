@@ -77,12 +77,10 @@ def find_model(path: str | Path) -> Path:
 
 def gguf_source(of: dict[str, Any]) -> Path | None:
     """Return the GGUF file that a model was imported from, by its metadata; None if there is none, or it is gone."""
-    path = find_model(of["file"]) if of.get("file") else None
-    if path is None or path.suffix != ".gguf":
-        return None
-    if not path.exists():
+    path = find_model(of.get("file") or "")
+    if path.suffix == ".gguf" and not path.exists():
         say(f"{path}, which was imported, is no longer there")
-    return path if path.exists() else None
+    return path if path.suffix == ".gguf" and path.exists() else None
 
 
 def _file_in_package(name: str) -> Path | None:

@@ -184,7 +184,8 @@ def read_tokenizer(entries: dict[str, Any], V: int, path: Path) -> BytePairToken
     if len(types) != len(tokens) or not all(isinstance(text, str) for text in (*tokens, *merges)):
         raise CheckpointError(f"{path}: {len(tokens)} tokens have {len(types)} types, or are no texts; {OTHERWISE}")
     try:
-        return BytePairTokenizer(description(tokens, types, merges, pre), V)
+        chat = str(entries.get("tokenizer.chat_template", ""))
+        return BytePairTokenizer(description(tokens, types, merges, pre), V, chat)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
 

@@ -238,6 +238,8 @@ def tokenizer_entries(tokenizer: Any, gguf: Any) -> Iterator[tuple[str, Any, Any
     yield "tokenizer.ggml.tokens", tokens, kinds.ARRAY, kinds.STRING
     yield "tokenizer.ggml.token_type", types, kinds.ARRAY, kinds.INT32
     yield "tokenizer.ggml.merges", merges, kinds.ARRAY, kinds.STRING
+    if tokenizer.chat_template:
+        yield "tokenizer.chat_template", tokenizer.chat_template, kinds.STRING, None
     if (end := end_token(tokenizer)) is not None:  # llama.cpp would take token 11, GPT-2's
         for name in ("bos", "eos"):
             yield f"tokenizer.ggml.{name}_token_id", end, kinds.UINT32, None

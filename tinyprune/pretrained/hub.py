@@ -49,7 +49,7 @@ def read_hub(folder: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]],
         raise CheckpointError(f"{folder}: tie_word_embeddings is true, but lm_head.weight is not the embedding")
     description = _read_text(folder / "tokenizer.json")
     try:
-        tokenizer = BytePairTokenizer(description, config.V)
+        tokenizer = BytePairTokenizer(description, config.V, _chat_template(folder))
     except UsageError as error:
         raise UsageError(f"{folder / 'tokenizer.json'}: {error}") from error
     return config, read_parameters(stored, where, shapes), tokenizer
@@ -86,6 +86,7 @@ def write_hub(folder: str | Path, model: Transformer, tokenizer: Any, positions:
     longest = config.T if positions is None or kind == "gpt2" else positions  # GPT-2's table has T rows
     settings = write_settings(config, heads, longest)
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest}
+    about |= {"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {}
     for name, text in (
         ("tokenizer.json", tokenizer.description),
         ("tokenizer_config.json", json.dumps(about | {"clean_up_tokenization_spaces": False}, indent=2) + "\n"),
@@ -119,6 +120,17 @@ def _heads_in_each_layer(config: ModelConfig) -> int:
     if D % heads:
         raise UsageError(f"transformers allows only numbers of heads that divide D = {D}, but layer 0 has {heads}")
     return heads
+
+
+def _chat_template(folder: Path) -> str:
+    """Return how a chat becomes one text, in Jinja; of several the default. "" if the folder does not say it."""
+    if (path := folder / "chat_template.jinja").exists():
+        return _read_text(path)
+    path = folder / "tokenizer_config.json"
+    found = _read_json(path).get("chat_template") if path.exists() else ""
+    if isinstance(found, list):
+        found = next((x.get("template") for x in found if isinstance(x, dict) and x.get("name") == "default"), "")
+    return found if isinstance(found, str) else ""
 
 
 def _read_text(path: Path) -> str:
