@@ -1024,7 +1024,6 @@ axes[1].legend(frameon=False, fontsize=8)
 fig.suptitle(
     "(d) Blocks of units are the cheap parameters, and chance is the worst choice", fontsize=10
 )
-fig.tight_layout()
 plt.show()
 
 
