@@ -1,4 +1,4 @@
-"""Exports as GGUF: read again with the same bits, blocks of the source sliced, and llama.cpp computes the same."""
+"""Exports as GGUF: read again up to the order of sums, blocks of the source sliced, and llama.cpp computes the same."""
 
 import itertools
 from dataclasses import replace
@@ -73,11 +73,11 @@ def test_each_head_is_stored_once_beside_others_of_its_key_in_the_fewest_places(
 
 
 @pytest.mark.parametrize("masks", [EACH, ALIKE], ids=["each", "alike"])
-def test_what_stays_is_sliced_and_read_again_with_the_same_bits(source, tmp_path, masks):
+def test_what_stays_is_sliced_and_read_again(source, tmp_path, masks):
     path, given = source
     smaller = pruned(given, masks)
     write_gguf(tmp_path / "m.gguf", smaller, given.tokenizer, path)
-    np.testing.assert_array_equal(again(tmp_path / "m.gguf").log_p(IDS), smaller.log_p(IDS))
+    np.testing.assert_allclose(again(tmp_path / "m.gguf").log_p(IDS), smaller.log_p(IDS), rtol=0, atol=1e-5)
     found = read_pretrained(tmp_path / "m.gguf")
     assert found.config.T == 18 and found.tokenizer.description == given.tokenizer.description
     reader, kinds = gguf.GGUFReader(tmp_path / "m.gguf"), {name: x.tensor_type for name, x in tensors(path).items()}
