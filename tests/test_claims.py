@@ -76,7 +76,7 @@ def test_every_difference_follows_from_its_cells():
 def test_every_multiple_of_a_perplexity_follows_from_its_cells():
     """Perplexity by that of the whole model, pruned, repaired and healed, on the run's text and on another."""
     of = {tuple(r[x] for x in ("parts", "method", "model", "text")): r for r in csv_of("smollm2-parts/summary.csv")}
-    speed = {r["model"]: r for r in csv_of("smollm2-parts/speed.csv")}
+    speed = csv_of("smollm2-parts/speed.csv")
     (rows,) = tables(re.compile(r"^\| (heads|blocks|both) \| ([\w-]+) \| (.*) \|$", re.MULTILINE))
     assert len(rows) == len({key[:2] for key in of}) - 1
     for parts, method, numbers in (row.groups() for row in rows):
@@ -87,8 +87,10 @@ def test_every_multiple_of_a_perplexity_follows_from_its_cells():
         times = [f"{r['times']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in found]
         assert numbers.split(" | ") == [*first, *times]
     page, readme = " ".join(PAGE.split()), " ".join(README.split())
-    reads = [f"{speed[x]['reading'] / speed[x]['whole_reading']:.2f}" for x in ("heads", "blocks", "both")]
-    assert "files read {} (heads), {} (blocks) and {} (both) times as".format(*reads) in page
+    own = [[r for r in speed if r["parts"] == x and r["share"] == 0.9] for x in ("heads", "blocks", "both")]
+    fast = [np.mean([r[name] for r in x]) for x in (*own, speed[1:2]) for name in ("reading_times", "writing_times")]
+    said = "read {:.2f} and write {:.2f} times as fast, without blocks {:.2f} and {:.2f}, without both {:.2f} and "
+    assert (said + "{:.2f}; the whole file, loaded again, {:.2f} and {:.2f}.").format(*fast) in page
     whole = [of["all", "whole", model, text] for model in ("whole", "healed") for text in ("run", "other")]
     ends = [r["perplexity"] for r in whole[:2]] + [r["times"] for r in whole[2:]]
     assert "({:.1f} on the language reference, {:.1f} on *Moby Dick*, 20,480 tokens each)".format(*ends) in page
@@ -243,22 +245,20 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_pages():
-    whole, _, healed = csv_of("smollm2-words/files.csv")[:3]
-    run, other, reading = (healed[name] / whole[name] for name in ("perplexity_run", "perplexity_other", "reading"))
-    size = f"{healed['megabytes']:.0f} of {whole['megabytes']:.0f} MB"
-    own = size, f"{reading:.2f} times", f"{run:.2f}", f"{other:.2f}"
-    assert re.search(".*".join(own), part := part_of_readme("Prune a model that you know"), re.DOTALL)
-    assert decimals(part_of_readme("Compare") + part) - set(own[2:]) - decimals(own[1]) <= decimals(PAGE)
+    whole, _, healed, *_, more = csv_of("smollm2-words/files.csv")[:7]
+    size, speed = f"{healed['megabytes']:.0f} of {whole['megabytes']:.0f} MB", csv_of("smollm2-parts/speed.csv")[2]
+    times = [x[f"perplexity_{text}"] / whole[f"perplexity_{text}"] for x in (healed, more) for text in ("run", "other")]
+    own = [f"{x:.2f}" for x in (speed["reading_times"], speed["writing_times"], *times)]
+    assert re.search(".*".join((size, *own)), part := part_of_readme("Prune a model that you know"), re.DOTALL)
+    assert decimals(part_of_readme("Compare") + part) - set(own) <= decimals(PAGE)
     report = (RESULTS / "tiny-pydoc" / "report.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (train|finetune): [^|]* \| (.*) \|$", report, re.MULTILINE))
     whole, small = (rows[stage].split(" | ") for stage in ("train", "finetune"))
     said = " ".join(part_of_readme("Two commands").split())
     heads, parameters = small[0], int(small[2].replace(",", "")) / 1000
     assert f"Of {small[1]} heads {heads} stay, of 625 thousand parameters {parameters:.0f}. " in said
-    controls = (
-        json.loads(line) for line in (RESULTS / "tiny-pydoc/cells.jsonl").read_text(encoding="utf-8").splitlines()
-    )
-    of = {c["cell"]["method"]: c["record"] for c in controls}
+    lines = (RESULTS / "tiny-pydoc/cells.jsonl").read_text(encoding="utf-8").splitlines()
+    of = {c["cell"]["method"]: c["record"] for c in map(json.loads, lines)}
     own, steps, longer = (
         of[x]["bits_per_character"]["test"] for x in ("unpruned", "small-from-scratch", "small-longer")
     )

@@ -167,7 +167,7 @@ def test_gates_are_opened_by_scores(their, run, book, tmp_path):
     assert "michel-global scores all parts on" in said.stderr
     assert saved(tmp_path / "r", "gate").metadata["positions"] == 18  # which an export writes
     assert "already finished" in succeed("gate", tmp_path / "r", "--resume").stderr
-    other = refused(2, "gate", tmp_path / "r", "--resume", "--set=gate.repair_corpus=run")
+    other = refused(2, "gate", tmp_path / "r", "--resume", "--repair-corpus=run")
     assert "gate.repair_corpus must stay, since stage gate has begun" in other
     succeed("prune", tmp_path / "r", "--repair-tokens=200", "--backend=numpy")
     parts = [saved(tmp_path / "r", stage).model.config.parts for stage in ("gate", "prune")]

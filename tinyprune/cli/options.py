@@ -106,6 +106,9 @@ GATE = (
     ),
 )
 BASELINE = option("--from", "start from this model, or from a run's baseline", dest="source", metavar="CHECKPOINT")
+REPAIR_CORPUS = option(
+    "--repair-corpus", "texts for gates, repair, healing, commas between: run, self (the model's), or as --corpus"
+)
 LOADED = (MODEL, STAGE, BACKEND)
 STUDY = (SETTING, BACKEND, switch("--json", "all rows as JSON on standard output"))
 METHODS = "gates, or criteria as for gate.criterion, leave-one-out for heads alone (%(default)s)"
@@ -123,14 +126,11 @@ OPTIONS = {
         switch("--json", "the table as JSON on standard output"),
     ],
     "train": RUN,
-    "gate": [*RUN, *GATE, BASELINE],
+    "gate": [*RUN, *GATE, REPAIR_CORPUS, BASELINE],
     "prune": [
         *RUN,
         option("--repair-tokens", "fit what stays to so many tokens, so that it computes what all did", type=int),
-        option(
-            "--repair-corpus",
-            "texts for it and for healing, with commas between: run, self (the whole model writes it), or as --corpus",
-        ),
+        REPAIR_CORPUS,
     ],
     "finetune": RUN,
     "import": [

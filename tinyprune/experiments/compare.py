@@ -132,28 +132,28 @@ class Comparison:
     def cells(self) -> list[CheckpointCell]:
         """All cells, each after those whose records it reads."""
         config = self.run.config
-        first, heal = config.seed, bool(config.finetune.steps)
         about = {"revision": REVISION, "model": self.digest, "backend": self.model.ops.name}
         read = {name: [len(tokens), int(tokens.sum())] for name, tokens in self.texts.items()}
         read |= {"words": [key_of(self.words)]} if self.words else {}
         gate = config.gate.to_dict() | {"text": self.run.text.digest}
+        if set(self.run.corpora) - {"run", "self"}:  # files, which can change
+            gate["texts"] = [[len(tokens), int(tokens.sum())] for tokens in self.run.mixed(None)]
         repair = {"repair": {"repair_type": gate.pop("repair_type", ""), "weights": "by stream"}}
-        healing = {"healing": settings(config.finetune)}
-        cells = [CheckpointCell("whole", "whole", "all", first, about | {"read": read})]
-        if heal:
-            healed = cells[0].depends | {"gate": gate} | healing
-            cells.append(dataclasses.replace(cells[0], what="healed", depends=healed))
+        trains, healing = {"gate_train": settings(config.gate_train)}, {"healing": settings(config.finetune)}
+        cells = [CheckpointCell("whole", "whole", "all", config.seed, about | {"read": read})]
+        if config.finetune.steps:
+            depends = about | {"read": read, "gate": gate} | healing
+            cells.append(CheckpointCell("healed", "whole", "all", config.seed, depends))
         for method, parts in self.tried:
-            trained = {"gate": gate | ({"gate_train": settings(config.gate_train)} if method == "gates" else {})}
-            for seed in range(first, first + (self.seeds if method in SEEDED else 1)):
+            trained = about | {"gate": gate | (trains if method == "gates" else {})}
+            for seed in range(config.seed, config.seed + (self.seeds if method in SEEDED else 1)):
                 if method != "gates":
-                    cells.append(CheckpointCell("scores", method, parts, seed, about | trained))
+                    cells.append(CheckpointCell("scores", method, parts, seed, trained))
                 for share in self.shares:
-                    own = CheckpointCell("pruned", method, parts, seed, about | trained | {"read": read}, share)
-                    cells.append(own)
+                    cells.append(own := CheckpointCell("pruned", method, parts, seed, trained | {"read": read}, share))
                     if config.gate.repair_tokens:
                         cells.append(dataclasses.replace(own, what="repaired", depends=own.depends | repair))
-                    if heal:
+                    if config.finetune.steps:
                         cells.append(dataclasses.replace(own, what="healed", depends=own.depends | repair | healing))
         return cells
 
