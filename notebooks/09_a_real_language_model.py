@@ -508,9 +508,8 @@ for label, one in {
 # So the file is smaller, and rounding takes nothing away ([measured](../data/results/smollm2-words/README.md#files)).
 # Training has a progress bar and can be stopped and resumed. `tinyprune import FOLDER` reads a model of your own.
 #
-# On texts unlike those that gates, repair and healing read, much more is lost. So give them more kinds of text, such as
-# `--repair-corpus run,self,book.txt` for `tinyprune gate`: Python's reference, what the model itself writes, and a book.
-# Blocks alone, without heads (`--set gate.heads=false`), cost less than both, as chapter 10 shows.
+# Other kinds of text lose much more; `tinyprune gate … --repair-corpus run,self,book.txt` reads a book, too.
+# Blocks alone (`--set gate.heads=false`) cost less.
 #
 # ## Recap
 #
