@@ -136,7 +136,7 @@ def test_another_text_is_compared_on_if_one_asks_for_it(run, tmp_path):
     said = " ".join(succeed("generate", run, *greedy).stdout.removeprefix("Why is the sky blue?").split())
     page = (tmp_path / "README.md").read_text("utf-8")
     assert "| capitals | induction | seeds |" in page and f"\n| whole, all, seed 0: whole | {said} |\n" in page
-    book.write_text("".join(LINES) * 31, "utf-8")
+    book.write_text("".join(reversed(book.read_text("utf-8").splitlines(True))), "utf-8")
     assert "3 cells to be computed" in succeed("compare", run, *options).stderr  # all but the whole model
 
 

@@ -107,7 +107,7 @@ GATE = (
 )
 BASELINE = option("--from", "start from this model, or from a run's baseline", dest="source", metavar="CHECKPOINT")
 REPAIR_CORPUS = option(
-    "--repair-corpus", "texts for gates, repair, healing, commas between: run, self (the model's), or as --corpus"
+    "--repair-corpus", "texts for gates, repair, healing: run, self (the model writes it), FILE; commas between"
 )
 LOADED = (MODEL, STAGE, BACKEND)
 STUDY = (SETTING, BACKEND, switch("--json", "all rows as JSON on standard output"))

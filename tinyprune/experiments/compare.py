@@ -137,15 +137,15 @@ class Comparison:
         read |= {"words": [key_of(self.words)]} if self.words else {}
         gate = config.gate.to_dict() | {"text": self.run.text.digest}
         if set(self.run.corpora) - {"run", "self"}:  # files, which can change
-            gate["texts"] = [[len(tokens), int(tokens.sum())] for tokens in self.run.mixed(None)]
+            gate["texts"] = [key_of(tokens.tolist()) for tokens in self.run.mixed(None)]
         repair = {"repair": {"repair_type": gate.pop("repair_type", ""), "weights": "by stream"}}
-        trains, healing = {"gate_train": settings(config.gate_train)}, {"healing": settings(config.finetune)}
+        training, healing = {"gate_train": settings(config.gate_train)}, {"healing": settings(config.finetune)}
         cells = [CheckpointCell("whole", "whole", "all", config.seed, about | {"read": read})]
         if config.finetune.steps:
             depends = about | {"read": read, "gate": gate} | healing
             cells.append(CheckpointCell("healed", "whole", "all", config.seed, depends))
         for method, parts in self.tried:
-            trained = about | {"gate": gate | (trains if method == "gates" else {})}
+            trained = about | {"gate": gate | (training if method == "gates" else {})}
             for seed in range(config.seed, config.seed + (self.seeds if method in SEEDED else 1)):
                 if method != "gates":
                     cells.append(CheckpointCell("scores", method, parts, seed, trained))
