@@ -127,7 +127,7 @@ OTHERS = [
     ({"model": {"L": 2, "heads": [8, "8"]}}, "model.heads[1] must be of type int, got '8'"),
     ({"model": {"L": 1, "head_ids": [[0.5]]}}, "model.head_ids[0][0] must be of type int, got 0.5"),
     *(({"gate": {"log_alpha_init": x}}, f"gate.log_alpha_init must be a finite number, got {x}") for x in NOT_FINITE),
-    ({"gate": {"distribution": "top-k"}}, "gate.target_heads must be given"),
+    ({"gate": {"distribution": "top-k"}}, 'gate.distribution = "top-k" is gone; the last version that has it is 0.2'),
     ({"seed": -1}, "seed must be at least 0, got -1"),
     *(({"seed": x}, f"seed must be of type int, got {x!r}") for x in (1.5, "a")),
 ]
@@ -165,6 +165,13 @@ def test_the_kind_is_one_switch_and_keeps_the_parameters(kind):
     networks = RunConfig().with_options({"model.H": 4, "model.N": 6, "model.persistent": "stream"})
     block = networks.with_options({"model.kind": "transformer-xl"}).model
     assert (block.F, block.N, block.persistent) == (24, 0, "softmax")
+
+
+def test_files_of_version_0_2_are_read():
+    for tau in (0.5, 7.0):  # which changed nothing for these gates
+        for distribution in ("hard-concrete", "deterministic"):
+            old = {"gate": {"distribution": distribution, "tau": tau, "lam": 0.3}}
+            assert RunConfig.from_dict(old).gate == config.GateConfig(distribution=distribution, lam=0.3)
 
 
 def test_a_run_file_explains_every_setting():

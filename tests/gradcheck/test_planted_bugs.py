@@ -95,7 +95,6 @@ EQUIVALENT = {
     ("backward_with_gates", "-argument"): (2, "the same; of two layers number −1 is number 1"),
     ("attention_block_backward", "step skipped"): (1, "the gradient of a sum's first summand is that of the sum"),
     ("second_block_backward", "step skipped"): (1, "the same"),
-    ("gates_backward", "always the second"): (1, "top-k gates are tested in tests/pruning"),
     ("gates_backward", "argument for result"): (1, "each has a gate of its own: groups are tested in tests/pruning"),
     ("gates_backward", "2 * argument"): (1, "the same"),
     ("put_active", "always"): (1, "all heads may be put where they are"),

@@ -216,17 +216,6 @@ def hard_concrete(log_alpha, u, beta, gamma, zeta, hard):
     return (gate >= 0.5) * 1.0 if hard else gate
 
 
-def top_k(log_alpha, noise, k, tau, hard):
-    """Each softmax is a ratio of sums: what was chosen before weighs (1 − p)^(1/tau) less."""
-    a = log_alpha + noise
-    weight, gate = np.exp(a / tau), np.zeros(len(a))
-    for _ in range(k):
-        p = weight / weight.sum()
-        gate += p
-        weight = weight * (1 - p) ** (1 / tau)
-    return np.isin(np.arange(len(a)), np.argsort(a)[len(a) - k :]) * 1.0 if hard else gate
-
-
 def p_open(log_alpha, beta, gamma, zeta):
     return np.vectorize(logistic)(log_alpha - beta * math.log(-gamma / zeta))
 

@@ -50,7 +50,6 @@ def gradients(gate: GateConfig, model, ids, targets, memory, step: int = 0, warm
 OBJECTIVES = {
     "task": {"lam": 0.3},
     "layerwise": {"objective": "layerwise", "lam": 0.3, "layerwise_weight": 1.7},
-    "top-k": {"distribution": "top-k", "target_heads": 4, "tau": 0.8},
 }
 
 
@@ -58,21 +57,20 @@ OBJECTIVES = {
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("kind", MODELS)
 def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard):
-    """Cross-entropy + lam · L0, the layers' errors in which only gates vary, and with top-k cross-entropy alone."""
+    """Cross-entropy + lam · L0, the layers' errors in which only gates vary."""
     gate = GateConfig(**OBJECTIVES[objective], hard=hard)
     model, ids, targets, memory = example(kind, gate, **DROPOUT)
     ops, constants = model.ops, {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta}
-    layerwise, top_k = objective == "layerwise", objective == "top-k"
+    layerwise = objective == "layerwise"
     _, _, fixed = model.loss(ids, targets, memory, noise(), all_heads=layerwise)
     moving = fixed.gate[1]
-    assert top_k or (moving.any() and not moving.all())
+    assert moving.any() and not moving.all()
 
     def forward(*arrays):
         varied = Transformer(model.config, dict(zip(model.params, arrays, strict=True)), gate)
         total, _, cache = varied.loss(ids, targets, memory, noise(), all_heads=layerwise)
         for i in range(2):
-            if not top_k:
-                total = total + gate.lam * l0_forward(varied.params[f"layers.{i}.log_alpha"], **constants)[0]
+            total = total + gate.lam * l0_forward(varied.params[f"layers.{i}.log_alpha"], **constants)[0]
             if layerwise:
                 p = layer_parameters(model.params, i)
                 parts = [(fixed.attention_blocks[i].attention.o, p["Wo"], p.get("bo", np.zeros(12)))]
@@ -88,12 +86,8 @@ def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard)
     def backward(dout, _):
         losses, grads = gradients(gate, model, ids, targets, memory)
         total = losses["loss"] + gate.layerwise_weight * losses.get("layerwise_error", 0)
-        if top_k:
-            assert losses["l0"] == 4 and "lam" not in losses
-        else:
-            total += gate.lam * losses["l0"]
+        total += gate.lam * losses["l0"]
         assert total == pytest.approx(forward(*model.params.values())[0], rel=1e-13)
-        assert not top_k or all(abs(grads[name]).min() > 0 for name in gates_of(grads))
         return tuple(dout * grads[name] for name in model.params)
 
     names = list(model.params)
@@ -185,18 +179,6 @@ def test_deterministic_gates_are_sampled_ones_with_noise_of_one_half(monkeypatch
     assert losses[0] == losses[1] != drawn
     assert all(np.array_equal(grads[0][name], grads[1][name]) for name in grads[0])
     assert any(grads[0][name].any() for name in gates_of(grads[0]))
-
-
-@pytest.mark.parametrize("heads", range(7))
-def test_top_k_leaves_exactly_so_many_open_in_every_pass(heads):
-    model = small_model(small_config(), GateConfig(distribution="top-k", target_heads=heads))
-    rng, drawn = np.random.default_rng(0), set()
-    for generator in [rng] * 20 + [None]:
-        opened = np.concatenate([gates.values for gates in model.gates(generator)])
-        assert set(opened) <= {0, 1} and opened.sum() == heads
-        drawn.add(tuple(opened))
-    assert len(drawn) > 1 or heads in (0, 6)
-    assert sum(remove_closed_heads(model).config.heads) == heads
 
 
 GATES = {

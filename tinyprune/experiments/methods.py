@@ -62,10 +62,6 @@ METHODS: dict[str, Method] = {name: scored(criterion=name) for name in CRITERIA}
         "Soft Hard-Concrete gates without output scaling (Voita et al. 2019)",
         gates={"hard": False, "output_scaling": False},
     ),
-    "gumbel-top-k": gated(
-        "Soft top-k: gates that always leave exactly k heads open (Li, Cotterell & Sachan 2021)",
-        gates={"distribution": "top-k", "output_scaling": False},
-    ),
     "deterministic": gated("Hard-Concrete gates without noise", gates={"distribution": "deterministic"}),
     # Two that tell the choice of heads from the training of the weights meanwhile.
     "gates-heads": Method(

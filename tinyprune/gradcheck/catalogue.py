@@ -283,8 +283,8 @@ def vocabulary_cases(make: Maker) -> list[Case]:
 
 
 def gate_cases(make: Maker) -> list[Case]:
-    """Gates by both distributions, in training and evaluation, soft and straight-through; and their L0 loss."""
-    inputs, noise = {"log_alpha": LOG_ALPHA}, {"noise": 2 * NOISE, "k": 3, "tau": 0.7}
+    """Hard-Concrete gates, in training and evaluation, soft and straight-through; and their L0 loss."""
+    inputs = {"log_alpha": LOG_ALPHA}
     cases = [make.pair("l0", {"log_alpha": LOG_ALPHA.reshape(2, 3)}, **GATE)]
     cases.append(make.pair("l0", inputs, "of different sizes", weights=np.linspace(0.5, 2, 6), **GATE))
     for kind, hard in (("soft", False), ("straight-through", True)):
@@ -292,7 +292,6 @@ def gate_cases(make: Maker) -> list[Case]:
         # without noise and temperature the clip begins only beyond ±2.4
         wide = {"log_alpha": 3 * LOG_ALPHA}
         cases.append(make.pair("hard_concrete", wide, f"{kind}, evaluation", u=None, **GATE, hard=hard))
-        cases.append(make.pair("top_k", inputs, f"{kind}, training", **noise, hard=hard))
     return cases
 
 

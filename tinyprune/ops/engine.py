@@ -10,8 +10,8 @@ gradient. Its formula, its shapes and its source stand in the module that define
 So `ops.projections_forward(n, Wq, …)` runs the same lines on every engine, and `ops.matmul` in them is NumPy's here,
 Numba's in `kernels/cpu/engine.py`, and CUDA's in `kernels/cuda/engine.py`: subclasses, which list what they override.
 
-The gates (hard-concrete, L0, top-k) are a few hundred numbers at most. They are NumPy's with every engine, in main
-memory, and not in this list: see `ops.hard_concrete`, `ops.l0` and `ops.top_k`.
+The gates (hard-concrete, L0) are a few hundred numbers at most. They are NumPy's with every engine, in main memory,
+and not in this list: see `ops.hard_concrete` and `ops.l0`.
 """
 
 from collections.abc import Callable, Iterator, Sequence

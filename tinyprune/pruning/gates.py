@@ -5,7 +5,6 @@
                its attention block, and of its networks, ‖y_gated − y_full‖² / ‖y_full − x‖² on the block's own input;
                only the gates learn from it
     target     instead of lam · L0: a controller that holds the expected number of open heads at a target
-    top-k      no L0 loss at all: gates that always leave exactly as many heads open    (Li, Cotterell & Sachan 2021)
     share      a controller as for the target, but of what the parts cost, say in parameters, see `counting.part_prices`
 
 lam grows linearly from 0 (and t falls from all heads to the target), so that pruning begins from the trained model. L0
@@ -207,7 +206,7 @@ class GateObjective:
         self.prices = prices
         target = gate.target_heads if target is None else target
         self.controller = None
-        if target is not None and gate.distribution != "top-k":
+        if target is not None:
             self.controller = Controller(target, heads_total, gate.controller_lr)
 
     def __call__(
@@ -225,16 +224,12 @@ class GateObjective:
         loss, memory, cache = model.loss(ids, targets, memory, rng, all_heads=layerwise, frozen=gate.frozen)
         grads = model.backward(1.0, cache, once=True)
         errors = self.add_layerwise_gradients(model, cache, grads) if layerwise else []
-        # With top-k exactly `target_heads` gates are open: no price.
-        price: dict[str, Any] = {"l0": float(gate.target_heads or 0)}
-        if gate.distribution != "top-k":
-            l0, l0_cache = l0_forward(log_alpha, self.prices, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
-            # float: with NumPy's own float64 a reader's l0_backward would make the gradient float64
-            dlog_alpha = together(l0_backward(float(lam), l0_cache), first_parts(config, gate))
-            accumulate(grads, split_log_alpha(dlog_alpha, config, ops), ops)
-            price = {"l0": l0, "lam": lam}
+        l0, l0_cache = l0_forward(log_alpha, self.prices, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
+        # float: with NumPy's own float64 a reader's l0_backward would make the gradient float64
+        dlog_alpha = together(l0_backward(float(lam), l0_cache), first_parts(config, gate))
+        accumulate(grads, split_log_alpha(dlog_alpha, config, ops), ops)
         layers = {"layerwise_error": sum(map(float, errors))} if layerwise else {}
-        return {"loss": loss} | layers | price, memory, grads
+        return {"loss": loss} | layers | {"l0": l0, "lam": lam}, memory, grads
 
     def pressure(self, controller: Controller, log_alpha: NDArray, share: float) -> float:
         """Return the controller's weight of L0; the target has moved by `share` from the initial h to its final value.
