@@ -50,7 +50,7 @@ BLOCK_TYPES = "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"  # of llama.cpp: 32 weights
 OPTIMIZERS = "adamw", "lamb", "scales", "scales-offsets"
 # What version 0.2 had and this one has not, by table: options with their defaults, which the keys of stored cells still
 # hold, and choices of options that stay. Files that ask for no more than these defaults are read.
-RETIRED: dict[str, dict[str, Any]] = {"gate": {"tau": 0.5}}
+RETIRED: dict[str, dict[str, Any]] = {"gate": {"objective": "task", "layerwise_weight": 1.0, "tau": 0.5}}
 RETIRED_CHOICES = (("gate", "distribution", "top-k"),)
 # The values that an adaptive softmax, with `model.cutoffs`, needs.
 CLUSTERED = {"bias": "output", "tied": True, "embedding": "scaled"}
@@ -421,7 +421,6 @@ class GateConfig(Config):
 
     TABLE: typing.ClassVar[str] = "gate"
 
-    objective: str = option("task", "what the gates minimise besides lam * L0", choices=("task", "layerwise"))
     lam: float = option(0.02, "weight of the L0 loss, a sum over all heads", low=0.0)
     lam_warmup: int | None = option(None, "steps over which lam rises from 0; not given: the first epoch", low=0)
     target_heads: int | None = option(
@@ -447,7 +446,6 @@ class GateConfig(Config):
     heads: bool = newer(True, "heads may be closed; if not, only blocks of gate.units")
     groups: bool = newer(False, "heads that share keys and values have one gate together, and go with these")
     controller_lr: float = option(0.004, "target: step size of the controller's two multipliers", low=0.0)
-    layerwise_weight: float = option(1.0, "layerwise objective: weight of the layers' relative errors", low=0.0)
     distribution: str = option(
         "hard-concrete",
         "how gates are drawn: independently, or without noise",

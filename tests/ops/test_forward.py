@@ -226,13 +226,6 @@ def head_difference(o, Wo, scale):
     return scale * only.reshape(H, B, T, H * Dh) @ Wo
 
 
-def layerwise_error(gate, o, Wo, bo, scale):
-    """‖y_gated − y_full‖² / ‖y_full − x‖² with both outputs written out, on some x."""
-    x = np.random.default_rng(9).standard_normal((*o.shape[:2], len(bo)))
-    y_full, y_gated = (x + (g[:, None] * o).reshape(*o.shape[:2], -1) @ Wo + bo for g in (0 * gate + 1, scale * gate))
-    return ((y_gated - y_full) ** 2).sum() / ((y_full - x) ** 2).sum()
-
-
 def adam(grad, m, v, beta1, beta2, eps, step, grad_scale):
     g = grad_scale * grad
     m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2

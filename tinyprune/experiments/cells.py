@@ -96,10 +96,11 @@ class Cell:
         for stage in ("train", "gate_train", "finetune"):
             for name in NOT_IN_KEYS:
                 config[stage].pop(name, None)
-        gates = self.recipe.gates
+        gates = self.recipe.choose == "gates"
         if gates:
-            config["gate"] |= RETIRED["gate"]
-            for name in ("target_heads", "lam", *gates):  # `heads` and the method replace these settings
+            config["gate"] |= RETIRED["gate"]  # so that cells of version 0.2 keep their keys
+            # `heads` and the method replace these settings; one that changes no other stood for its objective
+            for name in ("target_heads", "lam", *(self.recipe.gates or ["objective"])):
                 config["gate"].pop(name, None)
         else:
             del config["gate"]

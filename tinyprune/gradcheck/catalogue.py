@@ -212,14 +212,12 @@ def attention_cases(make: Maker) -> list[Case]:
     relative = {"r": normal(S, H, Dh), "u": normal(H, Dh), "w": normal(H, Dh)}
     persistent = {"pk": normal(H, N, Dh, size=0.5), "pv": normal(H, N, Dh)} if N else {}
     gate = {"gate": make.gate()}
-    output: dict[str, Any] = {"o": context["q"], "Wo": normal(H * Dh, D), "bo": normal(D)}
     return [
         attention("plain causal", plain),
         attention("Transformer-XL", context, relative, dropout=0.2),
         attention("same length", context, relative, gate, span=M),
         attention("persistent only", context, persistent, gate, scale=1.5),
         attention("All-attention", context, relative, persistent, gate, dropout=0.2, span=M, scale=1.5),
-        make.pair("layerwise_error", gate, **output, scale=1.5),
     ]
 
 

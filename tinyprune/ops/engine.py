@@ -36,7 +36,6 @@ from tinyprune.ops import (
     head_networks,
     lamb,
     layernorm,
-    layerwise_error,
     linear,
     norm,
     positions,
@@ -194,8 +193,6 @@ class Engine(Machine):
     # Before an update; the engine of a GPU overrides it, so that nothing waits.
     clipping = clipping.clipping
     # A layer's error as a loss of its gates.
-    layerwise_error_forward = layerwise_error.layerwise_error_forward
-    layerwise_error_backward = staticmethod(layerwise_error.layerwise_error_backward)
 
 
 def override(engine: type[Engine], module: ModuleType, names: str) -> None:
