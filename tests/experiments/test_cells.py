@@ -15,7 +15,7 @@ from tinyprune.errors import UsageError
 from tinyprune.experiments import cells
 from tinyprune.experiments.cells import Cell, CellRun, Outcome, compute, text_of
 from tinyprune.experiments.methods import COMPARED, SMALL, SMALL_LONGER
-from tinyprune.model.counting import count_multiply_adds, count_parameters
+from tinyprune.model.counting import count_multiply_adds, count_parameters, part_prices
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.importance import CRITERIA, with_heads
 from tinyprune.training.evaluation import evaluate
@@ -80,6 +80,20 @@ def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method
         kept = [2 * layer + h for layer, ids in enumerate(record["head_ids"]) for h in ids]
         assert sorted(best) == kept or method == "gates-random"
     json.dumps(record, allow_nan=False)
+
+
+UNTIED = {"kind": "transformer-xl", "N": 0, "persistent": "softmax", "F": 8, "U": 4}
+
+
+@pytest.mark.parametrize("method", ["gates", "michel", "least-squares", "small-from-scratch"])
+def test_heads_and_blocks_that_are_removed_apart_stay_within_their_share(method, folder):
+    cell = toy_cell(folder, method, 2, **{f"model__{name}": value for name, value in UNTIED.items()})
+    record = compute(cell, cell.baseline and compute(cell.baseline).checkpoint).record
+    config = dataclasses.replace(cell.config.model, V=26)
+    prices, _ = part_prices(config, "parameters")
+    allowed = count_parameters(config) - prices.sum() / 2
+    assert allowed - prices.max() < record["parameters"] <= allowed
+    assert len(record["blocks"]) == 2
 
 
 @pytest.mark.parametrize("method", CRITERIA)
