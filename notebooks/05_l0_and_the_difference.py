@@ -62,10 +62,11 @@ from tinyprune.model.blocks import (
     second_block_forward,
 )
 from tinyprune.model.parameters import layer_parameters
+from tinyprune.model.transformer import gated_outputs
 from tinyprune.model.vocabulary import predict_backward
 from tinyprune.notebook import baseline_run, show_source, sliders, use_style, you_are_here, yours
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
-from tinyprune.pruning.gates import GateObjective, gated_outputs
+from tinyprune.pruning.gates import GateObjective
 from tinyprune.pruning.importance import with_heads
 from tinyprune.training.evaluation import read_segments
 

@@ -68,6 +68,7 @@ from tinyprune.experiments.results import read_csv
 from tinyprune.model.counting import count_parts
 from tinyprune.config import of_kind
 from tinyprune.kernels.backend import get_backend
+from tinyprune.model.transformer import gated_outputs
 from tinyprune.notebook import (
     baseline_run,
     results,
@@ -77,7 +78,7 @@ from tinyprune.notebook import (
     you_are_here,
 )
 from tinyprune.plots import BLUE, GREY, VERMILION
-from tinyprune.pruning.gates import GateObjective, gated_outputs, settle
+from tinyprune.pruning.gates import GateObjective, settle
 from tinyprune.pruning.importance import keep_best, michel
 from tinyprune.pruning.importance.masks import with_heads
 from tinyprune.pruning.roles import head_roles

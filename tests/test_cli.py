@@ -65,7 +65,7 @@ ADAPTIVE = ["--set=model.cutoffs=[9,17]", "--set=train.optimizer=lamb"]
 VARIANTS = {
     "transformer-xl, bytes": [*settings(TRANSFORMER_XL), "--tokenizer=byte"],
     "transformer, words": [*settings(TRANSFORMER), "--tokenizer=word"],
-    "layerwise, adaptive softmax": [*settings(), *ADAPTIVE, "--objective=layerwise", "--lam=0.5"],
+    "adaptive softmax": [*settings(), *ADAPTIVE, "--lam=0.5"],
     "no head left": [*settings(), "--target-heads=0"],
     "no steps": settings(steps=0),
 }

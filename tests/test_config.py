@@ -20,7 +20,7 @@ RICH = RunConfig(
         corpus='texts\\of "mine"\n#1 ä 🦊.txt', tokenizer="word", vocabulary=100, valid_fraction=0.1
     ),
     train=TrainConfig(steps=7, B=3, optimizer="lamb", lr=1e-5, weight_decay=1e-20, eps=1e16, schedule="constant"),
-    gate=config.GateConfig(target_heads=5, hard=False, objective="layerwise", log_alpha_init=-1.5),
+    gate=config.GateConfig(target_heads=5, hard=False, distribution="deterministic", log_alpha_init=-1.5),
     gate_train=TrainConfig(steps=8),
     finetune=TrainConfig(steps=9),
     seed=12,
@@ -127,7 +127,10 @@ OTHERS = [
     ({"model": {"L": 2, "heads": [8, "8"]}}, "model.heads[1] must be of type int, got '8'"),
     ({"model": {"L": 1, "head_ids": [[0.5]]}}, "model.head_ids[0][0] must be of type int, got 0.5"),
     *(({"gate": {"log_alpha_init": x}}, f"gate.log_alpha_init must be a finite number, got {x}") for x in NOT_FINITE),
-    ({"gate": {"distribution": "top-k"}}, "gate.target_heads must be given"),
+    *(
+        ({"gate": {key: value}}, f'gate.{key} = "{value}" is gone; the last version that has it is 0.2')
+        for key, value in (("distribution", "top-k"), ("objective", "layerwise"))
+    ),
     ({"seed": -1}, "seed must be at least 0, got -1"),
     *(({"seed": x}, f"seed must be of type int, got {x!r}") for x in (1.5, "a")),
 ]
@@ -165,6 +168,14 @@ def test_the_kind_is_one_switch_and_keeps_the_parameters(kind):
     networks = RunConfig().with_options({"model.H": 4, "model.N": 6, "model.persistent": "stream"})
     block = networks.with_options({"model.kind": "transformer-xl"}).model
     assert (block.F, block.N, block.persistent) == (24, 0, "softmax")
+
+
+def test_files_of_version_0_2_are_read():
+    for number in (0.5, 7.0):  # which changed nothing for these gates
+        for distribution in ("hard-concrete", "deterministic"):
+            gone = {"objective": "task", "layerwise_weight": number, "tau": number}
+            old = {"gate": gone | {"distribution": distribution, "lam": 0.3}}
+            assert RunConfig.from_dict(old).gate == config.GateConfig(distribution=distribution, lam=0.3)
 
 
 def test_a_run_file_explains_every_setting():

@@ -103,7 +103,7 @@ def recording(calls: set) -> Engine:
 
 
 @pytest.mark.parametrize(
-    "gate", [{"lam": 0.1}, {"target_heads": 0}, {"target_heads": 3}, {"objective": "layerwise", "lam": 0.5}], ids=str
+    "gate", [{"lam": 0.1}, {"target_heads": 0}, {"target_heads": 3}, {"hard": False, "lam": 0.5}], ids=str
 )
 @pytest.mark.parametrize("at_once", [True, False])
 def test_all_that_a_run_calls_is_called_at_its_start(gate, at_once, tmp_path, monkeypatch):

@@ -48,6 +48,10 @@ KINDS = tuple(USUAL)
 CRITERIA = "random", "magnitude", "michel", "michel-global", "leave-one-out", "output-difference", "fluctuation"
 BLOCK_TYPES = "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"  # of llama.cpp: 32 weights with a scale, _1: and an offset
 OPTIMIZERS = "adamw", "lamb", "scales", "scales-offsets"
+# What version 0.2 had and this one has not, by table: options with their defaults, which the keys of stored cells still
+# hold, and choices of options that stay. Files that ask for no more than these defaults are read.
+RETIRED: dict[str, dict[str, Any]] = {"gate": {"objective": "task", "layerwise_weight": 1.0, "tau": 0.5}}
+RETIRED_CHOICES = (("gate", "distribution", "top-k"),)
 # The values that an adaptive softmax, with `model.cutoffs`, needs.
 CLUSTERED = {"bias": "output", "tied": True, "embedding": "scaled"}
 
@@ -127,13 +131,22 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from a parsed TOML table. Raises UsageError for an unknown key, naming the allowed ones."""
-        known = [f.name for f in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
+        """Build from a parsed TOML table. Raises UsageError for an unknown key, naming the allowed ones.
+
+        What is `RETIRED` is left out, or refused where that would change what is done.
+        """
+        known, retired = [f.name for f in dataclasses.fields(cls)], RETIRED.get(cls.TABLE, {})
+        for key, value in values.items():
+            # numbers that are retired had no effect but beside the strings that are refused
+            other = key in retired and isinstance(value, str) and value != retired[key]
+            if other or (cls.TABLE, key, value) in RETIRED_CHOICES:
+                raise UsageError(
+                    f"{cls.TABLE}.{key} = {json.dumps(value)} is gone; the last version that has it is 0.2"
+                )
+            if key not in known and key not in retired:
                 hint = f"; allowed are {', '.join(known)}{nearest(key, known)}"
                 raise UsageError(f"unknown key {cls.TABLE}.{key}{hint}")
-        return cls(**values)
+        return cls(**{key: value for key, value in values.items() if key not in retired})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values without None, and without newer options that have their default."""
@@ -408,7 +421,6 @@ class GateConfig(Config):
 
     TABLE: typing.ClassVar[str] = "gate"
 
-    objective: str = option("task", "what the gates minimise besides lam * L0", choices=("task", "layerwise"))
     lam: float = option(0.02, "weight of the L0 loss, a sum over all heads", low=0.0)
     lam_warmup: int | None = option(None, "steps over which lam rises from 0; not given: the first epoch", low=0)
     target_heads: int | None = option(
@@ -434,13 +446,11 @@ class GateConfig(Config):
     heads: bool = newer(True, "heads may be closed; if not, only blocks of gate.units")
     groups: bool = newer(False, "heads that share keys and values have one gate together, and go with these")
     controller_lr: float = option(0.004, "target: step size of the controller's two multipliers", low=0.0)
-    layerwise_weight: float = option(1.0, "layerwise objective: weight of the layers' relative errors", low=0.0)
     distribution: str = option(
         "hard-concrete",
-        "how gates are drawn: independently, without noise, or always target_heads of them",
-        choices=("hard-concrete", "deterministic", "top-k"),
+        "how gates are drawn: independently, or without noise",
+        choices=("hard-concrete", "deterministic"),
     )
-    tau: float = option(0.5, "top-k: temperature of its softmax", low=1e-3, high=100.0)
     beta: float = option(0.333, "temperature of the concrete distribution", low=1e-3, high=10.0)
     gamma: float = option(-0.1, "lower end of the stretched gate", high=-1e-6)
     zeta: float = option(1.1, "upper end of the stretched gate", low=1.000001)
@@ -476,9 +486,6 @@ class GateConfig(Config):
         )
         broken = self.criterion and not self.has_target
         yield broken, "criterion needs gate.target_heads or gate.target_share, since it trains nothing"
-        yield self.groups and self.distribution == "top-k", 'groups must be false for gate.distribution = "top-k"'
-        broken = self.distribution == "top-k" and self.target_heads is None
-        yield broken, 'target_heads must be given for gate.distribution = "top-k": it is k'
 
 
 @dataclass(frozen=True)

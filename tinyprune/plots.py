@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import UsageError
 from tinyprune.files import replace_file
-from tinyprune.ops import p_open, top_k_forward
+from tinyprune.ops import p_open
 from tinyprune.pruning.gates import opening_log_alpha
 from tinyprune.pruning.roles import KINDS, HeadRoles
 from tinyprune.tables import Record
@@ -39,7 +39,6 @@ BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
 HEAD_COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#000000", "#56B4E9", GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H", ".")
 LINES = ("-", "--", "-.", ":")
-OPENNESS = {"hard-concrete": "P(open)", "deterministic": "P(open)", "top-k": "soft gate"}
 KEPT, REMOVED = {"facecolor": BLUE}, {"facecolor": "white", "edgecolor": "#AAAAAA", "hatch": "////"}
 # "default" comes first, so that matplotlib's own settings replace the user's.
 STYLE = [
@@ -151,9 +150,9 @@ def plot_gates(records: Sequence[Record], gate: GateConfig, head_ids: Sequence[S
         _draw_gates(axes, steps, openness[layer], opened[layer], boundary, heads)
         outer_left, outer_bottom = layer % columns == 0, layer + columns >= layers
         axes.tick_params(labelleft=outer_left, labelbottom=outer_bottom)
-        axes.set_ylabel(OPENNESS[gate.distribution] if outer_left else "")
-    dotted = "" if boundary is None else "above the dotted line a head is open in evaluation; "
-    figure.supxlabel(f"step of the gate stage\n{dotted}thick: open at the end")
+        axes.set_ylabel("P(open)" if outer_left else "")
+    dotted = "above the dotted line a head is open in evaluation"
+    figure.supxlabel(f"step of the gate stage\n{dotted}; thick: open at the end")
     return figure
 
 
@@ -174,34 +173,25 @@ def _draw_open_heads(axes: Axes, steps: NDArray, records: list[Record], gate: Ga
     _name_lines(axes, ends)
 
 
-def _openness(records: list[Record], gate: GateConfig) -> tuple[list[NDArray], list[NDArray], float | None]:
+def _openness(records: list[Record], gate: GateConfig) -> tuple[list[NDArray], list[NDArray], float]:
     """Measure how open the gates are: for each layer openness (records, heads), and who is open at the end (heads,).
 
-    Openness, 0 … 1, is the probability that a Hard-Concrete gate is open, or the soft top-k gate without noise. Last
-    comes the openness above which a gate is open in evaluation; None for top-k, where gates depend on each other.
+    Openness, 0 … 1, is the probability that a gate is open. Last comes the openness above which one is in evaluation.
     """
     joined = np.array([np.concatenate(r["log_alpha"]) for r in records])
     heads = [len(layer) for layer in records[0]["log_alpha"]]
-    if gate.distribution == "top-k":
-        options = {"k": gate.target_heads, "tau": gate.tau}
-        openness = np.array([top_k_forward(x, np.zeros_like(x), hard=False, **options)[0] for x in joined])
-        opened = top_k_forward(joined[-1], None, hard=True, **options)[0] > 0
-        boundary = None
-    else:
-        options = {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta}
-        openness = p_open(joined, **options)
-        opened = joined[-1] >= opening_log_alpha(gate)
-        boundary = float(p_open(np.array(opening_log_alpha(gate)), **options))
+    options = {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta}
+    openness, opened = p_open(joined, **options), joined[-1] >= opening_log_alpha(gate)
+    boundary = float(p_open(np.array(opening_log_alpha(gate)), **options))
     cuts = np.cumsum(heads)[:-1]
     return np.split(openness, cuts, axis=1), np.split(opened, cuts), boundary
 
 
 def _draw_gates(
-    axes: Axes, steps: NDArray, probability: NDArray, opened: NDArray, boundary: float | None, heads: Sequence[int]
+    axes: Axes, steps: NDArray, probability: NDArray, opened: NDArray, boundary: float, heads: Sequence[int]
 ) -> None:
     """Draw one layer's gates, from their openness (records, heads)."""
-    if boundary is not None:
-        axes.axhline(boundary, color=GREY, linewidth=0.8, linestyle=":")
+    axes.axhline(boundary, color=GREY, linewidth=0.8, linestyle=":")
     axes.set(xlim=_limits(steps[-1]), ylim=(-0.03, 1.03), yticks=[0, 0.5, 1])
     axes.locator_params(axis="x", nbins=4, integer=True)
     for i, head in enumerate(heads):

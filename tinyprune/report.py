@@ -153,7 +153,7 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
         pressure = f"target {gate.target_share} of the {gate.price}"
     if (U := model.config.U) > 0:
         blocks = f" and {', '.join(map(str, model.config.blocks))} of {model.config.F // U} blocks of {U} units"
-    chosen = f"Gates: {gate.objective} objective, {pressure}, L0 summed over all heads"
+    chosen = f"Gates: {pressure}, L0 summed over all heads"
     chosen = f"Chosen by {gate.criterion}, without training, {pressure}" if gate.criterion else chosen
     prompt, continuation = sample
     paragraphs = [

@@ -76,12 +76,6 @@ EQUIVALENT = {
     ("adaptive_softmax_forward", "2 * argument"): (2, "a list twice, of which only the first is read"),
     ("adaptive_softmax_backward", "length for size"): (1, "one axis"),
     ("adaptive_softmax_backward", "right summand only"): (1, "the absent cluster is number 2 of 2"),
-    ("layerwise_error_forward", "never"): (1, "a layer that adds nothing: the tests of the operation see it"),
-    ("layerwise_error_forward", "exchanged"): (1, "the product of a matrix with itself"),
-    ("layerwise_error_forward", "2 * argument"): (1, "a ratio"),
-    ("layerwise_error_forward", "-argument"): (1, "the same"),
-    ("layerwise_error_forward", "matrix product the other way round"): (4, "vectors and a symmetric matrix"),
-    ("layerwise_error_backward", "matrix product the other way round"): (1, "a symmetric matrix"),
     ("head_networks_forward", "always the second"): (1, "factors of 1"),
     ("head_networks_backward", "always the second"): (1, "factors of 1"),
     ("head_networks_backward", "results exchanged"): (5, "None for None"),
@@ -95,7 +89,6 @@ EQUIVALENT = {
     ("backward_with_gates", "-argument"): (2, "the same; of two layers number −1 is number 1"),
     ("attention_block_backward", "step skipped"): (1, "the gradient of a sum's first summand is that of the sum"),
     ("second_block_backward", "step skipped"): (1, "the same"),
-    ("gates_backward", "always the second"): (1, "top-k gates are tested in tests/pruning"),
     ("gates_backward", "argument for result"): (1, "each has a gate of its own: groups are tested in tests/pruning"),
     ("gates_backward", "2 * argument"): (1, "the same"),
     ("put_active", "always"): (1, "all heads may be put where they are"),
@@ -250,13 +243,6 @@ def before_relu(dout, kept):
     return dx, dW1, db1, np.einsum("btf,btd->fd", x @ W1 + b1, dout), db2, dgate
 
 
-def head_by_head(dout, kept):
-    """Products between heads are forgotten: each head's gradient is that of a layer with only this head gated."""
-    case, gate = CASES["layerwise_error"], CASES["layerwise_error"].inputs["gate"]
-    alone = [np.where(np.arange(gate.size) == h, gate, 1 / case.constants["scale"]) for h in range(gate.size)]
-    return np.array([case.backward(dout, case.forward(one)[1])[h] for h, one in enumerate(alone)])
-
-
 def gate_for_s(gradient):
     """g (1 − g) in the place of s (1 − s)."""
     gate, (s, *_) = CASES[TRAINING].forward(*CASES[TRAINING].inputs.values())
@@ -288,7 +274,6 @@ OPERATION_BUGS = {
     "hard_concrete: temperature in evaluation too": changed_gradients(EVALUATION, lambda d: d / 0.333),
     "hard_concrete: the gate in the place of s": changed_gradients(TRAINING, gate_for_s),
     "l0: a mean over heads": changed_gradients("l0", lambda d: d / d.size),
-    "layerwise_error: products between heads forgotten": ("layerwise_error", head_by_head),
 }
 
 

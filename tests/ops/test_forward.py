@@ -216,17 +216,6 @@ def hard_concrete(log_alpha, u, beta, gamma, zeta, hard):
     return (gate >= 0.5) * 1.0 if hard else gate
 
 
-def top_k(log_alpha, noise, k, tau, hard):
-    """Each softmax is a ratio of sums: what was chosen before weighs (1 − p)^(1/tau) less."""
-    a = log_alpha + noise
-    weight, gate = np.exp(a / tau), np.zeros(len(a))
-    for _ in range(k):
-        p = weight / weight.sum()
-        gate += p
-        weight = weight * (1 - p) ** (1 / tau)
-    return np.isin(np.arange(len(a)), np.argsort(a)[len(a) - k :]) * 1.0 if hard else gate
-
-
 def p_open(log_alpha, beta, gamma, zeta):
     return np.vectorize(logistic)(log_alpha - beta * math.log(-gamma / zeta))
 
@@ -235,13 +224,6 @@ def head_difference(o, Wo, scale):
     B, T, H, Dh = o.shape
     only = np.eye(H)[:, None, None, :, None] * o
     return scale * only.reshape(H, B, T, H * Dh) @ Wo
-
-
-def layerwise_error(gate, o, Wo, bo, scale):
-    """‖y_gated − y_full‖² / ‖y_full − x‖² with both outputs written out, on some x."""
-    x = np.random.default_rng(9).standard_normal((*o.shape[:2], len(bo)))
-    y_full, y_gated = (x + (g[:, None] * o).reshape(*o.shape[:2], -1) @ Wo + bo for g in (0 * gate + 1, scale * gate))
-    return ((y_gated - y_full) ** 2).sum() / ((y_full - x) ** 2).sum()
 
 
 def adam(grad, m, v, beta1, beta2, eps, step, grad_scale):

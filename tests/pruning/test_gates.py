@@ -9,7 +9,6 @@ from small import MODELS, small_config, small_model, small_trainer
 from tinyprune.config import GateConfig, TrainConfig
 from tinyprune.errors import CheckpointError
 from tinyprune.gradcheck import check_gradients
-from tinyprune.model.parameters import layer_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops import l0_forward, sigmoid
 from tinyprune.pruning.gates import GateObjective, add_gates, open_heads, settle, with_new_gates
@@ -47,53 +46,27 @@ def gradients(gate: GateConfig, model, ids, targets, memory, step: int = 0, warm
     return losses, grads
 
 
-OBJECTIVES = {
-    "task": {"lam": 0.3},
-    "layerwise": {"objective": "layerwise", "lam": 0.3, "layerwise_weight": 1.7},
-    "top-k": {"distribution": "top-k", "target_heads": 4, "tau": 0.8},
-}
-
-
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
-@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("kind", MODELS)
-def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard):
-    """Cross-entropy + lam · L0, the layers' errors in which only gates vary, and with top-k cross-entropy alone."""
-    gate = GateConfig(**OBJECTIVES[objective], hard=hard)
+def test_gradients_of_the_whole_objective_by_complex_step(kind, hard):
+    """Cross-entropy + lam · L0."""
+    gate = GateConfig(lam=0.3, hard=hard)
     model, ids, targets, memory = example(kind, gate, **DROPOUT)
-    ops, constants = model.ops, {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta}
-    layerwise, top_k = objective == "layerwise", objective == "top-k"
-    _, _, fixed = model.loss(ids, targets, memory, noise(), all_heads=layerwise)
-    moving = fixed.gate[1]
-    assert top_k or (moving.any() and not moving.all())
+    constants = {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta}
+    moving = model.loss(ids, targets, memory, noise())[2].gate[1]
+    assert moving.any() and not moving.all()
 
     def forward(*arrays):
         varied = Transformer(model.config, dict(zip(model.params, arrays, strict=True)), gate)
-        total, _, cache = varied.loss(ids, targets, memory, noise(), all_heads=layerwise)
+        total = varied.loss(ids, targets, memory, noise())[0]
         for i in range(2):
-            if not top_k:
-                total = total + gate.lam * l0_forward(varied.params[f"layers.{i}.log_alpha"], **constants)[0]
-            if layerwise:
-                p = layer_parameters(model.params, i)
-                parts = [(fixed.attention_blocks[i].attention.o, p["Wo"], p.get("bo", np.zeros(12)))]
-                if kind == "head networks":
-                    units = fixed.second_blocks[i].inside.r.reshape(*ids.shape, 3, 6)
-                    parts.append((units, p["net.pv"].reshape(18, 12), p["net.bo"]))
-                values, scale = cache.gates[i].values, fixed.gates[i].scale
-                for part in parts:
-                    error, _ = ops.layerwise_error_forward(values, *part, scale)
-                    total = total + gate.layerwise_weight * error
+            total = total + gate.lam * l0_forward(varied.params[f"layers.{i}.log_alpha"], **constants)[0]
         return total, None
 
     def backward(dout, _):
         losses, grads = gradients(gate, model, ids, targets, memory)
-        total = losses["loss"] + gate.layerwise_weight * losses.get("layerwise_error", 0)
-        if top_k:
-            assert losses["l0"] == 4 and "lam" not in losses
-        else:
-            total += gate.lam * losses["l0"]
+        total = losses["loss"] + gate.lam * losses["l0"]
         assert total == pytest.approx(forward(*model.params.values())[0], rel=1e-13)
-        assert not top_k or all(abs(grads[name]).min() > 0 for name in gates_of(grads))
         return tuple(dout * grads[name] for name in model.params)
 
     names = list(model.params)
@@ -185,18 +158,6 @@ def test_deterministic_gates_are_sampled_ones_with_noise_of_one_half(monkeypatch
     assert losses[0] == losses[1] != drawn
     assert all(np.array_equal(grads[0][name], grads[1][name]) for name in grads[0])
     assert any(grads[0][name].any() for name in gates_of(grads[0]))
-
-
-@pytest.mark.parametrize("heads", range(7))
-def test_top_k_leaves_exactly_so_many_open_in_every_pass(heads):
-    model = small_model(small_config(), GateConfig(distribution="top-k", target_heads=heads))
-    rng, drawn = np.random.default_rng(0), set()
-    for generator in [rng] * 20 + [None]:
-        opened = np.concatenate([gates.values for gates in model.gates(generator)])
-        assert set(opened) <= {0, 1} and opened.sum() == heads
-        drawn.add(tuple(opened))
-    assert len(drawn) > 1 or heads in (0, 6)
-    assert sum(remove_closed_heads(model).config.heads) == heads
 
 
 GATES = {

@@ -29,12 +29,12 @@ from tinyprune.training.step import LanguageModelling
 STEPS = 9  # an epoch has 6: the text begins again on the way
 DROPOUT = {"dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.1}
 TARGET = GateConfig(target_heads=4, controller_lr=0.5)
-LAYERWISE = GateConfig(objective="layerwise", hard=False, lam=0.5)
+SOFT = GateConfig(hard=False, lam=0.5)
 CONTROLLED = "gates held by a controller"
 # kind, optimizer, gates or share of distillation: together they have every kind of state.
 VARIANTS = {
     CONTROLLED: ("all-attention", "adamw", TARGET),
-    "soft gates, layer-wise": ("transformer-xl", "lamb", LAYERWISE),
+    "soft gates": ("transformer-xl", "lamb", SOFT),
     "no gates, no memory": ("transformer", "lamb", None),
     "distillation": ("head networks", "adamw", 0.4),
 }

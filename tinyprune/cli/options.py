@@ -100,7 +100,6 @@ GATE = (
         option("--target-parameters", "hold this share of all but the embedding open", type=float, metavar="SHARE"),
     ),
     option("--units", "gates for blocks of so many units of the feed-forward block, too", type=int),
-    option("--objective", "what the gates minimise besides the price of open gates", choices=("task", "layerwise")),
     option(
         "--by", "train no gates: open those that a criterion scores highest, such as michel-global", metavar="CRITERION"
     ),

@@ -85,7 +85,7 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings given on the command line, by their names in the configuration."""
     named = {"seed": arguments.seed, "gate.criterion": getattr(arguments, "by", None)}
     named |= {f"data.{name}": getattr(arguments, name) for name in ("corpus", "tokenizer")}
-    same = ("lam", "target_heads", "units", "objective", "repair_tokens", "repair_corpus")
+    same = ("lam", "target_heads", "units", "repair_tokens", "repair_corpus")
     named |= {f"gate.{name}": getattr(arguments, name, None) for name in same}
     given = {name: value for name, value in named.items() if value is not None}
     if (share := getattr(arguments, "target_parameters", None)) is not None:

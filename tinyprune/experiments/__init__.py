@@ -1,7 +1,6 @@
 """Studies: the paper's claims, tested at a laptop's scale, and pruning methods compared with each other.
 
-    tradeoff       quality against the number of heads that stay, for every method
-    architecture   heads that own a share of the feed-forward block, against heads and blocks removed apart
+    tradeoff   quality against the number of heads that stay, for every method
 
 Each study is one file of `studies`: its models, what they are compared with, its tables. `pictures` draws for all of
 them. The models are independent cells (`cells`), made smaller by the `methods`, computed by any
@@ -12,4 +11,4 @@ to its report (`results`). A new study is a file in `studies/` and its name belo
 """
 
 # The command line needs the names, without importing what the studies need.
-STUDIES = ("tradeoff", "architecture")
+STUDIES = ("tradeoff",)

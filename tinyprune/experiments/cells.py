@@ -29,7 +29,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from tinyprune.config import DataConfig, RunConfig, TrainConfig
+from tinyprune.config import RETIRED, DataConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import NotFiniteError, TinypruneError
 from tinyprune.experiments.methods import BASELINE, CONTROLS, METHODS, Method
@@ -96,9 +96,11 @@ class Cell:
         for stage in ("train", "gate_train", "finetune"):
             for name in NOT_IN_KEYS:
                 config[stage].pop(name, None)
-        gates = self.recipe.gates
+        gates = self.recipe.choose == "gates"
         if gates:
-            for name in ("target_heads", "lam", *gates):  # `heads` and the method replace these settings
+            config["gate"] |= RETIRED["gate"]  # so that cells of version 0.2 keep their keys
+            # `heads` and the method replace these settings; one that changes no other stood for its objective
+            for name in ("target_heads", "lam", *(self.recipe.gates or ["objective"])):
                 config["gate"].pop(name, None)
         else:
             del config["gate"]
@@ -261,8 +263,7 @@ class CellRun:
         params = gated.host_params()
         names = gate_names(config.model.L, gated.config.U)
         self.record["scores"] = [[round(float(x), 4) for x in params[name]] for name in names]
-        if gate.distribution != "top-k":
-            self.record["heads_shifted"] = hit_target(gated)
+        self.record["heads_shifted"] = hit_target(gated)
         self.record["bits_per_character_gated"] = self.bits(gated, "valid")
         return gated
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import GateConfig, TrainConfig
+from tinyprune.config import RETIRED, GateConfig, TrainConfig
 from tinyprune.errors import UsageError
 from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, healing_objective, key_of
 from tinyprune.experiments.experiment import check_choices
@@ -135,7 +135,7 @@ class Comparison:
         about = {"revision": REVISION, "model": self.digest, "backend": self.model.ops.name}
         read = {name: [len(tokens), int(tokens.sum())] for name, tokens in self.texts.items()}
         read |= {"words": [key_of(self.words)]} if self.words else {}
-        gate = config.gate.to_dict() | {"text": self.run.text.digest}
+        gate = RETIRED["gate"] | config.gate.to_dict() | {"text": self.run.text.digest}
         if set(self.run.corpora) - {"run", "self"}:  # files, which can change
             gate["texts"] = [key_of(tokens.tolist()) for tokens in self.run.mixed(None)]
         repair = {"repair": {"repair_type": gate.pop("repair_type", ""), "weights": "by stream"}}

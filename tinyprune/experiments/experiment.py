@@ -94,10 +94,9 @@ class Plan:
             raise UsageError(f"seeds must be at least 1, got {self.seeds}")
         check_choices(self.shares, self.config.model.heads_total, self.methods, COMPARED)
 
-    def configs(self, config: RunConfig | None = None) -> list[RunConfig]:
+    def configs(self) -> list[RunConfig]:
         """Return one configuration for each seed."""
-        config = config or self.config
-        return [dataclasses.replace(config, seed=config.seed + i) for i in range(self.seeds)]
+        return [dataclasses.replace(self.config, seed=self.config.seed + i) for i in range(self.seeds)]
 
     def entry(self, name: str, config: RunConfig, method: str, share: float | None = None) -> Entry:
         """Return the cell of one method that keeps a share of the heads, called `name` in the tables."""

@@ -45,7 +45,6 @@ scored = partial(Method, choose="criterion")
 searched = partial(Method, choose="search", repair=True)
 gated = partial(Method, choose="gates", heal=("finetune",))
 small = partial(Method, start="new", choose="layers", heal=("train", "gate", "finetune"))
-TASK = {"objective": "task"}
 DISTILLED = "half of the loss afterwards is the divergence from the whole model"
 
 METHODS: dict[str, Method] = {name: scored(criterion=name) for name in CRITERIA} | {
@@ -53,30 +52,20 @@ METHODS: dict[str, Method] = {name: scored(criterion=name) for name in CRITERIA}
         "The heads that the others can make up for best, found by exchanges, and the fit (OSSCAR)"
     ),
     "least-squares-distilled": searched(f"The same; {DISTILLED}", distill=0.5),
-    "gates": gated("Hard-Concrete gates under the L0 loss, trained with the weights (Shim et al. 2021)", gates=TASK),
-    "gates-layerwise": gated(
-        "The same gates, which also minimise the error that they cause in each layer's output",
-        gates={"objective": "layerwise"},
-    ),
+    "gates": gated("Hard-Concrete gates under the L0 loss, trained with the weights (Shim et al. 2021)"),
     "voita": gated(
         "Soft Hard-Concrete gates without output scaling (Voita et al. 2019)",
         gates={"hard": False, "output_scaling": False},
-    ),
-    "gumbel-top-k": gated(
-        "Soft top-k: gates that always leave exactly k heads open (Li, Cotterell & Sachan 2021)",
-        gates={"distribution": "top-k", "output_scaling": False},
     ),
     "deterministic": gated("Hard-Concrete gates without noise", gates={"distribution": "deterministic"}),
     # Two that tell the choice of heads from the training of the weights meanwhile.
     "gates-heads": Method(
         "The heads that `gates` keeps, in the baseline, and all steps to fine-tune them: the choice alone",
         choose="gates",
-        gates=TASK,
         rewound=True,
     ),
     "gates-random": gated(
         "A gate stage, and then random heads in place of those it has chosen: the training alone",
-        gates=TASK,
         shuffled=True,
     ),
 }

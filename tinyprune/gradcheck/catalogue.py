@@ -212,14 +212,12 @@ def attention_cases(make: Maker) -> list[Case]:
     relative = {"r": normal(S, H, Dh), "u": normal(H, Dh), "w": normal(H, Dh)}
     persistent = {"pk": normal(H, N, Dh, size=0.5), "pv": normal(H, N, Dh)} if N else {}
     gate = {"gate": make.gate()}
-    output: dict[str, Any] = {"o": context["q"], "Wo": normal(H * Dh, D), "bo": normal(D)}
     return [
         attention("plain causal", plain),
         attention("Transformer-XL", context, relative, dropout=0.2),
         attention("same length", context, relative, gate, span=M),
         attention("persistent only", context, persistent, gate, scale=1.5),
         attention("All-attention", context, relative, persistent, gate, dropout=0.2, span=M, scale=1.5),
-        make.pair("layerwise_error", gate, **output, scale=1.5),
     ]
 
 
@@ -283,8 +281,8 @@ def vocabulary_cases(make: Maker) -> list[Case]:
 
 
 def gate_cases(make: Maker) -> list[Case]:
-    """Gates by both distributions, in training and evaluation, soft and straight-through; and their L0 loss."""
-    inputs, noise = {"log_alpha": LOG_ALPHA}, {"noise": 2 * NOISE, "k": 3, "tau": 0.7}
+    """Hard-Concrete gates, in training and evaluation, soft and straight-through; and their L0 loss."""
+    inputs = {"log_alpha": LOG_ALPHA}
     cases = [make.pair("l0", {"log_alpha": LOG_ALPHA.reshape(2, 3)}, **GATE)]
     cases.append(make.pair("l0", inputs, "of different sizes", weights=np.linspace(0.5, 2, 6), **GATE))
     for kind, hard in (("soft", False), ("straight-through", True)):
@@ -292,7 +290,6 @@ def gate_cases(make: Maker) -> list[Case]:
         # without noise and temperature the clip begins only beyond ±2.4
         wide = {"log_alpha": 3 * LOG_ALPHA}
         cases.append(make.pair("hard_concrete", wide, f"{kind}, evaluation", u=None, **GATE, hard=hard))
-        cases.append(make.pair("top_k", inputs, f"{kind}, training", **noise, hard=hard))
     return cases
 
 

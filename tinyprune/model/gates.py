@@ -1,12 +1,8 @@
 """The gates of all layers in one forward pass, and the backward pass to every `log_alpha`.
 
 The `log_alpha` of all parts (`ModelConfig.parts`: the heads of each layer, then the blocks of units of each, where the
-model has them) are joined, go through one operation, and are split again:
-
-    hard-concrete   each gate independently (`ops.hard_concrete_forward`)
-    top-k           k of all heads together (`ops.top_k_forward`)
-
-In training the noise is drawn from `rng`; in evaluation there is none.
+model has them) are joined, go through one operation (`ops.hard_concrete_forward`), and are split again. In training
+the noise is drawn from `rng`; in evaluation there is none.
 """
 
 from __future__ import annotations
@@ -114,16 +110,10 @@ def gates_forward(
 def sample(log_alpha: NDArray, gate: GateConfig, rng: np.random.Generator | None, first: NDArray) -> tuple:
     """Return the values of all gates (n,), the cache, and which of them may move in this step even if they are shut."""
     n, dtype = log_alpha.size, log_alpha.real.dtype
-    options: dict[str, Any]
-    if gate.distribution == "top-k":
-        assert gate.target_heads is not None  # as `GateConfig` has checked
-        noise = None if rng is None else textbook.draw_gumbel(n, rng, dtype)
-        options = {"k": gate.target_heads, "tau": gate.tau, "hard": gate.hard}
-        return *textbook.top_k_forward(log_alpha, noise, **options), np.full(n, rng is not None)
     u = None if rng is None else textbook.draw_noise(n, rng, dtype)[first]
     if u is not None and gate.distribution == "deterministic":
         u = np.full(n, 0.5, dtype)  # log u − log(1 − u) = 0
-    options = {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta, "hard": gate.hard}
+    options: dict[str, Any] = {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta, "hard": gate.hard}
     values, cache = textbook.hard_concrete_forward(log_alpha, u, **options)
     if rng is None:
         return values, cache, np.zeros(n, bool)
@@ -135,9 +125,9 @@ def gates_backward(
     dgates: Sequence[NDArray], config: ModelConfig, gate: GateConfig, ops: Engine, cache: tuple
 ) -> Parameters:
     """Return the gradient of every `log_alpha`, by name, from those of the gates' values in main memory."""
-    # values = hard_concrete(log_alpha) or top_k(log_alpha)
-    backward = textbook.top_k_backward if gate.distribution == "top-k" else textbook.hard_concrete_backward
-    return split_log_alpha(together(backward(np.concatenate(dgates), cache), first_parts(config, gate)), config, ops)
+    # values = hard_concrete(log_alpha)
+    dlog_alpha = textbook.hard_concrete_backward(np.concatenate(dgates), cache)
+    return split_log_alpha(together(dlog_alpha, first_parts(config, gate)), config, ops)
 
 
 def take_active(

@@ -16,7 +16,6 @@ from tinyprune.ops.hard_concrete import draw_noise, hard_concrete_backward, hard
 from tinyprune.ops.head_difference import head_difference
 from tinyprune.ops.l0 import l0_backward, l0_forward, p_open
 from tinyprune.ops.norm import squared_norm
-from tinyprune.ops.top_k import draw_gumbel, top_k_backward, top_k_forward
 
 NUMPY = Engine()
 globals().update({name: getattr(NUMPY, name) for name in OPERATIONS})

@@ -10,8 +10,8 @@ gradient. Its formula, its shapes and its source stand in the module that define
 So `ops.projections_forward(n, Wq, …)` runs the same lines on every engine, and `ops.matmul` in them is NumPy's here,
 Numba's in `kernels/cpu/engine.py`, and CUDA's in `kernels/cuda/engine.py`: subclasses, which list what they override.
 
-The gates (hard-concrete, L0, top-k) are a few hundred numbers at most. They are NumPy's with every engine, in main
-memory, and not in this list: see `ops.hard_concrete`, `ops.l0` and `ops.top_k`.
+The gates (hard-concrete, L0) are a few hundred numbers at most. They are NumPy's with every engine, in main memory,
+and not in this list: see `ops.hard_concrete` and `ops.l0`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +36,6 @@ from tinyprune.ops import (
     head_networks,
     lamb,
     layernorm,
-    layerwise_error,
     linear,
     norm,
     positions,
@@ -194,8 +193,6 @@ class Engine(Machine):
     # Before an update; the engine of a GPU overrides it, so that nothing waits.
     clipping = clipping.clipping
     # A layer's error as a loss of its gates.
-    layerwise_error_forward = layerwise_error.layerwise_error_forward
-    layerwise_error_backward = staticmethod(layerwise_error.layerwise_error_backward)
 
 
 def override(engine: type[Engine], module: ModuleType, names: str) -> None:

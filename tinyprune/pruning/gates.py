@@ -1,12 +1,8 @@
 """Training with gates: every head gets a gate, and the loss rewards closed gates.
 
-    task       loss = cross-entropy + lam · L0                           (Shim et al. 2021)
-    layerwise  the same, and the gates of each layer also minimise the relative error that they cause in the output of
-               its attention block, and of its networks, ‖y_gated − y_full‖² / ‖y_full − x‖² on the block's own input;
-               only the gates learn from it
-    target     instead of lam · L0: a controller that holds the expected number of open heads at a target
-    top-k      no L0 loss at all: gates that always leave exactly as many heads open    (Li, Cotterell & Sachan 2021)
-    share      a controller as for the target, but of what the parts cost, say in parameters, see `counting.part_prices`
+    lam       loss = cross-entropy + lam · L0                           (Shim et al. 2021)
+    target    instead of lam · L0: a controller that holds the expected number of open heads at a target
+    share     a controller as for the target, but of what the parts cost, say in parameters, see `counting.part_prices`
 
 lam grows linearly from 0 (and t falls from all heads to the target), so that pruning begins from the trained model. L0
 is a sum over all heads of all layers. Where blocks of feed-forward units have gates, too (`gate.units`), all of this is
@@ -25,9 +21,9 @@ from numpy.typing import NDArray
 from tinyprune.config import GateConfig, ModelConfig, TrainConfig
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.model.counting import part_prices
-from tinyprune.model.gates import first_parts, gate_names, gates_backward, joined_log_alpha, split_log_alpha, together
+from tinyprune.model.gates import first_parts, gate_names, joined_log_alpha, split_log_alpha, together
 from tinyprune.model.parameters import Parameters
-from tinyprune.model.transformer import Cache, Memory, Transformer, accumulate, gated_outputs
+from tinyprune.model.transformer import Memory, Transformer, accumulate
 from tinyprune.ops import l0_backward, l0_forward, sigmoid
 from tinyprune.training.schedules import linear_warmup
 from tinyprune.training.step import Gradients, Noise
@@ -207,7 +203,7 @@ class GateObjective:
         self.prices = prices
         target = gate.target_heads if target is None else target
         self.controller = None
-        if target is not None and gate.distribution != "top-k":
+        if target is not None:
             self.controller = Controller(target, heads_total, gate.controller_lr)
 
     def __call__(
@@ -215,26 +211,18 @@ class GateObjective:
     ) -> Gradients:
         """See `tinyprune.training.step.Objective`."""
         gate, ops, config = self.gate, model.ops, model.config
-        layerwise = gate.objective == "layerwise"
         share = linear_warmup(step, self.warmup)
         lam = gate.lam * share
         log_alpha = joined_log_alpha(model.params, config.L, ops)
         if self.controller is not None:
             lam = self.pressure(self.controller, log_alpha, share)
-        # The layer-wise error compares with the layer's full output, which needs every head.
-        loss, memory, cache = model.loss(ids, targets, memory, rng, all_heads=layerwise, frozen=gate.frozen)
+        loss, memory, cache = model.loss(ids, targets, memory, rng, frozen=gate.frozen)
         grads = model.backward(1.0, cache, once=True)
-        errors = self.add_layerwise_gradients(model, cache, grads) if layerwise else []
-        # With top-k exactly `target_heads` gates are open: no price.
-        price: dict[str, Any] = {"l0": float(gate.target_heads or 0)}
-        if gate.distribution != "top-k":
-            l0, l0_cache = l0_forward(log_alpha, self.prices, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
-            # float: with NumPy's own float64 a reader's l0_backward would make the gradient float64
-            dlog_alpha = together(l0_backward(float(lam), l0_cache), first_parts(config, gate))
-            accumulate(grads, split_log_alpha(dlog_alpha, config, ops), ops)
-            price = {"l0": l0, "lam": lam}
-        layers = {"layerwise_error": sum(map(float, errors))} if layerwise else {}
-        return {"loss": loss} | layers | price, memory, grads
+        l0, l0_cache = l0_forward(log_alpha, self.prices, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
+        # float: with NumPy's own float64 a reader's l0_backward would make the gradient float64
+        dlog_alpha = together(l0_backward(float(lam), l0_cache), first_parts(config, gate))
+        accumulate(grads, split_log_alpha(dlog_alpha, config, ops), ops)
+        return {"loss": loss, "l0": l0, "lam": lam}, memory, grads
 
     def pressure(self, controller: Controller, log_alpha: NDArray, share: float) -> float:
         """Return the controller's weight of L0; the target has moved by `share` from the initial h to its final value.
@@ -247,21 +235,6 @@ class GateObjective:
         h = float((opened if self.prices is None else self.prices * opened).sum())
         start = self.heads_total / (1 + math.exp(opening - self.gate.log_alpha_init))  # h before the first step
         return controller.pressure(h, start + share * (controller.target - start))
-
-    def add_layerwise_gradients(self, model: Transformer, cache: Cache, grads: Parameters) -> list[Any]:
-        """Add the gradient of each block's own error to its layer's gates; return the errors, scalars."""
-        ops, errors = model.ops, []
-        layers = [gates for gates in cache.gates if gates is not None]
-        dgates = [np.zeros_like(gates.values) for gates in layers]
-        for i, gates in enumerate(layers):
-            if not gates.values.size:
-                continue
-            for outputs, matrix, bias in gated_outputs(model, cache, i):
-                error, error_cache = ops.layerwise_error_forward(gates.values, outputs, matrix, bias, gates.scale)
-                dgates[i] = dgates[i] + ops.layerwise_error_backward(self.gate.layerwise_weight, error_cache)
-                errors.append(error)
-        accumulate(grads, gates_backward(dgates, model.config, self.gate, ops, cache.gate), ops)
-        return errors
 
     def describe(self, model: Transformer) -> dict[str, Any]:
         """Return for the log the heads, and blocks, that are open in evaluation, and every log_alpha, by part."""

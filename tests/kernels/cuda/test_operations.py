@@ -110,7 +110,7 @@ def test_arrays_of_another_memory_type_or_shape(place, name):
                 case.forward(*changed(on_device(inputs), one, to_host).values())
 
 
-MADE_OF_OTHERS = {"linear_forward", "linear_backward", "context_backward", "layerwise_error_backward"}
+MADE_OF_OTHERS = {"linear_forward", "linear_backward", "context_backward"}
 
 
 def test_kernels_have_the_textbooks_signature():

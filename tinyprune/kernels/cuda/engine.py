@@ -92,7 +92,7 @@ def in_main_memory(name: str) -> Callable[..., Any]:
     return run
 
 
-ON_VIEWS = ("context_backward", "layerwise_error_backward")  # NumPy's code runs on DeviceArrays: views and numbers
+ON_VIEWS = ("context_backward",)  # NumPy's code runs on DeviceArrays: views
 for _name, _primitive in vars(Engine).items():
     if isinstance(_primitive, staticmethod) and _name not in (*vars(Cuda), *ON_VIEWS):
         setattr(Cuda, _name, in_main_memory(_name))

@@ -3,7 +3,7 @@
 `CRITERIA[name](model, tokens, rng)` gives a score for every head of every layer, `keep_best` turns scores into a mask
 with an exact number of heads, over all layers together or the same share in each. `least_squares.search` finds a set of
 heads that the others can make up for, and `pruning.repair` does that. `with_heads` makes the model that a mask
-describes, which `pruning.surgery` then makes smaller. Learned gates (Hard-Concrete, soft top-k) are in `pruning.gates`.
+describes, which `pruning.surgery` then makes smaller. Learned gates (Hard-Concrete) are in `pruning.gates`.
 """
 
 from tinyprune.pruning.importance.criteria import ALL_CRITERIA as ALL_CRITERIA
