@@ -57,8 +57,8 @@ from tinyprune.ops.engine import Engine
 from tinyprune.model.generation import generate
 from tinyprune.notebook import baseline_run, sliders, use_style, you_are_here
 from tinyprune.plots import BLUE, GREY, KEPT, REMOVED, VERMILION, plot_gates, plot_heads
-from tinyprune.pruning.gates import open_heads, settle
-from tinyprune.pruning.roles import head_roles
+from tinyprune.method.gates import open_parts, settle
+from tinyprune.method.roles import head_roles
 from tinyprune.report import summarise
 from tinyprune.runs.directory import RunDirectory
 from tinyprune.runs.run import Run
@@ -264,7 +264,7 @@ gated = run.load("gate").model
 
 # Each line is the probability that a head is open: all begin near 1, and some fall below the dotted line and close.
 figure = plot_gates(read_metrics(run.directory.metrics), run.config.gate)
-opened = [int(layer.sum()) for layer in open_heads(gated)]
+opened = [int(layer.sum()) for layer in open_parts(gated)]
 closed = config.heads_total - sum(opened)
 figure.axes[0].set_title(f"{closed} of {config.heads_total} heads close, one after the other")
 for layer, ax in enumerate(figure.axes[1:]):
@@ -281,7 +281,7 @@ show(figure)
 # **Before you look:** what has become of the three heads of section 3?
 
 # %%
-is_open = open_heads(gated)  # for each layer (H,)
+is_open = open_parts(gated)  # for each layer (H,)
 for (layer, head), what in three_heads.items():
     print(f"{'open' if is_open[layer][head] else 'closed':6}  layer {layer}, head {head}: {what}")
 
@@ -379,8 +379,8 @@ final = run.load("finetune").model
 
 longer = new_run("longer")
 whole = longer.load("train").model
-steps = run.config.gate_train.steps + run.config.finetune.steps
-settings = dataclasses.replace(run.config.finetune, steps=steps)
+steps = run.config.gate_train.steps + run.config.heal.steps
+settings = dataclasses.replace(run.config.heal, steps=steps)
 before = longer.load("train")  # says where to read on
 longer.fit("train", whole, settings, LanguageModelling(), resume=False, before=before)
 
@@ -531,7 +531,7 @@ for heads in range(0, config.heads_total + 1, 2):
     model = Transformer(config, params, gated.gate, gated.ops)
     settle(model, heads)  # moves log_alpha so that exactly this many are open, the largest
     curve[heads] = evaluate(model, text.test, text.characters["test"]).bits_per_character
-    opened[heads] = open_heads(model)  # for each layer (H,)
+    opened[heads] = open_parts(model)  # for each layer (H,)
     assert sum(layer.sum() for layer in opened[heads]) == heads
 paid = {heads: bits + price * heads for heads, bits in curve.items()}
 cheapest = min(paid, key=paid.get)

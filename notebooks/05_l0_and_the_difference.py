@@ -66,8 +66,8 @@ from tinyprune.model.transformer import gated_outputs
 from tinyprune.model.vocabulary import predict_backward
 from tinyprune.notebook import baseline_run, show_source, sliders, use_style, you_are_here, yours
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
-from tinyprune.pruning.gates import GateObjective
-from tinyprune.pruning.importance import with_heads
+from tinyprune.method.gates import GateObjective
+from tinyprune.method.masks import with_parts
 from tinyprune.training.evaluation import read_segments
 
 use_style()
@@ -178,7 +178,7 @@ assert abs(counts.mean() - l0) < 5 * counts.std() / np.sqrt(len(counts))
 def train_gates(lam, engine, steps=30, rate=5.0):
     """Return L0 before each step of plain gradient descent on log_alpha alone."""
     gate = dataclasses.replace(run.config.gate, lam=lam)
-    gated = Transformer(config, add_gates(model.params, config.heads, gate), gate, engine)
+    gated = Transformer(config, add_gates(model.params, config, gate), gate, engine)
     objective, noise = GateObjective(gate, warmup=1, heads_total=L * H), np.random.default_rng(0)
     segments, memory, l0 = Segments(text.train, 2, config.T), None, []
     for step in range(steps):
@@ -447,7 +447,7 @@ def all_but(i, h):
     return mask
 
 
-gated = with_heads(exact)  # the model of the package with gates, all at 1
+gated = with_parts(exact)  # the model of the package with gates, all at 1
 loss, _, cache = gated.loss(ids, targets, memory)
 assert np.isclose(loss, loss_and_outputs(all_open())[0], rtol=1e-13)
 
@@ -529,12 +529,12 @@ held_out = text.valid[: 16 * config.T * 5 + 1]  # 5 segments of 16 streams
 
 def loss_with(mask):
     """Return the mean loss on held-out text, in nats per token, with the heads of mask (L, H) open."""
-    return float(np.mean([value for value, _ in read_segments(with_heads(model, mask), held_out)]))
+    return float(np.mean([value for value, _ in read_segments(with_parts(model, mask), held_out)]))
 
 
 def mean_slopes(mask):
     """Return the mean of ∂loss/∂g over the same text, (L, H), with the heads of mask (L, H) open."""
-    masked = with_heads(model, mask)
+    masked = with_parts(model, mask)
     passes = read_segments(masked, held_out, all_heads=True)  # closed heads have slopes, too
     return np.mean([masked.backward_with_gates(1.0, cache)[1] for _, cache in passes], 0)
 
@@ -680,7 +680,7 @@ assert losses[-1] - whole > 4 * removal.sum()
 #
 # [Assignment A3](assignments/README.md) goes with this chapter. Code: [`ops/l0.py`](../tinyprune/ops/l0.py),
 # [`ops/head_difference.py`](../tinyprune/ops/head_difference.py),
-# [`pruning/gates.py`](../tinyprune/pruning/gates.py).
+# [`method/gates.py`](../tinyprune/method/gates.py).
 #
 # ## Questions
 #

@@ -47,12 +47,12 @@ import numpy as np
 
 from tinyprune import ops
 from tinyprune.data import Segments
-from tinyprune.model.gates import joined_log_alpha
+from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer
 from tinyprune.notebook import baseline_run, show_source, sliders, use_style, you_are_here, yours
 from tinyprune.ops.adamw import AdamConstants, adam_direction
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
-from tinyprune.pruning.gates import Controller, GateObjective, add_gates, open_heads
+from tinyprune.method.gates import Controller, GateObjective, add_gates, open_parts
 from tinyprune.runs.directory import RunDirectory
 from tinyprune.runs.run import Run
 from tinyprune.training.evaluation import evaluate
@@ -83,7 +83,7 @@ def gate_stage(name, options, engine=run.ops):
 def with_gates(gate):
     """Return the baseline with gates on all heads; its weights are copies."""
     params = {name: value.copy() for name, value in baseline.params.items()}
-    return Transformer(config, add_gates(params, config.heads, gate), gate, run.ops)
+    return Transformer(config, add_gates(params, config, gate), gate, run.ops)
 
 
 # %%
@@ -113,13 +113,14 @@ you_are_here("gate", "gates")
 gate = replace(run.config.gate, lam=0.1, lam_warmup=50)
 shape = {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta}
 model, objective = with_gates(gate), GateObjective(gate, gate.lam_warmup, sum(config.heads))
+parts = Parts(config)
 ids, targets, _ = Segments(text.train, B, T).batch(0)  # (B, T)
 _, _, cache = model.loss(ids, targets, None, np.random.default_rng(7))
-task = joined_log_alpha(model.backward(1.0, cache), L, model.ops)  # (L·H,)
-p = ops.p_open(joined_log_alpha(model.params, L, model.ops), **shape)  # (L·H,)
+task = parts.log_alpha(model.backward(1.0, cache), model.ops)  # (L·H,)
+p = ops.p_open(parts.log_alpha(model.params, model.ops), **shape)  # (L·H,)
 for step, share in ((0, 0.0), (25, 0.5), (50, 1.0), (400, 1.0)):
     _, _, grads = objective(model, ids, targets, None, np.random.default_rng(7), step)
-    both = joined_log_alpha(grads, L, model.ops)  # (L·H,)
+    both = parts.log_alpha(grads, model.ops)  # (L·H,)
     np.testing.assert_allclose(both, task + share * gate.lam * p * (1 - p), rtol=0, atol=1e-7)
 print(f"at log_alpha = 2 the price is {gate.lam * p[0] * (1 - p[0]):.4f}")
 print(f"and the task, mostly noise in a single step, {task.min():.4f} to {task.max():.4f}")
@@ -437,7 +438,7 @@ plt.show()
 
 # %% tags=["exercise", "raises-exception"]
 from tinyprune.notebook import yours
-from tinyprune.pruning import gates as package
+from tinyprune.method import gates as package
 
 
 def controller_step(n, target, heads, lam1, lam2, lr):
@@ -511,10 +512,10 @@ sliders(draw_controller, warmup=[0, 50, 100], controller_lr=[0.005, 0.02, 0.1])
 # slow controller with a warm-up comes close to 16. Now hold 16 heads in the real model, with your functions:
 
 # %%
-hold = {"gate.target_heads": 16, "gate.controller_lr": 0.02, "gate.lr_multiplier": 80.0}
+hold = {"choose.target_heads": 16, "gate.controller_lr": 0.02, "gate.lr_multiplier": 80.0}
 with yours.engine(run.ops.name) as your_ops:
     held, steps, records = gate_stage("held", hold | {"gate_train.steps": 120}, your_ops)
-by_layer = [int(opened.sum()) for opened in open_heads(held)]
+by_layer = [int(opened.sum()) for opened in open_parts(held)]
 bits = evaluate(held, text.test, text.characters["test"]).bits_per_character
 print(f"open heads by layer {by_layer}; {bits:.2f} bits per character before fine-tuning")
 assert sum(by_layer) == 16

@@ -68,9 +68,9 @@ from tinyprune.notebook import (
     yours,
 )
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
-from tinyprune.pruning import surgery
-from tinyprune.pruning.importance.masks import with_heads
-from tinyprune.pruning.surgery import remove_closed_heads
+from tinyprune.method import remove
+from tinyprune.method.masks import with_parts
+from tinyprune.method.remove import remove_closed_heads
 from tinyprune.report import milliseconds_per_1k_tokens, open_config
 from tinyprune.runs.directory import RunDirectory
 from tinyprune.runs.run import Run
@@ -94,7 +94,8 @@ you_are_here("attention", "positions", "gate", "projection", "networks", "prune"
 folder = tempfile.TemporaryDirectory()
 settings = replace(
     run.config,
-    gate=replace(run.config.gate, target_heads=16, controller_lr=0.02, lr_multiplier=200.0),
+    choose=replace(run.config.choose, target_heads=16),
+    gate=replace(run.config.gate, controller_lr=0.02, lr_multiplier=200.0),
     gate_train=replace(run.config.gate_train, steps=130, evaluate_every=0, checkpoint_every=1000),
 )
 own = Run(RunDirectory(folder.name), settings, run.ops, "run the cell once more")
@@ -277,7 +278,7 @@ yours.check(
 import numpy as np
 
 from tinyprune.notebook import yours
-from tinyprune.pruning import surgery
+from tinyprune.method import remove
 
 
 def times(W, factors, width):
@@ -289,7 +290,7 @@ rng = np.random.default_rng(0)
 Wo, pv, factors = rng.normal(size=(6, 4)), rng.normal(size=(2, 5, 4)), np.array([0.4, 2.0])
 yours.check(
     times,
-    surgery.times,
+    remove.times,
     (Wo, factors, 3),
     (pv, factors, 1),
     (Wo[:0], factors[:0], 3),  # no head is open
@@ -314,12 +315,12 @@ yours.check(
 # </details>
 
 # %% [markdown]
-# [`remove_closed_heads`](../tinyprune/pruning/surgery.py) drops the gates, and calls both functions in every layer: yours, if
+# [`remove_closed_heads`](../tinyprune/method/remove.py) drops the gates, and calls both functions in every layer: yours, if
 # you have written them.
 
 # %%
-show_source(surgery.stays, docstring=False)
-show_lines(surgery.remove_closed_heads, "kept, factor", "times(")
+show_source(remove.stays, docstring=False)
+show_lines(remove.remove_closed_heads, "kept, factor", "times(")
 
 # %% [markdown]
 # Both models should have *equal logits*, for every text.
@@ -577,7 +578,7 @@ print(text.tokenizer.decode(np.array([*prompt, *tokens])))
 
 # %% jupyter={"source_hidden": true}
 # Remove all heads: without them, position does not matter.
-no_heads = remove_closed_heads(with_heads(baseline, [np.zeros(H, bool)] * L))
+no_heads = remove_closed_heads(with_parts(baseline, [np.zeros(H, bool)] * L))
 h = no_heads.forward(ids)[0]  # (B, T, D)
 row, column = np.nonzero(ids == np.bincount(ids.ravel()).argmax())  # the most frequent token
 apart = np.abs(h[row, column] - h[row[0], column[0]]).max()
@@ -600,7 +601,7 @@ assert np.abs(h[row, column] - h[row[0], column[0]]).max() > 0.1  # with heads i
 # - Parameters, multiply-adds and time fall with the heads, because nearly all of a layer belongs to some head.
 #
 # [Assignment A5](assignments/README.md) continues from here. The code is in
-# [`pruning/surgery.py`](../tinyprune/pruning/surgery.py), [`model/parameters.py`](../tinyprune/model/parameters.py) and
+# [`method/remove.py`](../tinyprune/method/remove.py), [`model/parameters.py`](../tinyprune/model/parameters.py) and
 # [`model/counting.py`](../tinyprune/model/counting.py).
 #
 # ## Questions

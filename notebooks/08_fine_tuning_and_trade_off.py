@@ -54,9 +54,13 @@ from tinyprune import Transformer, load_preset, remove_closed_heads
 from tinyprune.data import Segments
 from tinyprune.notebook import baseline_run, show_source, use_style, you_are_here, yours
 from tinyprune.plots import BLUE, GREY, VERMILION, running_mean
-from tinyprune.pruning.gates import hit_target, with_new_gates
-from tinyprune.pruning.importance import criteria, keep_best, with_heads
-from tinyprune.pruning.repair import repaired
+from tinyprune.config import ChooseConfig
+from tinyprune.method import criteria, prune
+from tinyprune.method.fits import read_fits
+from tinyprune.method.masks import keep_best, with_parts
+from tinyprune.method.recipe import Recipe, Watch
+from tinyprune.method.repair import repaired
+from tinyprune.method.texts import Texts
 from tinyprune.tables import text_table
 from tinyprune.training.evaluation import evaluate, mean_loss
 from tinyprune.training.step import LanguageModelling, Training, train_step
@@ -100,15 +104,15 @@ from tinyprune import Transformer, load_preset
 from tinyprune.config import ModelConfig
 from tinyprune.model.parameters import init_parameters
 from tinyprune.notebook import yours
-from tinyprune.pruning.importance import criteria
+from tinyprune.method import criteria
 
 
 def michel_global(model, tokens, rng):
     """Return for each layer the scores (H,) of `model` on the text `tokens`; `rng` is not used."""
-    from tinyprune.pruning.importance import with_heads
+    from tinyprune.method.masks import with_parts
     from tinyprune.training.evaluation import read_segments
 
-    gated = with_heads(model) if model.gate is None else model  # every gate is 1
+    gated = with_parts(model) if model.gate is None else model  # every gate is 1
     segments = read_segments(gated, tokens, streams=1, frozen=True)
     for _loss, _cache in segments:  # of one segment after the other
         raise NotImplementedError("write michel_global: return for each layer an array (H,)")
@@ -136,10 +140,10 @@ yours.check(
 #
 # ```python
 # def michel_global(model, tokens, rng):
-#     from tinyprune.pruning.importance import with_heads
+#     from tinyprune.method.masks import with_parts
 #     from tinyprune.training.evaluation import read_segments
 #
-#     gated = with_heads(model) if model.gate is None else model  # every gate is 1
+#     gated = with_parts(model) if model.gate is None else model  # every gate is 1
 #     slopes = []
 #     for _, cache in read_segments(gated, tokens, streams=1, frozen=True):
 #         slopes.append(gated.backward_with_gates(1.0, cache)[1])
@@ -177,7 +181,7 @@ def bits(model):
 with yours.engine("numba") as your_ops:
     scores = criteria.michel(Transformer(config, baseline.params, ops=your_ops), tokens, None)
     mask = keep_best(scores, 16)  # for each layer (H,): which heads stay
-    small = remove_closed_heads(with_heads(baseline, mask))
+    small = remove_closed_heads(with_parts(baseline, mask))
 
 before, at_once = bits(baseline), bits(small)
 print(f"all 32 heads {before:.3f} bits per character")
@@ -195,8 +199,8 @@ alone, whole = [], mean_loss(baseline, tokens)
 for layer, head in zip(*np.nonzero(~np.array(mask))):
     without = [np.ones(config.H, bool) for _ in range(config.L)]
     without[layer][head] = False
-    alone.append(mean_loss(with_heads(baseline, without), tokens) - whole)
-together = mean_loss(with_heads(baseline, mask), tokens) - whole
+    alone.append(mean_loss(with_parts(baseline, without), tokens) - whole)
+together = mean_loss(with_parts(baseline, mask), tokens) - whole
 print(f"one by one, added up: {sum(alone):.2f} nats   together: {together:.2f} nats")
 assert together > sum(alone)
 
@@ -286,7 +290,7 @@ print(f"passed: the mean squared error is {(left**2).mean():.2f}, and no other f
 # **Before you look:** what a head adds depends on the text. How much of that can the other heads make up for?
 
 # %%
-fitted = remove_closed_heads(repaired(baseline, mask, tokens))
+fitted = remove_closed_heads(repaired(baseline, mask, read_fits(baseline, tokens)))
 fitted_at_once = bits(fitted)
 print(f"removed {at_once:.3f}   least squares {fitted_at_once:.3f} bits")
 print(f"repaired: {(at_once - fitted_at_once) / (at_once - before):.0%} of the damage")
@@ -308,7 +312,7 @@ assert fitted_at_once < at_once - 0.05
 study = load_preset("study")  # learning rates and the rest
 GATE, FINE = 60, 90
 constant = dataclasses.replace(study.gate_train, steps=GATE)
-cosine = dataclasses.replace(study.finetune, steps=FINE)
+cosine = dataclasses.replace(study.heal, steps=FINE)
 
 
 def train(model, config, objective=None):
@@ -373,19 +377,26 @@ plt.show()
 # rates. A criterion decides without a step and fine-tunes for 150. Gates train for 60 steps and fine-tune for 90. The model
 # that keeps all heads trains for 150, too.
 #
-# The gates first. The controller of [chapter 06](06_training_with_gates.ipynb) steers to 16 heads.
+# The gates first: `choose` on [the method's page](../tinyprune/method/prune.py), with the controller of
+# [chapter 06](06_training_with_gates.ipynb). Our `Watch` keeps the losses.
+
 
 # %%
-gate = dataclasses.replace(study.gate, target_heads=16)
+class Losses(Watch):
+    def fit(self, stage):
+        self.curve = train(stage.model, stage.config, stage.objective)
+        self.moved = stage.finish(stage.model)
+
+
+show_source(prune.choose, docstring=False)
+watch, recipe = Losses(), Recipe(ChooseConfig(target_heads=16), study.gate, constant)
+noise = {"gate": np.random.default_rng(1)}
 with yours.engine("numba") as your_ops:
-    params = {name: value.copy() for name, value in baseline.params.items()}
-    gated, objective = with_new_gates(
-        Transformer(config, params, ops=your_ops), gate, warmup=GATE // 2
-    )
-    gates_curve = train(gated, constant, objective)
-    moved = hit_target(gated)  # a gate or two may have to cross the border
+    yourself = Transformer(config, baseline.params, ops=your_ops)
+    gated = prune.choose(yourself, recipe, Texts(text), noise.__getitem__, watch)
     from_gates = dataclasses.replace(remove_closed_heads(gated), ops=run.ops)
-print(f"heads by layer {from_gates.config.heads}; moved at the end: {abs(moved)}")
+gates_curve = watch.curve
+print(f"heads by layer {from_gates.config.heads}; moved at the end: {abs(watch.moved)}")
 assert sum(from_gates.config.heads) == 16
 
 # %% [markdown]
@@ -403,7 +414,7 @@ race = {
 }
 for seed in (0, 1):
     draw = keep_best(criteria.random_scores(baseline, tokens, np.random.default_rng(seed)), 16)
-    drawn = remove_closed_heads(with_heads(baseline, draw))
+    drawn = remove_closed_heads(with_parts(baseline, draw))
     race[f"random {seed}"] = (bits(drawn), bits(heal(drawn)[0]))
 start = bits(from_gates)
 gates_curve += train(from_gates, cosine)
@@ -490,5 +501,5 @@ assert np.ptp(ends) < np.ptp(starts)
 # </details>
 #
 # **Next:** [09 a real language model](09_a_real_language_model.ipynb) prunes a model that was trained on two trillion
-# tokens, with your functions. The criteria are in [`criteria.py`](../tinyprune/pruning/importance/criteria.py), the repair in
-# [`repair.py`](../tinyprune/pruning/repair.py).
+# tokens, with your functions. The criteria are in [`criteria.py`](../tinyprune/method/criteria.py), the repair in
+# [`repair.py`](../tinyprune/method/repair.py).

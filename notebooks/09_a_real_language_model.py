@@ -61,22 +61,25 @@ import numpy as np
 from IPython.display import display
 
 from tinyprune import ops
-from tinyprune.config import DataConfig, load_preset
-from tinyprune.data import Segments, load_text
+from tinyprune.config import ChooseConfig, DataConfig, load_preset
+from tinyprune.data import load_text
 from tinyprune.kernels.backend import default_backend, get_backend
-from tinyprune.model.counting import count_parameters, part_prices
+from tinyprune.model.counting import count_parameters
 from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Transformer
 from tinyprune.notebook import show_lines, show_source, use_style, you_are_here, yours
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, plot_roles
 from tinyprune.pretrained import read_pretrained
-from tinyprune.pruning import surgery
-from tinyprune.pruning.gates import hit_target, with_new_gates
-from tinyprune.pruning.importance import criteria, keep_best, with_heads, with_scored_gates
-from tinyprune.pruning.roles import head_roles
-from tinyprune.pruning.sequential import refitted
+from tinyprune.method import criteria, prune, remove
+from tinyprune.method.choose import open_best
+from tinyprune.method.gates import in_parts
+from tinyprune.method.masks import keep_best, with_parts
+from tinyprune.method.recipe import Recipe, Watch
+from tinyprune.method.repair import refitted
+from tinyprune.method.roles import head_roles
+from tinyprune.method.texts import Texts
+from tinyprune.model.parts import Parts
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.step import Training, train_step
 
 use_style()
 
@@ -394,7 +397,7 @@ for label, kind in (("first token", sink), ("mixed", mixed)):
 # **Before you look:** which can the model spare more easily?
 
 # %%
-prices, total = part_prices(split, "parameters")  # of each head, then of each block; of all layers
+prices, total = Parts(split).prices("parameters")  # of each head, then of each block; of all layers
 all_heads, all_blocks = [np.ones(H, bool)] * L, [np.ones(48, bool)] * L
 rows = []
 small = dataclasses.replace(model, config=split)
@@ -405,7 +408,7 @@ with yours.engine("numba"):
             keep_best(heads, L * H - n) + all_blocks,
             all_heads + keep_best(blocks, L * 48 - same),
         )
-        found = [perplexity(surgery.remove_closed_heads(with_heads(small, m))) for m in masks]
+        found = [perplexity(remove.remove_closed_heads(with_parts(small, m))) for m in masks]
         rows.append((n * prices[0] / total, *found))
         print(
             f"{rows[-1][0]:.1%} of the layers: {n:2} heads {found[0]:5.1f}, {same:3} blocks {found[1]:5.1f}"
@@ -424,20 +427,17 @@ assert rows[-1][1] > rows[-1][2]
 
 # %%
 preset = load_preset("pretrained")
-gate = dataclasses.replace(preset.gate, units=32, target_share=0.9, price="parameters")
-steps = preset.gate_train.steps
+how = ChooseConfig(units=32, target_share=0.9, price="parameters")
+recipe = Recipe(how, preset.gate, dataclasses.replace(preset.gate_train, B=2))
+noise = {"gate": np.random.default_rng(0)}
 with yours.engine("numba") as your_ops:
-    gated, objective = with_new_gates(Transformer(config, params, ops=your_ops), gate, steps // 2)
-    segments = Segments(text.train, 2, 128)
-    stage = Training.start(gated, segments, preset.gate_train, objective, np.random.default_rng(0))
-    for _ in range(steps):
-        train_step(stage)
-    moved = hit_target(gated)  # gates on the wrong side of the border
-    chosen = surgery.remove_closed_heads(gated)
-    closed = with_scored_gates(model, gate, lambda _: heads + blocks)  # by scores for their price
-    scored = surgery.remove_closed_heads(closed)
+    yourself = Transformer(config, params, ops=your_ops)
+    gated = prune.choose(yourself, recipe, Texts(text), noise.__getitem__, Watch())
+    chosen = remove.remove_closed_heads(gated)
+    closed = open_best(in_parts(model, how), recipe, heads + blocks)  # by scores for their price
+    scored = remove.remove_closed_heads(closed)
 chosen = dataclasses.replace(chosen, ops=model.ops)
-print(chosen, f"\n{moved} gates closed at the end")
+print(chosen)
 for label, one in (("whole", model), ("gates", chosen), ("scores", scored)):
     print(f"{label:6} perplexity {perplexity(one):.2f}")
 
@@ -508,8 +508,8 @@ for label, one in {
 # So the file is smaller, and rounding takes nothing away ([measured](../data/results/smollm2-words/README.md#files)).
 # Training has a progress bar and can be stopped and resumed. `tinyprune import FOLDER` reads a model of your own.
 #
-# Other kinds of text lose much more; `tinyprune gate … --repair-corpus run,self,book.txt` reads a book, too.
-# Blocks alone (`--set gate.heads=false`) cost less.
+# Other kinds of text lose much more; `tinyprune gate … --texts run,self,book.txt` reads a book, too.
+# Blocks alone (`--set choose.heads=false`) cost less.
 #
 # ## Recap
 #

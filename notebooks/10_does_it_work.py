@@ -61,12 +61,11 @@ import numpy as np
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from tinyprune import Transformer, add_gates, load_preset, ops
-from tinyprune.data import Segments
+from tinyprune import load_preset, ops
 from tinyprune.experiments.intervals import LEVEL, difference, holm, judged, verdict
 from tinyprune.experiments.results import read_csv
 from tinyprune.model.counting import count_parts
-from tinyprune.config import of_kind
+from tinyprune.config import ChooseConfig, of_kind
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import gated_outputs
 from tinyprune.notebook import (
@@ -78,18 +77,14 @@ from tinyprune.notebook import (
     you_are_here,
 )
 from tinyprune.plots import BLUE, GREY, VERMILION
-from tinyprune.pruning.gates import GateObjective, settle
-from tinyprune.pruning.importance import keep_best, michel
-from tinyprune.pruning.importance.masks import with_heads
-from tinyprune.pruning.roles import head_roles
+from tinyprune.method.criteria import michel
+from tinyprune.method.gates import open_parts
+from tinyprune.method.masks import keep_best, with_parts
+from tinyprune.method.prune import choose
+from tinyprune.method.recipe import Recipe, Watch
+from tinyprune.method.roles import head_roles
+from tinyprune.method.texts import Texts
 from tinyprune.training.evaluation import mean_loss, read_segments
-from tinyprune.training.optimizers import (
-    Optimizer,
-    clip_factor,
-    gradient_norm,
-    parameter_groups,
-)
-from tinyprune.training.schedules import learning_rate
 
 use_style()
 plt.rcParams["figure.dpi"] = 88  # many pictures
@@ -1218,28 +1213,16 @@ assert (both == removed).all() and studied["gates"].sum(2)[:, 0].mean() > 6
 def heads_by_gates(run, model):
     """Train a copy of a model with gates that hold 16 heads; return which heads stay, (L, H)."""
     presets = load_preset("study")
-    gate = dataclasses.replace(presets.gate, target_heads=16)
     settings = dataclasses.replace(presets.gate_train, steps=60)
-    copies = {name: x.copy() for name, x in model.params.items()}
-    params = add_gates(copies, model.config.heads, gate)
-    gated = Transformer(model.config, params, gate, run.ops)
-    objective = GateObjective(gate, settings.steps // 2, model.config.heads_total)
-    groups = parameter_groups(params, settings.weight_decay, gate.lr_multiplier)
-    optimizer = Optimizer(settings, groups, run.ops)
-    segments = Segments(run.text.train, settings.B, model.config.T)
-    rng, memory = np.random.default_rng(1), None
-    for step in range(settings.steps):
-        ids, targets, fresh = segments.batch(step)  # (B, T)  (B, T)
-        _, memory, grads = objective(gated, ids, targets, None if fresh else memory, rng, step)
-        clip = clip_factor(gradient_norm(grads, run.ops), settings.clip)
-        optimizer.step(params, grads, learning_rate(settings, step), clip)
-    settle(gated, 16)  # moves the last ones if the controller did not quite get there
-    return np.array([layer.values != 0 for layer in gated.gates()])
+    recipe = Recipe(ChooseConfig(target_heads=16), presets.gate, settings)
+    noise = {"gate": np.random.default_rng(1)}
+    gated = choose(model, recipe, Texts(run.text), noise.__getitem__, Watch())
+    return np.array(open_parts(gated))
 
 
 def cost(model, gone, text):
     """Return how many bits per character more a model needs at once without some heads (L, H)."""
-    nats = [mean_loss(with_heads(model, list(stay)), text) for stay in (~gone, gone | ~gone)]
+    nats = [mean_loss(with_parts(model, list(stay)), text) for stay in (~gone, gone | ~gone)]
     return (nats[0] - nats[1]) / math.log(2)
 
 
@@ -1487,6 +1470,6 @@ print(
 #
 # **Next:** [11 hot loops in Numba](11_hot_loops_in_numba.ipynb) explains why such models train quickly without a framework.
 # The statistics are in [`experiments/intervals.py`](../tinyprune/experiments/intervals.py), the measures of heads in
-# [`pruning/roles.py`](../tinyprune/pruning/roles.py), the paper's heads in
+# [`method/roles.py`](../tinyprune/method/roles.py), the paper's heads in
 # [`ops/attention.py`](../tinyprune/ops/attention.py), the chapters' heads in
 # [`ops/head_networks.py`](../tinyprune/ops/head_networks.py).

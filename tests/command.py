@@ -35,7 +35,7 @@ class Killed(BaseException):
 
 def settings(model: dict[str, Any] = MODEL | DROPOUT, **training: Any) -> list[str]:
     """The options of a small run; `training` goes into all three stages that train."""
-    tables = {"model": model} | dict.fromkeys(("train", "gate_train", "finetune"), TRAINING | training)
+    tables = {"model": model} | dict.fromkeys(("train", "gate_train", "heal"), TRAINING | training)
     return [f"--set={table}.{key}={value}" for table, values in tables.items() for key, value in values.items()]
 
 

@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     here = Path(__file__).parent
     compiling = {here / name for name in ("kernels/cpu", "kernels/test_contract.py", "gradcheck/test_catalogue.py")}
-    programs = {here / name for name in ("training", "experiments", "pruning", "bench", "pretrained")}
+    programs = {here / name for name in ("training", "experiments", "method", "bench", "pretrained")}
 
     def turn(item: pytest.Item) -> int:
         places = {item.path, *item.path.parents}

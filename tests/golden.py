@@ -193,7 +193,8 @@ def cells(directory: Path) -> Iterator[tuple[str, str]]:
 
 def text(lines: int) -> str:
     """Return a text that is the same everywhere, with something to learn: numbers, squares and repeated words."""
-    words = "the head that reads its past finds what came before and says it once more".split()
+    sentence = "the head that reads its past finds what came before and says it once more"
+    words = sentence.split()
     return "".join(f"{i} squared is {i * i}; {words[i % 15]} {words[i * i % 15]} {i % 7}.\n\n" for i in range(lines))
 
 
@@ -222,11 +223,12 @@ def record(folder: Path) -> Iterator[tuple[str, str]]:
     write_gguf(folder / "llama.gguf", *random_model(LLAMA))
     lines = [f"The head of line {i % 23} says {i % 11}; it is right. " for i in range(900)]
     (folder / "lines.txt").write_text("".join(np.random.default_rng(0).permutation(lines)), encoding="utf-8")
-    texts = f"--repair-corpus=run,self,{folder / 'other.txt'}"
-    routes = {"gates": [], "michel": ["--by=michel"], "three texts": [texts]}
-    for name, options in routes.items():
+    texts = f'[gate]\nrepair_corpus = "run,self,{folder / "other.txt"}"'
+    (folder / "texts.toml").write_text(PRETRAINED.replace("[gate]", texts), encoding="utf-8")
+    routes = {"gates": ("pretrained", []), "michel": ("pretrained", ["--by=michel"]), "three texts": ("texts", [])}
+    for name, (preset, options) in routes.items():
         run = folder / f"pretrained-{name}"
-        start = ["--preset", folder / "pretrained.toml", "--corpus", folder / "lines.txt"]
+        start = ["--preset", folder / f"{preset}.toml", "--corpus", folder / "lines.txt"]
         do("import", folder / "llama.gguf", run, *start)
         do("gate", run, "--target-parameters=0.8", *options)
         do("prune", run)
@@ -246,7 +248,8 @@ def machine() -> str:
     """Return what bits depend on, beside the code."""
     import numba
 
-    names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model" in line]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if "model" in line]
     versions = f"Python {platform.python_version()}, NumPy {np.__version__}, Numba {numba.__version__}"
     return f"{' '.join(sorted(set(names)))}; {versions}"
 

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from tinyprune.config import KINDS, GateConfig, ModelConfig, TrainConfig
 from tinyprune.data import Segments
+from tinyprune.method.gates import add_gates
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.pruning.gates import add_gates
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.loop import Trainer
 from tinyprune.training.metrics import MetricsLog
@@ -53,7 +53,7 @@ def small_model(
     params = init_parameters(config, rng, dtype)
     params = {name: (2 * x + 0.3 * rng.standard_normal(x.shape)).astype(dtype) for name, x in params.items()}
     if gate is not None:
-        params = add_gates(params, config.heads, gate)
+        params = add_gates(params, config, gate)
         for i in range(config.L):
             log_alpha = params[f"layers.{i}.log_alpha"]
             # Between −2 and 2 a soft gate is neither 0 nor 1, above 0 a hard one is open; at −4 both are closed.

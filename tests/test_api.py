@@ -52,7 +52,7 @@ def test_a_model_goes_on_in_the_command_line_and_back(stage, saved, commands, st
     assert all(np.array_equal(again.params[name], x) for name, x in model.params.items())
     assert tp.evaluate(again, stages["text"]) == tp.evaluate(model, stages["text"])
     for command, *options in commands:
-        succeed(command, run, *options, f"--set={'gate_train' if command == 'gate' else 'finetune'}.steps=3")
+        succeed(command, run, *options, f"--set={'gate_train' if command == 'gate' else 'heal'}.steps=3")
     last = tp.load(run)
     assert sum(last.config.heads) == 3 and RunDirectory(run).latest_stage() == "finetune"
     tp.finetune(last, stages["text"], steps=2, teacher=stages["models"]["train"])
@@ -85,7 +85,7 @@ def test_numbers_and_words(stages):
     assert "16 of 16 blocks of 2 units" in repr(units)
     assert tp.load_text(tp.DataConfig(corpus=text.data.corpus, tokenizer="byte")).tokenizer.kind == "byte"
     assert not {"Any", "annotations", "importlib"} & set(dir(tp)) and {"train", "gate", "ops"} <= set(dir(tp))
-    shown = "import tinyprune as tp; print(dir(tp.training), tp.training.step.__name__, hasattr(tp.pruning, 'nope'))"
+    shown = "import tinyprune as tp; print(dir(tp.training), tp.training.step.__name__, hasattr(tp.method, 'nope'))"
     said = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True).stdout
     assert "'step'" in said and said.endswith(" tinyprune.training.step False\n")
 

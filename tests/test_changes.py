@@ -70,10 +70,10 @@ def test_a_stage_waits_for_the_one_before_and_may_have_any_settings_until_it_beg
     run = shutil.copytree(begun / "cosine", tmp_path / "run")
     unfinished = f"stage train of {run} is not finished; go on with: tinyprune train {run} --resume"
     assert harmless(2, run, "gate", run, "--lam=0.7") == unfinished
-    succeed("train", run, "--resume", "--set=finetune.lr=0.5", "--set=gate.lam=0.25")
+    succeed("train", run, "--resume", "--set=heal.lr=0.5", "--set=gate.lam=0.25")
     written = (run / "config.toml").read_text(encoding="utf-8")
     config = read_config(written, "config.toml")
-    assert (config.finetune.lr, config.gate.lam, config.train.steps) == (0.5, 0.25, 20)
+    assert (config.heal.lr, config.gate.lam, config.train.steps) == (0.5, 0.25, 20)
     (run / "config.toml").write_text(written.replace("steps = 20", "steps = 30", 1), encoding="utf-8")
     assert harmless(2, run, "gate", run) == unfinished
     assert "going on after step 20" in succeed("train", run, "--resume").stderr
@@ -93,8 +93,8 @@ BEGUN = "since stage train has begun"
         ("cosine", "train", "set=train.steps=9", "train.steps", "or be at least 10, the step that stage train has"),
         ("finished", "run", "set=train.steps=30", "train.steps", "since stage gate has started from stage train"),
         ("finished", "run", "lam=0.5", "gate.lam", "since stage gate has begun"),
-        ("finished", "finetune", "set=finetune.log_every=3", "finetune.log_every", "since stage finetune is finished"),
-        ("finished", "finetune", "set=finetune.steps=19", "finetune.steps", "or be at least 20"),
+        ("finished", "finetune", "set=heal.log_every=3", "heal.log_every", "since stage finetune is finished"),
+        ("finished", "finetune", "set=heal.steps=19", "heal.steps", "or be at least 20"),
     ],
 )
 def test_what_may_not_change(name, command, option, setting, reason, begun, finished):

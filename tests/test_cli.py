@@ -48,7 +48,7 @@ def test_run_prints_its_table_as_json_and_leaves_checkpoints_and_a_report(finish
     plots = [f"plots/{name}.png" for name in ("gates", "heads", "losses")]
     assert sorted(contents(finished)) == sorted([*LASTING, *plots, "report.md"])
     config = read_config((finished / "config.toml").read_text(encoding="utf-8"), "config.toml")
-    assert (config.model.N, config.gate.target_heads, config.finetune.steps) == (4, 3, 20)
+    assert (config.model.N, config.choose.target_heads, config.heal.steps) == (4, 3, 20)
 
 
 def test_a_run_without_a_name_has_one(book, tmp_path):
@@ -103,7 +103,7 @@ def test_gates_from_another_run(finished, tmp_path):
     config = read_config((run / "config.toml").read_text(encoding="utf-8"), "config.toml")
     assert (config.model.N, config.data.corpus) == (4, baseline["data"]["corpus"])
     succeed("prune", run)
-    succeed("finetune", run, "--set=finetune.steps=3", "--set=finetune.B=2")
+    succeed("finetune", run, "--set=heal.steps=3", "--set=heal.B=2")
     assert succeed("gate", run, "--resume", "--from", finished).stderr == "tinyprune: gate: already finished\n"
 
 

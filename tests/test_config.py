@@ -20,9 +20,10 @@ RICH = RunConfig(
         corpus='texts\\of "mine"\n#1 ä 🦊.txt', tokenizer="word", vocabulary=100, valid_fraction=0.1
     ),
     train=TrainConfig(steps=7, B=3, optimizer="lamb", lr=1e-5, weight_decay=1e-20, eps=1e16, schedule="constant"),
-    gate=config.GateConfig(target_heads=5, hard=False, distribution="deterministic", log_alpha_init=-1.5),
+    choose=config.ChooseConfig(target_heads=5),
+    gate=config.GateConfig(hard=False, distribution="deterministic", log_alpha_init=-1.5),
     gate_train=TrainConfig(steps=8),
-    finetune=TrainConfig(steps=9),
+    heal=TrainConfig(steps=9),
     seed=12,
 )
 XL = {"kind": "transformer-xl", "N": 0, "F": 8}
@@ -83,7 +84,7 @@ def test_values_outside_of_what_is_allowed(table, key, value, words):
 
 
 WRONG_TYPES = {
-    "of type int": [("model.L", 2.0), ("model.L", "2"), ("model.L", True), ("gate.target_heads", 2.5)],
+    "of type int": [("model.L", 2.0), ("model.L", "2"), ("model.L", True), ("choose.target_heads", 2.5)],
     "of type float": [("model.dropout", "0.1"), ("train.lr", True), ("train.lr", None)],
     "of type str": [("model.kind", 3), ("data.corpus", ["a"])],
     "of type bool": [("gate.hard", 1)],
@@ -98,7 +99,7 @@ def test_wrong_types(key, value, wanted):
 
 
 IDS = {"L": 1, "H": 4}
-TRAININGS = ("train", "gate_train", "finetune")
+TRAININGS = ("train", "gate_train", "heal")
 NOT_FINITE = (math.nan, math.inf, -math.inf)
 NOT_TOGETHER = [
     ({"D": 10, "H": 4}, "model.D must be a multiple of model.H = 4, got 10"),
@@ -120,7 +121,7 @@ NOT_TOGETHER = [
     ({"D": 8, "cutoffs": [10, 20]}, "model.div_value = 4 leaves no width for cluster 2 at D = 8"),
 ]
 OTHERS = [
-    ({"modle": {}}, "unknown table or key 'modle'; allowed are model, data, train, gate"),
+    ({"modle": {}}, "unknown table or key 'modle'; allowed are model, data, train, choose"),
     ({"model": 3}, "model must be a table, got 3"),
     *(({x: {"stepz": 3}}, f"unknown key {x}.stepz; allowed are steps, B, optimizer") for x in TRAININGS),
     *(({x: {"B": 0}}, f"{x}.B must be at least 1, got 0") for x in TRAININGS),
@@ -142,9 +143,9 @@ def test_what_is_refused(tables, message):
 
 
 def test_options_replace_single_values_and_are_validated():
-    run = RICH.with_options({"train.lr": 0.5, "model.T": 3, "seed": 4, "gate.target_heads": 2})
+    run = RICH.with_options({"train.lr": 0.5, "model.T": 3, "seed": 4, "choose.target_heads": 2})
     assert run.train == dataclasses.replace(RICH.train, lr=0.5) and run.seed == 4 and run.model.T == 3
-    assert run.gate.target_heads == 2 and run.finetune == RICH.finetune
+    assert run.choose.target_heads == 2 and run.heal == RICH.heal
     assert RICH.with_options({}) == RICH
     assert RunConfig().with_options({"model.L": 2, "model.H": 4}).model.head_ids == ((0, 1, 2, 3),) * 2
     for options, message in (
@@ -176,11 +177,23 @@ def test_files_of_version_0_2_are_read():
             gone = {"objective": "task", "layerwise_weight": number, "tau": number}
             old = {"gate": gone | {"distribution": distribution, "lam": 0.3}}
             assert RunConfig.from_dict(old).gate == config.GateConfig(distribution=distribution, lam=0.3)
+    gate = {"criterion": "michel", "criterion_tokens": 7, "target_share": 0.5, "price": "cache", "units": 4}
+    gate |= {"heads": False, "groups": True, "repair_tokens": 9, "repair_type": "q8_0", "repair_corpus": "run,self"}
+    read = RunConfig.from_dict({"gate": gate, "finetune": {"steps": 3, "distill": 0.5}})
+    assert read.choose == config.ChooseConfig("michel", 7, None, 0.5, "cache", 4, False) and read.gate.groups
+    assert read.repair == config.RepairConfig(9, "q8_0") and read.texts == "run,self"
+    assert (read.heal.steps, read.heal.distill) == (3, 0.5)
+    assert RunConfig.from_dict({"gate": {"criterion": ""}}) == RunConfig.from_dict({})
+    again = config.as_version_02(read)
+    assert {key: again["gate"][key] for key in gate} == gate and again["finetune"] == read.heal.to_dict()
+    for old, now in (("gate.target_heads", "choose.target_heads"), ("finetune.lr", "heal.lr")):
+        with pytest.raises(UsageError, match=f"{old} is called {now} since version 0.3"):
+            RunConfig().with_options({old: 1})
 
 
 def test_a_run_file_explains_every_setting():
     settings = [line for line in to_toml(RunConfig().to_dict()).splitlines() if " = " in line]
-    assert len(settings) > 60 and [line for line in settings if "  # " not in line] == ["seed = 0"]
+    assert len(settings) > 60 and [line for line in settings if "  # " not in line] == []
     assert all(f.metadata["doc"] for cls in TABLES.values() for f in dataclasses.fields(cls))
 
 

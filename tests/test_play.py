@@ -11,8 +11,9 @@ from command import files_up_to, harmless, refused, succeed, write_text
 
 import tinyprune as tp
 from tinyprune.config import DataConfig
+from tinyprune.method.criteria import michel
+from tinyprune.method.masks import keep_best, with_parts
 from tinyprune.ops.engine import Engine
-from tinyprune.pruning.importance import keep_best, michel, with_heads
 
 SIZES = {"L": 2, "D": 16, "H": 4, "T": 12, "M": 12}
 MODELS = {
@@ -37,7 +38,7 @@ def test_javascript_computes_what_numpy_computes(driver, book, tmp_path, rng, ki
     mask = [[True, False, True, True], [False, True, True, False]]
     found = driver.execute_script(READ, [x.tolist() for x in segments], mask)
     double = tp.Transformer(model.config, {name: np.float64(x) for name, x in params.items()}, None, Engine())
-    double, memory = with_heads(double, list(np.array(mask))), None
+    double, memory = with_parts(double, list(np.array(mask))), None
     for segment, (logits, weights) in zip(segments, found, strict=True):
         h, memory, cache = double.forward(segment[None], memory)
         expected = h[0] @ double.params["embedding"].T + double.params["out_bias"]

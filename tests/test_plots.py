@@ -9,8 +9,8 @@ from matplotlib.text import Text
 
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import UsageError
+from tinyprune.method.roles import KINDS, HeadRoles
 from tinyprune.plots import plot_gates, plot_heads, plot_losses, plot_roles, running_mean, save_figure
-from tinyprune.pruning.roles import KINDS, HeadRoles
 
 
 def loss_records(stage: str, train: dict[int, float], valid: dict[int, float]) -> list[dict]:
@@ -116,9 +116,11 @@ LONG = {step: 9 - step / 2000 for step in range(100, 10001, 100)}
 SHORT = loss_records("gate", {10: 4.0}, {}) + loss_records("finetune", {10: 4.0}, {})
 CROWDED = {
     "short stages of a long run": lambda: plot_losses(loss_records("train", LONG, {}) + SHORT),
-    "heads that end together": lambda: plot_gates(gate_records(np.full((3, 4, 40), 2.0)), GateConfig(target_heads=160)),
-    "lines at zero": lambda: plot_gates(gate_records(np.full((3, 1, 1), -9.0), 10000), GateConfig(target_heads=0)),
-    "no heads": lambda: plot_gates(gate_records(np.zeros((2, 1, 0))), GateConfig(target_heads=0)),
+    "heads that end together": lambda: plot_gates(
+        gate_records(np.full((3, 4, 40), 2.0)), GateConfig(), target_heads=160
+    ),
+    "lines at zero": lambda: plot_gates(gate_records(np.full((3, 1, 1), -9.0), 10000), GateConfig(), target_heads=0),
+    "no heads": lambda: plot_gates(gate_records(np.zeros((2, 1, 0))), GateConfig(), target_heads=0),
 }
 
 

@@ -17,7 +17,7 @@ from tinyprune.training.evaluation import evaluate
 
 CONFIG = {"seed": 5, "model": {"L": 2, "D": 16, "H": 4, "N": 6, "T": 8, "M": 8}, "gate": {"target_heads": 5}}
 CONFIG |= {"train": {"steps": 6, "B": 2, "lr": 0.01}, "gate_train": {"steps": 4, "B": 2}}
-CONFIG |= {"finetune": {"steps": 3, "B": 2}}
+CONFIG |= {"heal": {"steps": 3, "B": 2}}
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import pytest
 from command import LASTING, STAGES, TRAINING, die_in_write, harmless, run_here, settings, start, succeed, wait_until
 
 from tinyprune.cli import parser
+from tinyprune.method import texts
 from tinyprune.runs import run as stages
 from tinyprune.training import loop
 
@@ -209,7 +210,7 @@ def test_what_was_logged_after_the_last_checkpoint_is_dropped(torn, reference, c
     (copy / "finetune.safetensors.tmp").write_bytes((reference / "finetune.safetensors").read_bytes()[:5000])
     with (copy / "metrics.jsonl").open("ab") as log:
         log.write(torn)
-    succeed("finetune", copy, "--resume", "--corpus", book, *OPTIONS, "--set=gate.target_heads=3")
+    succeed("finetune", copy, "--resume", "--corpus", book, *OPTIONS, "--set=choose.target_heads=3")
     assert_same(copy, reference)
 
 
@@ -223,7 +224,7 @@ def test_a_finished_run_is_only_reported(copy):
     assert {name: (copy / name).stat().st_mtime_ns for name in LASTING} == times
     assert (copy / "report.md").exists()
     # With more steps of its last stage only that one goes on.
-    assert "finetune: going on after step 40\n" in succeed("run", copy, "--resume", "--set=finetune.steps=45").stderr
+    assert "finetune: going on after step 40\n" in succeed("run", copy, "--resume", "--set=heal.steps=45").stderr
     assert (copy / "gate.safetensors").stat().st_mtime_ns == times["gate.safetensors"]
 
 
@@ -245,18 +246,18 @@ def test_overwrite_keeps_the_stages_before_and_starts_anew(reference, copy, book
 
 def test_every_stage_reads_on_after_the_one_before(copy, tmp_path, monkeypatch):
     """With another B, which cuts the text elsewhere, after as much of it."""
-    reads, segments = [], stages.Segments
+    reads, segments = [], texts.Segments
 
     def spy(tokens, B, T, read):
         reads.append(read)
         return segments(tokens, B, T, read)
 
-    monkeypatch.setattr(stages, "Segments", spy)
+    monkeypatch.setattr(texts, "Segments", spy)
     for stage, options, expected in (
         ("gate", ["--target-heads=3"], 40),
         ("prune", [], 0),
         ("finetune", [], 80),
-        ("finetune", ["--set=finetune.B=3"], 80 * 2 // 3),
+        ("finetune", ["--set=heal.B=3"], 80 * 2 // 3),
     ):
         reads.clear()
         assert run_here(stage, copy, "--overwrite", *options).returncode == 0
@@ -267,8 +268,8 @@ def test_every_stage_reads_on_after_the_one_before(copy, tmp_path, monkeypatch):
 
 
 REFUSED = [
-    ("run", "--target-heads=5", "gate.target_heads must be at most the model's 4 heads, got 5"),
-    ("run", "--set=finetune.B=999", "one step needs B · T [+] 1"),
+    ("run", "--target-heads=5", "choose.target_heads must be at most the model's 4 heads, got 5"),
+    ("run", "--set=heal.B=999", "one step needs B · T [+] 1"),
     ("gate", "--set=train.lr=1", r"stage train was done with other settings \[train\]"),
     ("finetune", "--set=gate.beta=0.5", r"stage gate was done with other settings \[gate\]"),
     ("gate", "--from=nowhere.safetensors", "there is no checkpoint nowhere.safetensors"),

@@ -12,8 +12,8 @@ from small import backend_with, small_config, small_model
 from tinyprune import ops, report
 from tinyprune.config import GateConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments
+from tinyprune.method.gates import GateObjective
 from tinyprune.ops.engine import Engine
-from tinyprune.pruning.gates import GateObjective
 from tinyprune.runs import run as running
 from tinyprune.runs.directory import STAGES, RunDirectory
 from tinyprune.runs.run import Run
@@ -73,9 +73,9 @@ def test_says_when_it_begins_and_in_the_end_how_many_and_how_long(terminal, run,
 
 
 def test_a_rehearsal_tells_the_time_and_changes_nothing():
-    gate = GateConfig(target_heads=2, controller_lr=0.5)
+    gate = GateConfig(controller_lr=0.5)
     model = small_model(small_config(), gate, dtype=np.float32)
-    objective = GateObjective(gate, 0, 6)
+    objective = GateObjective(gate, 0, 6, target=2)
     before, state = {name: x.copy() for name, x in model.params.items()}, objective.state()
     segments = Segments(np.random.default_rng(1).integers(0, 11, 70), 2, 5)
     given = segments, SimpleNamespace(valid=np.zeros(50))
@@ -111,7 +111,7 @@ def test_all_that_a_run_calls_is_called_at_its_start(gate, at_once, tmp_path, mo
     calls: set = set()
     stage = {"steps": 3, "B": 2, "evaluate_every": 2}
     tables = {"model": MODEL, "gate": gate, "data": {"corpus": str(write_text(tmp_path))}}
-    config = RunConfig.from_dict(tables | dict.fromkeys(("train", "gate_train", "finetune"), stage))
+    config = RunConfig.from_dict(tables | dict.fromkeys(("train", "gate_train", "heal"), stage))
     run = Run(RunDirectory(tmp_path / "run"), config, recording(calls), "")
     run.prepare(STAGES)
     if at_once:

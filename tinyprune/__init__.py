@@ -22,16 +22,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for editors and type checkers; Python finds the same names by `__getattr__`
     from tinyprune import data as data
     from tinyprune import gradcheck as gradcheck
+    from tinyprune import method as method
     from tinyprune import model as model
     from tinyprune import ops as ops
     from tinyprune import plots as plots
-    from tinyprune import pruning as pruning
     from tinyprune import testing as testing
     from tinyprune import training as training
     from tinyprune.api import *  # noqa: F403
+    from tinyprune.config import ChooseConfig as ChooseConfig
     from tinyprune.config import DataConfig as DataConfig
     from tinyprune.config import GateConfig as GateConfig
     from tinyprune.config import ModelConfig as ModelConfig
+    from tinyprune.config import RepairConfig as RepairConfig
     from tinyprune.config import RunConfig as RunConfig
     from tinyprune.config import TrainConfig as TrainConfig
     from tinyprune.config import load_preset as load_preset
@@ -42,18 +44,28 @@ if TYPE_CHECKING:  # for editors and type checkers; Python finds the same names 
     from tinyprune.gradcheck import check_gradients as check_gradients
     from tinyprune.kernels.backend import Engine as Engine
     from tinyprune.kernels.backend import get_backend as get_backend
+    from tinyprune.method.gates import add_gates as add_gates
+    from tinyprune.method.remove import remove_closed_heads as remove_closed_heads
     from tinyprune.model.counting import count_parts as count_parts
     from tinyprune.model.parameters import init_parameters as init_parameters
     from tinyprune.model.transformer import Transformer as Transformer
-    from tinyprune.pruning.gates import add_gates as add_gates
-    from tinyprune.pruning.surgery import remove_closed_heads as remove_closed_heads
 
 __version__ = "0.2.0"
 
-_ROOMS = ("data", "gradcheck", "model", "ops", "plots", "pruning", "testing", "training")
+_ROOMS = ("data", "gradcheck", "method", "model", "ops", "plots", "testing", "training")
 _NAMES = {
     "api": ("evaluate", "finetune", "gate", "generate", "load", "prune", "save", "train"),
-    "config": ("DataConfig", "GateConfig", "ModelConfig", "RunConfig", "TrainConfig", "load_preset", "preset_names"),
+    "config": (
+        "ChooseConfig",
+        "DataConfig",
+        "GateConfig",
+        "ModelConfig",
+        "RepairConfig",
+        "RunConfig",
+        "TrainConfig",
+        "load_preset",
+        "preset_names",
+    ),
     "data": ("load_text",),
     "errors": ("TinypruneError",),
     "gradcheck": ("assert_gradients", "check_gradients"),
@@ -61,8 +73,8 @@ _NAMES = {
     "model.counting": ("count_parts",),
     "model.parameters": ("init_parameters",),
     "model.transformer": ("Transformer",),
-    "pruning.gates": ("add_gates",),
-    "pruning.surgery": ("remove_closed_heads",),
+    "method.gates": ("add_gates",),
+    "method.remove": ("remove_closed_heads",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -74,7 +86,7 @@ if not TYPE_CHECKING:  # which would believe that every name is there
     def __getattr__(name: str) -> Any:
         if name in _ROOMS:
             room = importlib.import_module(f"tinyprune.{name}")
-            if name in ("model", "pruning", "training"):  # which have no names but their modules'
+            if name in ("method", "model", "training"):  # which have no names but their modules'
                 import pkgutil
 
                 for module in pkgutil.iter_modules(room.__path__, f"tinyprune.{name}."):

@@ -24,20 +24,21 @@ from typing import Any
 
 import numpy as np
 
-from tinyprune.config import GateConfig, TrainConfig, load_preset, to_toml
-from tinyprune.data import Segments, Text
+from tinyprune.config import TrainConfig, load_preset, to_toml
+from tinyprune.data import Text
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import default_backend, get_backend
+from tinyprune.method.prune import choose, heal
+from tinyprune.method.recipe import Generators, Recipe, Stage, Watch
+from tinyprune.method.remove import remove_closed_heads as prune  # the third stage, under its own name
+from tinyprune.method.texts import Texts
 from tinyprune.model.generation import generate as generated
 from tinyprune.model.transformer import Origin, Transformer
 from tinyprune.progress import progress_bar
-from tinyprune.pruning.gates import gate_warmup, hit_target, with_new_gates
-from tinyprune.pruning.surgery import remove_closed_heads as prune  # the third stage, under its own name
 from tinyprune.runs.directory import STAGES, RunDirectory, load_model, model_metadata
 from tinyprune.training.checkpoints import save_checkpoint
-from tinyprune.training.distillation import Distillation
 from tinyprune.training.evaluation import evaluate as evaluated
-from tinyprune.training.step import LanguageModelling, Objective, training_steps
+from tinyprune.training.step import LanguageModelling
 from tinyprune.warmup import announced
 
 __all__ = ["evaluate", "finetune", "gate", "generate", "load", "prune", "save", "train"]
@@ -60,7 +61,12 @@ def train(model: Transformer, text: Text, steps: int | None = None, *, seed: int
         UsageError: for a setting that is unknown or out of range, a text that is too short, or another vocabulary.
         NotFiniteError: if a step gives numbers that are not finite.
     """
-    return _fit(model, text, "train", LanguageModelling(), _settings("train", steps, settings), seed)
+    config, texts = _settings("train", steps, settings), _texts(model, text)
+    segments = texts.segments("train", config, model.config.T)
+    _Bar().fit(Stage("train", model, segments, config, LanguageModelling(), _generators(seed)("train")))
+    texts.read_on(config)
+    model.origin = Origin(text.tokenizer, text.data, text.digest, texts.read)
+    return model
 
 
 def gate(
@@ -81,7 +87,8 @@ def gate(
         target_heads: how many heads stay open, exactly. Without a target the L0 loss has the weight `lam`.
         target_parameters: or the share of the parameters, embedding apart, that stays open.
         steps, seed: see `train`.
-        settings: others of `GateConfig` and `TrainConfig`, such as units=32 for gates on blocks of feed-forward units.
+        settings: others of `ChooseConfig`, `GateConfig` and `TrainConfig`, such as units=32 for gates on blocks of
+            feed-forward units, or by="michel" to train none.
 
     Returns:
         the gated model, see `Transformer.gates`.
@@ -90,18 +97,24 @@ def gate(
         UsageError: as `train`, or if no model of that size is left.
         NotFiniteError: if a step gives numbers that are not finite.
     """
-    own = {field.name for field in dataclasses.fields(GateConfig)}
-    options = load_preset("tiny").gate.to_dict() | {k: v for k, v in settings.items() if k in own}
+    preset = load_preset("tiny")
+    tables: dict[str, dict[str, Any]] = {"choose": {}, "gate": {}, "gate_train": {}}
+    for name, value in settings.items():
+        for table in tables:
+            if name in {field.name for field in dataclasses.fields(getattr(preset, table))}:
+                tables[table][name] = value
+                break
+        else:
+            tables["gate_train"][name] = value  # which is refused with a hint
+    tables["choose"]["target_heads"] = target_heads
     if target_parameters is not None:
-        options |= {"target_share": target_parameters, "price": "parameters"}
-    config = GateConfig.from_dict(options | {"target_heads": target_heads})
-    training = _settings("gate_train", steps, {k: v for k, v in settings.items() if k not in own})
-    per_epoch = Segments(text.train, training.B, model.config.T).per_epoch
-    host, to_device = model.host_params(), model.ops.to_device
-    copy = dataclasses.replace(model, params={name: to_device(x.copy()) for name, x in host.items()})
-    gated, objective = with_new_gates(copy, config, gate_warmup(config, training, per_epoch))
-    _fit(gated, text, "gate", objective, training, seed)
-    hit_target(gated)
+        tables["choose"] |= {"target_share": target_parameters, "price": "parameters"}
+    config = _settings("gate_train", steps, tables.pop("gate_train"))
+    options = {f"{table}.{name}": value for table, given in tables.items() for name, value in given.items()}
+    recipe = dataclasses.replace(Recipe.of(preset.with_options(options)), gate_train=config)
+    texts = _texts(model, text)
+    gated = choose(model, recipe, texts, _generators(seed), _Bar())
+    gated.origin = Origin(text.tokenizer, text.data, text.digest, texts.read)
     return gated
 
 
@@ -116,8 +129,11 @@ def finetune(
 ) -> Transformer:
     """Train a pruned model on, in place; see `train`. With a `teacher`, half of the loss is the divergence from it."""
     share = settings.pop("distill", 0.5 if teacher else 0.0)
-    objective = Distillation(teacher, share) if teacher else LanguageModelling()
-    return _fit(model, text, "finetune", objective, _settings("finetune", steps, settings), seed)
+    config = _settings("heal", steps, settings | {"distill": share})
+    texts = _texts(model, text)
+    heal(model, teacher, "finetune", config, texts, _generators(seed), _Bar())
+    model.origin = Origin(text.tokenizer, text.data, text.digest, texts.read)
+    return model
 
 
 def evaluate(model: Transformer, text: Text, split: str = "test") -> float | None:
@@ -198,22 +214,29 @@ def _settings(table: str, steps: int | None, settings: dict[str, Any]) -> TrainC
     return TrainConfig.from_dict(known | settings | ({} if steps is None else {"steps": steps}))
 
 
-def _fit(
-    model: Transformer, text: Text, stage: str, objective: Objective, config: TrainConfig, seed: int
-) -> Transformer:
-    """Train a model in place as one stage, which reads on where the stage before has stopped."""
+def _texts(model: Transformer, text: Text) -> Texts:
+    """Return what a stage reads, from where the model's last stage has stopped."""
     if text.tokenizer.V != model.config.V:
         raise UsageError(f"text has a vocabulary of {text.tokenizer.V} tokens, the model one of {model.config.V}")
-    B, read = (model.origin and model.origin.read) or (config.B, 0)
-    already = read * B // config.B
-    rng = np.random.default_rng([seed, ("init", *STAGES).index(stage)])
-    with announced(model.ops, stage), progress_bar(total=config.steps, desc=stage, unit="step") as bar:
-        for step in training_steps(
-            model, Segments(text.train, config.B, model.config.T, already), config, objective, rng
-        ):
-            bar.update(step - bar.n)
-    model.origin = Origin(text.tokenizer, text.data, text.digest, (config.B, already + config.steps))
-    return model
+    return Texts(text, read=None if model.origin is None else model.origin.read)
+
+
+def _generators(seed: int) -> Generators:
+    """Return the generators of the stages, as a run has them."""
+    purposes = {"scores": "gate"}
+    return lambda name: np.random.default_rng([seed, ("init", *STAGES).index(purposes.get(name, name))])
+
+
+class _Bar(Watch):
+    """Shows how far a stage is."""
+
+    def fit(self, stage: Stage) -> None:
+        """See `Watch`."""
+        total = stage.config.steps
+        with announced(stage.model.ops, stage.name), progress_bar(total=total, desc=stage.name, unit="step") as bar:
+            for step in stage.steps():
+                bar.update(step - bar.n)
+        stage.finish(stage.model)
 
 
 def _origin(model: Transformer) -> Origin:

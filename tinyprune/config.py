@@ -5,9 +5,13 @@ A run's file has one table for each dataclass:
     [model]       ModelConfig     sizes and kind of the Transformer
     [data]        DataConfig      the text and how it is split
     [train]       TrainConfig     stage 1: the baseline
-    [gate]        GateConfig      stage 2: the gates and their loss
-    [gate_train]  TrainConfig     stage 2: the training of the weights
-    [finetune]    TrainConfig     stage 4: after removal
+    [choose]      ChooseConfig    stage 2: which parts stay
+    [gate]        GateConfig      stage 2: the gates and their loss, if gates choose
+    [gate_train]  TrainConfig     stage 2: the training of gates, and of weights with them
+    [repair]      RepairConfig    stage 3: what is fitted when the other parts are removed
+    [heal]        TrainConfig     stage 4: the training of what stays
+
+and two lines before them: `seed`, and `texts`, which stages 2 to 4 read.
 
 Sizes are named by the letters of the papers: V vocabulary, L layers, D model width, H heads, Dh = D/H head width,
 N persistent vectors a head, F feed-forward width, T queries in a segment, M memory length, B batch.
@@ -44,14 +48,30 @@ USUAL: dict[str, dict[str, str]] = {
     "llama": LLAMA,
 }
 KINDS = tuple(USUAL)
-# The criteria that score heads and blocks of units, see `pruning.importance`.
+# The criteria that score heads and blocks of units, and those of heads alone, see `method.criteria`.
 CRITERIA = "random", "magnitude", "michel", "michel-global", "leave-one-out", "output-difference", "fluctuation"
+OF_HEADS = ("confidence",)
+# The table of each stage that trains.
+STAGE_TABLES = {"train": "train", "gate": "gate_train", "finetune": "heal"}
 BLOCK_TYPES = "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"  # of llama.cpp: 32 weights with a scale, _1: and an offset
 OPTIMIZERS = "adamw", "lamb", "scales", "scales-offsets"
 # What version 0.2 had and this one has not, by table: options with their defaults, which the keys of stored cells still
 # hold, and choices of options that stay. Files that ask for no more than these defaults are read.
 RETIRED: dict[str, dict[str, Any]] = {"gate": {"objective": "task", "layerwise_weight": 1.0, "tau": 0.5}}
 RETIRED_CHOICES = (("gate", "distribution", "top-k"),)
+# What it called otherwise. Its table [finetune] is [heal].
+RENAMED = {
+    "gate.criterion": "choose.by",
+    "gate.criterion_tokens": "choose.tokens",
+    "gate.target_heads": "choose.target_heads",
+    "gate.target_share": "choose.target_share",
+    "gate.price": "choose.price",
+    "gate.units": "choose.units",
+    "gate.heads": "choose.heads",
+    "gate.repair_tokens": "repair.tokens",
+    "gate.repair_type": "repair.type",
+    "gate.repair_corpus": "texts",
+}
 # The values that an adaptive softmax, with `model.cutoffs`, needs.
 CLUSTERED = {"bias": "output", "tied": True, "embedding": "scaled"}
 
@@ -346,19 +366,6 @@ class ModelConfig(Config):
         return self.blocks[layer] * self.U if self.U else self.F
 
     @property
-    def parts(self) -> tuple[int, ...]:
-        """Return how many parts can be removed: the heads of each layer and then, where U is set, the blocks of each.
-
-        Gates, scores and masks of a model are lists in this order.
-        """
-        return self.heads + self.blocks
-
-    @property
-    def part_ids(self) -> tuple[tuple[int, ...], ...]:
-        """Return the original numbers of all parts, in the order of `parts`."""
-        return self.head_ids + self.block_ids
-
-    @property
     def attended(self) -> int:
         """Return how many persistent vectors a head attends to, beside its context."""
         return self.N if self.persistent == "softmax" else 0
@@ -406,9 +413,7 @@ class TrainConfig(Config):
     beta2: float = option(0.999, "decay of the squared gradient's mean", low=0.0, high=0.999999)
     eps: float = option(1e-8, "added to the root of that mean", low=1e-30)
     clip: float = option(1.0, "largest norm of all gradients together; 0: no clipping", low=0.0)
-    distill: float = newer(
-        0.0, "finetune: share of the divergence from the unpruned model in the loss", low=0.0, high=1.0
-    )
+    distill: float = newer(0.0, "heal: share of the divergence from the unpruned model in the loss", low=0.0, high=1.0)
     evaluate_every: int = option(200, "steps between two evaluations on the validation split; 0: never", low=0)
     evaluate_tokens: int = newer(1_000_000, "tokens that an evaluation or a report reads, the first; 0: all", low=0)
     checkpoint_every: int = option(100, "steps between two checkpoints; the last step always has one", low=1)
@@ -423,27 +428,6 @@ class GateConfig(Config):
 
     lam: float = option(0.02, "weight of the L0 loss, a sum over all heads", low=0.0)
     lam_warmup: int | None = option(None, "steps over which lam rises from 0; not given: the first epoch", low=0)
-    target_heads: int | None = option(
-        None, "heads that a controller holds open, instead of lam; reached half-way", low=0
-    )
-    target_share: float | None = newer(
-        None, "share of gate.price, of all that is no embedding, that a controller lets stay, instead", low=0, high=1
-    )
-    price: str = newer(
-        "gates",
-        "what a gate counts in L0 and in the target: 1, or what its removal saves",
-        choices=("gates", "parameters", "multiply-adds", "cache"),
-    )
-    criterion: str = newer(
-        "",
-        "instead of training gates: open those that it scores highest for their price",
-        choices=("", *CRITERIA),
-    )
-    criterion_tokens: int = newer(
-        8192, "that the criterion reads, of the run's text from the validation split; 0: all", low=0
-    )
-    units: int = newer(0, "blocks of so many units of the feed-forward block have gates, too; 0: only heads", low=0)
-    heads: bool = newer(True, "heads may be closed; if not, only blocks of gate.units")
     groups: bool = newer(False, "heads that share keys and values have one gate together, and go with these")
     controller_lr: float = option(0.004, "target: step size of the controller's two multipliers", low=0.0)
     distribution: str = option(
@@ -459,33 +443,68 @@ class GateConfig(Config):
     output_scaling: bool = option(True, "multiply attention's output by heads / open heads of the layer")
     lr_multiplier: float = option(10.0, "gates' learning rate, as a multiple of the weights'", low=0.0)
     frozen: bool = newer(False, "train the gates alone: weights stay as they are and get no gradients")
-    repair_tokens: int = newer(
-        0, "removal: tokens to which what stays is fitted, to compute what all did; 0: none", low=0
+
+
+@dataclass(frozen=True)
+class ChooseConfig(Config):
+    """Which parts stay, heads and blocks of feed-forward units: who chooses, how many, and among which."""
+
+    TABLE: typing.ClassVar[str] = "choose"
+
+    by: str = option(
+        "gates",
+        "gates, which are trained; or, without training, the parts that a criterion scores highest for their price, "
+        "those that the others can make up for by least squares, or as large a share of each layer",
+        choices=("gates", *CRITERIA, *OF_HEADS, "least-squares", "layers"),
     )
-    repair_corpus: str = newer(
-        "",
-        "texts for repair, criteria, gates and healing, with commas between: run for its own, self for what the whole "
-        "model writes, or as data.corpus; not given: run, with self for a pretrained model that is repaired",
+    tokens: int = option(8192, "that a criterion reads, of the run's text from the validation split; 0: all", low=0)
+    target_heads: int | None = option(
+        None, "heads that stay; gates are held at it by a controller, instead of lam, and reach it half-way", low=0
     )
-    repair_type: str = newer("", "a file's type, to which fitted matrices are rounded", choices=("", *BLOCK_TYPES))
+    target_share: float | None = option(
+        None, "share of choose.price, of all that is no embedding, that stays, instead", low=0, high=1
+    )
+    price: str = option(
+        "gates",
+        "what a part counts in L0 and in the target: 1, or what its removal saves",
+        choices=("gates", "parameters", "multiply-adds", "cache"),
+    )
+    units: int = option(0, "blocks of so many units of the feed-forward block are parts, too; 0: only heads", low=0)
+    heads: bool = option(True, "heads may go; if not, only blocks of choose.units")
+    scope: str = option(
+        "global", "a criterion compares parts of all layers, or of each layer alone", choices=("global", "layer")
+    )
+    rewind: bool = option(False, "what gates choose gets the weights from before they were trained")
 
     @property
     def has_target(self) -> bool:
-        """Return whether a controller holds a target, in place of lam."""
+        """Return whether it is said how much stays, in place of lam."""
         return self.target_heads is not None or self.target_share is not None
 
     def _rules(self) -> Iterator[tuple[object, str]]:
-        given = self.target_heads, self.target_share
-        yield None not in given, f"target_share must not be given with gate.target_heads, got {given[1]} and {given[0]}"
-        yield not self.heads and not self.units, "heads must be true where there are no blocks of gate.units"
-        names = self.repair_corpus.split(",")
-        yield self.repair_corpus and "" in names, f"repair_corpus must be such as run,self; got {self.repair_corpus!r}"
-        yield (
-            "self" in names and not self.repair_tokens,
-            "repair_tokens must be more than 0 where the model writes a text",
-        )
-        broken = self.criterion and not self.has_target
-        yield broken, "criterion needs gate.target_heads or gate.target_share, since it trains nothing"
+        heads, share = self.target_heads, self.target_share
+        both = heads is not None and share is not None
+        yield both, f"target_share must not be given with choose.target_heads, got {share} and {heads}"
+        yield not self.heads and not self.units, "heads must be true where there are no blocks of choose.units"
+        broken = self.by != "gates" and not self.has_target
+        yield broken, "by needs choose.target_heads or choose.target_share, unless gates choose"
+        broken = self.units and self.by in OF_HEADS
+        yield broken, f"by must not be {self.by} for blocks of choose.units, which have none"
+
+
+@dataclass(frozen=True)
+class RepairConfig(Config):
+    """What is fitted to the whole model's computation when the other parts are removed."""
+
+    TABLE: typing.ClassVar[str] = "repair"
+
+    tokens: int = option(0, "that are read to fit what stays, so that it computes what all did; 0: no repair", low=0)
+    type: str = option("", "a file's type, to which fitted matrices are rounded", choices=("", *BLOCK_TYPES))
+    mode: str = option(
+        "sequential",
+        "each block makes up for those before it, or all are fitted to the whole model's own streams",
+        choices=("sequential", "at-once"),
+    )
 
 
 @dataclass(frozen=True)
@@ -495,41 +514,60 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    choose: ChooseConfig = field(default_factory=ChooseConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     gate_train: TrainConfig = field(default_factory=TrainConfig)
-    finetune: TrainConfig = field(default_factory=TrainConfig)
+    repair: RepairConfig = field(default_factory=RepairConfig)
+    heal: TrainConfig = field(default_factory=TrainConfig)
     seed: int = option(0, "random seed of initialisation, dropout and gates")
+    texts: str = option(
+        "",
+        "texts for gates, criteria, repair and healing, with commas between: run for its own, self for what the whole "
+        "model writes, or as data.corpus; not given: run, with self for a pretrained model that is repaired",
+    )
 
     @classmethod
     def from_dict(cls, tables: dict[str, Any]) -> Self:
         """Build from parsed TOML. Raises UsageError for unknown tables and keys and for values out of range."""
         hints = typing.get_type_hints(cls)
         built: dict[str, Any] = {}
-        for name, value in tables.items():
+        for name, value in from_version_02(tables).items():
             if name not in hints:
                 hint = nearest(name, hints, names_by_key())
                 raise UsageError(f"unknown table or key {name!r}; allowed are {', '.join(hints)}{hint}")
-            if hints[name] is int:
-                built[name] = _check_type(name, value, int)
-                if built[name] < 0:
-                    raise UsageError(f"{name} must be at least 0, got {value}")
+            if not issubclass(hints[name], Config):
+                built[name] = _check_type(name, value, hints[name])
             elif not isinstance(value, dict):
                 raise UsageError(f"{name} must be a table, got {value!r}")
             else:
                 try:
                     built[name] = hints[name].from_dict(value)
                 except UsageError as error:
-                    # gate_train and finetune are TrainConfigs too, whose messages say "train".
+                    # gate_train and heal are TrainConfigs too, whose messages say "train".
                     raise UsageError(str(error).replace(f"{hints[name].TABLE}.", f"{name}.", 1)) from error
+        config = cls(**built)
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        """Raise UsageError for values that are out of range, or contradict those of another table."""
+        if self.seed < 0:
+            raise UsageError(f"seed must be at least 0, got {self.seed}")
+        names = self.texts.split(",")
+        if self.texts and "" in names:
+            raise UsageError(f"texts must be such as run,self; got {self.texts!r}")
+        if "self" in names and not self.repair.tokens:
+            raise UsageError("repair.tokens must be more than 0 where the model writes a text")
         for name in ("train", "gate_train"):
-            if name in built and (share := built[name].distill):
-                raise UsageError(f"{name}.distill must be 0, since only finetune has a larger model; got {share}")
-        return cls(**built)
+            share = getattr(self, name).distill
+            if share:
+                raise UsageError(f"{name}.distill must be 0, since only heal has a larger model; got {share}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested values; `RunConfig.from_dict` reads them back to an equal object."""
-        tables = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "seed"}
-        return {"seed": self.seed} | {name: table.to_dict() for name, table in tables.items()}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        lines = {name: value for name, value in values.items() if not isinstance(value, Config) and value != ""}
+        return lines | {name: table.to_dict() for name, table in values.items() if isinstance(table, Config)}
 
     def with_options(self, options: dict[str, Any]) -> Self:
         """Return a copy with `{"table.key": value}` replaced, validated like a file."""
@@ -538,6 +576,9 @@ class RunConfig:
             tables["model"] |= of_kind(self.model, options["model.kind"])
         for name, value in options.items():
             table, _, key = name.partition(".")
+            now = f"heal.{key}" if table == "finetune" else RENAMED.get(name)
+            if now:
+                raise UsageError(f"{name} is called {now} since version 0.3")
             if not key:
                 tables[name] = value
             elif table in tables and isinstance(tables[table], dict):
@@ -546,6 +587,39 @@ class RunConfig:
                 hint = nearest(table, tables)
                 raise UsageError(f"unknown table {table!r} in {name!r}; allowed are {', '.join(tables)}{hint}")
         return self.from_dict(tables)
+
+
+def from_version_02(tables: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's tables with the options of version 0.2 under their names of today."""
+    found = {name: dict(value) if isinstance(value, dict) else value for name, value in tables.items()}
+    if "finetune" in found:
+        found["heal"] = found.pop("finetune")
+    if not isinstance(found.get("gate"), dict):
+        return found
+    for old, name in RENAMED.items():
+        key = old.removeprefix("gate.")
+        if key in found["gate"]:
+            value = found["gate"].pop(key)
+            table, _, new = name.partition(".")
+            if new:
+                found.setdefault(table, {})[new] = value or "gates" if name == "choose.by" else value
+            else:
+                found[table] = value
+    return found
+
+
+def as_version_02(config: RunConfig) -> dict[str, Any]:
+    """Return a run's tables as version 0.2 had them, for the keys of stored cells."""
+    found = config.to_dict()
+    found["finetune"] = found.pop("heal")
+    for table in ("choose", "repair"):
+        values, usual = found.pop(table), type(getattr(config, table))().to_dict()
+        found |= {f"{table}.{key}": value for key, value in values.items() if value != usual.get(key)}
+    for old, name in RENAMED.items():
+        if name in found:
+            found["gate"][old.removeprefix("gate.")] = found.pop(name)
+    found["gate"] |= RETIRED["gate"]
+    return found
 
 
 def of_kind(model: ModelConfig, kind: str) -> dict[str, Any]:
@@ -569,7 +643,7 @@ def names_by_key(first: str = "train") -> dict[str, str]:
 
     Where several tables have the key, it is the one of the table `first`, else of the first that has it.
     """
-    tables = {name: hint for name, hint in typing.get_type_hints(RunConfig).items() if hint is not int}
+    tables = {name: hint for name, hint in typing.get_type_hints(RunConfig).items() if issubclass(hint, Config)}
     order = [name for name in (*reversed(tables), first) if name in tables]  # the last one wins
     return {f.name: f"{name}.{f.name}" for name in order for f in dataclasses.fields(tables[name])}
 
@@ -584,7 +658,7 @@ def to_toml(tables: dict[str, Any]) -> str:
     def line(table: str, key: str, value: Any) -> str:
         # TOML allows neither JSON's surrogate pairs nor a bare delete character.
         text = f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
-        fields = {f.name: f for f in dataclasses.fields(hints[table])} if table in hints else {}
+        fields = {f.name: f for f in dataclasses.fields(hints.get(table, RunConfig))}
         return f"{text:<26}  # {fields[key].metadata['doc']}" if key in fields else text
 
     lines = [line("", k, v) for k, v in tables.items() if not isinstance(v, dict)]

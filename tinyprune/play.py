@@ -17,12 +17,12 @@ import numpy as np
 from tinyprune.data import Text
 from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.files import replace_file
-from tinyprune.model.gates import by_layer, joined_log_alpha
+from tinyprune.method.criteria import michel, random_scores
+from tinyprune.method.fits import read_fits
+from tinyprune.method.least_squares import search
+from tinyprune.method.masks import keep_best
+from tinyprune.model.parts import Parts
 from tinyprune.progress import progress_bar, say
-from tinyprune.pruning.importance import keep_best, michel
-from tinyprune.pruning.importance.criteria import random_scores
-from tinyprune.pruning.importance.fits import read_fits
-from tinyprune.pruning.importance.least_squares import search
 from tinyprune.runs.directory import SavedModel, load_model, text_of
 
 SCORED, FITTED = 10_240, 20_480  # tokens that are read for scores, and for least squares, as `compare` does
@@ -72,7 +72,7 @@ def check_model(saved: SavedModel) -> None:
     allowed = {
         "a tokenizer of characters": saved.tokenizer.kind == "character",
         "a model without gates (--stage train, prune or finetune)": saved.model.gate is None,
-        'model.positions = "relative" or "learned"': config.positions != "rotary",
+        'model.positions = "relative" or "learned"': config.positions in ("relative", "learned"),
         'model.norm = "layernorm"': config.norm == "layernorm",
         'model.feedforward = "relu", or networks of heads': config.second in (None, "relu", "networks"),
         "a key-value head for each head": not config.kv_heads or config.kv_heads == config.H,
@@ -86,12 +86,13 @@ def check_model(saved: SavedModel) -> None:
 
 def choices(saved: SavedModel, path: Path, text: Text | None, budgets: list[int]) -> dict[str, list[str]]:
     """Return for each method that the run has data for which heads stay, "1" or "0" each, for each number of heads."""
-    model, parts = saved.model, saved.model.config.parts
+    model, parts = saved.model, Parts(saved.model.config)
     scores, found, gate_stage = {}, {}, path / "gate.safetensors"
     if saved.metadata["stage"] == "train" and gate_stage.exists():
-        gated = load_model(gate_stage, model.ops).model
-        if gated.gate is not None and not gated.gate.criterion and gated.config.parts == parts:
-            scores["gates"] = by_layer(joined_log_alpha(gated.params, gated.config.L, gated.ops), parts)
+        stage = load_model(gate_stage, model.ops)
+        gated = stage.model
+        if "training" in stage.metadata and Parts(gated.config).counts == parts.counts:
+            scores["gates"] = parts.split(parts.log_alpha(gated.params, gated.ops))
     if text is not None:
         scores["michel"] = michel(model, text.valid[:SCORED], np.random.default_rng(0))
         fits = read_fits(model, text.train[:FITTED])

@@ -28,9 +28,9 @@ from numpy.typing import ArrayLike, NDArray
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import UsageError
 from tinyprune.files import replace_file
+from tinyprune.method.gates import opening_log_alpha
+from tinyprune.method.roles import KINDS, HeadRoles
 from tinyprune.ops import p_open
-from tinyprune.pruning.gates import opening_log_alpha
-from tinyprune.pruning.roles import KINDS, HeadRoles
 from tinyprune.tables import Record
 
 DPI = 150
@@ -119,10 +119,16 @@ def _losses(records: list[Record], split: str) -> tuple[NDArray, NDArray]:
 
 
 @matplotlib.style.context(STYLE)
-def plot_gates(records: Sequence[Record], gate: GateConfig, head_ids: Sequence[Sequence[int]] | None = None) -> Figure:
+def plot_gates(
+    records: Sequence[Record],
+    gate: GateConfig,
+    head_ids: Sequence[Sequence[int]] | None = None,
+    target_heads: int | None = None,
+) -> Figure:
     """Plot each head's probability of being open over the gate stage, and the number of open heads.
 
-    `head_ids` are the original numbers of the parts with gates, `ModelConfig.part_ids`; by default 0, 1, 2 …
+    `head_ids` are the original numbers of the parts with gates, `Parts.ids`; by default 0, 1, 2 … `target_heads` is
+    drawn as a line.
     Raises UsageError if no record has "log_alpha".
 
     Returns:
@@ -139,7 +145,7 @@ def plot_gates(records: Sequence[Record], gate: GateConfig, head_ids: Sequence[S
     rows = math.ceil(layers / columns)
     figure = Figure(figsize=(max(7, 2.4 * columns), 2 + 1.6 * rows), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(1 + rows, columns)
-    _draw_open_heads(figure.add_subplot(grid[0, :]), steps, records, gate)
+    _draw_open_heads(figure.add_subplot(grid[0, :]), steps, records, gate, target_heads)
     openness, opened, boundary = _openness(records, gate)
     L = layers // (1 + ("blocks_open" in records[0]))  # the blocks of units of all layers come after the heads
     names = [f"layer {i % L}{', units' if i >= L else ''}" for i in range(layers)]
@@ -156,7 +162,7 @@ def plot_gates(records: Sequence[Record], gate: GateConfig, head_ids: Sequence[S
     return figure
 
 
-def _draw_open_heads(axes: Axes, steps: NDArray, records: list[Record], gate: GateConfig) -> None:
+def _draw_open_heads(axes: Axes, steps: NDArray, records: list[Record], gate: GateConfig, target: int | None) -> None:
     """Draw the number of open heads: in evaluation, expected (which is L0), and wanted."""
     total = sum(len(layer) for layer in records[0]["log_alpha"])
     opened = [r["heads_open"] + r.get("blocks_open", 0) for r in records]
@@ -166,9 +172,9 @@ def _draw_open_heads(axes: Axes, steps: NDArray, records: list[Record], gate: Ga
     axes.plot(steps, opened, color="black", linewidth=1.8, drawstyle="steps-post", marker=_marker(steps))
     axes.plot(steps, expected, color=BLUE, linewidth=1.2, linestyle="--", marker=_marker(steps))
     ends = {f"{opened[-1]} in evaluation": (opened[-1], "black"), f"{expected[-1]:.1f} expected": (expected[-1], BLUE)}
-    if gate.target_heads is not None:
-        axes.axhline(gate.target_heads, color=GREY, linewidth=0.8, linestyle=":")
-        ends[f"{gate.target_heads} wanted"] = gate.target_heads, GREY
+    if target is not None:
+        axes.axhline(target, color=GREY, linewidth=0.8, linestyle=":")
+        ends[f"{target} wanted"] = target, GREY
     axes.locator_params(integer=True)
     _name_lines(axes, ends)
 
@@ -250,7 +256,7 @@ def plot_heads(config: ModelConfig) -> Figure:
 
 @matplotlib.style.context(STYLE)
 def plot_roles(roles: HeadRoles) -> Figure:
-    """Plot what the heads of a model attend to, as `tinyprune.pruning.roles.head_roles` has measured it.
+    """Plot what the heads of a model attend to, as `tinyprune.method.roles.head_roles` has measured it.
 
     Returns:
         Figure with an Axes for each kind of key and one for the effective number of keys: a row for each layer, the

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.data import Text
+from tinyprune.method.gates import open_config
 from tinyprune.model.counting import count_multiply_adds, count_parameters, head_part
 from tinyprune.model.generation import generate
+from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.progress import say
-from tinyprune.pruning.gates import open_config
 from tinyprune.runs.directory import STAGES
 from tinyprune.runs.run import Run
 from tinyprune.tables import Record, markdown_table
@@ -82,7 +83,7 @@ def milliseconds_per_1k_tokens(
 
 def summarise(run: Run) -> list[Record]:
     """Return the table of the run's four stages, on the test split."""
-    limit = run.config.finetune.evaluate_tokens
+    limit = run.config.heal.evaluate_tokens
     part = f"the first {limit:,} of " if 0 < limit < len(run.text.test) else ""
     say(f"report: reading the test split ({part}{len(run.text.test):,} tokens) with each of the four models")
     models = [run.load(stage).model for stage in STAGES]
@@ -104,8 +105,10 @@ def write_report(run: Run, records: list[Record]) -> None:
     metrics = read_metrics(directory.metrics)
     final = run.load("finetune")
     figures = {"losses": plots.plot_losses(metrics), "heads": plots.plot_heads(final.model.config)}
-    if not run.config.gate.criterion:  # which trains no gates
-        figures["gates"] = plots.plot_gates(metrics, run.config.gate, run.load("gate").model.config.part_ids)
+    how = run.config.choose
+    if how.by == "gates":
+        gated = run.load("gate").model
+        figures["gates"] = plots.plot_gates(metrics, run.config.gate, Parts(gated.config).ids, how.target_heads)
     for name, figure in figures.items():
         plots.save_figure(figure, directory.path / "plots" / f"{name}.png")
     directory.write("report.md", report_text(run, records, final.model, sample_text(run, final.model)))
@@ -133,9 +136,11 @@ def sample_text(run: Run, model: Transformer) -> tuple[str, str]:
 
 def report_text(run: Run, records: list[Record], model: Transformer, sample: tuple[str, str]) -> str:
     """Return the text of report.md; `sample` is a prompt and its continuation."""
-    config, text, gate = run.config, run.text, run.config.gate
+    config, text, how = run.config, run.text, run.config.choose
+    by_gates = how.by == "gates"
     first, last = records[0], records[-1]
-    steps = [s.steps for s in (config.train, *([] if gate.criterion else [config.gate_train]), config.finetune)]
+    trained = [config.train, config.gate_train, config.heal] if by_gates else [config.train, config.heal]
+    steps = [stage.steps for stage in trained]
     if first["bits_per_character"] is None:
         change = f"its perplexity is {last['perplexity']:.4g}, the baseline's {first['perplexity']:.4g}"
     else:
@@ -148,13 +153,16 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
     head = head_part(model.config)
     rows = [record | {"stage": f"{record['stage']}: {WHAT_IT_IS[record['stage']]}"} for record in records]
     blocks = ""
-    pressure = f"lam = {gate.lam}" if gate.target_heads is None else f"target {gate.target_heads} heads"
-    if gate.target_share is not None:
-        pressure = f"target {gate.target_share} of the {gate.price}"
+    pressure = f"lam = {config.gate.lam}"
+    if how.target_heads is not None:
+        pressure = f"target {how.target_heads} heads"
+    if how.target_share is not None:
+        pressure = f"target {how.target_share} of the {how.price}"
     if (U := model.config.U) > 0:
         blocks = f" and {', '.join(map(str, model.config.blocks))} of {model.config.F // U} blocks of {U} units"
     chosen = f"Gates: {pressure}, L0 summed over all heads"
-    chosen = f"Chosen by {gate.criterion}, without training, {pressure}" if gate.criterion else chosen
+    if not by_gates:
+        chosen = f"Chosen by {how.by}, without training, {pressure}"
     prompt, continuation = sample
     paragraphs = [
         f"# {run.directory.path.name}",
@@ -171,7 +179,7 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
         f"Steps: {' + '.join(map(str, steps))}.",
         "## Losses",
         "![Training and validation loss over all stages](plots/losses.png)",
-        *([] if gate.criterion else ["## Gates over time", GATES_PICTURE]),
+        *(["## Gates over time", GATES_PICTURE] if by_gates else []),
         "## What stayed",
         "![Layer by head map of the heads that were kept](plots/heads.png)",
         "## What the last model writes",

@@ -89,7 +89,7 @@ def test_gates_that_do_not_fit_are_refused(model, gate):
 def test_random_heads_are_computed_once_and_kept(model, monkeypatch):
     bits = model.random_heads(6, 5, 1)
     assert bits > model.bits(model.parameters)
-    monkeypatch.setattr(given, "adam_step", lambda *arguments: pytest.fail("computed again"))
+    monkeypatch.setattr(given, "prune", lambda *arguments: pytest.fail("computed again"))
     assert model.random_heads(6, 5, 1) == bits
 
 

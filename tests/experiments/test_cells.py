@@ -12,12 +12,14 @@ from toy import STEPS, toy_cell, toy_config
 from tinyprune.config import RunConfig
 from tinyprune.data import Segments
 from tinyprune.errors import UsageError
-from tinyprune.experiments import cells
 from tinyprune.experiments.cells import Cell, CellRun, Outcome, compute, text_of
-from tinyprune.experiments.methods import COMPARED, SMALL, SMALL_LONGER
-from tinyprune.model.counting import count_multiply_adds, count_parameters, part_prices
+from tinyprune.experiments.methods import COMPARED, METHODS, SMALL, SMALL_LONGER
+from tinyprune.method import texts
+from tinyprune.method.criteria import CRITERIA
+from tinyprune.method.masks import with_parts
+from tinyprune.model.counting import count_multiply_adds, count_parameters
+from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.importance import CRITERIA, with_heads
 from tinyprune.training.evaluation import evaluate
 
 
@@ -37,7 +39,7 @@ def bits(folder, baseline, split, mask=None):
     text = text_of(config.data)
     config = dataclasses.replace(config.model, V=text.tokenizer.V)
     model = Transformer(config, safetensors.numpy.load(baseline.checkpoint))
-    model = model if mask is None else with_heads(model, mask)
+    model = model if mask is None else with_parts(model, mask)
     return evaluate(model, getattr(text, split), text.characters[split]).bits_per_character
 
 
@@ -69,13 +71,13 @@ def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method
             count_multiply_adds(dataclasses.replace(cell.config.model, V=26, heads=tuple(h), head_ids=()))
             for h in ([2, 2], record["heads"])
         )
-        steps = STEPS["finetune"] + round((STEPS["train"] + STEPS["gate_train"]) * whole / own)
+        steps = STEPS["heal"] + round((STEPS["train"] + STEPS["gate_train"]) * whole / own)
     assert record["steps_total"] == steps and outcome.checkpoint is None
     without = (SMALL, SMALL_LONGER, "unpruned", "least-squares", "least-squares-distilled")
     assert method in without or np.shape(record["scores"]) == (2, 2)
     if method in (SMALL, SMALL_LONGER):
         assert abs(record["heads"][0] - record["heads"][1]) <= 1
-    if cell.recipe.choose == "gates":
+    if cell.definition.by == "gates":
         best = np.argsort(-np.concatenate(record["scores"]), kind="stable")[:heads]
         kept = [2 * layer + h for layer, ids in enumerate(record["head_ids"]) for h in ids]
         assert sorted(best) == kept or method == "gates-random"
@@ -90,13 +92,13 @@ def test_heads_and_blocks_that_are_removed_apart_stay_within_their_share(method,
     cell = toy_cell(folder, method, 2, **{f"model__{name}": value for name, value in UNTIED.items()})
     record = compute(cell, cell.baseline and compute(cell.baseline).checkpoint).record
     config = dataclasses.replace(cell.config.model, V=26)
-    prices, _ = part_prices(config, "parameters")
+    prices, _ = Parts(config).prices("parameters")
     allowed = count_parameters(config) - prices.sum() / 2
     assert allowed - prices.max() < record["parameters"] <= allowed
     assert len(record["blocks"]) == 2
 
 
-@pytest.mark.parametrize("method", CRITERIA)
+@pytest.mark.parametrize("method", [name for name in CRITERIA if name in METHODS])
 def test_criteria_take_the_same_share_of_each_layer_if_told_to(method, folder, baseline):
     cell = dataclasses.replace(toy_cell(folder, method, 2), scope="layer")
     assert compute(cell, baseline.checkpoint).record["heads"] == [1, 1]
@@ -106,18 +108,18 @@ def test_a_key_changes_with_all_that_the_result_depends_on_and_with_nothing_else
     def key(method="gates", heads=2, scope="global", **options):
         return Cell(toy_config(folder, **options), method, heads, scope, "numpy").key
 
-    assert key() == key(gate__target_heads=3)  # what is asked for is in the cell
+    assert key() == key(choose__target_heads=3)  # what is asked for is in the cell
     assert key() == key(scope="layer")  # gates choose among all heads
     assert len({key(), key(heads=1), key(seed=1), key(method="voita"), key(gate__beta=0.5)}) == 5
     # what a cell does not look at, or what its method says instead
-    assert key() == key(train__evaluate_every=7) == key(finetune__log_every=3) == key(gate__lam=3.0)
+    assert key() == key(train__evaluate_every=7) == key(heal__log_every=3) == key(gate__lam=3.0)
     cell = Cell(toy_config(folder), "gates", 2, backend="numpy")
     assert cell.key != dataclasses.replace(cell, digest="of another text").key
     assert key("random") == key("random", gate__beta=0.5)
     assert key("random") != key("random", scope="layer")
-    assert key("random") != key("random", finetune__lr=1e-3)
+    assert key("random") != key("random", heal__lr=1e-3)
     baseline = Cell(toy_config(folder), "gates", 2).baseline.key
-    assert baseline == Cell(toy_config(folder, gate__beta=0.5, finetune__steps=9), "random", 1).baseline.key
+    assert baseline == Cell(toy_config(folder, gate__beta=0.5, heal__steps=9), "random", 1).baseline.key
     assert baseline != Cell(toy_config(folder, train__lr=1e-3), "random", 1).baseline.key
     assert key() != Cell(toy_config(folder), "gates", 2).key  # another backend
 
@@ -146,14 +148,14 @@ def test_every_stage_reads_on_after_the_one_before(folder, baseline, monkeypatch
         reads.append(read)
         return Segments(tokens, B, T, read)
 
-    monkeypatch.setattr(cells, "Segments", segments)
+    monkeypatch.setattr(texts, "Segments", segments)
     for method, heads in (("unpruned", None), ("gates", 2), (SMALL, 2)):
         compute(toy_cell(folder, method, heads), baseline.checkpoint)
     assert reads == [12, 20, 12, 20, 0, 12, 20]
 
 
 def test_rewound_gates_are_a_choice_alone_and_random_ones_the_training_alone(folder, baseline, monkeypatch):
-    options = {"finetune__steps": 0, "gate_train__steps": 30}
+    options = {"heal__steps": 0, "gate_train__steps": 30}
 
     def record(method):
         return compute(toy_cell(folder, method, 2, **options), baseline.checkpoint).record
@@ -164,7 +166,7 @@ def test_rewound_gates_are_a_choice_alone_and_random_ones_the_training_alone(fol
     assert gates["bits_per_character_after"]["gate"] == others["bits_per_character_after"]["gate"]
     # a criterion that chooses the same heads ends as the rewound ones do
     mask = [np.isin(range(2), ids) for ids in heads["head_ids"]]
-    monkeypatch.setitem(cells.CRITERIA, "magnitude", lambda *_: [layer.astype(float) for layer in mask])
+    monkeypatch.setitem(CRITERIA, "magnitude", lambda *_: [layer.astype(float) for layer in mask])
     assert record("magnitude")["bits_per_character"] == heads["bits_per_character"] != gates["bits_per_character"]
 
 

@@ -12,16 +12,19 @@ import pytest
 from command import contents, refused, run_here, succeed
 from scipy.stats import t
 
-from tinyprune.config import GateConfig
+from tinyprune.config import ChooseConfig
 from tinyprune.data import BytePairTokenizer, ByteTokenizer, Segments, load_text
-from tinyprune.experiments.compare import BLOCKS, CheckpointCell, Comparison
+from tinyprune.experiments.compare import PIECES, CheckpointCell, Comparison
 from tinyprune.experiments.lost import QUESTION, ask, capitals, countries, induction
 from tinyprune.experiments.results import read_csv
 from tinyprune.kernels.backend import get_backend
+from tinyprune.method.choose import open_best
+from tinyprune.method.criteria import michel_global
+from tinyprune.method.gates import in_parts
+from tinyprune.method.recipe import Recipe
+from tinyprune.method.remove import remove_closed_heads
+from tinyprune.method.repair import refitted
 from tinyprune.pretrained.gguf_writer import write_gguf
-from tinyprune.pruning.importance import michel_global, with_scored_gates
-from tinyprune.pruning.sequential import refitted
-from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.directory import RunDirectory, load_model
 from tinyprune.runs.run import Run
 from tinyprune.training.distillation import Distillation
@@ -32,7 +35,7 @@ from samples import GPT2, LINES, LLAMA, random_model
 
 UNITS, READ = 4, 90
 OPTIONS = ["--shares=0.9,0.8", "--tokens=100", "--parts=heads,blocks,both", "--backend=numpy"]
-OPTIONS += [f"--set=gate.units={UNITS}", f"--set=gate.criterion_tokens={READ}", "--set=gate.repair_tokens=180"]
+OPTIONS += [f"--set=choose.units={UNITS}", f"--set=choose.tokens={READ}", "--set=repair.tokens=180"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def run(tmp_path_factory) -> Path:
     write_gguf(folder / "llama.gguf", *random_model(LLAMA))
     (folder / "lines.txt").write_text("".join(np.random.default_rng(0).choice(LINES, 30 * len(LINES))), "utf-8")
     (folder / "other.txt").write_text("".join(reversed(LINES)) * 30, encoding="utf-8")
-    stages = ["--set=gate_train.steps=3", "--set=finetune.steps=4", "--set=finetune.lr=0.01"]
+    stages = ["--set=gate_train.steps=3", "--set=heal.steps=4", "--set=heal.lr=0.01"]
     succeed("import", folder / "llama.gguf", folder / "run", "--corpus", folder / "lines.txt", *stages)
     return folder / "run"
 
@@ -70,21 +73,22 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
 
     # By hand: one criterion, heads and blocks; then repaired; then four steps. All read as much that the model wrote.
     place = RunDirectory(shutil.copytree(run, tmp_path / "run"))
-    config = place.read_config().with_options({"gate.repair_tokens": 180})
-    runs, settings = [Run(place, config, model.ops, "") for _ in range(3)], config.finetune
+    config = place.read_config().with_options({"repair.tokens": 180})
+    runs, settings = [Run(place, config, model.ops, "") for _ in range(3)], config.heal
     for made, stage in zip(runs, ("gate", "prune", "finetune"), strict=True):
         getattr(made, stage)()
-    own, *others = (made.written for made in runs)
+    own, *others = (made.texts.written for made in runs)
     np.testing.assert_array_equal([own, own], others)
     assert own.shape == (90,) and len(set(own.tolist())) > 40
     read = np.concatenate([text.valid[: READ // 2], own[: READ // 2]])
-    found, gate = {}, GateConfig(frozen=True, target_share=0.8, units=UNITS, price="parameters")
-    score = lambda parted: found.setdefault("scores", michel_global(parted, read, None))  # noqa: E731
-    smaller = remove_closed_heads(with_scored_gates(model, gate, score))
+    how = ChooseConfig(by="michel-global", target_share=0.8, units=UNITS, price="parameters")
+    parted = in_parts(model, how)
+    scores = michel_global(parted, read, None)
+    smaller = remove_closed_heads(open_best(parted, Recipe(how), scores))
     cells = map(json.loads, (whole / "cells.jsonl").read_text().splitlines())
     made = {str(CheckpointCell(**x["cell"])): x["record"] for x in cells}
     stored = made["michel-global, both, seed 0: scores"]["scores"]
-    np.testing.assert_allclose(*(np.concatenate(x) for x in (stored, found["scores"])), rtol=1e-5)
+    np.testing.assert_allclose(*(np.concatenate(x) for x in (stored, scores)), rtol=1e-5)
     fitted = refitted(model, smaller, np.concatenate([text.train[:90], own]))
     read = np.concatenate([np.resize(x, len(text.train)) for x in (text.train, own)])
     healed = dataclasses.replace(fitted, params={name: x.copy() for name, x in fitted.params.items()})
@@ -93,12 +97,12 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
         train_step(training)
 
     def losses(m):
-        pieces = np.array_split(text.test[:100], BLOCKS)
+        pieces = np.array_split(text.test[:100], PIECES)
         return np.array([float(m.loss(p[None, :-1].astype(int), p[None, 1:].astype(int))[0]) for p in pieces])
 
     for name, made in {"pruned": smaller, "repaired": fitted, "healed": healed}.items():
         row, more = rows["michel-global", "both", 0.8, 0, name, "run"], losses(made) - losses(model)
-        half = t.ppf(0.975, BLOCKS - 1) * more.std(ddof=1) / math.sqrt(BLOCKS)
+        half = t.ppf(0.975, PIECES - 1) * more.std(ddof=1) / math.sqrt(PIECES)
         expected = [math.exp(x) for x in (losses(made).mean(), more.mean(), more.mean() - half, more.mean() + half)]
         assert [row[k] for k in ("perplexity", "times", "low", "high")] == pytest.approx(expected, rel=1e-4), name
         write_gguf(tmp_path / name, made, saved.tokenizer, run.parent / "llama.gguf")
@@ -126,8 +130,8 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
 
 def test_another_text_is_compared_on_if_one_asks_for_it(run, tmp_path):
     book = shutil.copy(run.parent / "lines.txt", tmp_path / "book.txt")
-    options = [*OPTIONS[1:], "--methods=random", "--parts=heads", "--shares=0.8", "--set=finetune.steps=0", "--words"]
-    options += ["--directory", tmp_path, "--corpus", run.parent / "other.txt", f"--set=gate.repair_corpus=run,{book}"]
+    options = [*OPTIONS[1:], "--methods=random", "--parts=heads", "--shares=0.8", "--set=heal.steps=0", "--words"]
+    options += ["--directory", tmp_path, "--corpus", run.parent / "other.txt", f"--set=texts=run,{book}"]
     done = succeed("compare", run, *options)
     assert "other.txt is another text" in done.stderr and len(rows_of(tmp_path)) == 3
     (asked,) = json.loads(succeed("eval", run, "--words", "--backend=numpy", "--json").stdout)
@@ -166,11 +170,12 @@ def test_words_of_a_model_that_by_construction_knows_capitals_and_copies():
 
 WRONG = {
     "--shares=0.9,0.9": "shares must be different, got [0.9, 0.9]",
-    "--shares=0.9,0.01": "gate.target_share must be at least ",
-    "--set=gate.units=7": "gate.units (--units) must be a divisor of 20, the units of a feed-forward block; got 7",
-    "--set=gate.repair_tokens=9": "gate.repair_tokens must be at least ",
+    "--shares=0.9,0.01": "choose.target_share must be at least ",
+    "--set=choose.units=7": "choose.units (--units) must be a divisor of 20, the units of a feed-forward block; got 7",
+    "--set=repair.tokens=9": "repair.tokens must be at least ",
     "--methods=gate": "did you mean gates?",
     "--methods=leave-one-out --parts=blocks": "parts must have heads for leave-one-out, got blocks",
+    "--methods=gates,confidence": "parts must have heads for confidence, got both",
     "--parts=units": "parts must be among heads, blocks, both; got units",
     "--tokens=5": "tokens must be at least 40, got 5",
     "--seeds=0": "seeds must be at least 1",
@@ -180,5 +185,5 @@ WRONG = {
 
 @pytest.mark.parametrize("option", WRONG)
 def test_what_makes_no_sense_is_refused(option, run, tmp_path):
-    said = refused(2, "compare", run, "--directory", tmp_path / "new", f"--set=gate.units={UNITS}", *option.split())
+    said = refused(2, "compare", run, "--directory", tmp_path / "new", f"--set=choose.units={UNITS}", *option.split())
     assert WRONG[option] in said and contents(tmp_path) == {}

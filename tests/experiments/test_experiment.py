@@ -43,8 +43,8 @@ def test_the_models_of_a_study_were_trained_alike_and_end_at_a_low_rate(tmp_path
         check_aligned(get_study(name).entries(plan))
     entry = plan.entry("gates", plan.config, "gates", 0.5)
     for changes, said in (
-        ({"finetune.schedule": "constant"}, "finetune needs steps and a schedule that falls"),
-        ({"finetune.steps": 0}, "finetune needs steps"),
+        ({"heal.schedule": "constant"}, "finetune needs steps and a schedule that falls"),
+        ({"heal.steps": 0}, "finetune needs steps"),
         ({"gate_train.steps": 9}, "gates and longer have not read the same text"),
         ({"gate_train.B": 3}, "have not read the same text"),
     ):
@@ -61,10 +61,10 @@ def test_the_models_of_a_study_were_trained_alike_and_end_at_a_low_rate(tmp_path
 
 
 def test_what_is_given_goes_before_quick_and_quick_before_the_preset():
-    full, quick = make_plan(), make_plan(options={"finetune.steps": 7}, quick=True, seeds=6, scope="layer")
+    full, quick = make_plan(), make_plan(options={"heal.steps": 7}, quick=True, seeds=6, scope="layer")
     assert (full.seeds, make_plan(quick=True).seeds) == (3, 2)
     assert (quick.seeds, quick.shares, quick.scope) == (6, (0.5,), "layer")
-    assert (quick.config.finetune.steps, quick.config.train.steps) == (7, 200)
+    assert (quick.config.heal.steps, quick.config.train.steps) == (7, 200)
     assert quick.config.train.steps < full.config.train.steps
     with pytest.raises(UsageError, match="shares must be numbers from 0 to 1"):
         make_plan(shares=())

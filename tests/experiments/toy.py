@@ -16,7 +16,7 @@ from tinyprune.experiments.grid import ThisProcess, Workers
 from tinyprune.experiments.store import Store
 
 STAGE = {"B": 2, "lr": 2e-3}
-STEPS = {"train": 12, "gate_train": 8, "finetune": 4}
+STEPS = {"train": 12, "gate_train": 8, "heal": 4}
 
 
 def toy_config(directory: Path, seed: int = 0, **options: Any) -> RunConfig:

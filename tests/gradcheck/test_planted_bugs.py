@@ -24,6 +24,7 @@ from tinyprune.gradcheck import Case, check_gradients, model_case, operation_cas
 from tinyprune.gradcheck.catalogue import leaves
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model import blocks, gates, parameters, vocabulary
+from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer, accumulate
 from tinyprune.ops.attention import by_key
 
@@ -89,7 +90,7 @@ EQUIVALENT = {
     ("backward_with_gates", "-argument"): (2, "the same; of two layers number −1 is number 1"),
     ("attention_block_backward", "step skipped"): (1, "the gradient of a sum's first summand is that of the sum"),
     ("second_block_backward", "step skipped"): (1, "the same"),
-    ("gates_backward", "argument for result"): (1, "each has a gate of its own: groups are tested in tests/pruning"),
+    ("gates_backward", "argument for result"): (1, "each has a gate of its own: groups are tested in tests/method"),
     ("gates_backward", "2 * argument"): (1, "the same"),
     ("put_active", "always"): (1, "all heads may be put where they are"),
     ("put_active", "argument for result"): (1, "nobody reads the gradients of the heads again"),
@@ -169,7 +170,13 @@ def test_every_mutant_of_an_operation_is_found(name):
 BLOCKS = "attention_block second_block networks relu gelu swiglu heads norm output"
 MODEL_FUNCTIONS = [getattr(blocks, f"{name}_backward") for name in BLOCKS.split()]
 MODEL_FUNCTIONS += [Transformer.backward_with_gates, accumulate, vocabulary.embed_backward, vocabulary.predict_backward]
-MODEL_FUNCTIONS += [gates.gates_backward, gates.put_active, gates.by_layer, parameters.put_heads, parameters.put_blocks]
+MODEL_FUNCTIONS += [
+    gates.gates_backward,
+    gates.put_active,
+    Parts.split,
+    parameters.put_heads,
+    parameters.put_blocks,
+]
 
 
 @cache
@@ -180,7 +187,7 @@ def model_cases() -> list[Case]:
     cases += [model_case("llama", frozen=True), model_case("transformer-xl", U=2), model_case("gpt2", U=2)]
     cases += [model_case(hard=False, persistent="stream")]
     cases = [replace(case, forward=remembered(case.forward)) for case in cases]
-    # what is remembered must be computed before the first bug is planted: `by_layer` is part of forward, too
+    # what is remembered must be computed before the first bug is planted: `Parts.split` is part of forward, too
     assert not any(wrong_gradients(case) for case in cases)
     return cases
 

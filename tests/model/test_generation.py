@@ -6,9 +6,9 @@ from small import ADAPTIVE, MODELS, read, small_config, small_model
 from test_positions import UNUSUAL
 
 from tinyprune.config import GateConfig, ModelConfig
+from tinyprune.method.remove import remove_closed_heads
 from tinyprune.model.generation import CachedDecoder, generate, sample, write_texts
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.surgery import remove_closed_heads
 
 # A layer with one head closed, a layer with all closed.
 OPENED = np.array([[True, False, True], [False, False, False], [True, True, False]])

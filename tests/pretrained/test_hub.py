@@ -14,10 +14,10 @@ from samples import refused
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.data import ByteTokenizer, tokenizer_from_dict
 from tinyprune.errors import CheckpointError, TinypruneError, UsageError
+from tinyprune.method.gates import add_gates
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import hub, read_pretrained, stored, write_hub
 from tinyprune.pretrained.safetensors_file import read_header
-from tinyprune.pruning.gates import add_gates
 
 
 @pytest.fixture(params=samples.MODELS)
@@ -232,7 +232,7 @@ def test_narrow_numbers_are_read_and_what_is_larger_than_the_memory_is_refused(t
 def cannot_write(folder, config, match, gate=None, tokenizer=None):
     model, its_own = samples.random_model(config)
     if gate:
-        model = Transformer(config, add_gates(model.params, config.heads, gate), gate)
+        model = Transformer(config, add_gates(model.params, config, gate), gate)
     with pytest.raises(UsageError, match=match) as raised:
         write_hub(folder, model, tokenizer or its_own)
     assert "\n" not in str(raised.value)

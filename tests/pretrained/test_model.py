@@ -7,12 +7,12 @@ import pytest
 import samples
 
 from tinyprune.kernels.backend import get_backend
+from tinyprune.method.masks import with_parts
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import read_pretrained, write_hub
 from tinyprune.pretrained.hub import PREFIX
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.settings import SCALING
-from tinyprune.pruning.importance import with_heads
 
 T = 128
 # What differs from the samples: in transformers' words and in ours.
@@ -111,7 +111,7 @@ def test_the_gradients_of_gates_are_those_of_factors_in_transformers(tmp_path):
         )
     logits = theirs(torch.tensor(ids)).logits.flatten(0, 1)
     torch.nn.functional.cross_entropy(logits, torch.tensor(targets).flatten()).backward()
-    gated = with_heads(Transformer(read.config, read.params))
+    gated = with_parts(Transformer(read.config, read.params))
     _, _, cache = gated.loss(ids, targets, frozen=True)
     expected = np.array([gate.grad.numpy()[:, 0] for gate in gates])
     found = np.array(gated.backward_with_gates(1.0, cache)[1])

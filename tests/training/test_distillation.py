@@ -61,7 +61,7 @@ def test_a_run_heals_by_it_and_does_not_without(finished, tmp_path):
         for path in finished.iterdir():
             if path.is_file() and path.name != "finetune.safetensors":
                 (run / path.name).write_bytes(path.read_bytes())
-        done = run_here("finetune", run, f"--set=finetune.distill={share}", "--backend=numpy")
+        done = run_here("finetune", run, f"--set=heal.distill={share}", "--backend=numpy")
         assert done.returncode == 0, done.stderr
     a, b, c = (tmp_path / name / "finetune.safetensors" for name in "abc")
     assert a.read_bytes() == b.read_bytes()
@@ -84,9 +84,9 @@ def test_a_step_takes_little_more_than_both_predictions_and_a_checkpoint_nothing
 
 def test_what_cannot_be_is_refused():
     adaptive = small_model(small_config(cutoffs=(4, 7), div_value=2))
-    with pytest.raises(UsageError, match=r"finetune.distill must be 0 for an adaptive softmax"):
+    with pytest.raises(UsageError, match=r"heal.distill must be 0 for an adaptive softmax"):
         Distillation(adaptive, 0.5)
-    with pytest.raises(UsageError, match=r"train.distill must be 0, since only finetune has a larger model; got 0.5"):
+    with pytest.raises(UsageError, match=r"train.distill must be 0, since only heal has a larger model; got 0.5"):
         RunConfig.from_dict({"train": {"distill": 0.5}})
-    with pytest.raises(CheckpointError, match=r"another setting of finetune.distill"):
+    with pytest.raises(CheckpointError, match=r"another setting of heal.distill"):
         Distillation(small_model(small_config()), 0.5).load_state({"lam": np.zeros(2)})

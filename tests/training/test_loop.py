@@ -14,9 +14,9 @@ from small import small_config, small_model, small_trainer
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.data import Segments
 from tinyprune.errors import CheckpointError, Interrupted, NotFiniteError
+from tinyprune.method.gates import GateObjective, settle
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import GateObjective, settle
 from tinyprune.training import loop
 from tinyprune.training.checkpoints import load_checkpoint
 from tinyprune.training.distillation import Distillation
@@ -28,7 +28,7 @@ from tinyprune.training.step import LanguageModelling
 
 STEPS = 9  # an epoch has 6: the text begins again on the way
 DROPOUT = {"dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.1}
-TARGET = GateConfig(target_heads=4, controller_lr=0.5)
+TARGET = GateConfig(controller_lr=0.5)
 SOFT = GateConfig(hard=False, lam=0.5)
 CONTROLLED = "gates held by a controller"
 # kind, optimizer, gates or share of distillation: together they have every kind of state.
@@ -48,7 +48,8 @@ def make(directory: Path, variant: str = "no gates, no memory", before=None, **o
         share, gate = gate, None
         objective = Distillation(small_model(small_config(kind), dtype=np.float32, seed=1), share)
     else:
-        objective = LanguageModelling() if gate is None else GateObjective(gate, 4, 6)
+        target = 4 if gate is TARGET else None
+        objective = LanguageModelling() if gate is None else GateObjective(gate, 4, 6, target=target)
     model = small_model(small_config(kind, **DROPOUT), gate, dtype=np.float32)
     options = {"steps": STEPS, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 1, "warmup": 2} | options
     if gate is TARGET:

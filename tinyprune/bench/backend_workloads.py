@@ -12,10 +12,10 @@ from tinyprune.bench import Gauge, Workload, shapes
 from tinyprune.bench.shapes import TRAIN, ModelShape, attention_arguments, matrices, model_shape, parameters
 from tinyprune.config import GateConfig
 from tinyprune.kernels.backend import get_backend
+from tinyprune.method.gates import GateObjective, add_gates
+from tinyprune.method.remove import remove_closed_heads
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.pruning.gates import GateObjective, add_gates
-from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.step import LanguageModelling, Training, train_step
 
 OPEN, CLOSED = 5.0, -20.0  # log_alpha of gates that stay as they are during a measurement

@@ -41,7 +41,7 @@ def corpora() -> Records:
 def methods() -> Records:
     """Ways of choosing heads, for `tinyprune experiment tradeoff --methods`"""
     from tinyprune.experiments.methods import COMPARED, CONTROLS, METHODS
-    from tinyprune.pruning.importance import CRITERIA
+    from tinyprune.method.criteria import CRITERIA
 
     abouts = {
         name: (CONTROLS | METHODS)[name].about or (CRITERIA[name].__doc__ or "").splitlines()[0] for name in COMPARED
@@ -64,9 +64,9 @@ def settings() -> Records:
         default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
         return {"setting": name, "default": default, "about": about}
 
-    (seed,) = (f for f in dataclasses.fields(RunConfig) if hints[f.name] is int)
-    tables = {name: dataclasses.fields(hint) for name, hint in hints.items() if hint is not int}
-    return [record("seed", seed), *(record(f"{name}.{f.name}", f) for name, table in tables.items() for f in table)]
+    lines = [record(f.name, f) for f in dataclasses.fields(RunConfig) if "doc" in f.metadata]
+    tables = {name: dataclasses.fields(hint) for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    return [*lines, *(record(f"{name}.{f.name}", f) for name, table in tables.items() for f in table)]
 
 
 def backends() -> Records:

@@ -37,7 +37,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
 
 def show_heads(arguments: argparse.Namespace) -> None:
     """Run `tinyprune heads`."""
-    from tinyprune.pruning.roles import head_roles
+    from tinyprune.method.roles import head_roles
     from tinyprune.runs.directory import text_of
     from tinyprune.warmup import announced
 

@@ -105,12 +105,10 @@ GATE = (
     ),
 )
 BASELINE = option("--from", "start from this model, or from a run's baseline", dest="source", metavar="CHECKPOINT")
-REPAIR_CORPUS = option(
-    "--repair-corpus", "texts for gates, repair, healing: run, self (the model writes it), FILE; commas between"
-)
+TEXTS = option("--texts", "for gates, repair, healing: run, self (the model writes it), FILE; commas between")
 LOADED = (MODEL, STAGE, BACKEND)
 STUDY = (SETTING, BACKEND, switch("--json", "all rows as JSON on standard output"))
-METHODS = "gates, or criteria as for gate.criterion, leave-one-out for heads alone (%(default)s)"
+METHODS = "gates, or criteria as for choose.by, leave-one-out and confidence for heads alone (%(default)s)"
 SHARES = "of the parameters that are no embedding, which stay (%(default)s)"
 PEERS = "compare with these: torch"
 TYPES = (
@@ -125,11 +123,11 @@ OPTIONS = {
         switch("--json", "the table as JSON on standard output"),
     ],
     "train": RUN,
-    "gate": [*RUN, *GATE, REPAIR_CORPUS, BASELINE],
+    "gate": [*RUN, *GATE, TEXTS, BASELINE],
     "prune": [
         *RUN,
         option("--repair-tokens", "fit what stays to so many tokens, so that it computes what all did", type=int),
-        REPAIR_CORPUS,
+        TEXTS,
     ],
     "finetune": RUN,
     "import": [

@@ -20,6 +20,8 @@ COMPLETION = """Completion of commands, options and names, with the extra "compl
   bash, zsh   eval "$(register-python-argcomplete tinyprune)"
   fish        register-python-argcomplete --shell fish tinyprune | source
 """
+# What version 0.2 called otherwise.
+RENAMED_OPTIONS = {"--repair-corpus": "--texts"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,7 +51,11 @@ class Parser(argparse.ArgumentParser):
             settings = {f"--{key}": f"--set {name}=…" for key, name in keys.items() if f"--{key}" not in known}
             unknown.sort(key=lambda given: not given.startswith("-"))  # the option before what was given for it
             name = unknown[0].partition("=")[0]
-            hint = f"; {name} comes after {arguments.command}" if name in known else nearest(name, known, settings)
+            hint = nearest(name, known, settings)
+            if name in known:
+                hint = f"; {name} comes after {arguments.command}"
+            elif name in RENAMED_OPTIONS:
+                hint = f"; it is called {RENAMED_OPTIONS[name]} since version 0.3"
             parser.error(f"unrecognized arguments: {' '.join(unknown)}", hint)
         return arguments
 

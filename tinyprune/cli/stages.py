@@ -74,24 +74,34 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]) -> Iterator
         corpus = run.config.data.corpus
         if not own or corpus != config.data.corpus:  # what the run's file has stays as it is
             run.config = run.config.with_options({"data.corpus": absolute_corpus(corpus)})
-        if names := run.config.gate.repair_corpus:
-            texts = (name if name in ("run", "self") else absolute_corpus(name) for name in names.split(","))
-            run.config = run.config.with_options({"gate.repair_corpus": ",".join(texts)})
+        if run.config.texts:
+            names = run.config.texts.split(",")
+            texts = (name if name in ("run", "self") else absolute_corpus(name) for name in names)
+            run.config = run.config.with_options({"texts": ",".join(texts)})
         run.prepare(stages, arguments.resume, arguments.overwrite)
         yield run
 
 
+# Options of the command line that are settings of the same name, by the table they belong to.
+SAME = {
+    "data": ("corpus", "tokenizer"),
+    "choose": ("by", "target_heads", "units"),
+    "gate": ("lam",),
+}
+
+
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings given on the command line, by their names in the configuration."""
-    named = {"seed": arguments.seed, "gate.criterion": getattr(arguments, "by", None)}
-    named |= {f"data.{name}": getattr(arguments, name) for name in ("corpus", "tokenizer")}
-    same = ("lam", "target_heads", "units", "repair_tokens", "repair_corpus")
-    named |= {f"gate.{name}": getattr(arguments, name, None) for name in same}
+    named = {f"{table}.{name}": getattr(arguments, name, None) for table, names in SAME.items() for name in names}
+    named |= {"seed": arguments.seed, "texts": getattr(arguments, "texts", None)}
+    named["repair.tokens"] = getattr(arguments, "repair_tokens", None)
     given = {name: value for name, value in named.items() if value is not None}
-    if (share := getattr(arguments, "target_parameters", None)) is not None:
-        given |= {"gate.target_share": share, "gate.price": "parameters", "gate.target_heads": None}
-    if "gate.lam" in given:
-        given |= {"gate.target_heads": None, "gate.target_share": None}  # lam replaces a target that the run had
-    if "gate.target_heads" in given and share is None:
-        given["gate.target_share"] = None
+    share = getattr(arguments, "target_parameters", None)
+    # what is given replaces another target, or the target, that the run had
+    if share is not None:
+        given |= {"choose.target_share": share, "choose.price": "parameters", "choose.target_heads": None}
+    elif "gate.lam" in given:
+        given |= {"choose.target_heads": None, "choose.target_share": None}
+    elif "choose.target_heads" in given:
+        given["choose.target_share"] = None
     return given | parse_options(arguments.options)

@@ -21,10 +21,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import DataConfig, ModelConfig, TrainConfig
+from tinyprune.config import ChooseConfig, DataConfig, ModelConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.files import cache_directory, locked, replace_file
 from tinyprune.kernels.backend import default_backend, get_backend
+from tinyprune.method.prune import prune
+from tinyprune.method.recipe import Recipe, Watch
+from tinyprune.method.texts import Texts
 from tinyprune.model.parameters import Parameters, init_parameters, layer_parameters, take_heads
 from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.ops.engine import Engine
@@ -32,13 +35,14 @@ from tinyprune.progress import progress_bar
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.optimizers import Optimizer, parameter_groups
-from tinyprune.training.step import LanguageModelling, Training, train_step
+from tinyprune.training.step import LanguageModelling, training_steps
 from tinyprune.warmup import announced
 
 MODEL = ModelConfig(kind="all-attention", L=3, D=64, H=4, persistent="stream", N=32, init_gain=2.0, T=64, M=64)
 TRAIN = TrainConfig(steps=600, B=16, lr=8e-3, lr_min=8e-4, weight_decay=0.1, warmup=50)
 HELD_OUT = 6_000  # characters of the test split, which take less than a tenth of a second
-RANDOM_LR = 3e-3  # learning rate of their fine-tuning
+# How random heads are healed: by the steps of Adam that answers have, too.
+HEAL = TrainConfig(B=16, lr=3e-3, schedule="constant", weight_decay=0.0, clip=0.0)
 
 
 class BudgetUsed(ValueError):
@@ -66,11 +70,11 @@ def train(config: ModelConfig, text: Text, ops: Engine) -> Transformer:
     """Return a model trained on `text`."""
     model = Transformer(config, init_parameters(config, np.random.default_rng([0, 0])), ops=ops)
     segments = Segments(text.train, TRAIN.B, config.T)
-    training = Training.start(model, segments, TRAIN, LanguageModelling(), np.random.default_rng([0, 1]))
+    steps = training_steps(model, segments, TRAIN, LanguageModelling(), np.random.default_rng([0, 1]))
     # One thread is as fast at this size, and threads do not wait for each other while many submissions are marked.
     with ops.threads(1), announced(ops, "the given model"):
-        for _ in progress_bar(range(TRAIN.steps), desc="the given model", unit="step"):
-            train_step(training)
+        for _ in progress_bar(steps, total=TRAIN.steps + 1, desc="the given model", unit="step"):
+            pass
     return model
 
 
@@ -152,16 +156,17 @@ class GivenModel:
         The first call on a machine computes it and keeps it beside the model.
         """
         weights = b"".join(value.tobytes() for value in self.model.params.values())
-        asked = f"{keep} {steps} {seed} {RANDOM_LR}".encode() + weights
+        asked = f"{keep} {steps} {seed} {HEAL}".encode() + weights
         path = self.path / f"random-heads-{hashlib.sha256(asked).hexdigest()[:16]}.json"
         if path.exists():
             return json.loads(path.read_bytes())
-        chosen = np.random.default_rng(seed).permutation(self.L * self.H)[:keep]
-        kept = [chosen[chosen // self.H == i] % self.H for i in range(self.L)]
-        parameters, batches, state = remove_heads(self.parameters, kept, self.Dh), self.batches(steps, seed), None
-        for _ in range(steps):
-            parameters, state = adam_step(parameters, batches.loss_and_gradients(parameters)[1], state, RANDOM_LR)
-        bits = self.bits(parameters)
+        training = dataclasses.replace(HEAL, steps=steps)
+        recipe = Recipe(ChooseConfig(by="random", target_heads=keep), heal={"finetune": training})
+        noise = {name: np.random.default_rng([seed, i]) for i, name in enumerate(("scores", "finetune"))}
+        texts = Texts(self.text, read=(training.B, seed * steps))
+        with self.model.ops.threads(1):
+            smaller = prune(self.model, recipe, texts, noise.__getitem__, Watch())
+            bits = float(evaluate(smaller, self.text.test[:HELD_OUT], HELD_OUT).bits_per_character)
         replace_file(path, json.dumps(bits).encode())
         return bits
 

@@ -10,8 +10,8 @@ for the report.
 In a model whose feed-forward units come in blocks (`model.U`) heads and blocks are removed apart: a number of `heads`
 stands for as large a share of what all of them together have in parameters.
 
-A cell is plain data and its computation a pure function, so it can be sent to any process or machine, together with the
-baseline that it starts from, as the bytes of a safetensors file.
+A cell is plain data, and stands for a recipe of `method.prune`. Its computation is a pure function, so it can be sent
+to any process or machine, together with the baseline that it starts from, as the bytes of a safetensors file.
 """
 
 from __future__ import annotations
@@ -22,32 +22,27 @@ import json
 import threading
 import time
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from numpy.typing import NDArray
 
-from tinyprune.config import RETIRED, DataConfig, RunConfig, TrainConfig
-from tinyprune.data import Segments, Text, load_text
+from tinyprune.config import STAGE_TABLES, ChooseConfig, DataConfig, RunConfig, TrainConfig, as_version_02
+from tinyprune.data import Text, load_text
 from tinyprune.errors import NotFiniteError, TinypruneError
 from tinyprune.experiments.methods import BASELINE, CONTROLS, METHODS, Method
 from tinyprune.kernels.backend import get_backend
-from tinyprune.model.counting import count_multiply_adds, count_parameters, part_prices
-from tinyprune.model.gates import gate_names, joined_log_alpha, split_log_alpha
+from tinyprune.method.criteria import random_scores
+from tinyprune.method.prune import heal, prune
+from tinyprune.method.recipe import Recipe, Stage, Watch
+from tinyprune.method.texts import Texts
+from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.model.parameters import init_parameters
+from tinyprune.model.parts import Parts, Scores
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
-from tinyprune.pruning.importance import CRITERIA, Mask, keep_best, keep_within, with_heads
-from tinyprune.pruning.importance.fits import BlockFit, read_fits
-from tinyprune.pruning.importance.least_squares import search
-from tinyprune.pruning.repair import repaired_from
-from tinyprune.pruning.surgery import remove_closed_heads
-from tinyprune.training.distillation import Distillation
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.step import LanguageModelling, Objective, training_steps
 
 SCORE_TOKENS = 24_000  # how much of the validation split criteria read
 REPAIR_TOKENS = 60_000  # how much of the training split repairs read
@@ -62,45 +57,72 @@ ONE_AT_A_TIME = threading.Lock()
 class Cell:
     """One model to compute."""
 
-    config: RunConfig  # model, text, stages and seed; `heads` replaces its `gate.target_heads`
+    config: RunConfig  # model, text, stages and seed; `heads` replaces its `choose.target_heads`
     method: str  # one of `METHODS` or `CONTROLS`
     heads: int | None = None  # how many stay in all layers together; None if none are removed
-    scope: str = "global"  # for criteria, see `importance.keep_best`
+    scope: str = "global"  # for criteria, see `masks.keep_best`
     backend: str = "numba"
     digest: str | None = None  # sha256 of the text; a worker with another text refuses the cell. None accepts any text
 
     @property
-    def recipe(self) -> Method:
+    def definition(self) -> Method:
         """Return what the method does."""
         return (CONTROLS | METHODS)[self.method]
 
     @property
     def baseline(self) -> Cell | None:
         """Return the cell whose weights this one starts from; None if it starts from new weights."""
-        return None if self.recipe.start == "new" else dataclasses.replace(self, method=BASELINE, heads=None)
+        return None if self.definition.start == "new" else dataclasses.replace(self, method=BASELINE, heads=None)
 
     @property
     def stages(self) -> dict[str, TrainConfig]:
         """Return the settings of the three stages."""
-        return {"train": self.config.train, "gate": self.config.gate_train, "finetune": self.config.finetune}
+        return {"train": self.config.train, "gate": self.config.gate_train, "finetune": self.config.heal}
 
     @property
     def trained(self) -> list[str]:
         """Return the stages in which the weights that are measured were trained, in order."""
-        gates = self.recipe.choose == "gates" and not self.recipe.rewound
-        return [*([] if self.baseline is None else ["train"]), *gates * ["gate"], *self.recipe.heal]
+        stages = list(self.definition.heal)
+        if self.definition.by == "gates" and not self.definition.rewound:
+            stages.insert(0, "gate")
+        if self.baseline is not None:
+            stages.insert(0, "train")
+        return stages
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return what `method.prune` is to do with the whole model."""
+        method, config = self.definition, self.config
+        healing = {stage: dataclasses.replace(self.stages[stage], distill=method.distill) for stage in method.heal}
+        repair = dataclasses.replace(config.repair, tokens=0)
+        if method.repair:
+            repair = dataclasses.replace(config.repair, tokens=REPAIR_TOKENS, mode="at-once")
+        gate = dataclasses.replace(config.gate, **method.gates)
+        return Recipe(self.choice(), gate, config.gate_train, repair, healing)
+
+    def choice(self) -> ChooseConfig:
+        """Return how many heads stay, or which share of the parameters, and who chooses them."""
+        method, model = self.definition, self.config.model
+        if self.heads is None:
+            return self.config.choose
+        target: dict[str, Any] = {"target_heads": self.heads, "target_share": None}
+        if model.U:
+            prices, whole = Parts(model).prices("parameters")
+            share = 1 - float(prices.sum()) * (1 - self.heads / model.heads_total) / whole
+            target = {"target_heads": None, "target_share": share, "price": "parameters"}
+        given = {"by": method.by, "tokens": SCORE_TOKENS, "scope": self.scope, "rewind": method.rewound}
+        return dataclasses.replace(self.config.choose, **target, **given)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: everything that the result depends on, and nothing else."""
-        config = self.config.to_dict()
+        config = as_version_02(self.config)
         for stage in ("train", "gate_train", "finetune"):
             for name in NOT_IN_KEYS:
                 config[stage].pop(name, None)
-        gates = self.recipe.choose == "gates"
+        gates = self.definition.by == "gates"
         if gates:
-            config["gate"] |= RETIRED["gate"]  # so that cells of version 0.2 keep their keys
             # `heads` and the method replace these settings; one that changes no other stood for its objective
-            for name in ("target_heads", "lam", *(self.recipe.gates or ["objective"])):
+            for name in ("target_heads", "lam", *(self.definition.gates or ["objective"])):
                 config["gate"].pop(name, None)
         else:
             del config["gate"]
@@ -127,11 +149,6 @@ class Cell:
 def key_of(values: dict[str, Any]) -> str:
     """Return a hash of plain values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def healing_objective(whole: Transformer, distill: float) -> Objective:
-    """Return what healing minimises: the cross-entropy, of which a share may be the divergence from the whole model."""
-    return Distillation(whole, distill) if distill else LanguageModelling()
 
 
 @dataclass(frozen=True)
@@ -162,7 +179,7 @@ def text_of(data: DataConfig, digest: str | None = None) -> Text:
     return load_text(data, digest=digest)
 
 
-class CellRun:
+class CellRun(Watch):
     """The computation of one cell; `record` collects what is measured on the way.
 
     Args:
@@ -172,133 +189,87 @@ class CellRun:
     """
 
     def __init__(self, cell: Cell, ops: Engine, baseline: bytes | None) -> None:
-        self.cell = cell
-        self.recipe = cell.recipe
+        text = text_of(cell.config.data, cell.digest)
+        model = dataclasses.replace(cell.config.model, V=text.tokenizer.V)
+        self.cell = dataclasses.replace(cell, config=dataclasses.replace(cell.config, model=model))
         self.ops = ops
-        self.text = text_of(cell.config.data, cell.digest)
+        self.text = text
         self.baseline = baseline
         self.record: dict[str, Any] = {"steps_total": cell.config.train.steps if cell.baseline else 0}
         if baseline is not None:
             self.record["baseline_sha256"] = hashlib.sha256(baseline).hexdigest()[:16]
 
     def run(self) -> Outcome:
-        """Start from the baseline or new weights; choose, repair, remove (`smaller`); heal; measure."""
-        whole = self.start()
-        model = whole if self.cell.heads is None else self.smaller(whole)
-        objective = healing_objective(whole, self.recipe.distill)
-        for stage in self.recipe.heal:
-            config = self.cell.stages[stage]
-            if self.recipe.longer and stage == "train":
-                config = dataclasses.replace(config, steps=config.steps + self.steps_saved(whole, model))
-            self.train(model, stage, config, objective)
+        """Start from the baseline or new weights; prune and heal; measure."""
+        whole, cell, train = self.start(), self.cell, self.cell.config.train
+        texts = Texts(self.text, read=(train.B, self.record["steps_total"]))
+        if cell.heads is None:
+            model = whole
+            for stage, config in cell.recipe.heal.items():
+                heal(model, whole, stage, config, texts, self.generator, self)
+        else:
+            model = prune(whole, cell.recipe, texts, self.generator, self)
+            if not whole.config.U and sum(model.config.heads) != cell.heads:
+                raise TinypruneError(f"{cell.heads} heads were asked for, {sum(model.config.heads)} stay")
         weights = None
-        if self.cell.method == BASELINE:
+        if cell.method == BASELINE:
             weights = safetensors.numpy.save({k: np.ascontiguousarray(x) for k, x in model.host_params().items()})
         return Outcome(self.measure(model), weights)
 
     def start(self) -> Transformer:
         """Return the baseline, or a model with new weights, in new arrays."""
-        config = dataclasses.replace(self.cell.config.model, V=self.text.tokenizer.V)
+        config = self.cell.config.model
         if self.cell.baseline is None:
             return Transformer(config, init_parameters(config, self.generator("init")), ops=self.ops)
         return Transformer(config, safetensors.numpy.load(self.baseline), ops=self.ops)
 
-    def smaller(self, whole: Transformer) -> Transformer:
-        """Return a model with the heads that the method chooses, after its repair."""
-        recipe = self.recipe
-        if recipe.choose == "gates":
-            gated = self.learn_gates()
-            if recipe.shuffled:
-                self.shuffle(gated)
-            if recipe.rewound:
-                gated = with_heads(whole, open_heads(gated))
-        else:
-            mask = self.choose(whole)
-            gated = repaired_from(whole, mask, self.fits) if recipe.repair else with_heads(whole, mask)
-        model = remove_closed_heads(gated)
-        if not whole.config.U and sum(model.config.heads) != self.cell.heads:
-            raise TinypruneError(f"{self.cell.heads} heads were asked for, {sum(model.config.heads)} stay")
-        return model
+    def scored(self, scores: Scores) -> None:
+        """Record the scores of a criterion."""
+        self.record["scores"] = [[float(f"{x:.4g}") for x in own] for own in scores]
 
-    @cached_property
-    def budget(self) -> tuple[NDArray | None, float]:
-        """Return what each part costs, and what may stay; without blocks of units None and the number of heads."""
-        config, heads = dataclasses.replace(self.cell.config.model, V=self.text.tokenizer.V), self.cell.heads or 0
-        if not config.U:
-            return None, heads
-        prices, _ = part_prices(config, "parameters")
-        return prices, float(prices.sum()) * heads / config.heads_total
-
-    def choose(self, whole: Transformer) -> Mask:
-        """Return which heads, and blocks, stay, by scores, by search, or the same share of each layer."""
-        heads, config, (prices, budget) = self.cell.heads or 0, whole.config, self.budget
-        if self.recipe.choose == "layers":
-            share = heads / config.heads_total
-            kinds = [config.heads, config.blocks] if config.U else [config.heads]
-            alike = [([np.zeros(n) for n in parts], round(share * sum(parts))) for parts in kinds]
-            return [mask for scores, count in alike for mask in keep_best(scores, count, "layer")]
-        if self.recipe.choose == "search":
-            return search(self.fits, budget, prices=prices)
-        criterion, rng = CRITERIA[self.recipe.criterion], self.generator("scores")
-        scores = criterion(whole, self.text.valid[:SCORE_TOKENS], rng)
-        self.record["scores"] = [[float(f"{x:.4g}") for x in layer] for layer in scores]
-        return keep_best(scores, heads, self.cell.scope) if prices is None else keep_within(scores, prices, budget)
-
-    def learn_gates(self) -> Transformer:
-        """Return a model that was trained with gates, of which exactly the cell's number of heads are open."""
-        config, changes, stage = self.cell.config, self.recipe.gates, self.cell.config.gate_train
-        if (prices := self.budget[0]) is None:
-            changes = changes | {"target_heads": self.cell.heads}
-        else:
-            _, whole = part_prices(dataclasses.replace(config.model, V=self.text.tokenizer.V), "parameters")
-            share = 1 - (float(prices.sum()) - self.budget[1]) / whole
-            changes = changes | {"target_share": share, "price": "parameters"}
-        gate = dataclasses.replace(config.gate, **changes)
-        warmup = stage.steps // 2 if gate.lam_warmup is None else gate.lam_warmup
-        gated, objective = with_new_gates(self.start(), gate, warmup)
-        before = self.record["steps_total"]
-        self.train(gated, "gate", stage, objective)
-        if self.recipe.rewound:
-            self.record["steps_total"] = before  # these steps only chose heads: what stays is trained for as many again
-        params = gated.host_params()
-        names = gate_names(config.model.L, gated.config.U)
-        self.record["scores"] = [[round(float(x), 4) for x in params[name]] for name in names]
-        self.record["heads_shifted"] = hit_target(gated)
-        self.record["bits_per_character_gated"] = self.bits(gated, "valid")
-        return gated
-
-    def train(self, model: Transformer, stage: str, config: TrainConfig, objective: Objective) -> None:
-        """Train `model` in place for one stage."""
-        step, before = 0, self.record["steps_total"]
+    def fit(self, stage: Stage) -> None:
+        """Train a stage, and measure the model after it."""
+        method, record, config = self.cell.definition, self.record, stage.config
+        if method.longer and stage.name == "train":
+            stage.config = config = dataclasses.replace(config, steps=config.steps + self.steps_saved(stage.model))
+        step = 0
         try:
-            segments = Segments(self.text.train, config.B, model.config.T, before)
-            for step in training_steps(model, segments, config, objective, self.generator(stage)):  # noqa: B007
+            for step in stage.steps():  # noqa: B007
                 pass
         except NotFiniteError as error:
-            table = "gate_train" if stage == "gate" else stage
+            table = STAGE_TABLES[stage.name]
             raise NotFiniteError(
-                f"step {step + 1} of stage {stage} gave numbers that are not finite; lower its "
+                f"step {step + 1} of stage {stage.name} gave numbers that are not finite; lower its "
                 f"learning rate, say with --set {table}.lr={config.lr / 2:g}"
             ) from error
-        self.record["steps_total"] = before + config.steps
-        self.record.setdefault("bits_per_character_after", {})[stage] = self.bits(model, "valid")
+        if not (method.rewound and stage.model.gate):  # else these steps only chose heads: what stays has as many again
+            record["steps_total"] += config.steps
+        record.setdefault("bits_per_character_after", {})[stage.name] = self.bits(stage.model, "valid")
+        if stage.model.gate is not None:
+            self.finish_gates(stage)
+
+    def finish_gates(self, stage: Stage) -> None:
+        """Record what the gates have learned, and end their stage; deal them to random heads if the method does."""
+        params, parts = stage.model.host_params(), Parts(stage.model.config)
+        self.record["scores"] = [[round(float(x), 4) for x in params[name]] for name in parts.gates]
+        self.record["heads_shifted"] = stage.finish(stage.model)
+        self.record["bits_per_character_gated"] = self.bits(stage.model, "valid")
+        if self.cell.definition.shuffled:
+            self.shuffle(stage.model)
 
     def shuffle(self, gated: Transformer) -> None:
         """Deal the values of all gates to other heads: the open ones to those that the criterion `random` keeps."""
-        values = joined_log_alpha(gated.params, gated.config.L, gated.ops)
-        order = np.argsort(np.concatenate(CRITERIA["random"](gated, self.text.valid, self.generator("scores"))))
+        parts = Parts(gated.config)
+        values = parts.log_alpha(gated.params, gated.ops)
+        order = np.argsort(np.concatenate(random_scores(gated, self.text.valid, self.generator("scores"))))
         values[order] = np.sort(values)
-        gated.params |= split_log_alpha(values, gated.config, gated.ops)
+        gated.params |= parts.named(values, gated.ops)
 
-    def steps_saved(self, whole: Transformer, model: Transformer) -> int:
-        """Return how many steps `model` can make for the multiply-adds that `whole` needs more in two stages."""
-        large, small = (count_multiply_adds(x.config) for x in (whole, model))
-        return round((self.cell.config.train.steps + self.cell.config.gate_train.steps) * (large - small) / small)
-
-    @cached_property
-    def fits(self) -> list[list[BlockFit]]:
-        """The least-squares problems of the baseline's layers."""
-        return read_fits(self.start(), self.text.train[:REPAIR_TOKENS])
+    def steps_saved(self, model: Transformer) -> int:
+        """Return how many steps `model` can make for what the whole model needs more in two stages."""
+        config = self.cell.config
+        large, small = count_multiply_adds(config.model), count_multiply_adds(model.config)
+        return round((config.train.steps + config.gate_train.steps) * (large - small) / small)
 
     def generator(self, purpose: str) -> np.random.Generator:
         """Return a random generator, derived from the seed and the purpose: every method gets the same numbers."""

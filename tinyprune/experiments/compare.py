@@ -1,16 +1,16 @@
 """Prune the baseline of one run by several methods, to several sizes: `tinyprune compare RUN`.
 
 Heads, blocks of feed-forward units, or both are removed until a share of the parameters that are no embedding is left.
-The work is a list of cells:
+Each is a recipe of `method.prune`, whose steps are cells of their own, so that each can be measured:
 
     whole     the baseline as it is, measured; and healed, since training on the text would help it as well
     scores    what a criterion says of all parts, once for all sizes
     pruned    the parts chosen, on frozen weights, and the others removed
-    repaired  the same, and what stays fitted to the whole model, see `pruning.sequential`
-    healed    the repaired model trained as the run's table `finetune` says
+    repaired  the same, and what stays fitted to the whole model, see `method.repair`
+    healed    the repaired model trained as the run's table `heal` says
 
-All of them read the texts of `gate.repair_corpus`, criteria the run's validation split, the others its training split.
-The numbers come from the test split, and from another text if there is one, in `BLOCKS` pieces of equal length, so that
+All of them read the run's `texts`, criteria of its own the validation split, the others the training split.
+The numbers come from the test split, and from another text if there is one, in `PIECES` of equal length, so that
 differences from the whole model have an interval. `store` saves the record of each finished cell.
 """
 
@@ -23,16 +23,17 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import RETIRED, GateConfig, TrainConfig
+from tinyprune.config import OF_HEADS, ChooseConfig, RunConfig, TrainConfig, as_version_02
+from tinyprune.data import Text
 from tinyprune.errors import UsageError
-from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, healing_objective, key_of
+from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of
 from tinyprune.experiments.experiment import check_choices
 from tinyprune.experiments.grid import run_cells, this_process
 from tinyprune.experiments.intervals import CONFIDENCE, student
@@ -40,29 +41,33 @@ from tinyprune.experiments.lost import QUESTION, ask, countries
 from tinyprune.experiments.pictures import plot_ratios
 from tinyprune.experiments.results import grouped, machine_of, mean_of, write_files
 from tinyprune.experiments.store import Store
-from tinyprune.model.counting import count_parameters, part_prices
+from tinyprune.method.choose import open_best
+from tinyprune.method.criteria import CRITERIA
+from tinyprune.method.gates import budget, in_parts, open_parts
+from tinyprune.method.masks import with_parts
+from tinyprune.method.prune import choose, heal, repair
+from tinyprune.method.recipe import Recipe, Watch
+from tinyprune.method.remove import remove_closed_heads
+from tinyprune.method.texts import Texts
+from tinyprune.model.counting import count_parameters
+from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import gguf_source
-from tinyprune.pretrained.gguf import rounded
 from tinyprune.pretrained.gguf_writer import write_gguf
 from tinyprune.progress import say
-from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
-from tinyprune.pruning.importance import ALL_CRITERIA, with_heads, with_scored_gates
-from tinyprune.pruning.sequential import refitted
-from tinyprune.pruning.surgery import remove_closed_heads
-from tinyprune.runs.directory import RunDirectory, sha256_of, text_of
-from tinyprune.runs.run import Run
+from tinyprune.runs.changes import is_finished
+from tinyprune.runs.directory import RunDirectory, load_model, sha256_of, text_of
 from tinyprune.tables import Record, markdown_table
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.step import Objective, training_steps
 from tinyprune.warmup import announced
 
-METHODS = ("gates", *ALL_CRITERIA)
+METHODS = ("gates", *CRITERIA)
 SEEDED = ("gates", "random")  # the others have one result
-HEADS_ONLY = ("leave-one-out",)  # it reads the text once for each part, of which blocks are too many
-PARTS = ("heads", "blocks", "both")
+HEADS_ONLY = ("leave-one-out", *OF_HEADS)  # leave-one-out reads the text once for each part: blocks are too many
+KINDS = ("heads", "blocks", "both")  # of parts that may go
 SIZES = ("heads", "blocks", "parameters", "non_embedding", "bytes")  # of a file of llama.cpp, if the source is one
-BLOCKS = 20  # pieces of a text
+PIECES = 20  # of a text
+CHANGED = ("choose", "gate", "gate_train", "repair", "heal", "seed", "texts")  # settings, of a run's
 REVISION = 4  # with another number everything is computed again
 
 
@@ -72,7 +77,7 @@ class CheckpointCell:
 
     what: str  # "whole", "scores", "pruned", "repaired" or "healed"
     method: str  # one of `METHODS`, or "whole"
-    parts: str  # one of `PARTS`, or "all" of the whole model
+    parts: str  # one of `KINDS`, or "all" of the whole model
     seed: int
     depends: dict[str, Any]  # what else the result depends on, plain values
     share: float | None = None  # of the parameters that are no embedding, which stays
@@ -87,6 +92,10 @@ class CheckpointCell:
         """A hash of `to_dict()`."""
         return key_of(self.to_dict())
 
+    def rng(self, purpose: str) -> np.random.Generator:
+        """Return the generator of a purpose, see `recipe.Generators`."""
+        return np.random.default_rng([self.seed, ("scores", "gate", "finetune").index(purpose)])
+
     def __str__(self) -> str:
         share = "" if self.share is None else f", {self.share:.0%} stay"
         return f"{self.method}, {self.parts}, seed {self.seed}{share}: {self.what}"
@@ -96,10 +105,12 @@ class CheckpointCell:
 class Comparison:
     """The baseline and the settings of one comparison; it lists its cells, computes one, and makes tables of all."""
 
-    run: Run
+    name: str  # of the run
+    config: RunConfig  # of the run, with what was changed for this comparison
+    text: Text  # the run's
     model: Transformer  # the baseline
     digest: str  # sha256 of its checkpoint
-    texts: dict[str, NDArray]  # name → tokens that are read for the numbers
+    read: dict[str, NDArray]  # name → tokens that are read for the numbers
     methods: Sequence[str]
     parts: Sequence[str]
     shares: Sequence[float]
@@ -114,46 +125,64 @@ class Comparison:
         check_choices(self.shares, 1000, self.methods, METHODS)
         if self.seeds < 1:
             raise UsageError(f"seeds must be at least 1, got {self.seeds}")
-        if unknown := set(self.parts) - set(PARTS):
-            raise UsageError(f"parts must be among {', '.join(PARTS)}; got {', '.join(sorted(unknown))}")
-        if not self.tried:
-            raise UsageError(f"parts must have heads for {', '.join(HEADS_ONLY)}, got {', '.join(self.parts)}")
+        unknown = set(self.parts) - set(KINDS)
+        if unknown:
+            raise UsageError(f"parts must be among {', '.join(KINDS)}; got {', '.join(sorted(unknown))}")
+        idle = [method for method in self.methods if method not in dict(self.tried)]
+        if idle:
+            raise UsageError(f"parts must have heads for {', '.join(idle)}, got {', '.join(self.parts)}")
         if set(self.parts) != {"heads"} and not self.model.config.F:
             raise UsageError("parts must be heads, for this model has no feed-forward block")
-        for name, tokens in self.texts.items():
-            if len(tokens) < 2 * BLOCKS:
-                raise UsageError(f"tokens must be at least {2 * BLOCKS}, got {len(tokens)} of {name}")
-        for parts, share in itertools.product(self.parts, self.shares):
-            with_new_gates(self.model, self.gate(parts, share), 0)  # refuses now what it would refuse after hours
-        if self.run.config.gate.repair_tokens:
-            self.run.repair_text()  # this, too
+        for name, tokens in self.read.items():
+            if len(tokens) < 2 * PIECES:
+                raise UsageError(f"tokens must be at least {2 * PIECES}, got {len(tokens)} of {name}")
+        # refuses now what would be refused after hours
+        for method, parts, share in itertools.product(self.methods, self.parts, self.shares):
+            if (method, parts) in self.tried:
+                how = self.choice(method, parts, share)
+                budget(in_parts(self.model, how).config, how)
+        if self.config.repair.tokens:
+            self.texts.to_repair(self.config.repair.tokens, self.model.config.T)
+
+    @cached_property
+    def texts(self) -> Texts:
+        """What the recipes read."""
+        return Texts.of(self.config, self.text)
+
+    def fresh_texts(self) -> Texts:
+        """Return the texts at their beginning; what the whole model writes is written once."""
+        self.texts.tokens(self.model)
+        return dataclasses.replace(self.texts, read=None)
 
     @cached_property
     def cells(self) -> list[CheckpointCell]:
         """All cells, each after those whose records it reads."""
-        config = self.run.config
+        config = self.config
         about = {"revision": REVISION, "model": self.digest, "backend": self.model.ops.name}
-        read = {name: [len(tokens), int(tokens.sum())] for name, tokens in self.texts.items()}
-        read |= {"words": [key_of(self.words)]} if self.words else {}
-        gate = RETIRED["gate"] | config.gate.to_dict() | {"text": self.run.text.digest}
-        if set(self.run.corpora) - {"run", "self"}:  # files, which can change
-            gate["texts"] = [key_of(tokens.tolist()) for tokens in self.run.mixed(None)]
+        read = {name: [len(tokens), int(tokens.sum())] for name, tokens in self.read.items()}
+        if self.words:
+            read |= {"words": [key_of(self.words)]}
+        gate = as_version_02(config)["gate"] | {"text": self.text.digest}
+        if set(self.texts.names) - {"run", "self"}:  # files, which can change
+            gate["texts"] = [key_of(tokens.tolist()) for tokens in self.texts.tokens()]
         repair = {"repair": {"repair_type": gate.pop("repair_type", ""), "weights": "by stream"}}
-        training, healing = {"gate_train": settings(config.gate_train)}, {"healing": settings(config.finetune)}
+        training, healing = {"gate_train": settings(config.gate_train)}, {"healing": settings(config.heal)}
         cells = [CheckpointCell("whole", "whole", "all", config.seed, about | {"read": read})]
-        if config.finetune.steps:
+        if config.heal.steps:
             depends = about | {"read": read, "gate": gate} | healing
             cells.append(CheckpointCell("healed", "whole", "all", config.seed, depends))
         for method, parts in self.tried:
-            trained = about | {"gate": gate | (training if method == "gates" else {})}
-            for seed in range(config.seed, config.seed + (self.seeds if method in SEEDED else 1)):
+            trained = about | {"gate": gate | training if method == "gates" else gate}
+            seeds = self.seeds if method in SEEDED else 1
+            for seed in range(config.seed, config.seed + seeds):
                 if method != "gates":
                     cells.append(CheckpointCell("scores", method, parts, seed, trained))
                 for share in self.shares:
-                    cells.append(own := CheckpointCell("pruned", method, parts, seed, trained | {"read": read}, share))
-                    if config.gate.repair_tokens:
+                    own = CheckpointCell("pruned", method, parts, seed, trained | {"read": read}, share)
+                    cells.append(own)
+                    if config.repair.tokens:
                         cells.append(dataclasses.replace(own, what="repaired", depends=own.depends | repair))
-                    if config.finetune.steps:
+                    if config.heal.steps:
                         cells.append(dataclasses.replace(own, what="healed", depends=own.depends | repair | healing))
         return cells
 
@@ -166,79 +195,81 @@ class Comparison:
     @cached_property
     def words(self) -> dict[str, Any]:
         """What every model is asked, see `lost.ask`; empty if nothing."""
-        return {} if self.prompt is None else {"facts": countries(self.run.text.tokenizer), "prompt": self.prompt}
+        return {} if self.prompt is None else {"facts": countries(self.text.tokenizer), "prompt": self.prompt}
 
-    def gate(self, parts: str, share: float | None) -> GateConfig:
-        """Return the run's gates, on frozen weights, for these parts and this share of the parameters."""
-        gate = dataclasses.replace(self.run.config.gate, frozen=True, target_heads=None, target_share=share)
-        units = 0 if parts == "heads" else gate.units or 32
-        return dataclasses.replace(gate, units=units, heads=parts != "blocks", price="parameters", criterion="")
+    def choice(self, method: str, parts: str, share: float | None) -> ChooseConfig:
+        """Return the run's choice, for this method, these parts and this share of the parameters."""
+        given = self.config.choose
+        units = 0 if parts == "heads" else given.units or 32
+        target = {"target_heads": None, "target_share": share, "price": "parameters"}
+        return dataclasses.replace(given, by=method, units=units, heads=parts != "blocks", **target)
+
+    def recipe(self, cell: CheckpointCell) -> Recipe:
+        """Return the recipe of a cell: the run's, on frozen weights."""
+        share = 1.0 if cell.share is None else cell.share
+        whole = Recipe.of(self.config)
+        gate = dataclasses.replace(whole.gate, frozen=True)
+        return dataclasses.replace(whole, choose=self.choice(cell.method, cell.parts, share), gate=gate)
 
     def compute(self, cell: CheckpointCell, store: Store) -> dict[str, Any]:
         """Return a cell's record: scores, or a model's measurements and which parts it has kept."""
-        config, rng = self.run.config, np.random.default_rng([cell.seed, 0])
         if cell.what == "scores":
-            gated, _ = with_new_gates(self.model, self.gate(cell.parts, 1.0), 0)
-            parted = dataclasses.replace(self.model, config=gated.config)
-            tokens = self.run.criterion_text(self.model)
-            return {"scores": [[float(f"{x:.6g}") for x in p] for p in ALL_CRITERIA[cell.method](parted, tokens, rng)]}
+            parted = in_parts(self.model, self.recipe(cell).choose)
+            tokens = self.fresh_texts().to_score(self.config.choose.tokens, self.model)
+            scores = CRITERIA[cell.method](parted, tokens, cell.rng("scores"))
+            return {"scores": [[float(f"{x:.6g}") for x in own] for own in scores]}
         model, kept = self.model, {}
         if cell.method != "whole":
             gated = self.chosen(cell, store)
-            kept = {"kept": [np.flatnonzero(part).tolist() for part in open_heads(gated)]}
+            kept = {"kept": [np.flatnonzero(own).tolist() for own in open_parts(gated)]}
             model = remove_closed_heads(gated)
-            if cell.what != "pruned" and config.gate.repair_tokens:
-                stored = partial(rounded, kind=config.gate.repair_type)
-                name = str(dataclasses.replace(cell, what="repaired"))
-                model = self.repaired.get(name) or refitted(self.model, model, self.run.repair_text(self.model), stored)
-                self.repaired.clear()
-                self.repaired[name] = model
+            if cell.what != "pruned" and self.config.repair.tokens:
+                model = self.repaired_model(cell, model)
         if cell.what == "healed":
             model = dataclasses.replace(model, params={name: x.copy() for name, x in model.params.items()})
-            self.train("finetune", model, healing_objective(self.model, config.finetune.distill), [cell.seed, 2])
+            heal(model, self.model, "finetune", self.config.heal, self.fresh_texts(), cell.rng, Watch())
         return self.measure(model) | kept
+
+    def repaired_model(self, cell: CheckpointCell, small: Transformer) -> Transformer:
+        """Return the small model repaired; a cell that heals it has it from the cell before."""
+        name = str(dataclasses.replace(cell, what="repaired"))
+        model = self.repaired.get(name)
+        if model is None:
+            model = repair(self.model, small, self.config.repair, self.fresh_texts())
+        self.repaired.clear()
+        self.repaired[name] = model
+        return model
 
     def chosen(self, cell: CheckpointCell, store: Store) -> Transformer:
         """Return the baseline with gates that are open for what stays; earlier cells may have decided."""
-        gate = self.gate(cell.parts, cell.share)
-        if cell.what != "pruned":
-            kept = self.earlier("pruned", cell, store)["kept"]
-            gated, _ = with_new_gates(self.model, gate, 0)
-            parts = gated.config.parts
-            mask = [np.isin(range(count), ids) for count, ids in zip(parts, kept, strict=True)]
-            return with_heads(dataclasses.replace(self.model, config=gated.config), mask)
-        if cell.method != "gates":
-            scores = [np.array(x) for x in self.earlier("scores", cell, store)["scores"]]
-            return with_scored_gates(self.model, gate, lambda model: scores)
-        gated, objective = with_new_gates(self.model, gate, self.run.config.gate_train.steps // 2)
-        self.train("gate", gated, objective, [cell.seed, 1])
-        hit_target(gated)
-        return gated
+        recipe = self.recipe(cell)
+        if cell.what == "pruned" and cell.method == "gates":
+            return choose(self.model, recipe, self.fresh_texts(), cell.rng, Watch())
+        parted = in_parts(self.model, recipe.choose)
+        if cell.what == "pruned":
+            return open_best(parted, recipe, [np.array(x) for x in self.earlier("scores", cell, store)["scores"]])
+        kept = self.earlier("pruned", cell, store)["kept"]
+        counts = Parts(parted.config).counts
+        return with_parts(parted, [np.isin(range(n), ids) for n, ids in zip(counts, kept, strict=True)])
 
     def earlier(self, what: str, cell: CheckpointCell, store: Store) -> dict[str, Any]:
         """Return the record of the cell `what` of the same method, parts and seed (and share, unless of scores)."""
         wanted = (what, cell.method, cell.parts, cell.seed, None if what == "scores" else cell.share)
         return next(store.records[c.key] for c in self.cells if (c.what, c.method, c.parts, c.seed, c.share) == wanted)
 
-    def train(self, stage: str, model: Transformer, objective: Objective, seed: list[int]) -> None:
-        """Train a model in place, from the beginning of the text."""
-        segments = self.run.segments(stage, model.config, whole=self.model)
-        for _ in training_steps(model, segments, self.run.training(stage), objective, np.random.default_rng(seed)):
-            pass
-
     def measure(self, model: Transformer) -> dict[str, Any]:
         """Return the loss on each piece of each text, in nats for each token, and the size."""
-        pieces = {name: np.array_split(tokens, BLOCKS) for name, tokens in self.texts.items()}
+        pieces = {name: np.array_split(tokens, PIECES) for name, tokens in self.read.items()}
         nats = {name: [evaluate(model, p, 0).nats_per_token for p in own] for name, own in pieces.items()}
         config = model.config
-        fixed = count_parameters(config) - part_prices(config, "parameters")[1]  # the embedding
+        fixed = count_parameters(config) - Parts(config).prices("parameters")[1]  # the embedding
         sizes = {"parameters": count_parameters(config), "non_embedding": count_parameters(config) - round(fixed)}
         sizes |= {"heads": sum(config.heads), "blocks": sum(config.blocks)}
         if self.source:
             with tempfile.TemporaryDirectory() as folder:
-                write_gguf(path := Path(folder, "model.gguf"), model, self.run.text.tokenizer, self.source)
+                write_gguf(path := Path(folder, "model.gguf"), model, self.text.tokenizer, self.source)
                 sizes["bytes"] = path.stat().st_size
-        asked = ask(model, self.run.text.tokenizer, **self.words) if self.words else {}
+        asked = ask(model, self.text.tokenizer, **self.words) if self.words else {}
         return {"nats": {name: [min(round(x, 6), 1e300) for x in own] for name, own in nats.items()}} | sizes | asked
 
     def rows(self, store: Store) -> list[Record]:
@@ -251,7 +282,7 @@ class Comparison:
         for cell, record in ((c, store.records[c.key]) for c in self.cells if c.what != "scores"):
             for text, nats in record["nats"].items():
                 more = np.subtract(nats, whole["nats"][text])
-                half = float(student().ppf(CONFIDENCE, BLOCKS - 1)) * statistics.stdev(more) / math.sqrt(BLOCKS)
+                half = float(student().ppf(CONFIDENCE, PIECES - 1)) * statistics.stdev(more) / math.sqrt(PIECES)
                 mean = float(more.mean())
                 ratios = {"times": mean, "low": mean - half, "high": mean + half}
                 rows.append(
@@ -284,7 +315,7 @@ def settings(config: TrainConfig) -> dict[str, Any]:
 def open_comparison(
     path: str | Path, ops: Any, options: dict[str, Any], corpus: str | None, other: str | None, tokens: int, **of: Any
 ) -> Comparison:
-    """Read the baseline of a run, with some `options` of gate, gate_train, finetune and the seed changed, and texts.
+    """Read the baseline of a run, with some `options` of its recipe and the seed changed, and texts.
 
     `corpus` says where the run's text lies now, or another text; `other` is a text that nothing is fitted to. `tokens`
     of each are read for the numbers. `of`: the other fields of `Comparison`.
@@ -294,20 +325,23 @@ def open_comparison(
         CheckpointError: if the baseline cannot be read.
         MissingExtraError: if SciPy is not installed.
     """
-    for name in options:
-        if name.partition(".")[0] not in ("gate", "gate_train", "finetune", "seed"):
-            raise UsageError(f"{name} is what the baseline was made with; gate, gate_train, finetune, seed can be set")
     place = RunDirectory(path)
     student()  # what is missing is said now, not when everything is computed
-    run = Run(place, place.read_config().with_options(options), ops, "")
-    saved = run.load("train")
-    run.text = text_of(saved, place.path, corpus)
-    texts = {"run": run.text.test[:tokens]}
+    config = place.read_config().with_options(options)
+    for name in options:
+        if name.partition(".")[0] not in CHANGED:
+            raise UsageError(f"{name} is what the baseline was made with; {', '.join(CHANGED)} can be set")
+    checkpoint = place.checkpoint("train")
+    saved = load_model(checkpoint, ops, mapped=True)
+    if not is_finished(saved.metadata, "train", config):
+        raise UsageError(f"stage train of {path} is not finished; go on with: tinyprune train {path} --resume")
+    text = text_of(saved, place.path, corpus)
+    read = {"run": text.test[:tokens]}
     if other:  # nothing is fitted to it: of a text without splits the second half is read
         most = dataclasses.replace(saved, data=dataclasses.replace(saved.data, valid_fraction=0.05, test_fraction=0.5))
-        texts["other"] = text_of(most, place.path, other).test[:tokens]
-    of["source"] = gguf_source(saved.metadata)
-    return Comparison(run, saved.model, sha256_of(place.checkpoint("train")), texts, **of)
+        read["other"] = text_of(most, place.path, other).test[:tokens]
+    source = gguf_source(saved.metadata)
+    return Comparison(place.path.name, config, text, saved.model, sha256_of(checkpoint), read, source=source, **of)
 
 
 def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record]:
@@ -326,19 +360,18 @@ def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record
         run_cells(comparison.cells, store, this_process, "compare", work)
     rows = comparison.rows(store)
     tables = {"results": rows, "summary": summarise(rows)}
-    config, text = comparison.run.config, comparison.run.text
-    heal = config.finetune
+    config, text, heal = comparison.config, comparison.text, comparison.config.heal
     about: dict[str, Any] = {"study": "compare", "model_sha256": comparison.digest, "config": config.to_dict()}
     about |= {"text": Path(text.name).name, "text_sha256": text.digest}
-    about |= {"tokens": {name: len(tokens) for name, tokens in comparison.texts.items()}}
+    about |= {"tokens": {name: len(tokens) for name, tokens in comparison.read.items()}}
     about |= {"prompt": comparison.prompt, "machine": machine_of(comparison.model.ops.name)}
     drawn = [("compare", "Perplexity as a multiple of the whole model's", plot_ratios(tables["summary"]))]
     page = [
-        f"# compare, {comparison.run.directory.path.name} on {about['text']}",
+        f"# compare, {comparison.name} on {about['text']}",
         "Perplexity, as a multiple of the whole model's, when parts are removed until a share of the parameters that "
-        f"are no embedding is left: *pruned*; *repaired*, fitted to {config.gate.repair_tokens:,} tokens, or all that "
+        f"are no embedding is left: *pruned*; *repaired*, fitted to {config.repair.tokens:,} tokens, or all that "
         f"there are; *healed* by {heal.steps} steps of {heal.B} × {comparison.model.config.T} tokens. Means over "
-        f"seeds; 95 % intervals over {BLOCKS} pieces of the text. *bytes*: of the file that "
+        f"seeds; 95 % intervals over {PIECES} pieces of the text. *bytes*: of the file that "
         "`tinyprune export` writes. By `tinyprune compare`; settings: `study.json`.",
         markdown_table(tables["summary"]),
     ]

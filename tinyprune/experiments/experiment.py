@@ -23,7 +23,7 @@ from tinyprune.warmup import announced
 
 PRESET = "study"
 # What one finishes in some minutes: the same stages, with fewer steps, sizes and seeds.
-QUICK: dict[str, Any] = {"train.steps": 200, "train.warmup": 20, "gate_train.steps": 60, "finetune.steps": 40}
+QUICK: dict[str, Any] = {"train.steps": 200, "train.warmup": 20, "gate_train.steps": 60, "heal.steps": 40}
 QUICK_SEEDS, QUICK_SHARES = 2, (0.5,)
 SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)  # of the heads, that stay
 
@@ -85,7 +85,7 @@ class Plan:
     seeds: int = 3  # how many
     shares: Sequence[float] = SHARES
     methods: Sequence[str] = COMPARED
-    scope: str = "global"  # where criteria compare heads, see `importance.keep_best`
+    scope: str = "global"  # where criteria compare heads, see `masks.keep_best`
     backend: str = "numba"
     digest: str | None = None  # sha256 of the text
 
@@ -172,7 +172,7 @@ def run_study(
 
 def compile_kernels(what: str, cell: Cell) -> None:
     """Train the model of a cell for one step, so that the kernels of its training are compiled, and say so."""
-    small: dict[str, Any] = {f"{stage}.{k}": 1 for stage in ("train", "gate_train", "finetune") for k in ("steps", "B")}
+    small: dict[str, Any] = {f"{stage}.{k}": 1 for stage in ("train", "gate_train", "heal") for k in ("steps", "B")}
     text = DataConfig(valid_fraction=0.01, test_fraction=0.01)  # of a long text the evaluations would take minutes
     with announced(get_backend(cell.backend), f"experiment {what}"):
         config = dataclasses.replace(cell.config.with_options(small), data=text)

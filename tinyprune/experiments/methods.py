@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from tinyprune.pruning.importance import CRITERIA
+from tinyprune.method.criteria import CRITERIA
 
 
 @dataclass(frozen=True)
@@ -16,21 +16,18 @@ class Method:
     Attributes:
         about: one line for `tinyprune list`; a criterion is described by the first line of its docstring.
         start: "baseline", or "new" for new weights.
-        choose: how heads are chosen. "criterion": those with the highest scores; "search": least squares, in all layers
-            together; "gates"; "layers": the same share of each layer, without looking.
-        criterion: which scores, one of `CRITERIA`.
+        by: who chooses the heads, see `ChooseConfig`.
         gates: how the gates differ from the configured ones.
         rewound: whether what stays has the weights from before the gates were trained.
         shuffled: whether the gates are dealt to random heads when they have been trained.
-        repair: whether what stays is fitted to the whole model, see `pruning.repair`.
+        repair: whether what stays is fitted to the whole model, see `method.repair`.
         heal: the stages in which what stays is trained.
         distill: the share of the divergence from the whole model in the loss meanwhile.
         longer: whether stage train has as many steps more as make up for the heads that are missing, in multiply-adds.
     """
 
     about: str = ""
-    criterion: str = ""
-    choose: str = ""
+    by: str = "gates"
     start: str = "baseline"
     gates: dict[str, Any] = field(default_factory=dict)
     rewound: bool = False
@@ -41,13 +38,12 @@ class Method:
     longer: bool = False
 
 
-scored = partial(Method, choose="criterion")
-searched = partial(Method, choose="search", repair=True)
-gated = partial(Method, choose="gates", heal=("finetune",))
-small = partial(Method, start="new", choose="layers", heal=("train", "gate", "finetune"))
+searched = partial(Method, by="least-squares", repair=True)
+gated = partial(Method, by="gates", heal=("finetune",))
+small = partial(Method, start="new", by="layers", heal=("train", "gate", "finetune"))
 DISTILLED = "half of the loss afterwards is the divergence from the whole model"
 
-METHODS: dict[str, Method] = {name: scored(criterion=name) for name in CRITERIA} | {
+METHODS: dict[str, Method] = {name: Method(by=name) for name in CRITERIA if name != "michel-global"} | {
     "least-squares": searched(
         "The heads that the others can make up for best, found by exchanges, and the fit (OSSCAR)"
     ),
@@ -61,7 +57,6 @@ METHODS: dict[str, Method] = {name: scored(criterion=name) for name in CRITERIA}
     # Two that tell the choice of heads from the training of the weights meanwhile.
     "gates-heads": Method(
         "The heads that `gates` keeps, in the baseline, and all steps to fine-tune them: the choice alone",
-        choose="gates",
         rewound=True,
     ),
     "gates-random": gated(
@@ -73,8 +68,8 @@ BASELINE, UNPRUNED, SMALL, SMALL_LONGER = "baseline", "unpruned", "small-from-sc
 # The model that the methods start from, and what they are held against: the whole model with as many steps; a model
 # that never had the other heads, with as many steps, and with as many multiply-adds.
 CONTROLS: dict[str, Method] = {
-    BASELINE: Method(start="new", heal=("train",)),
-    UNPRUNED: Method(),
+    BASELINE: Method(by="", start="new", heal=("train",)),
+    UNPRUNED: Method(by=""),
     SMALL: small("A model that never had the other heads, with as many steps"),
     SMALL_LONGER: small("A model that never had the other heads, with as many multiply-adds", longer=True),
 }

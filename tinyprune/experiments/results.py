@@ -50,7 +50,7 @@ def result_rows(study: str, entries: Sequence[Entry], store: Store) -> list[Reco
             "corpus": Path(entry.cell.config.data.corpus).name,
             "kind": entry.cell.config.model.kind,
             "method": entry.method,
-            "start": entry.cell.recipe.start,
+            "start": entry.cell.definition.start,
             "seed": entry.seed,
             # of heads and blocks that are removed apart, what was asked for
             "heads_open": record["heads_total"] if entry.cell.heads is None else entry.cell.heads,

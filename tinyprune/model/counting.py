@@ -18,9 +18,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tinyprune.config import ModelConfig
 from tinyprune.model.parameters import HEAD_AXIS, norm_shapes, parameter_shapes
 
@@ -71,33 +68,6 @@ def training_bytes(config: ModelConfig, B: int, teacher: ModelConfig | None = No
 def products_of(config: ModelConfig) -> int:
     """Return the number of matrices in a feed-forward block."""
     return 3 if config.feedforward == "swiglu" else 2
-
-
-def part_prices(config: ModelConfig, price: str) -> tuple[NDArray, float]:
-    """Return what the removal of each part saves, (all parts,), and what the whole model has without its embedding.
-
-    Args:
-        config: of the model.
-        price: "gates", of which each part has one; "parameters"; "multiply-adds"; "cache", of keys and values, in
-            numbers for each position. A head that shares its key-value head has an equal share of it.
-    """
-    head, D, Dh = head_part(config), config.D, config.Dh
-    block, biases = products_of(config) * D * config.U, (products_of(config) - 1) * config.U * config.biased_outputs
-    read = [np.array(ids, int) * (config.kv_heads or config.H) // config.H for ids in config.head_ids]  # by each head
-    cached = 2 * Dh * np.concatenate([1 / np.bincount(k)[k] for k in read])
-    keys = cached if config.kv_heads else 0.0  # columns of Wk and Wv that a head has a share in
-    own = {
-        "gates": (1, 1),
-        "parameters": (head.parameters + keys * (D + config.biased_projections), block + biases),
-        "multiply-adds": (head.multiply_adds_per_token + keys * D, block),
-        "cache": (cached, 0),
-    }
-    heads, blocks = own[price]
-    prices = np.concatenate([np.full(sum(config.heads), heads, float), np.full(sum(config.blocks), blocks, float)])
-    if price in ("gates", "cache"):
-        return prices, float(prices.sum())
-    field = price.replace("-", "_") + ("_per_token" if price == "multiply-adds" else "")
-    return prices, float(sum(getattr(part, field) for part in count_parts(config)[2:]))
 
 
 def count_parts(config: ModelConfig) -> list[Part]:

@@ -1,13 +1,12 @@
 """The gates of all layers in one forward pass, and the backward pass to every `log_alpha`.
 
-The `log_alpha` of all parts (`ModelConfig.parts`: the heads of each layer, then the blocks of units of each, where the
-model has them) are joined, go through one operation (`ops.hard_concrete_forward`), and are split again. In training
+The `log_alpha` of all parts (`Parts`: the heads of each layer, then the blocks of units of each, where the model has
+them) are joined, go through one operation (`ops.hard_concrete_forward`), and are split again. In training
 the noise is drawn from `rng`; in evaluation there is none.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from tinyprune import ops as textbook
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.model.parameters import Parameters, read_by, take_blocks, take_heads
+from tinyprune.model.parts import Parts, summed
 from tinyprune.ops.engine import Engine
 
 Groups = tuple[int, ...] | None  # for each head the number of its key-value head, see `ModelConfig.groups`
@@ -32,45 +32,6 @@ class LayerGates:
     active: NDArray  # numbers of the heads that are computed
 
 
-def gate_names(layers: int, blocks: object = False) -> list[str]:
-    """Return the names of all log_alpha among the parameters, in the order of `ModelConfig.parts`.
-
-    `blocks`: whether blocks of units have gates, too.
-    """
-    names = ("log_alpha", "ffn.log_alpha") if blocks else ("log_alpha",)
-    return [f"layers.{i}.{name}" for name in names for i in range(layers)]
-
-
-def joined_log_alpha(params: Parameters, layers: int, ops: Engine) -> NDArray:
-    """Return the log_alpha of all parts, (all,), in main memory."""
-    names = gate_names(layers, "layers.0.ffn.log_alpha" in params)
-    return np.concatenate([ops.to_host(params[name]) for name in names])
-
-
-def split_log_alpha(values: NDArray, config: ModelConfig, ops: Engine) -> Parameters:
-    """Return one number for each part, (all,), in the engine's memory, by the names of `gate_names`."""
-    names = gate_names(config.L, config.U)
-    return {name: ops.to_device(own.copy()) for name, own in zip(names, by_layer(values, config.parts), strict=True)}
-
-
-def by_layer(values: NDArray, parts: Sequence[int]) -> list[NDArray]:
-    """Split one number for each part, (all,), into a view for each entry of `ModelConfig.parts`."""
-    ends = itertools.accumulate(parts)
-    return [values[end - count : end] for count, end in zip(parts, ends, strict=True)]
-
-
-def first_parts(config: ModelConfig, gate: GateConfig) -> NDArray:
-    """Return for each part the first one of its gate: for `gate.groups` of the heads that share keys and values."""
-    own = [(gate.groups and i < config.L and config.groups(i)) or range(n) for i, n in enumerate(config.parts)]
-    first = np.concatenate([np.diff(groups, prepend=-1) for groups in own]) > 0
-    return np.flatnonzero(first)[np.cumsum(first) - 1]
-
-
-def together(values: NDArray, first: NDArray) -> NDArray:
-    """Return for each part the sum over all parts of its gate."""
-    return np.bincount(first, values).astype(values.dtype)[first]
-
-
 def gates_forward(
     params: Parameters,
     config: ModelConfig,
@@ -82,7 +43,7 @@ def gates_forward(
     """Sample or evaluate the gates of every layer.
 
     Args:
-        params: the model's, with those of `gate_names`.
+        params: the model's, with those of `Parts.gates`.
         config: of the model.
         gate: the kind of gates, or None for a model without.
         ops: the engine, in whose memory the parameters are.
@@ -93,15 +54,15 @@ def gates_forward(
         gates: of the heads of each layer, then of the blocks of each; a list of None without gates.
         cache: what `gates_backward` needs.
     """
-    parts = config.parts
+    parts = Parts(config)
     if gate is None:
-        return [None] * len(parts), None
-    log_alpha = joined_log_alpha(params, config.L, ops)
-    values, cache, moving = sample(log_alpha, gate, rng, first_parts(config, gate))
+        return [None] * len(parts.counts), None
+    log_alpha = parts.log_alpha(params, ops)
+    values, cache, moving = sample(log_alpha, gate, rng, parts.tied(gate.groups))
     opened = values.real != 0
     computed = opened | moving | all_heads
     layers: list[LayerGates | None] = []
-    for own, is_open, is_computed in zip(*(by_layer(x, parts) for x in (values, opened, computed)), strict=True):
+    for own, is_open, is_computed in zip(*map(parts.split, (values, opened, computed)), strict=True):
         scale = output_scaling(own.size, int(is_open.sum())) if gate.output_scaling else 1.0
         layers.append(LayerGates(own, scale, np.flatnonzero(is_computed)))
     return layers, cache
@@ -127,7 +88,8 @@ def gates_backward(
     """Return the gradient of every `log_alpha`, by name, from those of the gates' values in main memory."""
     # values = hard_concrete(log_alpha)
     dlog_alpha = textbook.hard_concrete_backward(np.concatenate(dgates), cache)
-    return split_log_alpha(together(dlog_alpha, first_parts(config, gate)), config, ops)
+    parts = Parts(config)
+    return parts.named(summed(dlog_alpha, parts.tied(gate.groups)), ops)
 
 
 def take_active(

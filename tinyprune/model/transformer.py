@@ -240,7 +240,7 @@ class Transformer:
     def backward_with_gates(
         self, dloss: float, cache: Cache, *, once: bool = False
     ) -> tuple[Parameters, list[NDArray]]:
-        """Return the gradients of `backward`, and ∂loss/∂g of every gate's value, by `ModelConfig.parts` if gated.
+        """Return the gradients of `backward`, and ∂loss/∂g of every gate's value, by `model.parts` if gated.
 
         A head or block that was left out of the forward pass has 0 there.
         """
@@ -344,7 +344,7 @@ def gated_outputs(model: Transformer, cache: Cache, part: int) -> list[tuple[NDA
     Args:
         model: the model.
         cache: of its forward pass, with all heads and blocks, and weights that are not frozen.
-        part: the heads of layer `part`, or the blocks of units of layer `part` − L, as in `ModelConfig.parts`.
+        part: the heads of layer `part`, or the blocks of units of layer `part` − L, as in `model.parts`.
 
     Returns:
         the heads' outputs (B, T, H, Dh), Wo (H·Dh, D) and bo (D,), zeros if there is none; if heads have networks also

@@ -71,7 +71,7 @@ def rounded(W: NDArray, kind: str) -> NDArray:
     try:
         import gguf
     except ImportError as error:
-        raise missing_extra(f"gate.repair_type = {kind!r}", "pretrained", __name__) from error
+        raise missing_extra(f"repair.type = {kind!r}", "pretrained", __name__) from error
     form = gguf.GGMLQuantizationType[kind.upper()]
     return np.ascontiguousarray(gguf.dequantize(gguf.quantize(np.ascontiguousarray(W.T), form), form).T)
 

@@ -14,14 +14,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tinyprune.config import RunConfig
+from tinyprune.config import STAGE_TABLES, RunConfig
 from tinyprune.errors import UsageError
 from tinyprune.runs.directory import STAGES, RunDirectory
 from tinyprune.training.checkpoints import load_checkpoint
 
-# The tables of the configuration that a stage depends on; the last one says how it trains. "repair" is a part of gate.
-SETTINGS = {"train": ("model", "data", "train"), "gate": ("gate", "gate_train"), "prune": ("repair",)}
-SETTINGS |= {"finetune": ("finetune",)}
+# The entries of a run's file that a stage depends on: tables, and the line `texts`.
+SETTINGS = {
+    "train": ("model", "data", "train"),
+    "gate": ("gate", "choose", "gate_train"),
+    "prune": ("repair", "texts"),
+    "finetune": ("heal",),
+}
 WHILE_UNFINISHED = ("steps", "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_every")
 ALLOWED = (
     f"{', '.join(WHILE_UNFINISHED)} of an unfinished stage, more steps of a finished one from which no later stage has "
@@ -35,10 +39,27 @@ AS_IF = (
 
 def is_finished(metadata: dict[str, Any], stage: str, config: RunConfig) -> bool:
     """Return whether a stage's checkpoint has this metadata after its last step: more may have been asked for since."""
+    if not metadata.get("finished"):
+        return False
     trained = "training" in metadata  # not removed from another model, nor adopted from another run
-    return bool(metadata.get("finished")) and not (
-        trained and metadata["step"] < getattr(config, SETTINGS[stage][-1]).steps
-    )
+    return not trained or metadata["step"] >= steps_of(stage, config)
+
+
+def steps_of(stage: str, config: RunConfig) -> int:
+    """Return how many steps a stage that trains is to make."""
+    return getattr(config, STAGE_TABLES[stage]).steps
+
+
+def check_settings(directory: RunDirectory, written: RunConfig, config: RunConfig, stages: Sequence[str]) -> None:
+    """Raise UsageError if `config` contradicts the settings that were `written` for checkpoints of these stages."""
+    for stage in stages:
+        for entry in SETTINGS[stage]:
+            same = settings_of(config, entry) == settings_of(written, entry)
+            if directory.checkpoint(stage).exists() and not same:
+                raise UsageError(
+                    f"stage {stage} was done with other settings [{entry}], see {directory.path / 'config.toml'}; "
+                    f"leave those out, or do stage {stage} anew, in another directory or with --overwrite"
+                )
 
 
 def check_changes(directory: RunDirectory, written: RunConfig, config: RunConfig, stages: Sequence[str]) -> list[str]:
@@ -53,37 +74,39 @@ def check_changes(directory: RunDirectory, written: RunConfig, config: RunConfig
     begun = [stage for stage in STAGES if directory.checkpoint(stage).exists()]
     names = {"seed": begun[0]} if begun and config.seed != written.seed else {}
     for stage in begun:
-        tables = (*SETTINGS[stage], *["repair"] * (stage == begun[-1] == "gate" and stage in stages))
-        names |= {name: stage for table in tables for name in _differences(table, written, config)}
+        entries = SETTINGS[stage]
+        if stage == begun[-1] == "gate" and stage in stages:
+            entries += SETTINGS["prune"]  # gates read the texts that a repair reads
+        for entry in entries:
+            before, after = settings_of(written, entry), settings_of(config, entry)
+            names |= {name: stage for name in after if before[name] != after[name]}
     news = []
     for name, stage in names.items():
         metadata = load_checkpoint(directory.checkpoint(stage))[1]
         later = [other for other in begun if STAGES.index(other) > STAGES.index(stage)]
-        if reason := _reason_to_stay(name, stage, metadata, config, later, stage in stages):
+        reason = _reason_to_stay(name, stage, metadata, config, later, stage in stages)
+        if reason:
             raise UsageError(
                 f"--resume goes on with the settings in {directory.path / 'config.toml'}; {name} must stay, {reason}; "
                 f"what may change is {ALLOWED}"
             )
         if name.endswith(".steps"):
-            before, after = (getattr(settings, SETTINGS[stage][-1]).steps for settings in (written, config))
-            news.append(f"{stage}: {after} steps instead of {before}; {AS_IF}")
+            before_steps, after_steps = steps_of(stage, written), steps_of(stage, config)
+            news.append(f"{stage}: {after_steps} steps instead of {before_steps}; {AS_IF}")
     return news
 
 
-def _differences(table: str, written: RunConfig, config: RunConfig) -> list[str]:
-    before, after = without_place(written, table), without_place(config, table)
-    return [f"{'gate' if table == 'repair' else table}.{key}" for key in after if before[key] != after[key]]
+def settings_of(config: RunConfig, entry: str) -> dict[str, Any]:
+    """Return the settings of a table, or of a line, by their whole names.
 
-
-def without_place(config: RunConfig, table: str) -> dict[str, Any]:
-    """Return the settings of a table, but not where the text lies: it may move, and is known by its sha256.
-
-    Those of gate that may still change for removal are the table "repair".
+    Where the text lies is left out: it may move, and is known by its sha256.
     """
-    own = vars(config.gate if table == "repair" else getattr(config, table)).items()
-    repair = {key: value for key, value in own if key.startswith("repair_")}
-    rest = {key: value for key, value in own if key not in repair and (table, key) != ("data", "corpus")}
-    return repair if table == "repair" else rest
+    value = getattr(config, entry)
+    if isinstance(value, str):
+        return {entry: value}
+    named = {f"{entry}.{key}": setting for key, setting in vars(value).items()}
+    named.pop("data.corpus", None)
+    return named
 
 
 def _reason_to_stay(
@@ -91,7 +114,7 @@ def _reason_to_stay(
 ) -> str | None:
     """Return why the setting `name`, on which the begun `stage` depends, cannot be changed; None if it can."""
     table, _, key = name.rpartition(".")
-    if table != SETTINGS[stage][-1] or key not in WHILE_UNFINISHED or not resumed:
+    if table != STAGE_TABLES.get(stage) or key not in WHILE_UNFINISHED or not resumed:
         return f"since stage {stage} has begun"
     if metadata.get("finished"):
         if later:
@@ -100,7 +123,7 @@ def _reason_to_stay(
             return f"since stage {stage} is finished"
         if "training" not in metadata:
             return "since the baseline comes from another run"
-    steps = getattr(config, table).steps
+    steps = steps_of(stage, config)
     if steps < metadata["step"]:
         return f"or be at least {metadata['step']}, the step that stage {stage} has reached; got {steps}"
     return None

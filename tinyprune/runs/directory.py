@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyprune.config import DataConfig, GateConfig, ModelConfig, RunConfig, read_config
+from tinyprune.config import DataConfig, GateConfig, ModelConfig, RunConfig, from_version_02, read_config
 from tinyprune.data import Text, Tokenizer, load_text, tokenizer_from_dict
 from tinyprune.data.corpora import absolute_corpus
 from tinyprune.errors import CheckpointError, UsageError
@@ -52,7 +52,9 @@ def load_model(path: Path, ops: Engine, mapped: bool = False) -> SavedModel:
     params = {name.removeprefix("params."): x for name, x in tensors.items() if name.startswith("params.")}
     try:
         config = ModelConfig.from_dict(metadata["model"])
-        gate = None if metadata["gate"] is None else GateConfig.from_dict(metadata["gate"])
+        gate = None
+        if metadata["gate"] is not None:  # in version 0.2 with the settings of today's [choose]
+            gate = GateConfig.from_dict(from_version_02({"gate": metadata["gate"]})["gate"])
         model = Transformer(config, params, gate, ops)
         tokenizer = tokenizer_from_dict(metadata["tokenizer"])
         if tokenizer.V != config.V:

@@ -49,10 +49,10 @@ def import_run(
     if isinstance(T, int) and longest < T:
         raise UsageError(f"model.T must be at most {longest}, as many positions as the model was trained with, got {T}")
     config = dataclasses.replace(config, model=dataclasses.replace(pretrained.config, T=T))
-    usual = config.finetune == load_preset("pretrained").finetune and "finetune.optimizer" not in options
+    usual = config.heal == load_preset("pretrained").heal and "heal.optimizer" not in options
     if usual and find_model(pretrained.file).is_file() and (kind := block_type(pretrained.params)):
         rule = "scales-offsets" if kind[-1] == "1" else "scales"  # repair and healing keep to what the file can say
-        options = {"gate.repair_type": kind, "finetune.optimizer": rule, "finetune.lr": 3e-4} | options
+        options = {"repair.type": kind, "heal.optimizer": rule, "heal.lr": 3e-4} | options
     config = config.with_options(options | {"data.tokenizer": "bpe"})
     params = dict(pretrained.params)
     if "positions" in params:

@@ -1,57 +1,55 @@
-"""The four stages of the method, each of which starts from the checkpoint of the previous one.
+"""A run: the four stages of the method with checkpoints around them.
 
     train     train a baseline with every head open
-    gate      train it on with a gate on every head, under the L0 loss
-    prune     remove the closed heads for good
-    finetune  train the smaller model a little more
+    gate      choose what stays: train it on with a gate on every head, under the L0 loss, or score the heads
+    prune     remove the closed heads for good, and repair what stays if that is asked for
+    finetune  heal: train the smaller model a little more
 
-Each can be stopped at any moment and continues from its own checkpoint with `resume`.
+What the stages do is in `method.prune`; a run adds that each begins with the checkpoint of the one before, can be
+stopped at any moment and continues from its own checkpoint with `resume`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import ModelConfig, RunConfig, TrainConfig, to_toml
-from tinyprune.data import Segments, Text, load_text
-from tinyprune.data.corpora import absolute_corpus
+from tinyprune.config import STAGE_TABLES, ModelConfig, RunConfig, TrainConfig, to_toml
+from tinyprune.data import Text, load_text
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.kernels.gpu import gpu_memory
 from tinyprune.machine import memory_bytes
-from tinyprune.model.counting import count_parameters, part_prices, training_bytes
-from tinyprune.model.generation import generate, write_texts
+from tinyprune.method.gates import budget, hit_target, settle, with_blocks, with_gates
+from tinyprune.method.prune import choose, heal, repair
+from tinyprune.method.recipe import Recipe, Stage, Watch
+from tinyprune.method.remove import remove_closed_heads
+from tinyprune.method.texts import Texts
+from tinyprune.model.counting import count_parameters, training_bytes
+from tinyprune.model.generation import generate
 from tinyprune.model.parameters import init_parameters
+from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.pretrained.gguf import rounded
 from tinyprune.progress import duration, say
-from tinyprune.pruning.gates import GateObjective, budget, gate_warmup, hit_target, settle, with_blocks, with_new_gates
-from tinyprune.pruning.importance import ALL_CRITERIA, with_scored_gates
-from tinyprune.pruning.sequential import FIFTH, refitted
-from tinyprune.pruning.surgery import remove_closed_heads
-from tinyprune.runs.changes import SETTINGS, check_changes, is_finished, without_place
+from tinyprune.runs.changes import check_changes, check_settings, is_finished
 from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, load_model, model_metadata
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.distillation import Distillation
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.loop import Trainer
 from tinyprune.training.metrics import EventLog, MetricsLog
-from tinyprune.training.step import LanguageModelling, Objective
+from tinyprune.training.step import LanguageModelling
 from tinyprune.warmup import announced, rehearse
-
-TEXTS = 40  # that a model writes side by side, at most
-LONGEST = 2**20  # tokens of each text that gates and healing read, if there are several
 
 
 @dataclass
@@ -65,7 +63,6 @@ class Run:
     anew: Sequence[str] = ()  # stages whose checkpoints no longer count, see `prepare`
     source: Path | None = None  # another run's checkpoint, which `prepare` makes the baseline of this one, see `adopt`
     events: bool = False  # whether TensorBoard's event files are written
-    written: NDArray | None = None  # what the whole model has written
 
     @cached_property
     def text(self) -> Text:
@@ -83,6 +80,16 @@ class Run:
                     f"raise data.{split}_fraction or give a longer text"
                 )
         return text
+
+    @cached_property
+    def texts(self) -> Texts:
+        """Return what the stages after the baseline read."""
+        return Texts.of(self.config, self.text)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the settings of the stages after the baseline."""
+        return Recipe.of(self.config)
 
     def earlier_model(self) -> SavedModel | None:
         """Return the adopted model, or the model of the earliest checkpoint that stays, or None."""
@@ -105,19 +112,13 @@ class Run:
         anew = STAGES[STAGES.index(stages[0]) :]
         written = self.directory.read_config() if self.directory.started else None
         news = []
-        if resume and written is not None and self.source is None:
-            news = check_changes(self.directory, written, self.config, stages)
         if resume:
-            for stage, later in itertools.pairwise(STAGES):
-                if stage in stages and self.directory.checkpoint(later).exists() and not self.finished(stage):
-                    raise UsageError(
-                        f"{self.directory.path} has stage {later}, but its stage {stage} is missing or unfinished; put "
-                        f"{stage}.safetensors back, or do stage {stage} anew with --overwrite"
-                    )
-            self.directory.check_origins(stages[-1])
+            if written is not None and self.source is None:
+                news = check_changes(self.directory, written, self.config, stages)
+            self.check_order(stages)
         self.anew = anew if overwrite else ()
         if written is not None and self.source is None:
-            self.check_settings(written, [stage for stage in STAGES if stage not in anew])
+            check_settings(self.directory, written, self.config, [stage for stage in STAGES if stage not in anew])
         if self.config.model.M == 0 and self.config.model.mask == "same-length":
             raise UsageError(
                 'model.M = 0 with the same-length mask shows every token only itself; add --set model.mask="causal"'
@@ -126,16 +127,10 @@ class Run:
             _ = self.text  # refused if it is another; no assert, which python -O would leave out
         before = self.before(stages[0]) if self.source is None else self.earlier_model()
         model = self.model_config if before is None else before.model.config
-        left = [stage for stage in stages if not (resume and self.finished(stage))]  # whose texts may be gone by now
-        for stage in left:
-            if stage != "prune":
-                self.segments(stage, model)
-                self.check_size(stage, model)
+        # the texts of a finished stage may be gone by now
+        self.check_stages([stage for stage in stages if not (resume and self.finished(stage))], model)
         if "gate" in stages:
-            gate, parted = self.config.gate, with_blocks(model, self.config.gate)
-            GateObjective(gate, 0, sum(parted.parts), *budget(parted, gate))
-        if self.config.gate.repair_tokens and set(left) - {"train"}:
-            self.repair_text()
+            budget(with_blocks(model, self.config.choose), self.config.choose)
         if overwrite:
             self.directory.remove(anew)
         if self.source is not None:
@@ -146,27 +141,42 @@ class Run:
         for line in news:
             say(line)
 
+    def check_order(self, stages: Sequence[str]) -> None:
+        """Raise UsageError if a stage that is resumed has a later one already, or another beginning than it had."""
+        for stage, later in itertools.pairwise(STAGES):
+            if stage in stages and self.directory.checkpoint(later).exists() and not self.finished(stage):
+                raise UsageError(
+                    f"{self.directory.path} has stage {later}, but its stage {stage} is missing or unfinished; put "
+                    f"{stage}.safetensors back, or do stage {stage} anew with --overwrite"
+                )
+        self.directory.check_origins(stages[-1])
+
+    def check_stages(self, stages: Sequence[str], model: ModelConfig) -> None:
+        """Raise UsageError if a text is too short for one of the stages, or memory for its training."""
+        for stage in stages:
+            if stage != "prune":
+                self.texts_for(stage).segments(stage, self.training(stage), model.T)
+                self.check_size(stage, model)
+        if self.config.repair.tokens and set(stages) - {"train"}:
+            self.texts.to_repair(self.config.repair.tokens, self.config.model.T)
+
     def check_size(self, stage: str, model: ModelConfig) -> None:
         """Raise UsageError if a stage needs more memory than there is."""
-        B, there = self.training(stage).B, gpu_memory() if self.ops.on_device else memory_bytes()
-        taught, frozen = model if self.training(stage).distill else None, stage == "gate" and self.config.gate.frozen
-        if (needed := training_bytes(model, B, taught, frozen)) > there:
+        B, there = self.training(stage).B, memory_bytes()
+        if self.ops.on_device:
+            there = gpu_memory()
+        needed = self.bytes_of(stage, model, model)
+        if needed > there:
             of = f"{needed / 1e9:,.0f} GB of memory for {count_parameters(model):,} parameters and B = {B}"
             raise UsageError(
                 f"stage {stage} takes about {of}, and there are {there / 1e9:,.0f}; make the model or its batch smaller"
             )
 
-    def check_settings(self, written: RunConfig, before: Sequence[str]) -> None:
-        """Raise UsageError if the configuration contradicts the one that was `written` for existing checkpoints."""
-        path = self.directory.path / "config.toml"
-        for stage in before:
-            for table in SETTINGS[stage]:
-                same = without_place(self.config, table) == without_place(written, table)
-                if self.directory.checkpoint(stage).exists() and not same:
-                    raise UsageError(
-                        f"stage {stage} was done with other settings [{table}], see {path}; leave those out, or do "
-                        f"stage {stage} anew, in another directory or with --overwrite"
-                    )
+    def bytes_of(self, stage: str, model: ModelConfig, whole: ModelConfig) -> int:
+        """Return about how much memory the training of a stage takes."""
+        training = self.training(stage)
+        frozen = stage == "gate" and self.config.gate.frozen
+        return training_bytes(model, training.B, whole if training.distill else None, frozen)
 
     @property
     def model_config(self) -> ModelConfig:
@@ -201,6 +211,13 @@ class Run:
         path = self.directory.checkpoint(stage)
         return path.exists() and is_finished(load_checkpoint(path)[1], stage, self.config)
 
+    def is_done(self, stage: str, resume: bool) -> bool:
+        """Return whether a stage that is resumed is finished, and say so."""
+        if not (resume and self.finished(stage)):
+            return False
+        say(f"{stage}: already finished")
+        return True
+
     def adopt(self, source: Path) -> None:
         """Take another run's model and text as the baseline, as if trained here; nothing is written yet.
 
@@ -223,175 +240,70 @@ class Run:
         own |= {name: origin.metadata[name] for name in ("positions", "file") if name in origin.metadata}
         save_checkpoint(self.directory.checkpoint(stage), tensors, metadata | own)
 
+    def save_untrained(self, stage: str, model: Transformer, before: SavedModel) -> None:
+        """Write the checkpoint of a stage after the first that involves no training."""
+        own = {"metrics_length": before.metadata["metrics_length"], "seed": self.config.seed}
+        self.save_finished(stage, model, before, **own, **self.directory.origin(stage))
+
     def train(self, resume: bool = False) -> None:
         """Run stage 1: train the baseline."""
-        self.fit("train", self.new_model(), self.config.train, LanguageModelling(), resume)
+        if self.is_done("train", resume):
+            return
+        model, config = self.new_model(), self.config.train
+        segments = self.texts_for("train").segments("train", config, model.config.T)
+        stage = Stage("train", model, segments, config, LanguageModelling(), self.generator("train"))
+        Checkpoints(self, None, resume).fit(stage)
 
     def gate(self, resume: bool = False) -> None:
-        """Run stage 2: train gates on every head of the baseline together with the weights."""
-        if resume and self.finished("gate"):
-            say("gate: already finished")
+        """Run stage 2: choose which parts of the baseline stay."""
+        if self.is_done("gate", resume):
             return
         before = self.before("gate")
-        gate, config = self.config.gate, before.model.config
-        if gate.criterion:
-            self.gate_by_scores(before)
-            return
-        per_epoch = self.segments("gate", config).per_epoch
-        warmup = gate_warmup(gate, self.config.gate_train, per_epoch)
-        model, objective = with_new_gates(before.model, gate, warmup)
-        if warmup > self.config.gate_train.steps:
-            say(f"gate: lam rises over {warmup} steps, more than gate_train.steps: it will not reach {gate.lam}")
-
-        def at_end(model: Transformer) -> None:
-            if moved := hit_target(model):
-                say(f"gate: to hit the target, gates {'closed' if moved > 0 else 'opened'} at the end: {abs(moved)}")
-
-        self.fit("gate", model, self.config.gate_train, objective, resume, at_end, before, before.model)
-
-    def gate_by_scores(self, before: SavedModel) -> None:
-        """Open the gates that a criterion scores highest, without training."""
-        gate, rng = self.config.gate, self.generator("gate")
-        tokens = self.criterion_text(before.model)
-        say(f"gate: {gate.criterion} scores all parts on {len(tokens):,} tokens of {','.join(self.corpora)}")
-        criterion = ALL_CRITERIA[gate.criterion]
-        with announced(self.ops, "gate"):
-            model = with_scored_gates(before.model, gate, lambda model: criterion(model, tokens, rng))
-        own = {"metrics_length": before.metadata["metrics_length"], "seed": self.config.seed}
-        self.save_finished("gate", model, before, **own, **self.directory.origin("gate"))
-
-    def criterion_text(self, whole: Transformer) -> NDArray:
-        """Return what a criterion reads: as much of each text in gate.repair_corpus, of the run's its valid split."""
-        parts = self.mixed(-(-self.config.gate.criterion_tokens // len(self.corpora)) or None, whole, "valid")
-        return np.concatenate([part[: min(map(len, parts))] for part in parts])
+        texts, how = self.texts_for("gate", before), self.config.choose
+        with ExitStack() as stack:
+            if how.by != "gates":  # a stage that trains says itself what is compiled
+                stack.enter_context(announced(self.ops, "gate"))
+            gated = choose(before.model, self.recipe, texts, self.generator, Checkpoints(self, before, resume))
+        if how.by != "gates" or how.rewind:
+            self.save_untrained("gate", gated, before)
 
     def prune(self, resume: bool = False) -> None:
-        """Run stage 3: remove the closed heads, and fit what stays to their outputs if that is asked for."""
-        if resume and self.finished("prune"):
-            say("prune: already finished")
+        """Run stage 3: remove the closed parts, and fit what stays to their outputs if that is asked for."""
+        if self.is_done("prune", resume):
             return
-        gate, whole, text = self.config.gate, None, np.zeros(0)
-        if gate.repair_tokens:  # first, since what the model keeps of the texts that it writes is large
-            text = self.repair_text(whole := self.load("train").model)
-            say(f"prune: what stays is fitted to {len(text):,} tokens of {','.join(self.corpora)}")
+        how, whole, texts = self.config.repair, None, self.texts
+        if how.tokens:  # first, since what the model keeps of the texts that it writes is large
+            whole = self.load("train").model
+            tokens = texts.to_repair(how.tokens, whole.config.T, whole)
+            say(f"prune: what stays is fitted to {len(tokens):,} tokens of {texts}")
         gated = self.before("prune")
         model = remove_closed_heads(gated.model)
         if whole is not None:
-            model = refitted(whole, model, text, partial(rounded, kind=gate.repair_type))
-        heads, total = sum(model.config.heads), sum(gated.model.config.heads)
-        say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
-        if model.config.U:
-            of = f"{sum(model.config.blocks)} of {sum(gated.model.config.blocks)} blocks of {model.config.U} units"
-            say(f"prune: {of} stay, by layer {list(model.config.blocks)}")
-        if gate.target_share and gate.price == "parameters":
-            stay, of_all = (part_prices(m.config, "parameters")[1] for m in (model, gated.model))
-            say(f"prune: {stay / of_all:.1%} of all that is no embedding stay; asked for: {gate.target_share:.1%}")
-        own = {"metrics_length": gated.metadata["metrics_length"], "seed": self.config.seed}
-        self.save_finished("prune", model, gated, **own, **self.directory.origin("prune"))
+            model = repair(whole, model, how, texts)
+        self.tell_what_stays(model.config, gated.model.config)
+        self.save_untrained("prune", model, gated)
 
-    @property
-    def corpora(self) -> list[str]:
-        """The names of the texts that pruning reads."""
-        usual = "run,self" if self.text.tokenizer.kind == "bpe" and self.config.gate.repair_tokens else "run"
-        return (self.config.gate.repair_corpus or usual).split(",")
-
-    def mixed(self, share: int | None, whole: Transformer | None = None, split: str = "train") -> list[NDArray]:
-        """Return at most `share` tokens, (n,), of each of `corpora`: without `whole` zeros for what it would write."""
-        parts, own = [], self.config.gate.repair_tokens // len(self.corpora)
-        for name in self.corpora:
-            if name == "self":
-                if self.written is None and whole is not None:
-                    self.written = self.write(whole, own)
-                parts.append(np.zeros(own, int) if self.written is None else self.written)
-            elif name == "run":
-                parts.append(getattr(self.text, split))
-            else:
-                data = dataclasses.replace(self.config.data, corpus=absolute_corpus(name))
-                parts.append(load_text(data, self.text.tokenizer).train)
-        return [part[:share] for part in parts]
-
-    def write(self, whole: Transformer, n: int) -> NDArray:
-        """Return n tokens of texts that the whole model writes, each after the token between documents."""
-        tokenizer, rng, written = self.text.tokenizer, self.generator("prune"), []
-        special = json.loads(tokenizer.description).get("added_tokens") if tokenizer.kind == "bpe" else []
-        first = np.full(min(TEXTS, -(-n // whole.config.T)), special[0]["id"] if special else int(self.text.train[0]))
-        while sum(map(len, written)) < n:
-            written.append(write_texts(whole, first, whole.config.T, rng).ravel())
-        return np.concatenate(written)[:n]
-
-    def repair_text(self, whole: Transformer | None = None) -> NDArray:
-        """Return what a repair reads. Raises UsageError if a text is not there, or all together are too short."""
-        tokens, T = self.config.gate.repair_tokens, self.config.model.T
-        parts = self.mixed(tokens // len(self.corpora), whole)
-        if (n := sum(map(len, parts))) < FIFTH * T:
-            said = f"gate.repair_tokens must be at least {FIFTH * T}, {FIFTH} segments of {T}, and so long the texts"
-            raise UsageError(f"{said}; got {tokens}, of which {','.join(self.corpora)} have {n}")
-        return np.concatenate(parts)
+    def tell_what_stays(self, small: ModelConfig, whole: ModelConfig) -> None:
+        """Say how many parts stay, in all and by layer."""
+        say(f"prune: {sum(small.heads)} of {sum(whole.heads)} heads stay, by layer {list(small.heads)}")
+        if small.U:
+            of = f"{sum(small.blocks)} of {sum(whole.blocks)} blocks of {small.U} units"
+            say(f"prune: {of} stay, by layer {list(small.blocks)}")
+        how = self.config.choose
+        if how.target_share and how.price == "parameters":
+            stay, of_all = (Parts(config).prices("parameters")[1] for config in (small, whole))
+            say(f"prune: {stay / of_all:.1%} of all that is no embedding stay; asked for: {how.target_share:.1%}")
 
     def finetune(self, resume: bool = False) -> None:
-        """Run stage 4: train the smaller model a little more."""
-        config, before = self.config.finetune, self.before("finetune")
-        whole = self.load("train").model if config.distill or "self" in self.corpora else None
-        objective = Distillation(whole, config.distill) if config.distill else LanguageModelling()
-        self.fit("finetune", before.model, config, objective, resume, before=before, whole=whole)
-
-    def fit(
-        self,
-        stage: str,
-        model: Transformer,
-        config: TrainConfig,
-        objective: Objective,
-        resume: bool,
-        at_end: Callable[[Transformer], None] = lambda model: None,
-        before: SavedModel | None = None,
-        whole: Transformer | None = None,
-    ) -> None:
-        """Train `model` as one stage of the run, which reads on where the stage `before` it has stopped."""
-        if resume and self.finished(stage):
-            say(f"{stage}: already finished")
+        """Run stage 4: heal the smaller model."""
+        if self.is_done("finetune", resume):
             return
-        text, limit = self.text, config.evaluate_tokens
-        if config.evaluate_every and 0 < limit < len(text.valid):
-            say(f"{stage}: validations read the first {limit:,} of {len(text.valid):,} tokens; see evaluate_tokens")
-        B, steps = (before and before.metadata.get("read")) or (config.B, 0)
-        read = steps * B // config.B  # another B cuts the text elsewhere, so that the place is not quite the same
-        with (EventLog if self.events else MetricsLog)(self.directory.metrics) as log:
-            trainer = Trainer.start(
-                model,
-                self.segments(stage, model.config, read, whole),
-                config,
-                objective,
-                self.generator(stage),
-                stage=stage,
-                path=self.directory.checkpoint(stage),
-                metadata=model_metadata(model, text.tokenizer, self.config.data, text.digest)
-                | {"seed": self.config.seed, "read": (config.B, read + config.steps)}
-                | self.directory.origin(stage),
-                log=log,
-                validate=lambda model: evaluate(model, text.valid, text.characters["valid"], limit),
-                go_on=self.resume_command,
-                at_end=at_end,
-            )
-            if resume and trainer.path.exists():
-                trainer.restore()
-                say(f"{stage}: going on after step {trainer.step}")
-            else:
-                log.truncate(before.metadata["metrics_length"] if before else 0)
-            left = config.steps - trainer.step
-            if config.warmup > config.steps:
-                say(f"{stage}: the learning rate rises over {config.warmup} steps, more than there are")
-            with announced(self.ops, stage, run=stage == "train") as compiled:
-                seconds = rehearse(model, objective, trainer.segments, text, config, trainer.step)
-                if compiled and stage == "train" and not self.ops.on_device:
-                    self.rehearse()  # later stages and commands then find all kernels; a GPU compiles all at once
-            texts = text.name if stage == "train" or self.corpora == ["run"] else ",".join(self.corpora)
-            tokens = f"{config.B} × {model.config.T} tokens on {texts}"
-            size = f"{count_parameters(model.config):,} parameters"
-            taught = objective.teacher.config if isinstance(objective, Distillation) else None
-            is_frozen = stage == "gate" and self.config.gate.frozen
-            memory = f"about {training_bytes(model.config, config.B, taught, is_frozen) / 1e6:,.0f} MB"
-            say(f"{stage}: {left} steps of {tokens}, about {duration(seconds)}; {size}, {memory}")
-            trainer.run()
+        config, before = self.config.heal, self.before("finetune")
+        whole = None
+        if config.distill or "self" in self.texts.names:
+            whole = self.load("train").model
+        texts = self.texts_for("finetune", before)
+        heal(before.model, whole, "finetune", config, texts, self.generator, Checkpoints(self, before, resume))
 
     def rehearse(self) -> float:
         """Compile all kernels of a run; return about how many seconds its stages take.
@@ -399,28 +311,29 @@ class Run:
         The smaller model is taken to have half of the heads, or the target's.
         """
         config, text, model, seconds = self.config, self.text, self.new_model(), 0.0
-        gated, objective = with_new_gates(model, config.gate, 0)
+        gated, objective = with_gates(model, self.recipe, 0)
         closed = dataclasses.replace(gated, params=dict(gated.params))
-        if config.gate.has_target:
-            hit_target(closed)
+        if config.choose.has_target:
+            hit_target(closed, config.choose)
         else:
-            settle(closed, sum(gated.config.parts) // 2)
+            settle(closed, Parts(gated.config).total // 2)
         stages = {"train": model, "gate": gated, "finetune": remove_closed_heads(closed)}
         for stage, trained in stages.items():
             minimised = objective if stage == "gate" else LanguageModelling()
             settings = self.training(stage)
-            seconds += rehearse(trained, minimised, self.segments(stage, trained.config), text, settings)
+            segments = self.texts_for(stage).segments(stage, settings, trained.config.T)
+            seconds += rehearse(trained, minimised, segments, text, settings)
         list(generate(stages["finetune"], text.test[:2], 2, np.random.default_rng(0)))  # the report has a sample
         return seconds
 
     def announce(self) -> None:
         """Compile all kernels of a run and say what it will do."""
         config = self.config
-        gates = f"by {config.gate.criterion}" if config.gate.criterion else config.gate_train.steps
+        gates = config.gate_train.steps if config.choose.by == "gates" else f"by {config.choose.by}"
         with announced(self.ops, "run", run=True):
             seconds = self.rehearse()
         say(
-            f"run: train {config.train.steps}, gate {gates}, prune, finetune {config.finetune.steps} "
+            f"run: train {config.train.steps}, gate {gates}, prune, finetune {config.heal.steps} "
             f"steps, then a report; all in {self.directory.path}, about {duration(seconds)} on this machine"
         )
 
@@ -431,24 +344,102 @@ class Run:
 
     def training(self, stage: str) -> TrainConfig:
         """Return the settings by which a stage trains the weights."""
-        return getattr(self.config, "gate_train" if stage == "gate" else stage)
+        return getattr(self.config, STAGE_TABLES[stage])
 
-    def segments(self, stage: str, model: ModelConfig, read: int = 0, whole: Transformer | None = None) -> Segments:
-        """Return what a stage reads after `read` steps of those before: the training split.
-
-        Of several texts in gate.repair_corpus gates and healing read equally much, short ones again and again; the rows
-        of a batch are divided among them. Raises UsageError if there are fewer rows than texts, or a text is too short.
-        """
-        B, texts, text = self.training(stage).B, self.corpora, self.text.train
-        if stage != "train" and texts != ["run"]:
-            if len(texts) > B:
-                raise UsageError(
-                    f"B of stage {stage} must be at least {len(texts)}, to read {','.join(texts)}; got {B}"
-                )
-            parts = self.mixed(LONGEST, whole)
-            text = np.concatenate([np.resize(part, max(map(len, parts))) for part in parts])
-        return Segments(text, B, model.T, read)
+    def texts_for(self, stage: str, before: SavedModel | None = None) -> Texts:
+        """Return what a stage reads, from where the stage `before` it has stopped."""
+        texts = self.texts if stage != "train" else Texts(self.text)
+        read = before.metadata.get("read") if before else None
+        texts.read = None if read is None else tuple(read)
+        return texts
 
     def generator(self, purpose: str) -> np.random.Generator:
         """Return the random generator of the initialisation or of a stage, derived from the run's seed."""
+        purpose = "gate" if purpose == "scores" else purpose
         return np.random.default_rng([self.config.seed, ("init", *STAGES).index(purpose)])
+
+
+@dataclass
+class Checkpoints(Watch):
+    """Trains the stages of a run with checkpoints, a log and a progress bar.
+
+    Attributes:
+        run: the run.
+        before: the model that the stage starts from, if any.
+        resume: whether an unfinished stage goes on from its checkpoint.
+    """
+
+    run: Run
+    before: SavedModel | None
+    resume: bool
+
+    def read(self, what: str, tokens: NDArray) -> None:
+        """Say what a criterion reads."""
+        say(f"gate: {what} scores all parts on {len(tokens):,} tokens of {self.run.texts}")
+
+    def fit(self, stage: Stage) -> None:
+        """Train a stage from its beginning, or from its checkpoint, to its end."""
+        run, config, text, name = self.run, stage.config, self.run.text, stage.name
+        limit = config.evaluate_tokens
+        if config.evaluate_every and 0 < limit < len(text.valid):
+            say(f"{name}: validations read the first {limit:,} of {len(text.valid):,} tokens; see evaluate_tokens")
+        log_of = EventLog if run.events else MetricsLog
+        with log_of(run.directory.metrics) as log:
+            metadata = model_metadata(stage.model, text.tokenizer, run.config.data, text.digest)
+            metadata |= {"seed": run.config.seed, "read": (config.B, stage.segments.read + config.steps)}
+            trainer = Trainer.start(
+                stage.model,
+                stage.segments,
+                config,
+                stage.objective,
+                stage.rng,
+                stage=name,
+                path=run.directory.checkpoint(name),
+                metadata=metadata | run.directory.origin(name),
+                log=log,
+                validate=lambda model: evaluate(model, text.valid, text.characters["valid"], limit),
+                go_on=run.resume_command,
+                at_end=lambda model: self.finish(stage, model),
+            )
+            if self.resume and trainer.path.exists():
+                trainer.restore()
+                say(f"{name}: going on after step {trainer.step}")
+            else:
+                log.truncate(self.before.metadata["metrics_length"] if self.before else 0)
+            self.warn(stage)
+            with announced(run.ops, name, run=name == "train") as compiled:
+                seconds = rehearse(stage.model, stage.objective, stage.segments, text, config, trainer.step)
+                if compiled and name == "train" and not run.ops.on_device:
+                    run.rehearse()  # later stages and commands then find all kernels; a GPU compiles all at once
+            self.announce(stage, config.steps - trainer.step, seconds)
+            trainer.run()
+
+    def warn(self, stage: Stage) -> None:
+        """Say what the stage has too few steps for."""
+        name, steps, gate = stage.name, stage.config.steps, stage.model.gate
+        rising = getattr(stage.objective, "warmup", 0)
+        if gate is not None and rising > steps:
+            say(f"gate: lam rises over {rising} steps, more than gate_train.steps: it will not reach {gate.lam}")
+        if stage.config.warmup > steps:
+            say(f"{name}: the learning rate rises over {stage.config.warmup} steps, more than there are")
+
+    def announce(self, stage: Stage, steps: int, seconds: float) -> None:
+        """Say what is trained, on what, and about how long."""
+        run, model, whole = self.run, stage.model.config, stage.model.config
+        if isinstance(stage.objective, Distillation):
+            whole = stage.objective.teacher.config
+        texts = run.text.name
+        if stage.name != "train" and list(run.texts.names) != ["run"]:
+            texts = str(run.texts)
+        memory = f"about {run.bytes_of(stage.name, model, whole) / 1e6:,.0f} MB"
+        size = f"{count_parameters(model):,} parameters, {memory}"
+        say(
+            f"{stage.name}: {steps} steps of {stage.config.B} × {model.T} tokens on {texts}, about "
+            f"{duration(seconds)}; {size}"
+        )
+
+    def finish(self, stage: Stage, model: Transformer) -> None:
+        """End a stage; tell how many gates had to move."""
+        moved = stage.finish(model)
+        if moved:
+            say(f"gate: to hit the target, gates {'closed' if moved > 0 else 'opened'} at the end: {abs(moved)}")

@@ -27,7 +27,7 @@ class Distillation(Objective):
 
     def __init__(self, teacher: Transformer, share: float) -> None:
         if teacher.config.cutoffs:
-            raise UsageError("finetune.distill must be 0 for an adaptive softmax, which has no such loss")
+            raise UsageError("heal.distill must be 0 for an adaptive softmax, which has no such loss")
         self.teacher = teacher
         self.share = share
         self.memory: Memory | None = None
@@ -54,5 +54,5 @@ class Distillation(Objective):
         """Continue with the teacher's memory. Raises CheckpointError if the checkpoint is not of a distillation."""
         names = [f"memory.{i}" for i in range(self.teacher.config.L if self.teacher.config.M else 0)]
         if state and set(state) != set(names):
-            raise CheckpointError("the checkpoint was made with another setting of finetune.distill; resume with that")
+            raise CheckpointError("the checkpoint was made with another setting of heal.distill; resume with that")
         self.memory = [self.teacher.ops.to_device(state[name]) for name in names] if state else None

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import TrainConfig
+from tinyprune.config import STAGE_TABLES, TrainConfig
 from tinyprune.errors import CheckpointError, Interrupted, NotFiniteError
 from tinyprune.model.transformer import Transformer
 from tinyprune.progress import duration, in_notebook, progress_bar, say
@@ -173,7 +173,7 @@ class Trainer(Training):
 
     def not_finite(self, what: str) -> NotFiniteError:
         """Build the error for a NaN or an infinity: where it appeared, what is saved, and what to do."""
-        table = "gate_train" if self.stage == "gate" else self.stage
+        table = STAGE_TABLES[self.stage]
         kept = f"{self.path} holds the last checkpoint" if self.path.exists() else "no checkpoint has been saved yet"
         return NotFiniteError(
             f"{self.stage}: {what}; {kept}; lower lr (or clip at a smaller norm, or warm up "

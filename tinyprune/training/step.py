@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tinyprune.config import TrainConfig
 from tinyprune.errors import NotFiniteError
-from tinyprune.model.gates import gate_names
 from tinyprune.model.parameters import Parameters
+from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Memory, Released, Transformer
 from tinyprune.training.optimizers import Optimizer, gradient_norm, parameter_groups
 from tinyprune.training.schedules import learning_rate
@@ -55,6 +55,7 @@ class Objective(Protocol):
 
     def load_state(self, state: dict[str, NDArray]) -> None:
         """Continue from `state`."""
+        return
 
 
 class LanguageModelling(Objective):
@@ -103,7 +104,7 @@ class Training:
         """
         gate = model.gate
         multiplier = 1.0 if gate is None else gate.lr_multiplier
-        trained = gate_names(model.config.L, model.config.U) if gate is not None and gate.frozen else [*model.params]
+        trained = Parts(model.config).gates if gate is not None and gate.frozen else [*model.params]
         if config.optimizer.startswith("scales"):  # tables are stored row by row
             trained = [name for name in trained if name.startswith("layers.") or model.params[name].ndim == 1]
         optimizer = Optimizer(config, parameter_groups(trained, config.weight_decay, multiplier), model.ops)

@@ -11,8 +11,8 @@ from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import DeviceArray, to_host
 from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.engine import CudaTF32
+from tinyprune.method.gates import GateObjective
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import GateObjective
 from tinyprune.training.checkpoints import load_checkpoint
 from tinyprune.training.optimizers import Optimizer, parameter_groups
 from tinyprune.training.step import LanguageModelling

@@ -20,9 +20,9 @@ from mischief import MISCHIEF
 from tinyprune import ops
 from tinyprune.course.answers import submission
 from tinyprune.course.marking import run_test
+from tinyprune.method.gates import controller_step
 from tinyprune.model.gates import output_scaling
 from tinyprune.ops.attention import softmax
-from tinyprune.pruning.gates import controller_step
 from tinyprune.training.schedules import linear_warmup
 
 REPOSITORY = FOLDER.parents[1]

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from small import MODELS, small_config, small_model, small_trainer
 
-from tinyprune.config import GateConfig, TrainConfig
+from tinyprune.config import ChooseConfig, GateConfig, TrainConfig
 from tinyprune.errors import CheckpointError
 from tinyprune.gradcheck import check_gradients
+from tinyprune.method.choose import open_best
+from tinyprune.method.gates import GateObjective, add_gates, open_parts, settle, with_gates
+from tinyprune.method.recipe import Recipe
+from tinyprune.method.remove import remove_closed_heads
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops import l0_forward, sigmoid
-from tinyprune.pruning.gates import GateObjective, add_gates, open_heads, settle, with_new_gates
-from tinyprune.pruning.importance import with_scored_gates
-from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.metrics import read_metrics
 from tinyprune.training.optimizers import Optimizer, parameter_groups
 
@@ -40,9 +41,9 @@ def example(kind: str, gate: GateConfig, **options) -> tuple:
     return model, ids, targets, memory
 
 
-def gradients(gate: GateConfig, model, ids, targets, memory, step: int = 0, warmup: int = 0) -> tuple[dict, dict]:
+def gradients(gate: GateConfig, model, ids, targets, memory, step: int = 0, warmup: int = 0, target=None) -> tuple:
     """Compute losses and gradients with a new objective."""
-    losses, _, grads = GateObjective(gate, warmup, 6)(model, ids, targets, memory, noise(), step)
+    losses, _, grads = GateObjective(gate, warmup, 6, target=target)(model, ids, targets, memory, noise(), step)
     return losses, grads
 
 
@@ -92,13 +93,14 @@ def test_lam_grows_linearly_and_weighs_the_gradient_of_l0():
 
 
 def test_heads_that_share_keys_have_one_gate():
-    gates = [GateConfig(groups=x, target_heads=5, distribution="deterministic", hard=False) for x in (False, True)]
-    separate, shared = (gradients(gate, *example("llama", gate))[1] for gate in gates)
+    gates = [GateConfig(groups=x, distribution="deterministic", hard=False) for x in (False, True)]
+    separate, shared = (gradients(gate, *example("llama", gate), target=5)[1] for gate in gates)
     np.testing.assert_allclose(shared["layers.1.log_alpha"], [separate["layers.1.log_alpha"].sum()] * 3, rtol=1e-12)
     model = small_model(small_config("llama", H=6, kv_heads=3))
-    scored = with_scored_gates(model, gates[1], lambda _: [np.arange(6), np.array([0, 9, 4, 3, 0, 0])])
-    assert np.concatenate(open_heads(scored)).tolist() == [0] * 4 + [1] * 4 + [0] * 4
-    drawn = with_new_gates(model, GateConfig(groups=True, hard=False), 0)[0].gates(noise())
+    how = ChooseConfig(by="michel", target_heads=5)
+    scored = open_best(model, Recipe(how, gates[1]), [np.arange(6), np.array([0, 9, 4, 3, 0, 0])])
+    assert np.concatenate(open_parts(scored)).tolist() == [0] * 4 + [1] * 4 + [0] * 4
+    drawn = with_gates(model, Recipe(ChooseConfig(), GateConfig(groups=True, hard=False)), 0)[0].gates(noise())
     assert all((x.values[::2] == x.values[1::2]).all() for x in drawn)
 
 
@@ -106,7 +108,7 @@ def test_heads_that_share_keys_have_one_gate():
 def test_the_controller_holds_its_target(target):
     """16 gates that cost different amounts of loss when they close: the cheapest ones close."""
     values = np.linspace(0.002, 0.05, 16)
-    controller = GateObjective(GateConfig(target_heads=target), 0, 16).controller
+    controller = GateObjective(GateConfig(), 0, 16, target=target).controller
     params = {"log_alpha": np.full(16, 2.0)}
     optimizer = Optimizer(TrainConfig(), parameter_groups(params, 0.0))
     counts = []
@@ -123,11 +125,11 @@ def test_the_controller_holds_its_target(target):
 
 def test_the_controllers_pressure_takes_the_place_of_lam():
     """In the first step all gates are where they should be, so there is none; it grows as the target falls."""
-    gate = GateConfig(target_heads=1, log_alpha_init=1.2)
+    gate = GateConfig(log_alpha_init=1.2)
     model, *arguments = example("all-attention", gate)
     for name in gates_of(model.params):
         model.params[name][...] = 1.2
-    results = [gradients(gate, model, *arguments, step, warmup=10) for step in (0, 2, 5, 10, 20)]
+    results = [gradients(gate, model, *arguments, step, warmup=10, target=1) for step in (0, 2, 5, 10, 20)]
     pressures = [losses["lam"] for losses, _ in results]
     assert pressures[0] == pytest.approx(0, abs=1e-12)
     assert 0 < pressures[1] < pressures[2] < pressures[3] == pressures[4]
@@ -138,8 +140,8 @@ def test_the_controllers_pressure_takes_the_place_of_lam():
 
 @pytest.mark.parametrize("targets", [(None, 3), (3, None)])
 def test_the_state_of_another_objective_is_refused(targets):
-    one, two = (GateObjective(GateConfig(target_heads=target), 0, 6) for target in targets)
-    with pytest.raises(CheckpointError, match=r"another setting of gate\.target_heads"):
+    one, two = (GateObjective(GateConfig(), 0, 6, target=target) for target in targets)
+    with pytest.raises(CheckpointError, match=r"another setting of choose.target_heads"):
         two.load_state(one.state())
 
 
@@ -223,13 +225,13 @@ def test_added_gates_are_open_and_change_nothing_in_evaluation(kind, rng):
     config = small_config(kind, heads=(2, 3))
     model = small_model(config, dtype=np.float32)
     before = dict(model.params)
-    params = add_gates(model.params, config.heads, GateConfig())
+    params = add_gates(model.params, config, GateConfig())
     assert model.params == before and gates_of(before) == []
     assert all(params[name] is x for name, x in before.items())
     assert [params[name].tolist() for name in gates_of(params)] == [[2.0, 2.0], [2.0, 2.0, 2.0]]
     assert all(params[name].dtype == np.float32 for name in params)
     gated = Transformer(config, params, GateConfig())
-    assert [layer.tolist() for layer in open_heads(gated)] == [[True] * 2, [True] * 3]
+    assert [layer.tolist() for layer in open_parts(gated)] == [[True] * 2, [True] * 3]
     ids = rng.integers(0, 11, (2, 5))
     np.testing.assert_array_equal(gated.forward(ids)[0], model.forward(ids)[0])
 
@@ -238,7 +240,7 @@ def test_pressure_closes_heads_and_without_pressure_they_stay(tmp_path):
     opened = {}
     for lam in (0.0, 10.0):
         gate, config = GateConfig(lam=lam), small_config()
-        params = add_gates(small_model(config, dtype=np.float32).params, config.heads, gate)
+        params = add_gates(small_model(config, dtype=np.float32).params, config, gate)
         model = Transformer(config, params, gate)
         trainer = small_trainer(tmp_path, model, GateObjective(gate, 20, 6), steps=80, lr=2e-2, log_every=1)
         with trainer.log:

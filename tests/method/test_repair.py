@@ -7,12 +7,12 @@ import pytest
 from small import small_config, small_model
 
 from tinyprune.errors import UsageError
-from tinyprune.pruning.importance import CRITERIA
-from tinyprune.pruning.importance.fits import BlockFit, read_fits
-from tinyprune.pruning.importance.least_squares import search
-from tinyprune.pruning.importance.masks import with_heads
-from tinyprune.pruning.repair import repaired
-from tinyprune.pruning.surgery import remove_closed_heads
+from tinyprune.method.criteria import CRITERIA
+from tinyprune.method.fits import BlockFit, read_fits
+from tinyprune.method.least_squares import search
+from tinyprune.method.masks import with_parts
+from tinyprune.method.remove import remove_closed_heads
+from tinyprune.method.repair import repaired
 
 LONG = np.random.default_rng(4).integers(0, 11, 16 * 5 * 3 + 1)  # 16 streams of three segments
 KINDS = ("all-attention", "head networks")
@@ -52,7 +52,7 @@ def best_fit(X: np.ndarray, W: np.ndarray, rows: np.ndarray, penalty: float) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_repaired_weights_are_the_best_fit(kind):
     model, blocks = outputs_of(kind)
-    new = repaired(model, STAY, LONG)
+    new = repaired(model, STAY, read_fits(model, LONG))
     read = {i: iter(layer) for i, layer in enumerate(read_fits(model, LONG))}
     for (i, W, b), (X, given) in blocks.items():
         block, width = next(read[i]), (len(given) - 1) // 3
@@ -80,7 +80,7 @@ def test_fluctuation_is_the_variance_of_outputs_times_their_weights(kind):
 def test_a_repaired_model_is_nearer_to_the_whole_one_and_removal_is_exact(kind):
     model, ids = small_model(small_config(kind)), LONG[:240].reshape(48, 5)
     stay = [np.array([True, False, True]), np.ones(3, bool)]
-    models = model, with_heads(model, stay), repaired(model, stay, LONG)
+    models = model, with_parts(model, stay), repaired(model, stay, read_fits(model, LONG))
     whole, closed, fitted = (m.log_probabilities(m.forward(ids)[0]) for m in models)
     assert ((closed - whole) ** 2).mean() > ((fitted - whole) ** 2).mean() > 0
     for name in ("Wo", "bo"):  # where all heads stay there is nothing to repair
@@ -121,6 +121,6 @@ def test_the_search_ends_where_no_exchange_is_better_and_beats_greedy_removal():
 def test_what_cannot_be_done_is_refused():
     model = small_model(small_config())
     with pytest.raises(UsageError, match="must have all its heads open"):
-        read_fits(with_heads(model, STAY), LONG)
+        read_fits(with_parts(model, STAY), LONG)
     with pytest.raises(UsageError, match="heads must be between 0 and the 6 there are, got 7"):
         search(read_fits(model, LONG), 7)

@@ -1,12 +1,12 @@
-"""Training with gates: every head gets a gate, and the loss rewards closed gates.
+"""Choosing by gates: every part gets a gate, and the loss rewards closed gates.
 
-    lam       loss = cross-entropy + lam · L0                           (Shim et al. 2021)
-    target    instead of lam · L0: a controller that holds the expected number of open heads at a target
-    share     a controller as for the target, but of what the parts cost, say in parameters, see `counting.part_prices`
+    lam       loss = cross-entropy + lam · L0                                               (Shim et al. 2021)
+    target    instead of lam: a controller that holds the expected number of open heads at a target
+    share     a controller as for the target, but of what the parts cost, say in parameters, see `Parts.prices`
 
 lam grows linearly from 0 (and t falls from all heads to the target), so that pruning begins from the trained model. L0
-is a sum over all heads of all layers. Where blocks of feed-forward units have gates, too (`gate.units`), all of this is
-meant of heads and blocks alike.
+is a sum over all heads of all layers. Where blocks of feed-forward units have gates, too (`choose.units`), all of this
+is meant of heads and blocks alike.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import GateConfig, ModelConfig, TrainConfig
+from tinyprune.config import ChooseConfig, GateConfig, ModelConfig
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.model.counting import part_prices
-from tinyprune.model.gates import first_parts, gate_names, joined_log_alpha, split_log_alpha, together
+from tinyprune.method.recipe import Recipe
 from tinyprune.model.parameters import Parameters
+from tinyprune.model.parts import Mask, Parts, summed, within
 from tinyprune.model.transformer import Memory, Transformer, accumulate
 from tinyprune.ops import l0_backward, l0_forward, sigmoid
 from tinyprune.training.schedules import linear_warmup
@@ -31,105 +31,119 @@ from tinyprune.training.step import Gradients, Noise
 OPEN, CLOSED = 20.0, -20.0  # log_alpha of gates that are exactly 1 and 0 in evaluation, and do not move
 
 
-def add_gates(params: Parameters, parts: tuple[int, ...], gate: GateConfig) -> Parameters:
+def with_gates(whole: Transformer, recipe: Recipe, per_epoch: int) -> tuple[Transformer, GateObjective]:
+    """Return a copy of the model with a gate on every part, and the objective that closes gates.
+
+    Args:
+        whole: without gates. Where its weights are frozen the copy shares them.
+        recipe: what stays, the kind of gates, and their training.
+        per_epoch: steps in which the text is read once.
+
+    Raises:
+        UsageError: if more parts should stay open than there are, or less than what has no gates; see `in_parts`.
+    """
+    how, gate = recipe.choose, recipe.gate
+    parted = in_parts(whole, how)
+    host, to_device = whole.host_params(), whole.ops.to_device
+    params = whole.params if gate.frozen else {name: to_device(x.copy()) for name, x in host.items()}
+    params = add_gates(params, parted.config, gate, heads=how.heads)
+    gated = dataclasses.replace(parted, params=params, gate=gate)
+    prices, target = budget(gated.config, how)
+    warmup = warmup_steps(how, gate, recipe.gate_train.steps, per_epoch)
+    return gated, GateObjective(gate, warmup, Parts(gated.config).total, prices, target)
+
+
+def in_parts(model: Transformer, how: ChooseConfig) -> Transformer:
+    """Return the model whose blocks of `choose.units` units are parts, too; the same without them.
+
+    Raises UsageError if the model has no such blocks, or only the number of heads is to be held.
+    """
+    return dataclasses.replace(model, config=with_blocks(model.config, how))
+
+
+def with_blocks(config: ModelConfig, how: ChooseConfig) -> ModelConfig:
+    """Return the configuration of `in_parts`."""
+    F, U = config.F, how.units
+    if not U:
+        return config
+    needed = None
+    if not F:
+        needed = "0 for a model without feed-forward blocks"
+    elif F % U:
+        needed = f"a divisor of {F}, the units of a feed-forward block"
+    elif config.U not in (0, U):
+        needed = f"{config.U}, since blocks of so many units were removed before"
+    elif how.target_heads is not None:
+        needed = "0 with choose.target_heads, which counts heads alone; give a target_share"
+    if needed is not None:
+        raise UsageError(f"choose.units (--units) must be {needed}; got {U}")
+    return dataclasses.replace(config, U=U)
+
+
+def add_gates(params: Parameters, config: ModelConfig, gate: GateConfig, heads: bool = True) -> Parameters:
     """Return the parameters with gates, every log_alpha at its initial value; that of heads that may not close at 20.
 
     Args:
         params: not modified, but its arrays are shared.
-        parts: how many gates the heads of each layer have, then the blocks of units of each, if there are any.
+        config: of the model.
         gate: of which kind.
+        heads: whether heads may close.
     """
-    dtype, layers = params["ln.scale"].dtype, sum(name.endswith(".Wo") for name in params)
-    names = gate_names(layers, len(parts) > layers)
-    start = {name: gate.log_alpha_init if gate.heads or "ffn" in name else OPEN for name in names}
-    return params | {name: np.full(n, start[name], dtype) for name, n in zip(names, parts, strict=True)}
+    parts, dtype, gates = Parts(config), params["ln.scale"].dtype, {}
+    for name, count in zip(parts.gates, parts.counts, strict=True):
+        may_close = heads or "ffn" in name
+        gates[name] = np.full(count, gate.log_alpha_init if may_close else OPEN, dtype)
+    return params | gates
 
 
-def with_new_gates(model: Transformer, gate: GateConfig, warmup: int) -> tuple[Transformer, GateObjective]:
-    """Begin the gate stage: return the model with a gate on every head, and the objective that closes gates.
-
-    Args:
-        model: without gates; its arrays are shared.
-        gate: the kind of gates, and lam or the target.
-        warmup: steps over which lam, or the target, is reached.
-
-    Raises:
-        UsageError: if more heads should stay open than there are, or less than what has no gates; see `with_blocks`.
-    """
-    config = with_blocks(model.config, gate)
-    params = add_gates(model.params, config.parts, gate)
-    gated = dataclasses.replace(model, config=config, params=params, gate=gate)
-    return gated, GateObjective(gate, warmup, sum(config.parts), *budget(config, gate))
-
-
-def with_blocks(config: ModelConfig, gate: GateConfig) -> ModelConfig:
-    """Return the configuration of the model whose blocks of `gate.units` units have gates, too; the same without them.
-
-    Raises UsageError if the model has no such blocks, or only the number of heads is to be held.
-    """
-    F, U = config.F, gate.units
-    for wrong, said in (
-        (U and not F, "0 for a model without feed-forward blocks"),
-        (U and F and F % U, f"a divisor of {F}, the units of a feed-forward block"),
-        (U and config.U not in (0, U), f"{config.U}, since blocks of so many units were removed before"),
-        (
-            U and gate.target_heads is not None,
-            "0 with gate.target_heads, which counts heads alone; give a target_share",
-        ),
-    ):
-        if wrong:
-            raise UsageError(f"gate.units (--units) must be {said}; got {U}")
-    return dataclasses.replace(config, U=U) if U else config
-
-
-def gate_warmup(gate: GateConfig, training: TrainConfig, per_epoch: int) -> int:
+def warmup_steps(how: ChooseConfig, gate: GateConfig, steps: int, per_epoch: int) -> int:
     """Return the steps over which lam, or the target, is reached.
 
     A gate needs a few hundred steps to close, and a target that falls faster is overshot: half of the stage. lam rises
     over one epoch, as in the paper, unless that is set.
     """
-    if gate.has_target:
-        return training.steps // 2
+    if how.has_target:
+        return steps // 2
     return per_epoch if gate.lam_warmup is None else gate.lam_warmup
 
 
-def budget(config: ModelConfig, gate: GateConfig) -> tuple[NDArray | None, float | None]:
+def budget(config: ModelConfig, how: ChooseConfig) -> tuple[NDArray | None, float | None]:
     """Return what each part costs, in units of their mean, and how much may stay: a number of mean parts, or None.
 
     The prices are None if all parts cost the same.
 
     Raises:
-        UsageError: if nothing that has gates could stay.
+        UsageError: if nothing that has gates could stay, or more should than there is.
     """
-    prices, whole = part_prices(config, gate.price)
+    parts = Parts(config)
+    prices, whole = parts.prices(how.price)
     unit = prices.mean() if prices.any() else 1.0
     weights = None if (prices == unit).all() else prices / unit
-    if gate.target_share is None:
-        return weights, gate.target_heads
+    if how.target_share is None:
+        if how.target_heads is not None and how.target_heads > parts.total:
+            raise UsageError(
+                f"choose.target_heads must be at most the model's {parts.total} heads, got {how.target_heads}"
+            )
+        return weights, how.target_heads
     fixed = whole - prices.sum()
-    if gate.target_share * whole < fixed:
+    if how.target_share * whole < fixed:
         raise UsageError(
-            f"gate.target_share must be at least {fixed / whole:.3f}, for so much of the {gate.price} has no gates; "
-            f"got {gate.target_share}"
+            f"choose.target_share must be at least {fixed / whole:.3f}, for so much of the {how.price} has no gates; "
+            f"got {how.target_share}"
         )
-    return weights, (gate.target_share * whole - fixed) / unit
+    return weights, (how.target_share * whole - fixed) / unit
 
 
-def open_heads(model: Transformer) -> list[NDArray[np.bool_]]:
-    """Return which heads of each layer, and which blocks, are open in evaluation; all of them without gates."""
-    gates = model.gates()
-    return [np.ones(n, bool) if g is None else g.values != 0 for n, g in zip(model.config.parts, gates, strict=True)]
+def open_parts(model: Transformer) -> Mask:
+    """Return which parts are open in evaluation; all of them without gates."""
+    if model.gate is None:
+        return Parts(model.config).full(True)
+    return [gates.values != 0 for gates in model.gates() if gates is not None]
 
 
 def open_config(model: Transformer) -> ModelConfig:
     """Return the configuration with only what is open in evaluation, which is what the model computes."""
-    config = model.config
-    ids = tuple(
-        tuple(int(i) for i, is_open in zip(ids, part, strict=True) if is_open)
-        for ids, part in zip(config.part_ids, open_heads(model), strict=True)
-    )
-    counts, L = tuple(map(len, ids)), config.L
-    return dataclasses.replace(config, heads=counts[:L], head_ids=ids[:L], blocks=counts[L:], block_ids=ids[L:])
+    return Parts(model.config).remaining(open_parts(model))
 
 
 def controller_step(
@@ -179,10 +193,7 @@ class GateObjective:
         warmup: steps over which lam, or the target, is reached.
         heads_total: number of gates.
         prices: what each of them counts, see `budget`; None for 1.
-        target: how much may stay; None for `gate.target_heads`.
-
-    Raises:
-        UsageError: if more heads should stay than there are.
+        target: how much may stay; None: no controller, but lam.
     """
 
     def __init__(
@@ -193,35 +204,28 @@ class GateObjective:
         prices: NDArray | None = None,
         target: float | None = None,
     ) -> None:
-        if gate.target_heads is not None and gate.target_heads > heads_total:
-            raise UsageError(
-                f"gate.target_heads must be at most the model's {heads_total} heads, got {gate.target_heads}"
-            )
         self.gate = gate
         self.warmup = warmup
         self.heads_total = heads_total
         self.prices = prices
-        target = gate.target_heads if target is None else target
-        self.controller = None
-        if target is not None:
-            self.controller = Controller(target, heads_total, gate.controller_lr)
+        self.controller = None if target is None else Controller(target, heads_total, gate.controller_lr)
 
     def __call__(
         self, model: Transformer, ids: NDArray, targets: NDArray, memory: Memory | None, rng: Noise, step: int
     ) -> Gradients:
         """See `tinyprune.training.step.Objective`."""
-        gate, ops, config = self.gate, model.ops, model.config
+        gate, ops, parts = self.gate, model.ops, Parts(model.config)
         share = linear_warmup(step, self.warmup)
+        log_alpha = parts.log_alpha(model.params, ops)
         lam = gate.lam * share
-        log_alpha = joined_log_alpha(model.params, config.L, ops)
         if self.controller is not None:
             lam = self.pressure(self.controller, log_alpha, share)
         loss, memory, cache = model.loss(ids, targets, memory, rng, frozen=gate.frozen)
         grads = model.backward(1.0, cache, once=True)
         l0, l0_cache = l0_forward(log_alpha, self.prices, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
         # float: with NumPy's own float64 a reader's l0_backward would make the gradient float64
-        dlog_alpha = together(l0_backward(float(lam), l0_cache), first_parts(config, gate))
-        accumulate(grads, split_log_alpha(dlog_alpha, config, ops), ops)
+        dlog_alpha = summed(l0_backward(float(lam), l0_cache), parts.tied(gate.groups))
+        accumulate(grads, parts.named(dlog_alpha, ops), ops)
         return {"loss": loss, "l0": l0, "lam": lam}, memory, grads
 
     def pressure(self, controller: Controller, log_alpha: NDArray, share: float) -> float:
@@ -237,11 +241,11 @@ class GateObjective:
         return controller.pressure(h, start + share * (controller.target - start))
 
     def describe(self, model: Transformer) -> dict[str, Any]:
-        """Return for the log the heads, and blocks, that are open in evaluation, and every log_alpha, by part."""
-        L, names = model.config.L, gate_names(model.config.L, model.config.U)
-        opened = [int(part.sum()) for part in open_heads(model)]
+        """Return for the log the heads, and blocks, that are open in evaluation, and every log_alpha, by layer."""
+        L = model.config.L
+        opened = [int(mask.sum()) for mask in open_parts(model)]
         blocks = {"blocks_open": sum(opened[L:])} if model.config.U else {}
-        log_alpha = [model.ops.to_host(model.params[name]).tolist() for name in names]
+        log_alpha = [model.ops.to_host(model.params[name]).tolist() for name in Parts(model.config).gates]
         return {"heads_open": sum(opened[:L])} | blocks | {"log_alpha": log_alpha}
 
     def state(self) -> dict[str, NDArray]:
@@ -251,27 +255,29 @@ class GateObjective:
     def load_state(self, state: dict[str, NDArray]) -> None:
         """Continue from `state`. Raises CheckpointError if it is not this objective's."""
         if (self.controller is None) == ("lam" in state):
-            raise CheckpointError("the checkpoint was made with another setting of gate.target_heads; resume with that")
+            raise CheckpointError(
+                "the checkpoint was made with another setting of choose.target_heads; resume with that"
+            )
         if self.controller is not None:
             self.controller.lam1, self.controller.lam2 = state["lam"].tolist()
 
 
-def hit_target(model: Transformer) -> int:
-    """End the gate stage with exactly the heads open that the target allows, see `settle`; without one return 0.
+def hit_target(model: Transformer, how: ChooseConfig) -> int:
+    """End the gate stage with exactly the parts open that the target allows, see `settle`; without one return 0.
 
     The keys and values that heads share go with the last of these, so that a share of them is no exact price: what may
     stay is lowered until the share is kept by what really stays.
     """
-    gate, config = model.gate, model.config
-    prices, target = (None, None) if gate is None else budget(config, gate)
-    if gate is None or target is None:
+    prices, target = budget(model.config, how)
+    if target is None:
         return 0
-    start = {name: model.params[name] for name in gate_names(config.L, config.U)}
+    parts = Parts(model.config)
+    start = {name: model.params[name] for name in parts.gates}
     moved = settle(model, target, prices)
-    if gate.target_share is not None:
-        own, whole = part_prices(config, gate.price)
-        while (over := part_prices(open_config(model), gate.price)[1] - gate.target_share * whole) > 0.5:
-            spent = own[np.concatenate(open_heads(model))].sum()
+    if how.target_share is not None:
+        own, whole = parts.prices(how.price)
+        while (over := Parts(open_config(model)).prices(how.price)[1] - how.target_share * whole) > 0.5:
+            spent = own[np.concatenate(open_parts(model))].sum()
             target = min(target, spent / own.mean()) - over / own.mean()
             model.params |= start  # which says in what order gates close
             moved = settle(model, target, prices)
@@ -288,32 +294,25 @@ def settle(model: Transformer, target: float, prices: NDArray | None = None) -> 
     are moved: soft gates that stay keep their values. A gate that must open is opened half-way. With `prices`, one for
     each part, those stay that fit into `target` together.
     """
-    gate, ops = model.gate, model.ops
+    gate, ops, parts = model.gate, model.ops, Parts(model.config)
     if gate is None:
         return 0
-    log_alpha = joined_log_alpha(model.params, model.config.L, ops)
+    log_alpha = parts.log_alpha(model.params, ops)
     prices = np.ones(len(log_alpha)) if prices is None else prices
-    first = first_parts(model.config, gate)
-    prices = np.where(first == np.arange(first.size), together(prices, first), 0)  # of a gate's first part: of all
+    first = parts.tied(gate.groups)
+    is_first = first == np.arange(first.size)
+    prices = np.where(is_first, summed(prices, first), 0)  # the first part of a gate has the price of all
     stay = within(np.argsort(-log_alpha, kind="stable"), prices, target)[first]
-    opened = np.concatenate(open_heads(model))
+    opened = np.concatenate(open_parts(model))
     if (opened == stay).all():
         return 0
     opening, margin = opening_log_alpha(gate), 1e-3
+    # a soft gate that must open does so half-way
     least = opening + margin if gate.hard else opening_log_alpha(dataclasses.replace(gate, hard=True))
     opens = np.where(log_alpha > opening, log_alpha, least)
     log_alpha = np.where(stay, opens, np.minimum(log_alpha, opening - margin)).astype(log_alpha.dtype)
-    model.params |= split_log_alpha(log_alpha, model.config, ops)
+    model.params |= parts.named(log_alpha, ops)
     return int(opened.sum()) - int(stay.sum())
-
-
-def within(order: NDArray, prices: NDArray, budget: float) -> NDArray[np.bool_]:
-    """Return which parts fit into a budget when they are taken in this order, leaving out what is too dear."""
-    stay, spent = np.zeros(len(order), bool), 0.0
-    for part in order:
-        if spent + prices[part] <= budget + 1e-9 * len(order):
-            stay[part], spent = True, spent + prices[part]
-    return stay
 
 
 def opening_log_alpha(gate: GateConfig) -> float:

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import UsageError
-from tinyprune.model.gates import by_layer
-from tinyprune.pruning.importance.fits import BlockFit
-from tinyprune.pruning.importance.masks import Mask
+from tinyprune.method.fits import BlockFit
+from tinyprune.model.parts import Mask
 
 Stay = list[frozenset[int]]  # the heads that stay in each layer
 
@@ -46,7 +45,7 @@ def search(layers: Sequence[Sequence[BlockFit]], heads: float, prices: NDArray |
         return sum(fit.cost(stay) / fit.positions for fit in layers[i])
 
     kept = [frozenset(range(H)) for H in sizes]
-    price, room = by_layer(prices, sizes), heads - prices.sum()
+    price, room = np.split(prices, np.cumsum(sizes)[:-1]), heads - prices.sum()
     while room < -1e-9:
         options = ((i, h) for i, own in enumerate(kept) for h in own if price[i][h])
         _, i, h = min(((cost(i, kept[i] - {h}) - cost(i, kept[i])) / price[i][h], i, h) for i, h in options)

@@ -1,8 +1,9 @@
-"""Sequential repair: fit the last matrix of every block of a smaller model, from the first layer to the last.
+"""Repair: fit what stays to what the whole model computes, by least squares, without a gradient.
 
-The whole model and the smaller one read the same text side by side, one block after the other. With x the stream that
-enters a block of the smaller model, X what its heads or units have made of it, and y the stream that leaves the same
-block of the whole model, the block's last matrix and bias W̃ are replaced by those that minimise
+`refitted` fits the last matrix of every block of a smaller model, from the first layer to the last. The whole model
+and the smaller one read the same text side by side, one block after the other. With x the stream that enters a block
+of the smaller model, X what its heads or units have made of it, and y the stream that leaves the same block of the
+whole model, the block's last matrix and bias W̃ are replaced by those that minimise
 
     Σ_n w_n ‖X̃_n W̃' − (y_n − x_n)‖² + λ ‖W̃' − W̃‖²      X̃: X with a column of ones, where there is a bias
 
@@ -11,20 +12,27 @@ R = y − x − X̃ W̃, and rows of X̃ and R times √w, this is W̃' = W̃ + 
 fitted to, but decides which λ is best for a block, once rounded, or that W̃ stays. (SlimGPT, Ling et al. 2024, arXiv
 2412.18110) A position's w is 1 / mean(y_n²), since what reads y divides it by its length. That of a segment's first
 token is up to 182 medians in SmolLM2 (massive activations, Sun et al. 2024, arXiv 2402.17762); else it decides alone.
+
+`refitted_at_once` fits all blocks to the whole model's own streams: a closed formula in the products of one reading of
+a text (OSSCAR), see `fits`. It is quicker, and ignores what the blocks before have changed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import UsageError
+from tinyprune.method.fits import BlockFit, read_fits
+from tinyprune.method.masks import with_parts
+from tinyprune.method.remove import remove_closed_heads
 from tinyprune.model.blocks import attention_block_forward, second_block_forward
 from tinyprune.model.parameters import OUTPUTS, UNIT_OUTPUTS
+from tinyprune.model.parts import Mask, Parts
 from tinyprune.model.transformer import Transformer, remember
 from tinyprune.progress import progress_bar
 from tinyprune.training.checkpoints import release
@@ -32,6 +40,45 @@ from tinyprune.training.checkpoints import release
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # λ as shares of the mean of X̃ᵀX̃'s diagonal
 STREAMS = 8  # rows of a batch, each with another part of the text
 FIFTH = 5  # of so many segments, one is held out
+
+
+def refitted_at_once(whole: Transformer, smaller: Transformer, tokens: NDArray) -> Transformer:
+    """Return the smaller model with all its last matrices fitted to the whole model's streams.
+
+    Args:
+        whole: the model before anything was removed, without gates.
+        smaller: the model after it; neither is modified.
+        tokens: the text, (n,).
+
+    Raises UsageError if the text is shorter than one segment.
+    """
+    parted = dataclasses.replace(whole, config=dataclasses.replace(whole.config, U=smaller.config.U))
+    before, after = Parts(parted.config).ids, Parts(smaller.config).ids
+    mask = [np.isin(ids, stay) for ids, stay in zip(before, after, strict=True)]
+    return remove_closed_heads(repaired(parted, mask, read_fits(parted, tokens)))
+
+
+def repaired(model: Transformer, mask: Mask, fits: Sequence[Sequence[BlockFit]]) -> Transformer:
+    """Return the model with gates that close the parts outside of `mask`, and weights that make up for them.
+
+    Args:
+        model: with all its parts; it is not modified.
+        mask: which parts stay.
+        fits: of the model, see `read_fits`.
+
+    Raises ValueError unless the mask has one entry for each part.
+    """
+    gated = with_parts(model, mask)
+    params = dict(gated.params)
+    for place, (own, stay) in enumerate(zip(fits, mask, strict=True)):
+        i, outputs = place % model.config.L, OUTPUTS if place < model.config.L else UNIT_OUTPUTS
+        for names, fit in zip(outputs.items(), own, strict=False):
+            W = fit.fitted(stay)
+            for name, value in zip(names, (W[:-1], W[-1]), strict=True):
+                old = params.get(f"layers.{i}.{name}")
+                if old is not None:  # bo may be absent
+                    params[f"layers.{i}.{name}"] = model.ops.to_device(value.reshape(old.shape).astype(old.dtype))
+    return dataclasses.replace(gated, params=params)
 
 
 def refitted(
@@ -59,17 +106,17 @@ def refitted(
     rows = max(1, min(STREAMS, len(tokens) // (FIFTH * a.T)))
     count = len(tokens) // (rows * a.T)
     ids = tokens[: rows * count * a.T].reshape(rows, count, a.T).swapaxes(0, 1)  # a segment of each stream at a time
-    models = whole, dataclasses.replace(smaller, params=dict(smaller.params))
-    streams = [[first_stream(model, segment) for segment in ids] for model in models]
+    model = dataclasses.replace(smaller, params=dict(smaller.params))
+    theirs, ours = ([first_stream(m, segment) for segment in ids] for m in (whole, model))
     for i in progress_bar(range(a.L), desc="repair", unit="layer"):
         for second in (False, True):
             if second and a.second is None:
                 continue
-            wanted = [y for y, _ in blocks_of(whole, streams[0], i, second)]
-            fit(models[1], i, second, blocks_of(models[1], streams[1], i, second), wanted, stored)
-            streams = [wanted, [y for y, _ in blocks_of(models[1], streams[1], i, second)]]
+            theirs = [y for y, _ in blocks_of(whole, theirs, i, second)]
+            fit(model, i, second, blocks_of(model, ours, i, second), theirs, stored)
+            ours = [y for y, _ in blocks_of(model, ours, i, second)]
         release(whole.params)
-    return models[1]
+    return model
 
 
 def first_stream(model: Transformer, ids: NDArray) -> NDArray:
@@ -88,8 +135,25 @@ def blocks_of(model: Transformer, streams: list[NDArray], i: int, second: bool) 
             made = cache.inside.r if config.networks else cache.inside[-1].h
         else:
             y, context, attention = attention_block_forward(x, memory, layer, config, ops)
-            memory, made = remember(x, context, config.M) if config.M else None, attention.attention.o
+            memory = remember(x, context, config.M) if config.M else None
+            made = attention.attention.o
         yield y, ops.to_host(made).reshape(x.shape[0] * x.shape[1], -1)
+
+
+class Products(NamedTuple):
+    """What a fit needs of the positions that it reads: G = X̃ᵀX̃ and C = X̃ᵀR, both float64."""
+
+    G: NDArray
+    C: NDArray
+
+    def error(self, change: NDArray) -> float:
+        """Return the squared error of W̃ + change, up to a constant."""
+        return float((change * (self.G @ change)).sum() - 2 * (change * self.C).sum())
+
+    def solved(self, ridge: float) -> NDArray:
+        """Return (G + λI)⁻¹ C."""
+        lam = ridge * np.trace(self.G) / len(self.G)
+        return np.linalg.solve(self.G + lam * np.eye(len(self.G)), self.C)
 
 
 def fit(
@@ -100,20 +164,21 @@ def fit(
     `before` is what it computes now, one segment after the other: X of a whole text may be larger than the model.
     """
     host = model.ops.to_host
-    G: list[Any] = [0.0, 0.0]  # X̃ᵀX̃ of what is fitted to, and of what is held out
-    C: list[Any] = [0.0, 0.0]  # X̃ᵀR
-    table = UNIT_OUTPUTS if second and not model.config.networks else OUTPUTS
-    names = [f"layers.{i}.{name}" for name in list(table.items())[-1 if second else 0]]
+    names = [f"layers.{i}.{name}" for name in output_names(model, second)]
     W, b = model.params[names[0]], model.params.get(names[1])
+    fitted_to: list[Products] = []
+    held_out: list[Products] = []
     for place, ((y, X), target) in enumerate(zip(before, wanted, strict=True)):
         if not X.size:
             return
         R = (host(target) - host(y)).reshape(len(X), -1)
-        X = X if b is None else np.hstack([X, np.ones((len(X), 1), X.dtype)])
+        if b is not None:
+            X = np.hstack([X, np.ones((len(X), 1), X.dtype)])
         root = 1 / np.sqrt((host(target) ** 2).mean(-1) + 1e-12).reshape(-1, 1)  # of w
         X, R = root * X, root * R
-        part = place % FIFTH == FIFTH - 1
-        G[part], C[part] = G[part] + (X.T @ X).astype(float), C[part] + (X.T @ R).astype(float)
+        own = held_out if place % FIFTH == FIFTH - 1 else fitted_to
+        found = Products((X.T @ X).astype(float), (X.T @ R).astype(float))
+        own[:] = [Products(*(a + b for a, b in zip(own[0], found, strict=True)))] if own else [found]
     arrays = [W] if b is None else [W, b]
     old = np.vstack([host(x).reshape(-1, host(x).shape[-1]) for x in arrays])
     n = len(old) + 1 - len(arrays)
@@ -123,15 +188,19 @@ def fit(
         new = old + change
         return np.vstack([stored(new[:n]), new[n:]]) - old
 
-    changes = [0 * C[0], *(kept(solved(G[0], C[0], ridge)) for ridge in RIDGES)]
-    errors = [(x * (G[1] @ x)).sum() - 2 * (x * C[1]).sum() for x in changes]  # up to a constant
-    best = int(np.argmin(errors))
+    (near,), (far,) = fitted_to, held_out
+    changes = [0 * near.C, *(kept(near.solved(ridge)) for ridge in RIDGES)]
+    best = int(np.argmin([far.error(change) for change in changes]))
     if best:
-        new = old + kept(solved(G[0] + G[1], C[0] + C[1], RIDGES[best - 1]))
+        both = Products(near.G + far.G, near.C + far.C)
+        new = old + kept(both.solved(RIDGES[best - 1]))
         for name, x, y in zip(names, arrays, np.split(new, [n]), strict=False):
             model.params[name] = model.ops.to_device(y.reshape(x.shape).astype(x.dtype))
 
 
-def solved(G: NDArray, C: NDArray, ridge: float) -> NDArray:
-    """Return (G + λI)⁻¹ C."""
-    return np.linalg.solve(G + ridge * np.trace(G) / len(G) * np.eye(len(G)), C)
+def output_names(model: Transformer, second: bool) -> tuple[str, str]:
+    """Return the names of the last matrix of a block, and of its bias, which may be absent."""
+    if not second:
+        return "Wo", OUTPUTS["Wo"]
+    table = OUTPUTS if model.config.networks else UNIT_OUTPUTS
+    return list(table.items())[-1]

@@ -18,10 +18,10 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.method.gates import open_config
 from tinyprune.model.gates import LayerGates
 from tinyprune.model.parameters import OUTPUTS, WIDE, layer_parameters, take_blocks, take_heads
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import open_config
 
 
 def remove_closed_heads(model: Transformer) -> Transformer:

@@ -13,21 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import UsageError
+from tinyprune.method.fits import read_fits
+from tinyprune.method.gates import open_parts
+from tinyprune.method.masks import TINY, with_parts
+from tinyprune.method.roles import storing_weights
+from tinyprune.model.parts import Parts, Scores
 from tinyprune.model.transformer import Cache, Transformer, gated_outputs
 from tinyprune.ops import head_difference
 from tinyprune.progress import progress_bar
-from tinyprune.pruning.gates import open_heads
-from tinyprune.pruning.importance.fits import read_fits
-from tinyprune.pruning.importance.masks import Scores, with_heads
-from tinyprune.pruning.roles import storing_weights
 from tinyprune.training.evaluation import mean_loss, read_segments
-
-TINY = np.finfo(float).tiny
 
 
 def random_scores(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
     """Random scores: the baseline that every other criterion has to beat."""
-    return [rng.random(count) for count in model.config.parts]
+    return [rng.random(count) for count in Parts(model.config).counts]
 
 
 def magnitude(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
@@ -87,7 +86,7 @@ def michel_global(model: Transformer, tokens: NDArray, rng: np.random.Generator)
     not cancel those in which it hurts. A model without gates is scored with all its heads; heads whose gates are shut
     score 0. (Michel, Levy & Neubig 2019, §4.1)
     """
-    gated = with_heads(model) if model.gate is None else model
+    gated = with_parts(model) if model.gate is None else model
 
     def scores(cache: Cache) -> Iterable[NDArray]:
         return (np.abs(gated.ops.to_host(dgate)) for dgate in gated.backward_with_gates(1.0, cache)[1])
@@ -115,13 +114,13 @@ def leave_one_out(model: Transformer, tokens: NDArray, rng: np.random.Generator)
     directly. It still ignores pairs: of two heads that do the same thing, either is dispensable, but not both. A head
     whose gate is shut already scores 0. (Michel, Levy & Neubig 2019, §3.2, ablate single heads so)
     """
-    present = open_heads(model)
-    whole = mean_loss(with_heads(model, present), tokens)
-    scores = [np.zeros(count) for count in model.config.parts]
+    present = open_parts(model)
+    whole = mean_loss(with_parts(model, present), tokens)
+    scores = [np.zeros(count) for count in Parts(model.config).counts]
     each = [(layer, h) for layer, mask in enumerate(present) for h in np.flatnonzero(mask)]
     for layer, h in progress_bar(each, desc="leave one out", unit="head"):
         present[layer][h] = False
-        scores[layer][h] = mean_loss(with_heads(model, present), tokens) - whole
+        scores[layer][h] = mean_loss(with_parts(model, present), tokens) - whole
         present[layer][h] = True
     return scores
 
@@ -150,7 +149,7 @@ def fluctuation(model: Transformer, tokens: NDArray, rng: np.random.Generator) -
 
         score_h = Σ_j var(X_j) ‖W_j‖²       over the head's outputs j, X_j, and the rows of Wo that they meet
 
-    A head whose output hardly varies can be replaced by its mean, which fits into the bias bo, see `pruning.repair`. A
+    A head whose output hardly varies can be replaced by its mean, which fits into the bias bo, see `method.repair`. A
     head that has a network adds what its units and values give by the same formula. As in FLAP, scores are standardised
     within each layer, so that layers can be compared: its mean is subtracted and its standard deviation divided out.
     (FLAP; An et al. 2023, 2312.11983)
@@ -166,7 +165,7 @@ def _mean_over_segments(
     model: Transformer, tokens: NDArray, scores: Callable[[Cache], Iterable[NDArray]], **options: Any
 ) -> Scores:
     """Return the mean over the segments of a text of `scores`, which gives (H,) for each layer of a segment's cache."""
-    sums, segments = [np.zeros(count) for count in model.config.parts], 0
+    sums, segments = [np.zeros(count) for count in Parts(model.config).counts], 0
     for _, cache in read_segments(model, tokens, **options):
         segments += 1
         for total, score in zip(sums, scores(cache), strict=True):
@@ -179,8 +178,8 @@ CRITERIA = {
     "magnitude": magnitude,
     "confidence": confidence,
     "michel": michel,
+    "michel-global": michel_global,
     "leave-one-out": leave_one_out,
     "output-difference": output_difference,
     "fluctuation": fluctuation,
 }
-ALL_CRITERIA = CRITERIA | {"michel-global": michel_global}

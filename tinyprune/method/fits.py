@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import UsageError
+from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer, gated_outputs
 from tinyprune.training.evaluation import read_segments
 
@@ -53,7 +54,7 @@ class BlockFit:
         """Return how many columns of X each head has."""
         return (len(self.W) - 1) // max(self.heads, 1)
 
-    def parts(self, stay: NDArray[np.bool_]) -> tuple[NDArray, NDArray, NDArray]:
+    def rows(self, stay: NDArray[np.bool_]) -> tuple[NDArray, NDArray, NDArray]:
         """Return the rows of S and of K, as booleans, and G_KK⁻¹ G_KS. `stay` (H,): which heads stay."""
         own = np.repeat(stay, self.width)
         S, K, G = np.append(~own, False), np.append(own, self.biased), self.ridged
@@ -68,13 +69,13 @@ class BlockFit:
 
     def cost(self, stay: NDArray[np.bool_]) -> float:
         """Return the squared error that is left after the fit, summed over positions and features."""
-        S, K, fit = self.parts(stay)
+        S, K, fit = self.rows(stay)
         schur = self.ridged[np.ix_(S, S)] - self.ridged[np.ix_(S, K)] @ fit
         return float(((schur @ self.W[S]) * self.W[S]).sum())
 
     def fitted(self, stay: NDArray[np.bool_]) -> NDArray:
         """Return W̃', (H·width + 1, D), with rows of zeros for the heads that go."""
-        S, K, fit = self.parts(stay)
+        S, K, fit = self.rows(stay)
         W = self.W.copy()
         W[K] += fit @ W[S]
         W[S] = 0.0
@@ -88,7 +89,7 @@ class BlockFit:
 
 
 def read_fits(model: Transformer, tokens: NDArray) -> list[list[BlockFit]]:
-    """Read a text once with all heads; return the fits of each part of `ModelConfig.parts`.
+    """Read a text once with all heads; return the fits of each entry of `Parts.counts`.
 
     The heads of a layer have that of its attention, and of their networks if any; its blocks of units have one.
 
@@ -106,7 +107,7 @@ def read_fits(model: Transformer, tokens: NDArray) -> list[list[BlockFit]]:
     layers: list[list[BlockFit]] = []
     for _, cache in read_segments(model, tokens):
         layers = []
-        for i, heads in enumerate(model.config.parts):
+        for i, heads in enumerate(Parts(model.config).counts):
             layers.append([])
             for j, (outputs, W, b) in enumerate(gated_outputs(model, cache, i)):
                 x = host(outputs).astype(float)

@@ -7,11 +7,11 @@ import pytest
 from small import MODELS, read, small_config, small_model
 
 from tinyprune.config import GateConfig
+from tinyprune.method.gates import add_gates
+from tinyprune.method.remove import remove_closed_heads
 from tinyprune.model.counting import count_multiply_adds, count_parameters, head_part
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import add_gates
-from tinyprune.pruning.surgery import remove_closed_heads
 
 # All 64 ways to close heads of 2 layers of 3: whole layers and all layers are among them.
 MASKS = [np.reshape(mask, (2, 3)) for mask in itertools.product([True, False], repeat=6)]
@@ -110,7 +110,7 @@ def test_head_numbers_are_kept_over_two_rounds():
     once = remove_closed_heads(model)
     assert once.config.heads == (2, 3) and once.config.head_ids == ((0, 2), (0, 1, 2))
 
-    again = Transformer(once.config, add_gates(once.params, once.config.heads, gate), gate)
+    again = Transformer(once.config, add_gates(once.params, once.config, gate), gate)
     again.params["layers.0.log_alpha"][0] = -1
     again.params["layers.1.log_alpha"][1] = -1
     twice = remove_closed_heads(again)

@@ -11,11 +11,11 @@ from small import MODELS, small_config, small_model
 from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import get_backend
+from tinyprune.method.criteria import CRITERIA, michel_global
+from tinyprune.method.gates import open_parts
+from tinyprune.method.masks import keep_best, layer_shares, with_parts
+from tinyprune.method.remove import remove_closed_heads
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import open_heads
-from tinyprune.pruning.importance import CRITERIA, keep_best, michel_global, with_heads
-from tinyprune.pruning.importance.masks import layer_shares
-from tinyprune.pruning.surgery import remove_closed_heads
 
 LONG = np.random.default_rng(4).integers(0, 11, 16 * 5 * 3 + 1)  # 16 streams of three segments
 SHORT = LONG[:61]
@@ -51,7 +51,7 @@ def without(whole: Transformer, layer: int, head: int) -> Transformer:
     """Cut a head out of the model, by surgery."""
     mask = [np.ones(H, bool) for H in whole.config.heads]
     mask[layer][head] = False
-    return remove_closed_heads(with_heads(whole, mask))
+    return remove_closed_heads(with_parts(whole, mask))
 
 
 @pytest.mark.parametrize("name", CRITERIA)
@@ -80,7 +80,7 @@ def test_leave_one_out_is_the_loss_of_the_model_without_the_head(kind):
 def test_leave_one_out_counts_from_the_heads_that_are_there():
     whole = model()
     mask = [np.array([True, False, True]), np.array([True, True, True])]
-    pruned = with_heads(whole, mask)
+    pruned = with_parts(whole, mask)
     scores = score("leave-one-out", pruned)
     assert scores[0][1] == 0
     expected = loss_of(without(remove_closed_heads(pruned), 0, 1)) - loss_of(pruned)
@@ -206,7 +206,7 @@ def test_shares_of_layers_of_different_sizes(sizes, heads, expected):
         (lambda: keep_best(ZEROS, -1), UsageError, "got -1"),
         (lambda: keep_best(ZEROS, 3, "both"), UsageError, "global, layer; got 'both'"),
         (lambda: keep_best([np.array([1.0, np.nan])], 1), ValueError, "got NaN"),
-        (lambda: with_heads(model(), [ZEROS[0] == 0, np.ones(2, bool)]), ValueError, r"mask must have \(3, 3\) heads"),
+        (lambda: with_parts(model(), [ZEROS[0] == 0, np.ones(2, bool)]), ValueError, r"mask must have \(3, 3\) heads"),
     ],
 )
 def test_bad_arguments(call, error, message):
@@ -218,8 +218,8 @@ def test_what_a_mask_leaves_computes_what_it_did():
     """There is no output scaling: the layer's output is the sum of the heads that stay, unchanged."""
     whole = model()
     mask = [np.array([True, False, True]), np.array([False, False, True])]
-    pruned = with_heads(whole, mask)
+    pruned = with_parts(whole, mask)
     _, _, cache = pruned.forward(streams(LONG, 16, 5)[0][0])
     assert [g.scale for g in cache.gates] == [1.0, 1.0]
-    assert [open_layer.tolist() for open_layer in open_heads(pruned)] == [m.tolist() for m in mask]
+    assert [open_layer.tolist() for open_layer in open_parts(pruned)] == [m.tolist() for m in mask]
     np.testing.assert_array_equal(remove_closed_heads(pruned).params["layers.1.Wo"], whole.params["layers.1.Wo"][8:])

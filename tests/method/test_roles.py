@@ -9,9 +9,9 @@ from small import MODELS, small_config, small_model
 
 from tinyprune.config import GateConfig
 from tinyprune.errors import NotFiniteError, UsageError
-from tinyprune.pruning import roles as module
-from tinyprune.pruning.roles import KINDS, head_roles, repeated_tokens
-from tinyprune.pruning.surgery import remove_closed_heads
+from tinyprune.method import roles as module
+from tinyprune.method.remove import remove_closed_heads
+from tinyprune.method.roles import KINDS, head_roles, repeated_tokens
 
 TEXT = np.random.default_rng(3).integers(0, 11, 8 * 4 + 5)
 

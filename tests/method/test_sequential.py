@@ -8,11 +8,12 @@ import pytest
 from small import read, small_config, small_model
 
 from tinyprune.errors import UsageError
+from tinyprune.method.masks import with_parts
+from tinyprune.method.remove import remove_closed_heads
+from tinyprune.method.repair import RIDGES, blocks_of, first_stream, refitted
 from tinyprune.model.blocks import norm_forward
+from tinyprune.model.parts import Parts
 from tinyprune.pretrained.gguf import rounded, same
-from tinyprune.pruning.importance import with_heads
-from tinyprune.pruning.sequential import RIDGES, blocks_of, first_stream, refitted
-from tinyprune.pruning.surgery import remove_closed_heads
 
 KINDS = {kind: {} for kind in ("all-attention", "head networks", "transformer-xl", "gpt2", "llama")}
 KINDS["units"] = {"U": 2, "F": 8}
@@ -23,8 +24,8 @@ def pair(kind: str, L: int = 2, **options) -> tuple:
     """A whole model, and it without some heads and blocks of units."""
     name = "llama" if kind == "units" else kind
     whole = small_model(small_config(name, L=L, **KINDS[kind], **options))
-    mask = [np.arange(count) != 1 for count in whole.config.parts]
-    return whole, remove_closed_heads(with_heads(whole, mask))
+    mask = [np.arange(count) != 1 for count in Parts(whole.config).counts]
+    return whole, remove_closed_heads(with_parts(whole, mask))
 
 
 def distance(a, b) -> float:
@@ -97,9 +98,11 @@ def test_nothing_to_repair_changes_nothing(kind):
 def test_a_layer_that_has_lost_all_heads_and_units_is_left_alone():
     whole = small_model(small_config("llama", **KINDS["units"]))
     smaller = remove_closed_heads(
-        with_heads(whole, [np.arange(count) > 9 * (i % 2) for i, count in enumerate(whole.config.parts)])
+        with_parts(whole, [np.arange(count) > 9 * (i % 2) for i, count in enumerate(Parts(whole.config).counts)])
     )
-    assert 0 in smaller.config.parts and distance(refitted(whole, smaller, TEXT), whole) < distance(smaller, whole)
+    assert 0 in Parts(smaller.config).counts and distance(refitted(whole, smaller, TEXT), whole) < distance(
+        smaller, whole
+    )
 
 
 def test_what_cannot_be_repaired_is_refused():
@@ -107,6 +110,6 @@ def test_what_cannot_be_repaired_is_refused():
     with pytest.raises(UsageError, match="at least 5 segments of 5 tokens to read, got 24 tokens"):
         refitted(whole, smaller, TEXT[:24])
     with pytest.raises(ValueError, match="no gates"):
-        refitted(whole, with_heads(whole), TEXT)
+        refitted(whole, with_parts(whole), TEXT)
     with pytest.raises(ValueError, match="the same L, D, T, M and V"):
         refitted(whole, pair("all-attention", L=3)[1], TEXT)

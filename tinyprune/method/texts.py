@@ -1,0 +1,130 @@
+"""The texts that the method reads: the run's own, what the whole model writes, and files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.config import RunConfig, TrainConfig
+from tinyprune.data import BytePairTokenizer, Segments, Text, load_text
+from tinyprune.data.corpora import absolute_corpus
+from tinyprune.errors import UsageError
+from tinyprune.method.repair import FIFTH
+from tinyprune.model.generation import write_texts
+from tinyprune.model.transformer import Transformer
+
+STREAMS = 40  # texts that a model writes side by side, at most
+LONGEST = 2**20  # tokens of each text that gates and healing read, if there are several
+
+
+@dataclass
+class Texts:
+    """Several texts, of which gates, criteria, repair and healing read equally much.
+
+    Attributes:
+        text: the run's own, called "run".
+        names: which ones are read: "run", "self" for what the whole model writes, or as `DataConfig.corpus`.
+        own: how many tokens the whole model writes, if it does.
+        seed: of the generator by which it writes.
+        read: B, and after how many steps of B segments the last stage has stopped; None before the first.
+        written: what the whole model has written; it writes once.
+    """
+
+    text: Text
+    names: Sequence[str] = ("run",)
+    own: int = 0
+    seed: Sequence[int] = (0, 3)
+    read: tuple[int, int] | None = None
+    written: NDArray | None = None
+    files: dict[str, NDArray] = field(default_factory=dict)  # tokens of the files that were read
+
+    @classmethod
+    def of(cls, config: RunConfig, text: Text) -> Self:
+        """Return the texts that a run's file names; for a pretrained model that is repaired also its own."""
+        usual = "run,self" if text.tokenizer.kind == "bpe" and config.repair.tokens else "run"
+        names = (config.texts or usual).split(",")
+        return cls(text, names, config.repair.tokens // len(names), (config.seed, 3))
+
+    def __str__(self) -> str:
+        return ",".join(self.names)
+
+    def tokens(self, whole: Transformer | None = None, split: str = "train") -> list[NDArray]:
+        """Return the tokens of each text, (n,): of the run's own those of a split, of files those to train on.
+
+        Without `whole` zeros stand for what it would write.
+        """
+        return [self._tokens_of(name, whole, split) for name in self.names]
+
+    def _tokens_of(self, name: str, whole: Transformer | None, split: str) -> NDArray:
+        if name == "run":
+            return getattr(self.text, split)
+        if name == "self":
+            if self.written is None and whole is not None:
+                self.written = self.write(whole)
+            return np.zeros(self.own, int) if self.written is None else self.written
+        if name not in self.files:
+            data = dataclasses.replace(self.text.data, corpus=absolute_corpus(name))
+            self.files[name] = load_text(data, self.text.tokenizer).train
+        return self.files[name]
+
+    def write(self, whole: Transformer) -> NDArray:
+        """Return `own` tokens of texts that the whole model writes, each after the token between documents."""
+        n, T, tokenizer = self.own, whole.config.T, self.text.tokenizer
+        beginning = int(self.text.train[0])
+        if isinstance(tokenizer, BytePairTokenizer):
+            special = json.loads(tokenizer.description).get("added_tokens")
+            beginning = special[0]["id"] if special else beginning
+        first = np.full(min(STREAMS, -(-n // T)), beginning)
+        rng = np.random.default_rng(self.seed)
+        written: list[NDArray] = []
+        while sum(map(len, written)) < n:
+            written.append(write_texts(whole, first, T, rng).ravel())
+        return np.concatenate(written)[:n]
+
+    def to_score(self, tokens: int, whole: Transformer) -> NDArray:
+        """Return what a criterion reads: as much of each text, together `tokens` (0: all)."""
+        share = -(-tokens // len(self.names)) or None
+        read = [own[:share] for own in self.tokens(whole, "valid")]
+        return np.concatenate([own[: min(map(len, read))] for own in read])
+
+    def to_repair(self, tokens: int, T: int, whole: Transformer | None = None) -> NDArray:
+        """Return what a repair reads, `tokens` at most, in segments of T.
+
+        Raises UsageError if a text is not there, or all together are too short.
+        """
+        read = [own[: tokens // len(self.names)] for own in self.tokens(whole)]
+        n = sum(map(len, read))
+        if n < FIFTH * T:
+            raise UsageError(
+                f"repair.tokens must be at least {FIFTH * T}, {FIFTH} segments of {T}, and so long the texts; "
+                f"got {tokens}, of which {self} have {n}"
+            )
+        return np.concatenate(read)
+
+    def segments(self, stage: str, config: TrainConfig, T: int, whole: Transformer | None = None) -> Segments:
+        """Return what a stage with these settings reads after those before it, in segments of T tokens.
+
+        Short texts are read again and again; the rows of a batch are divided among the texts. Raises UsageError if
+        there are fewer rows than texts, or a text is too short.
+        """
+        B = config.B
+        before, steps = self.read or (B, 0)
+        already = steps * before // B  # another B cuts the text elsewhere, so that the place is not quite the same
+        if list(self.names) == ["run"]:
+            return Segments(self.text.train, B, T, already)
+        if len(self.names) > B:
+            raise UsageError(f"B of stage {stage} must be at least {len(self.names)}, to read {self}; got {B}")
+        read = [own[:LONGEST] for own in self.tokens(whole)]
+        longest = max(map(len, read))
+        return Segments(np.concatenate([np.resize(own, longest) for own in read]), B, T, already)
+
+    def read_on(self, config: TrainConfig) -> None:
+        """Note that a stage with these settings has read its steps."""
+        before, steps = self.read or (config.B, 0)
+        self.read = config.B, steps * before // config.B + config.steps

@@ -1,1 +1,0 @@
-"""Pruning: training with gates, importance criteria, and the removal of closed heads."""
