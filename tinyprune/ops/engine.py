@@ -16,7 +16,6 @@ memory, and not in this list: see `ops.hard_concrete`, `ops.l0` and `ops.top_k`.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import ModuleType
 from typing import Any
 
 from tinyprune.ops import (
@@ -196,12 +195,6 @@ class Engine(Machine):
     # A layer's error as a loss of its gates.
     layerwise_error_forward = layerwise_error.layerwise_error_forward
     layerwise_error_backward = staticmethod(layerwise_error.layerwise_error_backward)
-
-
-def override(engine: type[Engine], module: ModuleType, names: str) -> None:
-    """Give an engine the functions of a module that have these names, in place of NumPy's."""
-    for name in names.split():
-        setattr(engine, name, staticmethod(getattr(module, name)))
 
 
 OPERATIONS = tuple(name for name in vars(Engine) if not name.startswith("__"))
