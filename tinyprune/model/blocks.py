@@ -36,7 +36,7 @@ class Layer(NamedTuple):
         groups: for each of the H heads the number of the key-value head, below K, that it reads; None: K = H.
         rng: for dropout; None for evaluation.
         frozen: whether matrices and their biases get no gradients.
-        keep: called with the keys and values that the heads read, (B, S, H, Dh), for generation; None to skip.
+        store_kv: called with the keys and values that the heads read, (B, S, H, Dh), which generation caches.
     """
 
     p: Parameters
@@ -45,7 +45,7 @@ class Layer(NamedTuple):
     groups: Sequence[int] | None = None
     rng: np.random.Generator | None = None
     frozen: bool = False
-    keep: Callable[[NDArray, NDArray], None] | None = None
+    store_kv: Callable[[NDArray, NDArray], None] | None = None
 
 
 class AttentionBlockCache(NamedTuple):
@@ -88,8 +88,8 @@ def attention_block_forward(
     k, rotary_k = ops.rotary_forward(k, config.rotary)
     k, repeat_k = ops.repeat_heads_forward(k, layer.groups)  # (B, S, H, Dh)
     v, repeat_v = ops.repeat_heads_forward(v, layer.groups)
-    if layer.keep is not None:
-        layer.keep(k, v)
+    if layer.store_kv is not None:
+        layer.store_kv(k, v)
     others = (p.get(name) for name in ("u", "w", "pk", "pv", "gate"))
     options: dict[str, Any] = {"scale": layer.scale, "dropout": config.dropout_attention, "rng": layer.rng}
     o, attention = ops.attention_forward(q, k, v, r, *others, span=config.span, **options)  # (B, T, H, Dh)

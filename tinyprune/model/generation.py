@@ -99,7 +99,7 @@ class CachedDecoder:
         T = self.model.config.T
         together, others = (tokens[:T], tokens[T:]) if self.read == 0 else (tokens[:0], tokens)
         if len(together):
-            h, _, _ = self.reader.forward(together[None], frozen=True, keep=self.keep)
+            h, _, _ = self.reader.forward(together[None], frozen=True, recompute=True, store_kv=self.store_kv)
             h = h[0, len(together) - 1]
             self.read = len(together)
             self.latest = together.tolist() if self.model.config.positions == "learned" else []
@@ -107,7 +107,7 @@ class CachedDecoder:
             h = self.read_token(int(token))
         return h
 
-    def keep(self, i: int, keys: NDArray, values: NDArray) -> None:
+    def store_kv(self, i: int, keys: NDArray, values: NDArray) -> None:
         """Take over layer i's keys and values of a text, (1, n, H, Dh)."""
         self.contexts[i].add(keys, values)
 

@@ -64,7 +64,7 @@ class Cache:
         attention_blocks: of each layer; `attention_blocks[i].attention.o` holds the head outputs before their gates,
             (B, T, H, Dh).
         second_blocks: of each layer, or None; see `gated_outputs`.
-        inputs: instead of both, what each layer has read, x (B, T, D) and its memory; see `Transformer.kept`.
+        inputs: instead of both, where layers are recomputed, what each has read: x (B, T, D) and its memory.
     """
 
     frozen: bool
@@ -159,7 +159,9 @@ class Transformer:
         *,
         all_heads: bool = False,
         frozen: bool = False,
-        keep: Callable[[int, NDArray, NDArray], None] | None = None,
+        recompute: bool = False,
+        store_kv: Callable[[int, NDArray, NDArray], None] | None = None,
+        after_layer: Callable[[], None] | None = None,
     ) -> tuple[NDArray, Memory, Cache]:
         """Return the hidden states of a segment.
 
@@ -172,8 +174,12 @@ class Transformer:
                 move is left out and costs nothing.
             frozen: whether `backward` is to return the gradients of the gates alone. What only the others need is then
                 neither kept nor computed, except for norms, persistent vectors and an adaptive vocabulary.
-            keep: called with each layer's number and the keys and values that its heads read, (B, S, H, Dh). Only the
-                layers' inputs are then kept, from which `backward` computes them again, without dropout.
+            recompute: keep only the inputs of the layers; `backward` computes each layer again from its own, without
+                dropout, and so with less memory in more time. (Activation recomputation, Chen et al. 2016, arXiv
+                1604.06174; also called gradient checkpointing.)
+            store_kv: called with each layer's number and the keys and values that its heads read, (B, S, H, Dh), which
+                generation caches.
+            after_layer: called after each layer, which has then read its parameters.
 
         Returns:
             h: (B, T, D), after the last norm.
@@ -181,26 +187,33 @@ class Transformer:
             cache: for `backward`.
 
         Raises:
-            ValueError: if an id is out of range, T too long, or the memory does not fit this model and batch.
+            ValueError: if an id is out of range, T too long, the memory does not fit this model and batch, or layers
+                with dropout are to be recomputed.
         """
         config, ops, p = self.config, self.ops, self.params
         check_segment(ids, memory, config)
+        if recompute and rng is not None and (config.dropout or config.dropout_attention):
+            raise ValueError("recompute must be False in training with dropout, which would not be drawn again")
         x, embedding = self.embed(ids, rng)
         x, positions = ops.positions_forward(x, p.get("positions"))
         gates, gate = gates_forward(p, config, self.gate, ops, rng, all_heads)
         cache, new_memory = Cache(frozen, gates, gate, embedding, positions), []
         for i in range(config.L):
-            layer = self.layer(i, gates, rng, frozen, keep and partial(keep, i))
+            layer = self.layer(i, gates, rng, frozen)
+            if store_kv is not None:
+                layer = layer._replace(store_kv=partial(store_kv, i))
             read = x, memory_of(memory, i)
             y, context, attention_block = attention_block_forward(*read, layer, config, ops)
             if config.M:
                 new_memory.append(remember(x, context, config.M))
             x, second_block = second_block_forward(y, layer, config, ops)
-            if keep is None:
+            if recompute:
+                cache.inputs.append(read)
+            else:
                 cache.attention_blocks.append(attention_block)
                 cache.second_blocks.append(second_block)
-            else:
-                cache.inputs.append(read)
+            if after_layer is not None:
+                after_layer()
         h, cache.norm = norm_forward(x, p, "ln", config, ops)
         return h, new_memory, cache
 
@@ -219,12 +232,20 @@ class Transformer:
 
         Other arguments and results are `forward`'s. `soft`: with `teacher` and `share`, the loss of `ops.distillation`.
         """
-        exact = not (self.config.dropout or self.config.dropout_attention or self.ops.on_device)
-        keep = (lambda *_: None) if exact and ids.size * self.config.D * self.config.L > MUCH * (1 + frozen) else None
-        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen, keep=keep)
+        recompute = self.recomputes(ids, frozen)
+        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen, recompute=recompute)
         arguments = h, targets, self.params, self.config, self.ops
         loss, cache.softmax = vocabulary.predict_forward(*arguments, frozen=frozen, **soft)
         return loss, new_memory, cache
+
+    def recomputes(self, ids: NDArray, frozen: bool) -> bool:
+        """Return whether `loss` recomputes layers: where they would keep much, and the bits are the same."""
+        config, much = self.config, MUCH
+        if config.dropout or config.dropout_attention or self.ops.on_device:
+            return False
+        if frozen:  # they keep about half
+            much *= 2
+        return ids.size * config.D * config.L > much
 
     def backward(self, dloss: float, cache: Cache, *, once: bool = False) -> Parameters:
         """Return the gradients of `loss` with respect to every parameter, by name; if `frozen`, to every `log_alpha`.
@@ -258,7 +279,7 @@ class Transformer:
         del dh  # free it before the layers allocate their memory
         for i in reversed(range(config.L)):
             dlayer: Parameters = {}
-            attention_block, second_block = self.kept(i, cache)
+            attention_block, second_block = self.layer_caches(i, cache)
             dx, dsecond = second_block_backward(dx, second_block, config, ops)
             accumulate(dlayer, dsecond, ops)
             dx, dattention = attention_block_backward(dx, attention_block, config, ops)
@@ -284,8 +305,8 @@ class Transformer:
         accumulate(grads, vocabulary.embed_backward(dx, cache.embedding, config, ops), ops)
         return {name: grads[name] for name in p}, dgates
 
-    def kept(self, i: int, cache: Cache) -> tuple[AttentionBlockCache, SecondBlockCache | None]:
-        """Return what layer i has kept for `backward`, or computes again."""
+    def layer_caches(self, i: int, cache: Cache) -> tuple[AttentionBlockCache, SecondBlockCache | None]:
+        """Return what layer i has kept for `backward`, or recomputes."""
         if not cache.inputs:
             return cache.attention_blocks[i], cache.second_blocks[i]
         layer = self.layer(i, cache.gates, frozen=cache.frozen)
@@ -298,7 +319,6 @@ class Transformer:
         gates: list[LayerGates | None],
         rng: np.random.Generator | None = None,
         frozen: bool = False,
-        keep: Callable[[NDArray, NDArray], None] | None = None,
     ) -> Layer:
         """Return what layer i computes with in one pass, without the heads and blocks that its gates leave out."""
         config, heads, blocks = self.config, gates[i], self.of_blocks(gates, i)
@@ -308,7 +328,7 @@ class Transformer:
         if "R" in self.params:
             p["R"] = self.params["R"]
         scale, unit_scale = (1.0 if part is None else part.scale for part in (heads, blocks))
-        return Layer(p, scale, unit_scale, groups, rng, frozen, keep)
+        return Layer(p, scale, unit_scale, groups, rng, frozen)
 
     def of_blocks(self, gates: list[LayerGates | None], i: int) -> LayerGates | None:
         """Return the gates of layer i's blocks of units, or None if it has none."""
@@ -351,7 +371,7 @@ def gated_outputs(model: Transformer, cache: Cache, part: int) -> list[tuple[NDA
         their units (B, T, H, N), values (H·N, D) and bias (D,). Or the units of the blocks, W2 and b2.
     """
     config, i = model.config, part % model.config.L
-    p, (attention_block, second) = layer_parameters(model.params, i), model.kept(i, cache)
+    p, (attention_block, second) = layer_parameters(model.params, i), model.layer_caches(i, cache)
 
     def bias(name: str) -> NDArray:
         return p[name] if name in p else model.ops.to_device(np.zeros(config.D, p["Wo"].dtype))
