@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import DataConfig, GateConfig, ModelConfig, load_preset
-from tinyprune.kernels.backend import default_backend, get_backend
+from tinyprune.config import DataConfig, GateConfig, ModelConfig
 from tinyprune.model import vocabulary
 from tinyprune.model.blocks import (
     AttentionBlockCache,
@@ -37,7 +36,6 @@ from tinyprune.model.counting import MUCH
 from tinyprune.model.gates import LayerGates, gates_backward, gates_forward, put_active, take_active, take_active_blocks
 from tinyprune.model.parameters import (
     Parameters,
-    init_parameters,
     layer_parameters,
     parameter_shapes,
     put_blocks,
@@ -109,24 +107,6 @@ class Transformer:
     gate: GateConfig | None = None
     ops: Engine = field(default_factory=Engine)
     origin: Origin | None = None
-
-    @classmethod
-    def new(cls, text: Any, seed: int = 0, backend: str | None = None, **sizes: Any) -> Transformer:
-        """Return a model with new weights for a text.
-
-        Args:
-            text: see `load_text`.
-            seed: of the weights.
-            backend: name of the engine, see `get_backend`; None for the compiled one where Numba is installed.
-            sizes: others of `ModelConfig` than the preset `tiny` has, such as L=6, D=192.
-
-        Raises:
-            UsageError: for a setting that is unknown or out of range, or another backend.
-        """
-        config = ModelConfig.from_dict(load_preset("tiny").model.to_dict() | {"V": text.tokenizer.V} | sizes)
-        params = init_parameters(config, np.random.default_rng([seed, 0]))
-        origin = Origin(text.tokenizer, text.data, text.digest)
-        return cls(config, params, None, get_backend(backend or default_backend()), origin)
 
     def __repr__(self) -> str:
         config = self.config
