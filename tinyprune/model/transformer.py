@@ -33,7 +33,14 @@ from tinyprune.model.blocks import (
     second_block_forward,
 )
 from tinyprune.model.counting import MUCH
-from tinyprune.model.gates import LayerGates, gates_backward, gates_forward, put_active, take_active, take_active_blocks
+from tinyprune.model.gates import (
+    LayerGates,
+    gates_backward,
+    gates_forward,
+    put_active,
+    take_active,
+    take_active_blocks,
+)
 from tinyprune.model.parameters import (
     Parameters,
     layer_parameters,
@@ -43,7 +50,8 @@ from tinyprune.model.parameters import (
 )
 from tinyprune.ops.engine import Engine
 
-Memory = list[NDArray]  # for each layer its inputs before the segment, (B, up to M, D)  (Dai et al. 2019)
+# For each layer its inputs before the segment, (B, up to M, D). (Dai et al. 2019)
+Memory = list[NDArray]
 
 
 class Released(Memory):
@@ -84,7 +92,8 @@ class Origin:
     tokenizer: Any  # see `tinyprune.data.Tokenizer`
     data: DataConfig
     digest: str  # sha256 of the text
-    read: tuple[int, int] | None = None  # B, and after how many steps of B segments the last stage has stopped
+    # B, and after how many steps of B segments the last stage has stopped
+    read: tuple[int, int] | None = None
 
 
 @dataclass(repr=False)
@@ -113,8 +122,10 @@ class Transformer:
         parts = [f"{config.kind}, {config.L} layers, {sum(config.heads)} of {config.heads_total} heads"]
         if config.U:
             parts.append(f"{sum(config.blocks)} of {config.L * config.F // config.U} blocks of {config.U} units")
-        size = sum(math.prod(x.shape) for x in self.params.values())
-        return f"Transformer({', '.join(parts)}, {size:,} parameters{', gates' * bool(self.gate)}; {self.ops.name})"
+        parts.append(f"{sum(math.prod(x.shape) for x in self.params.values()):,} parameters")
+        if self.gate is not None:
+            parts.append("gates")
+        return f"Transformer({', '.join(parts)}; {self.ops.name})"
 
     def __post_init__(self) -> None:
         if not isinstance(self.ops, Engine):
@@ -123,7 +134,7 @@ class Transformer:
         for name in (*shapes, *self.params):
             if name not in shapes:
                 raise ValueError(f"params[{name!r}] is not a parameter of this configuration")
-            got = self.params[name].shape if name in self.params else None
+            got = getattr(self.params.get(name), "shape", None)
             if got != shapes[name]:
                 raise ValueError(f"params[{name!r}] must have shape {shapes[name]}, got {got}")
         # Parameters live where the backend computes; those already there are not copied.
@@ -173,7 +184,7 @@ class Transformer:
         config, ops, p = self.config, self.ops, self.params
         check_segment(ids, memory, config)
         if recompute and rng is not None and (config.dropout or config.dropout_attention):
-            raise ValueError("recompute must be False in training with dropout, which would not be drawn again")
+            raise ValueError("recompute must be False in training with dropout, got True")
         x, embedding = self.embed(ids, rng)
         x, positions = ops.positions_forward(x, p.get("positions"))
         gates, gate = gates_forward(p, config, self.gate, ops, rng, all_heads)
@@ -213,7 +224,8 @@ class Transformer:
         Other arguments and results are `forward`'s. `soft`: with `teacher` and `share`, the loss of `ops.distillation`.
         """
         recompute = self.recomputes(ids, frozen)
-        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen, recompute=recompute)
+        options: dict[str, Any] = {"all_heads": all_heads, "frozen": frozen, "recompute": recompute}
+        h, new_memory, cache = self.forward(ids, memory, rng, **options)
         arguments = h, targets, self.params, self.config, self.ops
         loss, cache.softmax = vocabulary.predict_forward(*arguments, frozen=frozen, **soft)
         return loss, new_memory, cache
@@ -247,9 +259,10 @@ class Transformer:
         """
         config, ops, p = self.config, self.ops, self.params
         grads: Parameters = {}
-        found: dict[int, NDArray] = {}
         # loss = cross_entropy(h Eᵀ + out_bias, targets)
-        softmax, cache.softmax = cache.softmax, None if once else cache.softmax
+        softmax = cache.softmax
+        if once:
+            cache.softmax = None
         dh, dsoftmax = vocabulary.predict_backward(dloss, softmax, config, ops)
         accumulate(grads, dsoftmax, ops)
         del softmax
@@ -257,22 +270,23 @@ class Transformer:
         dx, dnorm = norm_backward(dh, cache.norm, "ln", config, ops)
         accumulate(grads, dnorm, ops)
         del dh  # free it before the layers allocate their memory
+        dheads: list[NDArray] = []
+        dblocks: list[NDArray] = []
         for i in reversed(range(config.L)):
-            dlayer: Parameters = {}
             attention_block, second_block = self.layer_caches(i, cache)
             dx, dsecond = second_block_backward(dx, second_block, config, ops)
-            accumulate(dlayer, dsecond, ops)
             dx, dattention = attention_block_backward(dx, attention_block, config, ops)
+            dlayer: Parameters = {}
+            accumulate(dlayer, dsecond, ops)
             accumulate(dlayer, dattention, ops)  # both blocks read the gates
-            heads = partial(put_heads, Dh=config.Dh, put=ops.put_slices, groups=config.groups(i))
-            units = partial(put_blocks, U=config.U, put=ops.put_slices)
-            dlayer = put_active(dlayer, cache.gates[i], "gate", heads, ops)
-            dlayer = put_active(dlayer, self.of_blocks(cache.gates, i), "ffn.gate", units, ops)
-            places = {"gate": i, "ffn.gate": config.L + i}
-            found |= {place: dlayer.pop(name) for name, place in places.items() if name in dlayer}
-            named = {name if name == "R" else f"layers.{i}.{name}": g for name, g in dlayer.items()}
-            accumulate(grads, named, ops)  # all layers read R
-        dgates = [found[place] for place in sorted(found)]
+            dlayer = self.put_layer(i, dlayer, cache.gates)
+            if "gate" in dlayer:
+                dheads.insert(0, dlayer.pop("gate"))
+            if "ffn.gate" in dlayer:
+                dblocks.insert(0, dlayer.pop("ffn.gate"))
+            accumulate(grads, {"R": dlayer.pop("R", None)}, ops)  # all layers read it
+            accumulate(grads, {f"layers.{i}.{name}": g for name, g in dlayer.items()}, ops)
+        dgates = dheads + dblocks
         if self.gate is not None:
             dlog_alpha = gates_backward(dgates, config, self.gate, ops, cache.gate)
             if cache.frozen:
@@ -302,13 +316,27 @@ class Transformer:
     ) -> Layer:
         """Return what layer i computes with in one pass, without the heads and blocks that its gates leave out."""
         config, heads, blocks = self.config, gates[i], self.of_blocks(gates, i)
-        p = {name: x for name, x in layer_parameters(self.params, i).items() if not name.endswith("log_alpha")}
+        p = layer_parameters(self.params, i)
+        p = {name: x for name, x in p.items() if not name.endswith("log_alpha")}
         p, groups = take_active(p, heads, config.groups(i), config.Dh, self.ops)
         p = take_active_blocks(p, blocks, config.U, self.ops)
         if "R" in self.params:
             p["R"] = self.params["R"]
         scale, unit_scale = (1.0 if part is None else part.scale for part in (heads, blocks))
         return Layer(p, scale, unit_scale, groups, rng, frozen)
+
+    def put_layer(self, i: int, grads: Parameters, gates: list[LayerGates | None]) -> Parameters:
+        """Reverse `layer` for gradients by short name: the heads and blocks that were left out get zeros."""
+        config, put = self.config, self.ops.put_slices
+
+        def heads(grads: Parameters, active: NDArray, H: int) -> Parameters:
+            return put_heads(grads, active, H, config.Dh, put, config.groups(i))
+
+        def blocks(grads: Parameters, active: NDArray, count: int) -> Parameters:
+            return put_blocks(grads, active, count, config.U, put)
+
+        grads = put_active(grads, gates[i], "gate", heads, self.ops)
+        return put_active(grads, self.of_blocks(gates, i), "ffn.gate", blocks, self.ops)
 
     def of_blocks(self, gates: list[LayerGates | None], i: int) -> LayerGates | None:
         """Return the gates of layer i's blocks of units, or None if it has none."""
@@ -354,7 +382,9 @@ def gated_outputs(model: Transformer, cache: Cache, part: int) -> list[tuple[NDA
     p, (attention_block, second) = layer_parameters(model.params, i), model.layer_caches(i, cache)
 
     def bias(name: str) -> NDArray:
-        return p[name] if name in p else model.ops.to_device(np.zeros(config.D, p["Wo"].dtype))
+        if name in p:
+            return p[name]
+        return model.ops.to_device(np.zeros(config.D, p["Wo"].dtype))
 
     if part >= config.L:
         assert second is not None  # of a model with blocks
@@ -387,11 +417,11 @@ def check_segment(ids: NDArray, memory: Memory | None, config: ModelConfig) -> N
         raise ValueError(f"ids must have at most T = {config.T} positions, got {ids.shape}")
     if not memory:
         return
-    good = (m.ndim == 3 and m.shape[0] == B and m.shape[1] <= config.M and m.shape[2] == config.D for m in memory)
-    if len(memory) != config.L or not all(good):
-        raise ValueError(
-            f"memory must be {config.L} arrays of ({B}, up to {config.M}, {config.D}), got {[m.shape for m in memory]}"
-        )
+    shapes = [m.shape for m in memory]
+    fits = (len(shape) == 3 and shape == (B, min(shape[1], config.M), config.D) for shape in shapes)
+    if len(memory) != config.L or not all(fits):
+        expected = f"{config.L} arrays of ({B}, up to {config.M}, {config.D})"
+        raise ValueError(f"memory must be {expected}, got {shapes}")
 
 
 def memory_of(memory: Memory | None, i: int) -> NDArray | None:
