@@ -51,6 +51,7 @@ from tinyprune import (
     count_parts,
     evaluate,
     load_preset,
+    new_model,
     ops,
     train,
 )
@@ -594,7 +595,7 @@ for D, H, N in ((128, 8, 32), (96, 4, 50)):
 # %%
 sizes = {"L": 2, "D": 64, "H": 4, "N": 32, "T": 40, "M": 0, "mask": "causal"}
 with yours.engine() as your_ops:
-    small = Transformer.new(text, backend="numpy", positions="learned", **sizes)
+    small = new_model(text, backend="numpy", positions="learned", **sizes)
     small.ops = your_ops
     before = evaluate(small, text, "valid")
     train(small, text, steps=300, B=8, lr=5e-3)

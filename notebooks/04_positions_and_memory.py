@@ -42,7 +42,7 @@ from functools import partial
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tinyprune import Transformer, assert_gradients, get_backend, ops, train
+from tinyprune import Transformer, assert_gradients, get_backend, new_model, ops, train
 from tinyprune.data import Segments
 from tinyprune.notebook import (
     baseline_run,
@@ -371,7 +371,7 @@ yours.check(by_key, attention.by_key, *cases, hint=hint)
 # %%
 sizes = {"L": 2, "D": 64, "H": 4, "N": 32, "T": 40, "M": 40}
 with yours.engine() as your_ops:
-    small = Transformer.new(text, backend="numpy", **sizes)
+    small = new_model(text, backend="numpy", **sizes)
     small.ops = your_ops
     train(small, text, steps=300, B=8, lr=5e-3)
     ids = np.array(text.tokenizer.encode("Items in the sequence are not copied"))[None]

@@ -22,7 +22,7 @@ OPTIONS = TRAINING | {"seed": 0}
 def stages(book) -> dict[str, tp.Transformer]:
     """The models of the run `finished`, made in Python."""
     text = tp.load_text(book)
-    model = tp.train(tp.Transformer.new(text, **MODEL | DROPOUT), text, **OPTIONS)
+    model = tp.train(tp.new_model(text, **MODEL | DROPOUT), text, **OPTIONS)
     gated = tp.gate(model, text, target_heads=3, **OPTIONS)
     small = tp.prune(gated)
     pruned = {name: x.copy() for name, x in small.params.items()}
@@ -65,7 +65,7 @@ def test_a_model_goes_on_in_the_command_line_and_back(stage, saved, commands, st
 def test_gates_for_units_and_a_share_of_the_parameters(book):
     text = tp.load_text(str(book))
     sizes = MODEL | {"kind": "transformer-xl", "persistent": "softmax", "N": 0, "F": 16}
-    model = tp.Transformer.new(text, **sizes)
+    model = tp.new_model(text, **sizes)
     before = {name: x.copy() for name, x in model.params.items()}
     small = tp.prune(tp.gate(model, text, target_parameters=0.7, units=4, steps=3, B=2))
     assert all(np.array_equal(model.params[name], x) for name, x in before.items())
@@ -81,7 +81,7 @@ def test_numbers_and_words(stages):
     assert ", gates; " in repr(stages["models"]["gate"]) and ", 3 of 4 heads, " in repr(stages["models"]["finetune"])
     assert re.fullmatch(r"Text\(book.txt: train [\d,]+, valid \d+, test \d+ tokens, of 26 characters\)", repr(text))
     sizes = {"persistent": "softmax", "N": 0, "F": 8, "U": 2, "M": 0, "mask": "causal", "init_gain": 1.0}
-    units = tp.Transformer.new(text, kind="gpt2", **sizes)
+    units = tp.new_model(text, kind="gpt2", **sizes)
     assert "16 of 16 blocks of 2 units" in repr(units)
     assert tp.load_text(tp.DataConfig(corpus=text.data.corpus, tokenizer="byte")).tokenizer.kind == "byte"
     assert not {"Any", "annotations", "importlib"} & set(dir(tp)) and {"train", "gate", "ops"} <= set(dir(tp))
@@ -106,7 +106,7 @@ def test_what_is_refused_and_how(stages, tmp_path):
     with pytest.raises(UsageError, match="run has stage prune already; give another directory"):
         tp.save(model, tmp_path / "run")
     with pytest.raises(UsageError, match="run has a run of a model of other sizes; give another directory"):
-        one = tp.gate(tp.Transformer.new(text, **MODEL | {"L": 1}), text, target_heads=1, steps=1)
+        one = tp.gate(tp.new_model(text, **MODEL | {"L": 1}), text, target_heads=1, steps=1)
         tp.save(tp.prune(one), tmp_path / "run")
     with pytest.raises(UsageError, match="text has a vocabulary of 3 tokens, the model one of 26"):
         tp.train(model, tp.load_text(other), steps=1)

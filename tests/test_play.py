@@ -29,7 +29,7 @@ return segments.map((ids) => { const found = forward(model, ids, open, memory); 
 @pytest.mark.browser
 @pytest.mark.parametrize("kind", MODELS)
 def test_javascript_computes_what_numpy_computes(driver, book, tmp_path, rng, kind):
-    model = tp.Transformer.new(tp.load_text(book), 3, "numpy", **(SIZES | MODELS[kind]))
+    model = tp.new_model(tp.load_text(book), 3, "numpy", **(SIZES | MODELS[kind]))
     params = {name: np.float16(x + rng.normal(0, 0.2, x.shape)) for name, x in model.params.items()}
     tp.save(dataclasses.replace(model, params={name: np.float32(x) for name, x in params.items()}), tmp_path)
     succeed("play", tmp_path)
@@ -75,7 +75,7 @@ def test_the_page_needs_a_keyboard_and_no_network(driver, finished, tmp_path):
 
 def test_the_file_is_small_whole_and_of_known_models_only(book, finished, tmp_path):
     text, page = write_text(tmp_path), tmp_path / "page.html"
-    run = tp.save(model := tp.Transformer.new(tp.load_text(text), 0, "numpy"), tmp_path / "run").parent
+    run = tp.save(model := tp.new_model(tp.load_text(text), 0, "numpy"), tmp_path / "run").parent
     text.unlink()
     assert "no scores" in succeed("play", run, page).stderr and page.stat().st_size < 2e6
     assert not re.search(r"https?:|\bsrc=|@import|url\(", page.read_text("utf-8"))
@@ -86,5 +86,5 @@ def test_the_file_is_small_whole_and_of_known_models_only(book, finished, tmp_pa
         assert "untouched" in harmless(1, tmp_path, "play", run, page)
     assert "without gates" in refused(2, "play", finished, "--stage=gate")
     of_bytes = tp.load_text(DataConfig(corpus=str(book), tokenizer="byte"))
-    tp.save(tp.Transformer.new(of_bytes, 0, "numpy", **SIZES), tmp_path / "bytes")
+    tp.save(tp.new_model(of_bytes, 0, "numpy", **SIZES), tmp_path / "bytes")
     assert "a tokenizer of characters" in refused(2, "play", tmp_path / "bytes")

@@ -3,7 +3,7 @@
     import tinyprune as tp
 
     text = tp.load_text("pydoc")                                # or a file, or a folder
-    model = tp.train(tp.Transformer.new(text), text, steps=900)
+    model = tp.train(tp.new_model(text), text, steps=900)
     small = tp.prune(tp.gate(model, text, target_heads=16))
     tp.save(tp.finetune(small, text, steps=200), "runs/mine")   # tinyprune generate runs/mine --prompt "The"
     loss, memory, cache = model.loss(ids, targets)              # token numbers, (B, T) each
@@ -54,7 +54,7 @@ __version__ = "0.2.0"
 
 _ROOMS = ("data", "gradcheck", "method", "model", "ops", "plots", "testing", "training")
 _NAMES = {
-    "api": ("evaluate", "finetune", "gate", "generate", "load", "prune", "save", "train"),
+    "api": ("evaluate", "finetune", "gate", "generate", "load", "new_model", "prune", "save", "train"),
     "config": (
         "ChooseConfig",
         "DataConfig",

@@ -4,7 +4,7 @@ where that reads the run's text alone.
     import tinyprune as tp
 
     text = tp.load_text("pydoc")                              # or a file, or a folder
-    model = tp.Transformer.new(text, L=4, H=8)
+    model = tp.new_model(text, L=4, H=8)
     tp.train(model, text, steps=900)
     gated = tp.gate(model, text, target_heads=16)
     small = tp.prune(gated)
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyprune.config import TrainConfig, load_preset, to_toml
+from tinyprune.config import ModelConfig, TrainConfig, load_preset, to_toml
 from tinyprune.data import Text
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import default_backend, get_backend
@@ -33,6 +33,7 @@ from tinyprune.method.recipe import Generators, Recipe, Stage, Watch
 from tinyprune.method.remove import remove_closed_heads as prune  # the third stage, under its own name
 from tinyprune.method.texts import Texts
 from tinyprune.model.generation import generate as generated
+from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Origin, Transformer
 from tinyprune.progress import progress_bar
 from tinyprune.runs.directory import STAGES, RunDirectory, load_model, model_metadata
@@ -41,14 +42,33 @@ from tinyprune.training.evaluation import evaluate as evaluated
 from tinyprune.training.step import LanguageModelling
 from tinyprune.warmup import announced
 
-__all__ = ["evaluate", "finetune", "gate", "generate", "load", "prune", "save", "train"]
+__all__ = ["evaluate", "finetune", "gate", "generate", "load", "new_model", "prune", "save", "train"]
+
+
+def new_model(text: Text, seed: int = 0, backend: str | None = None, **sizes: Any) -> Transformer:
+    """Return a model with new weights for a text.
+
+    Args:
+        text: see `load_text`.
+        seed: of the weights.
+        backend: name of the engine, see `get_backend`; None for the compiled one where Numba is installed.
+        sizes: others of `ModelConfig` than the preset `tiny` has, such as L=6, D=192.
+
+    Raises:
+        UsageError: for a setting that is unknown or out of range, or another backend.
+    """
+    known = load_preset("tiny").model.to_dict() | {"V": text.tokenizer.V}
+    config = ModelConfig.from_dict(known | sizes)
+    params = init_parameters(config, np.random.default_rng([seed, 0]))
+    origin = Origin(text.tokenizer, text.data, text.digest)
+    return Transformer(config, params, None, get_backend(backend or default_backend()), origin)
 
 
 def train(model: Transformer, text: Text, steps: int | None = None, *, seed: int = 0, **settings: Any) -> Transformer:
     """Train a model in place; a progress bar shows how far it is.
 
     Args:
-        model: see `Transformer.new`.
+        model: see `new_model`.
         text: see `load_text`; its tokenizer must be the model's.
         steps: updates; None for those of the preset `tiny`.
         seed: of dropout's noise.
@@ -160,7 +180,7 @@ def save(model: Transformer, path: str | Path) -> Path:
     """Write a model to a .safetensors file, or as a stage of a run to a directory, where the command line goes on.
 
     Args:
-        model: with the text that it was made for, as from `Transformer.new` or `load`.
+        model: with the text that it was made for, as from `new_model` or `load`.
         path: it is the stage gate if it has gates, prune if it has lost heads or blocks, and train otherwise.
 
     Returns:
@@ -242,5 +262,5 @@ class _Bar(Watch):
 def _origin(model: Transformer) -> Origin:
     """Return the text that a model was made for. Raises UsageError if it does not know."""
     if model.origin is None:
-        raise UsageError("the model does not know its tokenizer; make it with Transformer.new(text), or load it")
+        raise UsageError("the model does not know its tokenizer; make it with new_model(text), or load it")
     return model.origin

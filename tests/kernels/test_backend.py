@@ -1,14 +1,16 @@
 """Backends: every operation is there, and what a backend lacks is the textbook's."""
 
+import ast
 import inspect
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command import settings, write_text
 
-from tinyprune import ops
+from tinyprune import kernels, ops
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import BACKENDS, get_backend
 from tinyprune.ops.engine import Engine
@@ -29,6 +31,19 @@ def test_numpy_is_the_textbook():
     assert all(function(getattr(backend, name)) is function(getattr(ops, name)) for name in ops.OPERATIONS)
     x = object()
     assert backend.to_device(x) is x and backend.to_host(x) is x and backend.compiling is None
+
+
+@pytest.mark.parametrize("folder", ["cpu", "cuda"])
+def test_an_engine_has_no_public_name_but_those_of_the_textbooks_engine(folder):
+    """Otherwise a kernel whose name is misspelt would never be called. The page is read, as CUDA may not be here."""
+    page = Path(kernels.__file__).parent / folder / "engine.py"
+    engines = [node for node in ast.parse(page.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
+    assert len(engines) == 2
+    for engine in engines:
+        assigned = [node.targets[0].id for node in engine.body if isinstance(node, ast.Assign)]
+        names = assigned + [node.name for node in engine.body if isinstance(node, ast.FunctionDef)]
+        unknown = [name for name in names if not name.startswith("_") and not hasattr(Engine, name)]
+        assert names and not unknown, f"{engine.name} defines {unknown}, which {Engine.__name__} has not"
 
 
 def without_numba(*arguments: str) -> subprocess.CompletedProcess:

@@ -120,7 +120,17 @@ def test_layers_that_backward_computes_again_give_the_same_bits(kind, rng, monke
         loss, _, cache = model.loss(*both, model.forward(ids)[1], np.random.default_rng(4))
         assert (len(cache.inputs), len(cache.attention_blocks)) == ((0, 2) if much else (2, 0))
         found.append([loss, *model.backward(1.0, cache).values()])
-    assert all(map(np.array_equal, *found)) and not build(kind, dropout=0.1).loss(*both)[2].inputs
+    model = build(kind, dropout=0.1)
+    assert all(map(np.array_equal, *found)) and not model.loss(*both)[2].inputs
+    assert len(model.forward(ids, recompute=True)[2].inputs) == 2  # in evaluation nothing is dropped
+    with pytest.raises(ValueError, match="recompute must be False in training with dropout"):
+        model.forward(ids, rng=np.random.default_rng(4), recompute=True)
+
+
+def test_after_each_layer_its_caller_is_told_so(rng):
+    model, calls = build(), []
+    model.forward(rng.integers(0, V, (2, T)), after_layer=lambda: calls.append("layer"))
+    assert calls == ["layer"] * model.config.L
 
 
 @pytest.mark.parametrize("hard", [True, False])

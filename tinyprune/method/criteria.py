@@ -72,7 +72,7 @@ def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) ->
     textbook = storing_weights(model)
 
     def scores(cache: Cache) -> Iterable[NDArray]:
-        return (textbook.kept(i, cache)[0].attention.a.max(-1).mean((0, 2)) for i in range(model.config.L))
+        return (textbook.layer_caches(i, cache)[0].attention.a.max(-1).mean((0, 2)) for i in range(model.config.L))
 
     return _mean_over_segments(textbook, tokens, scores, all_heads=True)
 

@@ -36,7 +36,7 @@ class Layer(NamedTuple):
         groups: for each of the H heads the number of the key-value head, below K, that it reads; None: K = H.
         rng: for dropout; None for evaluation.
         frozen: whether matrices and their biases get no gradients.
-        keep: called with the keys and values that the heads read, (B, S, H, Dh), for generation; None to skip.
+        store_kv: called with the keys and values that the heads read, (B, S, H, Dh), which generation caches.
     """
 
     p: Parameters
@@ -45,7 +45,7 @@ class Layer(NamedTuple):
     groups: Sequence[int] | None = None
     rng: np.random.Generator | None = None
     frozen: bool = False
-    keep: Callable[[NDArray, NDArray], None] | None = None
+    store_kv: Callable[[NDArray, NDArray], None] | None = None
 
 
 class AttentionBlockCache(NamedTuple):
@@ -58,7 +58,7 @@ class AttentionBlockCache(NamedTuple):
     rotary_k: Any
     repeat_k: Any
     repeat_v: Any
-    attention: Any  # of the engine; its `o` holds the head outputs before their gates, (B, T, H, Dh)
+    attention: Any  # the engine's; its `o` holds the outputs of heads before their gates, (B, T, H, Dh)
     Wo: tuple
     residual: tuple
 
@@ -83,16 +83,18 @@ def attention_block_forward(
     p, T = layer.p, x.shape[1]
     context, joined = ops.context_forward(m, x)  # (B, S, D)
     n, norm = norm_forward(context, p, "ln", config, ops)
-    q, k, v, r, projections = heads_forward(n, T, layer, config, ops)  # q (B, T, H, Dh), k and v (B, S, K, Dh)
-    q, rotary_q = ops.rotary_forward(q, config.rotary, k.shape[1] - T)  # the first query has position S − T
+    # q (B, T, H, Dh), k and v (B, S, K, Dh); the first query has position S − T
+    q, k, v, r, projections = heads_forward(n, T, layer, config, ops)
+    q, rotary_q = ops.rotary_forward(q, config.rotary, k.shape[1] - T)
     k, rotary_k = ops.rotary_forward(k, config.rotary)
     k, repeat_k = ops.repeat_heads_forward(k, layer.groups)  # (B, S, H, Dh)
     v, repeat_v = ops.repeat_heads_forward(v, layer.groups)
-    if layer.keep is not None:
-        layer.keep(k, v)
+    if layer.store_kv is not None:
+        layer.store_kv(k, v)
     others = (p.get(name) for name in ("u", "w", "pk", "pv", "gate"))
-    options: dict[str, Any] = {"scale": layer.scale, "dropout": config.dropout_attention, "rng": layer.rng}
-    o, attention = ops.attention_forward(q, k, v, r, *others, span=config.span, **options)  # (B, T, H, Dh)
+    options: dict[str, Any] = {"span": config.span, "scale": layer.scale}
+    options |= {"dropout": config.dropout_attention, "rng": layer.rng}
+    o, attention = ops.attention_forward(q, k, v, r, *others, **options)  # (B, T, H, Dh)
     a, Wo = ops.linear_forward(merged(o), p["Wo"], p.get("bo"), frozen=layer.frozen)  # (B, T, D)
     y, residual = ops.residual_forward(x, a, config.dropout, layer.rng)
     caches = joined, norm, projections, rotary_q, rotary_k, repeat_k, repeat_v, attention, Wo, residual
@@ -118,7 +120,8 @@ def attention_block_backward(
     del da, do  # memory use peaks here, so arrays are freed as soon as possible
     grads = dict(zip(("u", "w", "pk", "pv", "gate"), others, strict=True)) | {"Wo": dWo, "bo": dbo}
     # k, v = repeat_heads(k), repeat_heads(v)
-    dk, dv = ops.repeat_heads_backward(dk, cache.repeat_k), ops.repeat_heads_backward(dv, cache.repeat_v)
+    dk = ops.repeat_heads_backward(dk, cache.repeat_k)
+    dv = ops.repeat_heads_backward(dv, cache.repeat_v)
     # q, k = rotary(q), rotary(k)
     dq, dk = ops.rotary_backward(dq, cache.rotary_q), ops.rotary_backward(dk, cache.rotary_k)
     # q, k, v, r = n[:, S-T:] Wq + bq, n Wk + bk, n Wv + bv, R[:S] Wr
@@ -206,7 +209,7 @@ def output_backward(dout: NDArray, cache: Any, ops: Engine) -> tuple[NDArray, Pa
 
 def gelu_forward(n: NDArray, layer: Layer, ops: Engine) -> tuple[NDArray, Any]:
     """Compute gelu(n W1 + b1) W2 + b2 (GPT-2)."""
-    a, inner = ops.linear_forward(n, layer.p["ffn.W1"], layer.p.get("ffn.b1"), frozen=layer.frozen)  # (..., F)
+    a, inner = ops.linear_forward(n, layer.p["ffn.W1"], layer.p.get("ffn.b1"), frozen=layer.frozen)
     h, activation = ops.gelu_forward(a)
     out, outer = output_forward(h, layer, ops)
     return out, (inner, activation, outer)
@@ -295,12 +298,13 @@ def heads_forward(
         r: R[:S] Wr, position keys of a context of S, (S, H, Dh); None without R.
         cache: what `heads_backward` needs.
     """
-    R = layer.p.get("R")
-    read = None if R is None else R[: n.shape[1]]
+    R, rows = layer.p.get("R"), 0
+    if R is not None:
+        R, rows = R[: n.shape[1]], len(R)
     weights, biases = ([layer.p.get(name) for name in names] for names in (WEIGHTS, BIASES))
-    outs, cache = ops.projections_forward(n, read, weights, biases, T, frozen=layer.frozen)
+    outs, cache = ops.projections_forward(n, R, weights, biases, T, frozen=layer.frozen)
     q, k, v, *r = (by_head(x, config.Dh) for x in outs)
-    return q, k, v, r[0] if r else None, (cache, 0 if R is None else len(R))
+    return q, k, v, r[0] if r else None, (cache, rows)
 
 
 def heads_backward(

@@ -13,13 +13,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
 from tinyprune.errors import NotFiniteError
-from tinyprune.model.blocks import Layer, by_head, heads_forward, merged, norm_forward, second_block_forward
+from tinyprune.model.blocks import (
+    Layer,
+    by_head,
+    heads_forward,
+    merged,
+    norm_forward,
+    second_block_forward,
+)
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.progress import progress_bar
@@ -38,13 +46,13 @@ class Context:
 
     def __init__(self, places: int, ops: Engine) -> None:
         self.places, self.ops = places, ops
-        self.buffers: list[NDArray] = []  # keys and values, (2 · places, H, Dh) each, made for the first token
+        # keys and values, (2 · places, H, Dh) each, made for the first token
+        self.buffers: list[NDArray] = []
         self.end = 0
 
     def add(self, *new: NDArray) -> list[NDArray]:
         """Add keys and values (B, n, H, Dh); return those that the last token sees, (B, seen, H, Dh)."""
-        B = len(new[0])
-        new = tuple(x[0, -self.places :] if B == 1 else x.swapaxes(0, 1)[-self.places :] for x in new)
+        new = tuple(by_token(x)[-self.places :] for x in new)
         n, C, set_rows = len(new[0]), self.places, self.ops.set_rows
         if not self.buffers:
             shape = (2 * C, *new[0].shape[1:])  # of which the system gives only what is written to
@@ -56,8 +64,21 @@ class Context:
         for buffer, x in zip(self.buffers, new, strict=True):
             set_rows(buffer[self.end : self.end + n], x)
         self.end += n
-        seen = (buffer[max(0, self.end - C) : self.end] for buffer in self.buffers)
-        return [x.reshape(1, *x.shape) if B == 1 else x.swapaxes(0, 1) for x in seen]
+        return [by_text(buffer[max(0, self.end - C) : self.end]) for buffer in self.buffers]
+
+
+def by_token(x: NDArray) -> NDArray:
+    """Return (B, n, H, Dh) with the tokens first: (n, H, Dh) of one text, (n, B, H, Dh) of several."""
+    if len(x) == 1:
+        return x[0]
+    return x.swapaxes(0, 1)
+
+
+def by_text(x: NDArray) -> NDArray:
+    """Reverse `by_token`."""
+    if x.ndim == 3:
+        return x.reshape(1, *x.shape)
+    return x.swapaxes(0, 1)
 
 
 class CachedDecoder:
@@ -73,8 +94,12 @@ class CachedDecoder:
     def __init__(self, model: Transformer) -> None:
         config = model.config
         self.reader = model  # of a prompt
-        self.model = model if model.ops.on_device else dataclasses.replace(model, ops=Engine())
-        self.places = 1 + (config.M if config.mask == "same-length" else config.M + config.T - 1)
+        self.model = model
+        if not model.ops.on_device:
+            self.model = dataclasses.replace(model, ops=Engine())
+        self.places = 1 + config.M
+        if config.mask == "causal":
+            self.places += config.T - 1
         gates = self.model.gates()
         self.layers = [self.model.layer(i, gates) for i in range(config.L)]
         self.r = [position_keys(layer, config, self.model.ops) for layer in self.layers]
@@ -96,18 +121,21 @@ class CachedDecoder:
         The first T of a text are read together, as in training: a sentence takes hardly longer than a token. Those
         after them are read one by one. Raises ValueError unless all are in 0 … V−1.
         """
-        T = self.model.config.T
-        together, others = (tokens[:T], tokens[T:]) if self.read == 0 else (tokens[:0], tokens)
-        if len(together):
-            h, _, _ = self.reader.forward(together[None], frozen=True, keep=self.keep)
+        config, others = self.model.config, tokens
+        if self.read == 0:
+            together, others = tokens[: config.T], tokens[config.T :]
+            # nothing is kept for a backward pass
+            options: dict[str, Any] = {"frozen": True, "recompute": True, "store_kv": self.store_kv}
+            h, _, _ = self.reader.forward(together[None], **options)
             h = h[0, len(together) - 1]
             self.read = len(together)
-            self.latest = together.tolist() if self.model.config.positions == "learned" else []
+            if config.positions == "learned":
+                self.latest = together.tolist()
         for token in others:
             h = self.read_token(int(token))
         return h
 
-    def keep(self, i: int, keys: NDArray, values: NDArray) -> None:
+    def store_kv(self, i: int, keys: NDArray, values: NDArray) -> None:
         """Take over layer i's keys and values of a text, (1, n, H, Dh)."""
         self.contexts[i].add(keys, values)
 
@@ -116,7 +144,7 @@ class CachedDecoder:
         config = self.model.config
         learned = config.positions == "learned"
         if learned and self.read == config.T:
-            latest = self.latest[-(config.T // 2) :] if config.T > 1 else []
+            latest = self.latest[config.T - config.T // 2 :]  # none of them if T = 1
             self.clear()
             if latest:
                 self.read_text(np.array(latest))
@@ -145,7 +173,8 @@ class CachedDecoder:
         q, k = (ops.rotary_forward(x, config.rotary, self.read)[0] for x in (q, k))
         k, v = self.contexts[i].add(*(ops.repeat_heads_forward(x, layer.groups)[0] for x in (k, v)))
         others = (p.get(name) for name in ("u", "w", "pk", "pv", "gate"))
-        r = None if r is None else r[: k.shape[1]]
+        if r is not None:
+            r = r[: k.shape[1]]
         o, _ = ops.attention_forward(q, k, v, r, *others, scale=layer.scale)
         a, _ = ops.linear_forward(merged(o), p["Wo"], p.get("bo"))
         return ops.add(x, a)
@@ -198,11 +227,12 @@ def continuation(
 ) -> Iterator[int]:
     """Do the work of `generate`, which checks the arguments before the first token is requested."""
     decoder = CachedDecoder(model)
-    token = None
+    newest = prompt
     for _ in range(tokens):
-        h = decoder.read_text(prompt) if token is None else decoder.read_token(token)
-        token = sample(decoder.predict(h), rng, temperature, top_k)
+        log_p = decoder.predict(decoder.read_text(newest))
+        token = sample(log_p, rng, temperature, top_k)
         yield token
+        newest = np.array([token])
 
 
 def sample(log_p: NDArray, rng: np.random.Generator, temperature: float, top_k: int | None) -> int:
@@ -213,7 +243,8 @@ def sample(log_p: NDArray, rng: np.random.Generator, temperature: float, top_k: 
         return int(np.argmax(log_p))
     order = np.argsort(-log_p, kind="stable")[:top_k]  # likeliest first; all of them when top_k is None
     scores = log_p[order].astype(np.float64)
-    with np.errstate(over="ignore"):  # a temperature near 0 sends all but the likeliest to exp(−inf) = 0
+    # a temperature near 0 sends all but the likeliest to exp(−inf) = 0
+    with np.errstate(over="ignore"):
         p = np.exp((scores - scores.max()) / temperature)
     return int(rng.choice(order, p=p / p.sum()))
 

@@ -25,8 +25,8 @@ from tinyprune.model.vocabulary import embedding_shapes, softmax_shapes
 from tinyprune.ops import put_slices, take_slices
 
 # Which axis of a layer's parameter runs over heads. Those in WIDE have Dh entries for each head, the others one.
-HEAD_AXIS = {"Wq": 1, "Wk": 1, "Wv": 1, "Wr": 1, "Wo": 0, "u": 0, "w": 0, "pk": 0, "pv": 0, "log_alpha": 0}
-HEAD_AXIS |= {"net.pk": 0, "net.pb": 0, "net.pv": 0, "bq": 0, "bk": 0, "bv": 0}
+HEAD_AXIS = {"Wq": 1, "Wk": 1, "Wv": 1, "Wr": 1, "Wo": 0, "u": 0, "w": 0, "pk": 0, "pv": 0}
+HEAD_AXIS |= {"log_alpha": 0, "net.pk": 0, "net.pb": 0, "net.pv": 0, "bq": 0, "bk": 0, "bv": 0}
 WIDE = ("Wq", "Wk", "Wv", "Wr", "Wo", "bq", "bk", "bv")
 SHARED = ("Wk", "Wv", "bk", "bv")  # by the heads of a group
 # The same for blocks of units; all have U entries for each.
@@ -44,8 +44,10 @@ def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tupl
     """Return name and shape of every parameter, in the order of the forward pass; with `log_alpha` if `gated`."""
     D, Dh, N, F, T, M = config.D, config.Dh, config.N, config.F, config.T, config.M
     shapes = embedding_shapes(config)
-    if config.positions != "rotary":
-        shapes |= {"R": (M + T, D)} if config.relative else {"positions": (T, D)}
+    if config.positions == "relative":
+        shapes["R"] = (M + T, D)
+    elif config.positions == "learned":
+        shapes["positions"] = (T, D)
     for i, H in enumerate(config.heads):
         layer: dict[str, tuple[int, ...]] = norm_shapes(config, "ln")
         K = len(config.kv_ids(i))
@@ -80,9 +82,12 @@ def norm_shapes(config: ModelConfig, prefix: str) -> dict[str, tuple[int, ...]]:
 def feedforward_shapes(config: ModelConfig, i: int) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the parameters of layer i's feed-forward block, without its norm."""
     D, F = config.D, config.width(i)
-    inner = ("W1", "Wg") if config.feedforward == "swiglu" else ("W1",)
+    matrices = {"W1": (D, F)}
+    if config.feedforward == "swiglu":
+        matrices["Wg"] = (D, F)
+    matrices["W2"] = (F, D)
     shapes: dict[str, tuple[int, ...]] = {}
-    for W, shape in [*((name, (D, F)) for name in inner), ("W2", (F, D))]:
+    for W, shape in matrices.items():
         shapes[f"ffn.{W}"] = shape
         if config.biased_outputs:
             shapes[f"ffn.b{W[1]}"] = shape[1:]
@@ -114,8 +119,9 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
         elif is_bias(name):
             value = np.zeros(shape)
         else:
-            layer = name.startswith("layers.")
-            bound = config.init_gain * math.sqrt(1 / (config.D * config.L)) if layer else math.sqrt(1 / config.D)
+            bound = math.sqrt(1 / config.D)
+            if name.startswith("layers."):
+                bound = config.init_gain * math.sqrt(1 / (config.D * config.L))
             value = rng.uniform(-bound, bound, shape)
         params[name] = value.astype(dtype)
     return params
@@ -156,11 +162,10 @@ def take_heads(
         groups: `ModelConfig.groups` of the layer.
     """
     taken = dict(layer)
-    shared = read_by(heads, groups)
+    numbers = dict.fromkeys(HEAD_AXIS, heads) | dict.fromkeys(SHARED, read_by(heads, groups))
     for name, axis in HEAD_AXIS.items():
         if name in layer:
-            own = shared if name in SHARED else heads
-            taken[name] = take(layer[name], own, axis, Dh if name in WIDE else 1)
+            taken[name] = take(layer[name], numbers[name], axis, entries_of_a_head(name, Dh))
     return taken
 
 
@@ -183,12 +188,18 @@ def put_heads(
         groups: `ModelConfig.groups` of the whole layer.
     """
     whole = dict(grads)
-    shared, K = read_by(heads, groups), H if groups is None else max(groups) + 1
+    shared = read_by(heads, groups), H if groups is None else max(groups) + 1
+    places = dict.fromkeys(HEAD_AXIS, (heads, H)) | dict.fromkeys(SHARED, shared)
     for name, axis in HEAD_AXIS.items():
         if name in grads:
-            own, count = (shared, K) if name in SHARED else (heads, H)
-            whole[name] = put(grads[name], own, axis, count, Dh if name in WIDE else 1)
+            numbers, count = places[name]
+            whole[name] = put(grads[name], numbers, axis, count, entries_of_a_head(name, Dh))
     return whole
+
+
+def entries_of_a_head(name: str, Dh: int) -> int:
+    """Return how many entries of a parameter, along its axis of heads, belong to each head."""
+    return Dh if name in WIDE else 1
 
 
 def read_by(heads: Sequence[int] | NDArray, groups: Sequence[int] | None) -> Sequence[int] | NDArray:
@@ -200,11 +211,19 @@ def take_blocks(
     layer: Parameters, blocks: Sequence[int] | NDArray, U: int, take: Callable[..., NDArray] = take_slices
 ) -> Parameters:
     """Return a layer with only the given blocks of U units, as `take_heads` does with heads."""
-    return layer | {name: take(layer[name], blocks, axis, U) for name, axis in UNIT_AXIS.items() if name in layer}
+    taken = dict(layer)
+    for name, axis in UNIT_AXIS.items():
+        if name in layer:
+            taken[name] = take(layer[name], blocks, axis, U)
+    return taken
 
 
 def put_blocks(
     grads: Parameters, blocks: Sequence[int] | NDArray, count: int, U: int, put: Callable[..., NDArray] = put_slices
 ) -> Parameters:
     """Reverse `take_blocks` for gradients of a layer with `count` blocks: those left out get zeros."""
-    return grads | {name: put(grads[name], blocks, axis, count, U) for name, axis in UNIT_AXIS.items() if name in grads}
+    whole = dict(grads)
+    for name, axis in UNIT_AXIS.items():
+        if name in grads:
+            whole[name] = put(grads[name], blocks, axis, count, U)
+    return whole

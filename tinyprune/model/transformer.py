@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import DataConfig, GateConfig, ModelConfig, load_preset
-from tinyprune.kernels.backend import default_backend, get_backend
+from tinyprune.config import DataConfig, GateConfig, ModelConfig
 from tinyprune.model import vocabulary
 from tinyprune.model.blocks import (
     AttentionBlockCache,
@@ -34,10 +33,16 @@ from tinyprune.model.blocks import (
     second_block_forward,
 )
 from tinyprune.model.counting import MUCH
-from tinyprune.model.gates import LayerGates, gates_backward, gates_forward, put_active, take_active, take_active_blocks
+from tinyprune.model.gates import (
+    LayerGates,
+    gates_backward,
+    gates_forward,
+    put_active,
+    take_active,
+    take_active_blocks,
+)
 from tinyprune.model.parameters import (
     Parameters,
-    init_parameters,
     layer_parameters,
     parameter_shapes,
     put_blocks,
@@ -45,7 +50,8 @@ from tinyprune.model.parameters import (
 )
 from tinyprune.ops.engine import Engine
 
-Memory = list[NDArray]  # for each layer its inputs before the segment, (B, up to M, D)  (Dai et al. 2019)
+# For each layer its inputs before the segment, (B, up to M, D). (Dai et al. 2019)
+Memory = list[NDArray]
 
 
 class Released(Memory):
@@ -64,7 +70,7 @@ class Cache:
         attention_blocks: of each layer; `attention_blocks[i].attention.o` holds the head outputs before their gates,
             (B, T, H, Dh).
         second_blocks: of each layer, or None; see `gated_outputs`.
-        inputs: instead of both, what each layer has read, x (B, T, D) and its memory; see `Transformer.kept`.
+        inputs: instead of both, where layers are recomputed, what each has read: x (B, T, D) and its memory.
     """
 
     frozen: bool
@@ -86,7 +92,8 @@ class Origin:
     tokenizer: Any  # see `tinyprune.data.Tokenizer`
     data: DataConfig
     digest: str  # sha256 of the text
-    read: tuple[int, int] | None = None  # B, and after how many steps of B segments the last stage has stopped
+    # B, and after how many steps of B segments the last stage has stopped
+    read: tuple[int, int] | None = None
 
 
 @dataclass(repr=False)
@@ -110,31 +117,15 @@ class Transformer:
     ops: Engine = field(default_factory=Engine)
     origin: Origin | None = None
 
-    @classmethod
-    def new(cls, text: Any, seed: int = 0, backend: str | None = None, **sizes: Any) -> Transformer:
-        """Return a model with new weights for a text.
-
-        Args:
-            text: see `load_text`.
-            seed: of the weights.
-            backend: name of the engine, see `get_backend`; None for the compiled one where Numba is installed.
-            sizes: others of `ModelConfig` than the preset `tiny` has, such as L=6, D=192.
-
-        Raises:
-            UsageError: for a setting that is unknown or out of range, or another backend.
-        """
-        config = ModelConfig.from_dict(load_preset("tiny").model.to_dict() | {"V": text.tokenizer.V} | sizes)
-        params = init_parameters(config, np.random.default_rng([seed, 0]))
-        origin = Origin(text.tokenizer, text.data, text.digest)
-        return cls(config, params, None, get_backend(backend or default_backend()), origin)
-
     def __repr__(self) -> str:
         config = self.config
         parts = [f"{config.kind}, {config.L} layers, {sum(config.heads)} of {config.heads_total} heads"]
         if config.U:
             parts.append(f"{sum(config.blocks)} of {config.L * config.F // config.U} blocks of {config.U} units")
-        size = sum(math.prod(x.shape) for x in self.params.values())
-        return f"Transformer({', '.join(parts)}, {size:,} parameters{', gates' * bool(self.gate)}; {self.ops.name})"
+        parts.append(f"{sum(math.prod(x.shape) for x in self.params.values()):,} parameters")
+        if self.gate is not None:
+            parts.append("gates")
+        return f"Transformer({', '.join(parts)}; {self.ops.name})"
 
     def __post_init__(self) -> None:
         if not isinstance(self.ops, Engine):
@@ -143,7 +134,7 @@ class Transformer:
         for name in (*shapes, *self.params):
             if name not in shapes:
                 raise ValueError(f"params[{name!r}] is not a parameter of this configuration")
-            got = self.params[name].shape if name in self.params else None
+            got = getattr(self.params.get(name), "shape", None)
             if got != shapes[name]:
                 raise ValueError(f"params[{name!r}] must have shape {shapes[name]}, got {got}")
         # Parameters live where the backend computes; those already there are not copied.
@@ -159,7 +150,9 @@ class Transformer:
         *,
         all_heads: bool = False,
         frozen: bool = False,
-        keep: Callable[[int, NDArray, NDArray], None] | None = None,
+        recompute: bool = False,
+        store_kv: Callable[[int, NDArray, NDArray], None] | None = None,
+        after_layer: Callable[[], None] | None = None,
     ) -> tuple[NDArray, Memory, Cache]:
         """Return the hidden states of a segment.
 
@@ -172,8 +165,12 @@ class Transformer:
                 move is left out and costs nothing.
             frozen: whether `backward` is to return the gradients of the gates alone. What only the others need is then
                 neither kept nor computed, except for norms, persistent vectors and an adaptive vocabulary.
-            keep: called with each layer's number and the keys and values that its heads read, (B, S, H, Dh). Only the
-                layers' inputs are then kept, from which `backward` computes them again, without dropout.
+            recompute: keep only the inputs of the layers; `backward` computes each layer again from its own, without
+                dropout, and so with less memory in more time. (Activation recomputation, Chen et al. 2016, arXiv
+                1604.06174; also called gradient checkpointing.)
+            store_kv: called with each layer's number and the keys and values that its heads read, (B, S, H, Dh), which
+                generation caches.
+            after_layer: called after each layer, which has then read its parameters.
 
         Returns:
             h: (B, T, D), after the last norm.
@@ -181,26 +178,33 @@ class Transformer:
             cache: for `backward`.
 
         Raises:
-            ValueError: if an id is out of range, T too long, or the memory does not fit this model and batch.
+            ValueError: if an id is out of range, T too long, the memory does not fit this model and batch, or layers
+                with dropout are to be recomputed.
         """
         config, ops, p = self.config, self.ops, self.params
         check_segment(ids, memory, config)
+        if recompute and rng is not None and (config.dropout or config.dropout_attention):
+            raise ValueError("recompute must be False in training with dropout, got True")
         x, embedding = self.embed(ids, rng)
         x, positions = ops.positions_forward(x, p.get("positions"))
         gates, gate = gates_forward(p, config, self.gate, ops, rng, all_heads)
         cache, new_memory = Cache(frozen, gates, gate, embedding, positions), []
         for i in range(config.L):
-            layer = self.layer(i, gates, rng, frozen, keep and partial(keep, i))
+            layer = self.layer(i, gates, rng, frozen)
+            if store_kv is not None:
+                layer = layer._replace(store_kv=partial(store_kv, i))
             read = x, memory_of(memory, i)
             y, context, attention_block = attention_block_forward(*read, layer, config, ops)
             if config.M:
                 new_memory.append(remember(x, context, config.M))
             x, second_block = second_block_forward(y, layer, config, ops)
-            if keep is None:
+            if recompute:
+                cache.inputs.append(read)
+            else:
                 cache.attention_blocks.append(attention_block)
                 cache.second_blocks.append(second_block)
-            else:
-                cache.inputs.append(read)
+            if after_layer is not None:
+                after_layer()
         h, cache.norm = norm_forward(x, p, "ln", config, ops)
         return h, new_memory, cache
 
@@ -219,12 +223,21 @@ class Transformer:
 
         Other arguments and results are `forward`'s. `soft`: with `teacher` and `share`, the loss of `ops.distillation`.
         """
-        exact = not (self.config.dropout or self.config.dropout_attention or self.ops.on_device)
-        keep = (lambda *_: None) if exact and ids.size * self.config.D * self.config.L > MUCH * (1 + frozen) else None
-        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen, keep=keep)
+        recompute = self.recomputes(ids, frozen)
+        options: dict[str, Any] = {"all_heads": all_heads, "frozen": frozen, "recompute": recompute}
+        h, new_memory, cache = self.forward(ids, memory, rng, **options)
         arguments = h, targets, self.params, self.config, self.ops
         loss, cache.softmax = vocabulary.predict_forward(*arguments, frozen=frozen, **soft)
         return loss, new_memory, cache
+
+    def recomputes(self, ids: NDArray, frozen: bool) -> bool:
+        """Return whether `loss` recomputes layers: where they would keep much, and the bits are the same."""
+        config, much = self.config, MUCH
+        if config.dropout or config.dropout_attention or self.ops.on_device:
+            return False
+        if frozen:  # they keep about half
+            much *= 2
+        return ids.size * config.D * config.L > much
 
     def backward(self, dloss: float, cache: Cache, *, once: bool = False) -> Parameters:
         """Return the gradients of `loss` with respect to every parameter, by name; if `frozen`, to every `log_alpha`.
@@ -246,9 +259,10 @@ class Transformer:
         """
         config, ops, p = self.config, self.ops, self.params
         grads: Parameters = {}
-        found: dict[int, NDArray] = {}
         # loss = cross_entropy(h Eᵀ + out_bias, targets)
-        softmax, cache.softmax = cache.softmax, None if once else cache.softmax
+        softmax = cache.softmax
+        if once:
+            cache.softmax = None
         dh, dsoftmax = vocabulary.predict_backward(dloss, softmax, config, ops)
         accumulate(grads, dsoftmax, ops)
         del softmax
@@ -256,22 +270,23 @@ class Transformer:
         dx, dnorm = norm_backward(dh, cache.norm, "ln", config, ops)
         accumulate(grads, dnorm, ops)
         del dh  # free it before the layers allocate their memory
+        dheads: list[NDArray] = []
+        dblocks: list[NDArray] = []
         for i in reversed(range(config.L)):
-            dlayer: Parameters = {}
-            attention_block, second_block = self.kept(i, cache)
+            attention_block, second_block = self.layer_caches(i, cache)
             dx, dsecond = second_block_backward(dx, second_block, config, ops)
-            accumulate(dlayer, dsecond, ops)
             dx, dattention = attention_block_backward(dx, attention_block, config, ops)
+            dlayer: Parameters = {}
+            accumulate(dlayer, dsecond, ops)
             accumulate(dlayer, dattention, ops)  # both blocks read the gates
-            heads = partial(put_heads, Dh=config.Dh, put=ops.put_slices, groups=config.groups(i))
-            units = partial(put_blocks, U=config.U, put=ops.put_slices)
-            dlayer = put_active(dlayer, cache.gates[i], "gate", heads, ops)
-            dlayer = put_active(dlayer, self.of_blocks(cache.gates, i), "ffn.gate", units, ops)
-            places = {"gate": i, "ffn.gate": config.L + i}
-            found |= {place: dlayer.pop(name) for name, place in places.items() if name in dlayer}
-            named = {name if name == "R" else f"layers.{i}.{name}": g for name, g in dlayer.items()}
-            accumulate(grads, named, ops)  # all layers read R
-        dgates = [found[place] for place in sorted(found)]
+            dlayer = self.put_layer(i, dlayer, cache.gates)
+            if "gate" in dlayer:
+                dheads.insert(0, dlayer.pop("gate"))
+            if "ffn.gate" in dlayer:
+                dblocks.insert(0, dlayer.pop("ffn.gate"))
+            accumulate(grads, {"R": dlayer.pop("R", None)}, ops)  # all layers read it
+            accumulate(grads, {f"layers.{i}.{name}": g for name, g in dlayer.items()}, ops)
+        dgates = dheads + dblocks
         if self.gate is not None:
             dlog_alpha = gates_backward(dgates, config, self.gate, ops, cache.gate)
             if cache.frozen:
@@ -284,8 +299,8 @@ class Transformer:
         accumulate(grads, vocabulary.embed_backward(dx, cache.embedding, config, ops), ops)
         return {name: grads[name] for name in p}, dgates
 
-    def kept(self, i: int, cache: Cache) -> tuple[AttentionBlockCache, SecondBlockCache | None]:
-        """Return what layer i has kept for `backward`, or computes again."""
+    def layer_caches(self, i: int, cache: Cache) -> tuple[AttentionBlockCache, SecondBlockCache | None]:
+        """Return what layer i has kept for `backward`, or recomputes."""
         if not cache.inputs:
             return cache.attention_blocks[i], cache.second_blocks[i]
         layer = self.layer(i, cache.gates, frozen=cache.frozen)
@@ -298,17 +313,30 @@ class Transformer:
         gates: list[LayerGates | None],
         rng: np.random.Generator | None = None,
         frozen: bool = False,
-        keep: Callable[[NDArray, NDArray], None] | None = None,
     ) -> Layer:
         """Return what layer i computes with in one pass, without the heads and blocks that its gates leave out."""
         config, heads, blocks = self.config, gates[i], self.of_blocks(gates, i)
-        p = {name: x for name, x in layer_parameters(self.params, i).items() if not name.endswith("log_alpha")}
+        p = layer_parameters(self.params, i)
+        p = {name: x for name, x in p.items() if not name.endswith("log_alpha")}
         p, groups = take_active(p, heads, config.groups(i), config.Dh, self.ops)
         p = take_active_blocks(p, blocks, config.U, self.ops)
         if "R" in self.params:
             p["R"] = self.params["R"]
         scale, unit_scale = (1.0 if part is None else part.scale for part in (heads, blocks))
-        return Layer(p, scale, unit_scale, groups, rng, frozen, keep)
+        return Layer(p, scale, unit_scale, groups, rng, frozen)
+
+    def put_layer(self, i: int, grads: Parameters, gates: list[LayerGates | None]) -> Parameters:
+        """Reverse `layer` for gradients by short name: the heads and blocks that were left out get zeros."""
+        config, put = self.config, self.ops.put_slices
+
+        def heads(grads: Parameters, active: NDArray, H: int) -> Parameters:
+            return put_heads(grads, active, H, config.Dh, put, config.groups(i))
+
+        def blocks(grads: Parameters, active: NDArray, count: int) -> Parameters:
+            return put_blocks(grads, active, count, config.U, put)
+
+        grads = put_active(grads, gates[i], "gate", heads, self.ops)
+        return put_active(grads, self.of_blocks(gates, i), "ffn.gate", blocks, self.ops)
 
     def of_blocks(self, gates: list[LayerGates | None], i: int) -> LayerGates | None:
         """Return the gates of layer i's blocks of units, or None if it has none."""
@@ -351,10 +379,12 @@ def gated_outputs(model: Transformer, cache: Cache, part: int) -> list[tuple[NDA
         their units (B, T, H, N), values (H·N, D) and bias (D,). Or the units of the blocks, W2 and b2.
     """
     config, i = model.config, part % model.config.L
-    p, (attention_block, second) = layer_parameters(model.params, i), model.kept(i, cache)
+    p, (attention_block, second) = layer_parameters(model.params, i), model.layer_caches(i, cache)
 
     def bias(name: str) -> NDArray:
-        return p[name] if name in p else model.ops.to_device(np.zeros(config.D, p["Wo"].dtype))
+        if name in p:
+            return p[name]
+        return model.ops.to_device(np.zeros(config.D, p["Wo"].dtype))
 
     if part >= config.L:
         assert second is not None  # of a model with blocks
@@ -387,11 +417,11 @@ def check_segment(ids: NDArray, memory: Memory | None, config: ModelConfig) -> N
         raise ValueError(f"ids must have at most T = {config.T} positions, got {ids.shape}")
     if not memory:
         return
-    good = (m.ndim == 3 and m.shape[0] == B and m.shape[1] <= config.M and m.shape[2] == config.D for m in memory)
-    if len(memory) != config.L or not all(good):
-        raise ValueError(
-            f"memory must be {config.L} arrays of ({B}, up to {config.M}, {config.D}), got {[m.shape for m in memory]}"
-        )
+    shapes = [m.shape for m in memory]
+    fits = (len(shape) == 3 and shape == (B, min(shape[1], config.M), config.D) for shape in shapes)
+    if len(memory) != config.L or not all(fits):
+        expected = f"{config.L} arrays of ({B}, up to {config.M}, {config.D})"
+        raise ValueError(f"memory must be {expected}, got {shapes}")
 
 
 def memory_of(memory: Memory | None, i: int) -> NDArray | None:

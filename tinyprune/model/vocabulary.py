@@ -37,11 +37,17 @@ def embedding_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def softmax_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of what only the softmax has: biases, and vectors for the clusters of rarer words."""
     if not config.cutoffs:
-        shapes: dict[str, tuple[int, ...]] = {} if config.tied else {"unembedding": (config.V, config.D)}
-        return shapes | ({"out_bias": (config.V,)} if config.bias == "output" else {})
+        shapes: dict[str, tuple[int, ...]] = {}
+        if not config.tied:
+            shapes["unembedding"] = (config.V, config.D)
+        if config.bias == "output":
+            shapes["out_bias"] = (config.V,)
+        return shapes
     C = len(config.cutoffs)
     shapes = {"cluster.weight": (C, config.D), "cluster.bias": (C,)}
-    return shapes | {f"out_bias.{c}": (end - first,) for c, (first, end) in enumerate(cluster_ranges(config))}
+    for c, (first, end) in enumerate(cluster_ranges(config)):
+        shapes[f"out_bias.{c}"] = (end - first,)
+    return shapes
 
 
 def clusters(p: Parameters, config: ModelConfig) -> tuple[list[NDArray], list[NDArray]]:
@@ -113,19 +119,23 @@ def predict_backward(dloss: float, cache: tuple, config: ModelConfig, ops: Engin
     """Return the gradients of `predict_forward`: dh (B, T, D), and those of the parameters by name."""
     if config.cutoffs:
         dh, dtables, dprojections, dweight, dbias, dbiases = ops.adaptive_softmax_backward(dloss, cache)
-        own = {"cluster.weight": dweight, "cluster.bias": dbias} | {f"out_bias.{c}": g for c, g in enumerate(dbiases)}
-        return dh, by_name(dtables, dprojections) | own
+        grads = by_name(dtables, dprojections) | {"cluster.weight": dweight, "cluster.bias": dbias}
+        return dh, grads | {f"out_bias.{c}": g for c, g in enumerate(dbiases)}
     output, softmax, loss_backward = cache
     # loss = cross_entropy(logits) or distillation(logits), logits = h Eᵀ + out_bias
     dlogits = loss_backward(dloss, softmax)
     dh, dtable, dbias = ops.linear_backward(dlogits, output)
-    grads = {} if dtable is None else {"embedding" if config.tied else "unembedding": dtable.T}
-    return dh, grads if dbias is None else grads | {"out_bias": dbias}
+    grads = {}
+    if dtable is not None:
+        grads["embedding" if config.tied else "unembedding"] = dtable.T
+    if dbias is not None:
+        grads["out_bias"] = dbias
+    return dh, grads
 
 
 def output_table(p: Parameters) -> NDArray:
     """Return the table (V, D) whose rows the hidden state is compared with."""
-    return p["unembedding"] if "unembedding" in p else p["embedding"]
+    return p.get("unembedding", p["embedding"])
 
 
 def by_name(dtables: list[NDArray], dprojections: list[NDArray]) -> Parameters:

@@ -16,7 +16,6 @@ and not in this list: see `ops.hard_concrete` and `ops.l0`.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import ModuleType
 from typing import Any
 
 from tinyprune.ops import (
@@ -193,12 +192,6 @@ class Engine(Machine):
     # Before an update; the engine of a GPU overrides it, so that nothing waits.
     clipping = clipping.clipping
     # A layer's error as a loss of its gates.
-
-
-def override(engine: type[Engine], module: ModuleType, names: str) -> None:
-    """Give an engine the functions of a module that have these names, in place of NumPy's."""
-    for name in names.split():
-        setattr(engine, name, staticmethod(getattr(module, name)))
 
 
 OPERATIONS = tuple(name for name in vars(Engine) if not name.startswith("__"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Self
 
 from numpy.typing import NDArray
@@ -41,9 +42,10 @@ class Distillation(Objective):
     ) -> Gradients:
         """See `Objective`."""
         t, own = self.teacher, None if memory is None else self.memory
-        h, self.memory = t.forward(ids, own, keep=lambda *_: release(t.params))[:2]
+        release_weights = partial(release, t.params)  # where they are mapped, a layer at a time is in memory
+        h, self.memory, _ = t.forward(ids, own, recompute=True, after_layer=release_weights)
         loss, memory, cache = model.loss(ids, targets, memory, rng, teacher=t.log_probabilities(h), share=self.share)
-        release(t.params)
+        release_weights()
         return {"loss": loss}, memory, model.backward(1.0, cache, once=True)
 
     def state(self) -> dict[str, NDArray]:

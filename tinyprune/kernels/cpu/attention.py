@@ -16,13 +16,23 @@ log-sum-exp `lse`. The tricks, and in data/results/speed/kernels.md what each bu
 - The relative shift is free. Position scores (q_t + w)·r are a product with a row for each query t of the tile and a
   column c for each distance, falling; query t needs column c = j + 31 − t for key j. They are written first, to the
   memory of s, as if its rows were one number longer. So each row begins one place further right than the row above it,
-  and every position score lies where the score of its key belongs; q·k is added to it. Backward reads ds through the
-  same longer rows for dr and the positions' part of dq. With tiles of 4, a bar before key 0, and columns c as numbers:
+  and every position score lies where the score of its key belongs; q·k is added to it. With tiles of 4, a bar before
+  key 0, and columns c as numbers:
 
       row t = 0 of s    · 0 1 2 | 3 4 5 6 …
               1         · · 0 1 | 2 3 4 5 …
               2         · · · 0 | 1 2 3 4 …
               3         · · · · | 0 1 2 3 …
+
+  Backward has ds where s was, a row for each query, and reads it through the same longer rows for dr and the positions'
+  part of dq. Then column c holds ds of all pairs at one distance, of query t with key j = c + t − 31; with keys as
+  numbers, and dots for the zeros that are written before key 0:
+
+      column c          0 1 2 3 4 5 6 …
+      row t = 0 of ds   · · · 0 1 2 3 …
+              1         · · 0 1 2 3 4 …           dr of column c += Σ_t ds[t, c] · (q_t + w)
+              2         · 0 1 2 3 4 5 …           dq_t += Σ_c ds[t, c] · (r of column c)
+              3         0 1 2 3 4 5 6 …
 - 2^x replaces e^x; log2 e is folded into the queries.
 - Keys that no query of the tile sees are skipped, and so is the backward of heads whose gate is 0.
 - Dropped weights are recomputed from their hash, not stored.
@@ -249,7 +259,8 @@ def head_forward(x, factor, out, lse, gated, b, h, sizes, dropout, places, scrat
     queries, running, s, panels = scratch
     W = lanes(s)
     width = 2 * W
-    zero, edge = int64(0), int64(TILE)  # a tile's scores begin TILE later, so that the longer rows can begin earlier
+    zero = int64(0)
+    edge = int64(TILE)  # a tile's scores begin TILE later, so that the longer rows can begin earlier
     stride = H * D
     k_at = (b * S * H + h) * D
     pack_rows(x.k, k_at, stride, S, panels, places.k, zero, (places.v - places.k) // (width * D), D, 1.0)
@@ -314,8 +325,9 @@ def forward_heads(counter, parts, x, factors, out, lse, gated, sizes, dropout, m
             h, b = unit // B, unit % B
             if h != packed:
                 pack_parameters(x, h, panels, places, sizes)
+                pv_scale = broadcast(out, sizes.pv_scale)
                 for n in range(0, N * D, W):
-                    store(panels, places.pv + n, multiply(load(x.pv, h * N * D + n), broadcast(out, sizes.pv_scale)))
+                    store(panels, places.pv + n, multiply(load(x.pv, h * N * D + n), pv_scale))
                 packed = h
             head_forward(x, factors[h], out, lse, gated, b, h, sizes, dropout, places, scratch)
         part = fetch_add(counter)
@@ -371,6 +383,72 @@ def store_gradients(dqueries, b, h, t0, grad, duw_at, sizes):
 
 
 @part
+def persistent_backward(x, h, count, entry, sizes, dropout, places, scratch):
+    """Add what the persistent keys contribute to the gradients of a tile's queries, and these to those of pk and pv."""
+    S, N, D, row = sizes.S, sizes.N, sizes.D, sizes.row
+    tile, s, ds, panels, d_panels = scratch
+    zero, edge = int64(0), int64(TILE)
+    for a in range(0, N, CHUNK):
+        n = min(CHUNK, N - a)
+        wide = round_up(n, 2 * lanes(s))
+        pk, pv = places.pk + a * D, places.pv + a * D
+        mask = Mask(zero, n, zero)
+        scores(tile.queries, zero, panels, pk, wide, s, edge, row, D, mask, False)
+        scores(tile.do, zero, panels, pv, wide, ds, edge, row, D, mask, False)
+        at = entry + S + a
+        softmax_rows_backward(s, ds, edge, wide, mask, count, tile.lse, tile.delta, at, sizes, dropout)
+        mix(ds, edge, row, x.pk, (h * N + a) * D, D, n, tile.dqueries, zero, D, mask)
+        outer(tile.do, zero, s, edge, row, wide, d_panels, pv, D, mask)
+        outer(tile.queries, zero, ds, edge, row, wide, d_panels, pk, D, mask)
+
+
+@part
+def context_backward(x, b, h, t0, count, entry, sizes, dropout, places, scratch):
+    """Add what the context keys contribute to the gradients of a tile's queries, and these to those of k, v and r."""
+    S, H, D, row = sizes.S, sizes.H, sizes.D, sizes.row
+    tile, s, ds, panels, d_panels = scratch
+    zero, width, q_u = int64(0), 2 * lanes(s), TILE * D
+    visible = visible_keys(t0, sizes, places.front, width)
+    ready = visible.unread
+    for a in range(0, visible.keys, CHUNK):
+        n = min(CHUNK, visible.keys - a)
+        wide, first = round_up(n, width), visible.first + a
+        k, v = places.k + first * D, places.v + first * D
+        at, own = TILE + a, visible.own - first
+        mask = Mask(own - sizes.span, own + 1, int64(1))
+        ready = context_scores(tile.queries, panels, places, visible, a, wide, ready, s, sizes, mask)
+        scores(tile.do, zero, panels, v, wide, ds, at, row, D, mask, False)
+        entry_0 = entry + first
+        softmax_rows_backward(s, ds, at, wide, mask, count, tile.lse, tile.delta, entry_0, sizes, dropout)
+        k_at, n_keys = ((b * S + first) * H + h) * D, min(n, S - first)
+        mix(ds, at, row, x.k, k_at, H * D, n_keys, tile.dqueries, q_u, D, mask)
+        outer(tile.do, zero, s, at, row, wide, d_panels, v, D, mask)
+        outer(tile.queries, q_u, ds, at, row, wide, d_panels, k, D, mask)
+        if sizes.relative:
+            positions_backward(x, h, visible, a, n, sizes, places, scratch)
+
+
+@part
+def positions_backward(x, h, visible, a, n, sizes, places, scratch):
+    """Add what the columns a … a + n − 1 of position scores contribute to the gradients of q + w, and to that of r.
+
+    They are complete as soon as ds of the keys up to a + n is known. The first ones are empty: no query sees so far, or
+    they are farther than S − 1.
+    """
+    H, D, row = sizes.H, sizes.D, sizes.row + 1  # the longer rows
+    tile, _, ds, _, d_panels = scratch
+    width, q_w = 2 * lanes(ds), 2 * TILE * D
+    position, own = visible.positions + a, visible.own - visible.first - a
+    skip = max(0, own - sizes.span + TILE - 1, places.front - position)
+    distance = sizes.S - 1 - (position - places.front + skip)
+    r_at, at = (distance * H + h) * D, 1 + a + skip
+    mix(ds, at, row, x.r, r_at, -H * D, n - skip, tile.dqueries, q_w, D, EVERY_KEY)
+    skip = skip // width * width
+    to, at, wide = (position + skip) * D, 1 + a + skip, round_up(n, width) - skip
+    outer(tile.queries, q_w, ds, at, row, wide, d_panels, to, D, EVERY_KEY)
+
+
+@part
 def head_backward(x, out, lse, dout, grad, slot, b, factor, sizes, dropout, places, scratch):
     """Compute dq, dk and dv of one head of one batch entry, and add to the gradients of r, pk, pv, u and w.
 
@@ -380,65 +458,24 @@ def head_backward(x, out, lse, dout, grad, slot, b, factor, sizes, dropout, plac
     Returns Σ dout · o, from which the gate's gradient comes.
     """
     never_inline()
-    _, T, S, N, H, D, span, row = sizes[:8]
-    tile, s, ds, panels, d_panels = scratch
-    h = slot % H
-    width = 2 * lanes(s)
-    zero, edge = int64(0), int64(TILE)  # as in `head_forward`
-    q_u, q_w = TILE * D, 2 * TILE * D
-    stride = H * D
-    k_at = (b * S * H + h) * D
-    pack_rows(x.k, k_at, stride, S, panels, places.k, zero, (places.v - places.k) // (width * D), D, 1.0)
-    pack_rows(x.v, k_at, stride, S, panels, places.v, zero, (places.end - places.v) // (width * D), D, 1.0)
+    _, T, S, N, H, D = sizes[:6]
+    tile, _, ds, panels, d_panels = scratch
+    h, zero = slot % H, int64(0)
+    width, stride, k_at = 2 * lanes(ds), H * D, (b * S * H + h) * D
+    context = (places.v - places.k) // (width * D)  # panels of k, and as many of v
+    pack_rows(x.k, k_at, stride, S, panels, places.k, zero, context, D, 1.0)
+    pack_rows(x.v, k_at, stride, S, panels, places.v, zero, context, D, 1.0)
     fill_zero(d_panels, places.k, places.end - places.k)
     gate_sum = 0.0
     for t in range(TILE):
-        fill_zero(ds, t * row, edge)  # read through the longer rows, these are keys before the first one
+        fill_zero(ds, t * sizes.row, int64(TILE))  # before key 0
     for t0 in range(0, T, TILE):
-        count = min(TILE, T - t0)
-        entry = ((b * H + h) * T + t0) * (S + N)
+        count, entry = min(TILE, T - t0), ((b * H + h) * T + t0) * (S + N)
         load_queries(x, b, h, t0, sizes, tile.queries)
         fill_zero(tile.dqueries, zero, 3 * TILE * D)
         gate_sum = load_gradients(dout, out, lse, b, h, t0, factor, sizes, tile, gate_sum)
-        for a in range(0, N, CHUNK):
-            n = min(CHUNK, N - a)
-            wide = round_up(n, width)
-            pk, pv = places.pk + a * D, places.pv + a * D
-            mask = Mask(zero, n, zero)
-            scores(tile.queries, zero, panels, pk, wide, s, edge, row, D, mask, False)
-            scores(tile.do, zero, panels, pv, wide, ds, edge, row, D, mask, False)
-            softmax_rows_backward(s, ds, edge, wide, mask, count, tile.lse, tile.delta, entry + S + a, sizes, dropout)
-            mix(ds, edge, row, x.pk, (h * N + a) * D, D, n, tile.dqueries, zero, D, mask)
-            outer(tile.do, zero, s, edge, row, wide, d_panels, pv, D, mask)
-            outer(tile.queries, zero, ds, edge, row, wide, d_panels, pk, D, mask)
-        visible = visible_keys(t0, sizes, places.front, width)
-        ready = visible.unread
-        for a in range(0, visible.keys, CHUNK):
-            n = min(CHUNK, visible.keys - a)
-            wide, first = round_up(n, width), visible.first + a
-            k, v = places.k + first * D, places.v + first * D
-            own = visible.own - first
-            mask = Mask(own - span, own + 1, int64(1))
-            ready = context_scores(tile.queries, panels, places, visible, a, wide, ready, s, sizes, mask)
-            scores(tile.do, zero, panels, v, wide, ds, edge + a, row, D, mask, False)
-            softmax_rows_backward(
-                s, ds, edge + a, wide, mask, count, tile.lse, tile.delta, entry + first, sizes, dropout
-            )
-            n_keys = min(n, S - first)
-            mix(ds, edge + a, row, x.k, k_at + first * stride, stride, n_keys, tile.dqueries, q_u, D, mask)
-            outer(tile.do, zero, s, edge + a, row, wide, d_panels, v, D, mask)
-            outer(tile.queries, q_u, ds, edge + a, row, wide, d_panels, k, D, mask)
-            if sizes.relative:
-                # Column c of the longer rows holds ds of one key of each query, up to key c. So columns a … a + n are
-                # complete now. The first ones are empty: no query sees so far, or they are farther than S − 1.
-                position = visible.positions + a
-                skip = max(0, own - span + TILE - 1, places.front - position)
-                distance = S - 1 - (position - places.front + skip)
-                r_at = (distance * H + h) * D
-                mix(ds, 1 + a + skip, row + 1, x.r, r_at, -stride, n - skip, tile.dqueries, q_w, D, EVERY_KEY)
-                skip = skip // width * width
-                to = (position + skip) * D
-                outer(tile.queries, q_w, ds, 1 + a + skip, row + 1, wide - skip, d_panels, to, D, EVERY_KEY)
+        persistent_backward(x, h, count, entry, sizes, dropout, places, scratch)
+        context_backward(x, b, h, t0, count, entry, sizes, dropout, places, scratch)
         store_gradients(tile.dqueries, b, h, t0, grad, slot * 2 * D, sizes)
     unpack_rows(d_panels, places.k, zero, S, grad.dk, k_at, stride, D, LN_2)
     unpack_rows(d_panels, places.v, zero, S, grad.dv, k_at, stride, D, 1.0)

@@ -20,7 +20,7 @@ from tinyprune.kernels.cpu import (
     rotary,
     updates,
 )
-from tinyprune.ops.engine import Engine, override
+from tinyprune.ops.engine import Engine
 
 jit.watch_threads()
 
@@ -55,25 +55,44 @@ class Numba(Engine):
         finally:
             numba.set_num_threads(before)
 
+    # Primitives, in the order of `ops.engine`.
+    matmul = staticmethod(products.matmul)
+    weight_gradient = staticmethod(products.weight_gradient)
+    column_sums = staticmethod(products.column_sums)
+    sum_rows = staticmethod(embedding.sum_rows)
+    concatenate = staticmethod(joins.concatenate)
+    attention_forward = staticmethod(attention.attention_forward)  # type: ignore[assignment]  # another cache
+    attention_backward = staticmethod(attention.attention_backward)  # type: ignore[assignment]
+    rotate = staticmethod(rotary.rotate)
+    layernorm_forward = staticmethod(norms.layernorm_forward)
+    layernorm_backward = staticmethod(norms.layernorm_backward)
+    rmsnorm_forward = staticmethod(norms.rmsnorm_forward)
+    rmsnorm_backward = staticmethod(norms.rmsnorm_backward)
+    gelu_forward = staticmethod(activations.gelu_forward)
+    gelu_backward = staticmethod(activations.gelu_backward)
+    swiglu_forward = staticmethod(activations.swiglu_forward)
+    swiglu_backward = staticmethod(activations.swiglu_backward)
+    units_gradient = staticmethod(products.units_gradient)
+    residual_forward = staticmethod(dropout.residual_forward)
+    residual_backward = staticmethod(dropout.residual_backward)
+    add = staticmethod(joins.add)
+    embedding_forward = staticmethod(embedding.embedding_forward)
+    embedding_backward = staticmethod(embedding.embedding_backward)
+    log_softmax = staticmethod(cross_entropy.log_softmax)
+    cross_entropy_forward = staticmethod(cross_entropy.cross_entropy_forward)
+    cross_entropy_backward = staticmethod(cross_entropy.cross_entropy_backward)
+    distillation_forward = staticmethod(cross_entropy.distillation_forward)
+    distillation_backward = staticmethod(cross_entropy.distillation_backward)
+    squared_norms = staticmethod(updates.squared_norms)
+    adamw_updates = staticmethod(updates.adamw_updates)
+    scales_update = staticmethod(updates.scales_update)
+    # Of other primitives, with the engine as their first parameter.
     linear_forward = linear.linear_forward
     linear_backward = linear.linear_backward
-
-
-override(Numba, products, "matmul weight_gradient column_sums units_gradient")
-override(Numba, embedding, "sum_rows embedding_forward embedding_backward")
-override(Numba, joins, "concatenate add")
-override(Numba, attention, "attention_forward attention_backward")
-override(Numba, rotary, "rotate")
-override(Numba, norms, "layernorm_forward layernorm_backward rmsnorm_forward rmsnorm_backward")
-override(Numba, activations, "gelu_forward gelu_backward swiglu_forward swiglu_backward")
-override(Numba, dropout, "residual_forward residual_backward")
-override(Numba, cross_entropy, "log_softmax cross_entropy_forward cross_entropy_backward")
-override(Numba, cross_entropy, "distillation_forward distillation_backward")
-override(Numba, updates, "squared_norms adamw_updates scales_update")
 
 
 class WithoutAttention(Numba):
     """For a step that compiles all kernels but those of attention."""
 
-    attention_forward = staticmethod(ahead.zero_forward)
-    attention_backward = staticmethod(ahead.zero_backward)
+    attention_forward = staticmethod(ahead.zero_forward)  # type: ignore[assignment]  # another cache
+    attention_backward = staticmethod(ahead.zero_backward)  # type: ignore[assignment]

@@ -14,7 +14,7 @@ from tinyprune.kernels.cuda.device.memory import POOL
 from tinyprune.kernels.cuda.operations import attention, cross_entropy, embedding, gathers, maps, norms, updates
 from tinyprune.kernels.cuda.parts.arguments import check_in_place
 from tinyprune.kernels.cuda.products import primitives
-from tinyprune.ops.engine import Array, Engine, override
+from tinyprune.ops.engine import Array, Engine
 
 
 class Cuda(Engine):
@@ -41,19 +41,50 @@ class Cuda(Engine):
             POOL.most_used = POOL.bytes_used
         return POOL.most_used
 
+    # Primitives, in the order of `ops.engine`.
+    matmul = staticmethod(primitives.matmul)
+    weight_gradient = staticmethod(primitives.weight_gradient)
+    column_sums = staticmethod(primitives.column_sums)
+    take_rows = staticmethod(embedding.take_rows)
+    add_rows = staticmethod(embedding.add_rows)
+    set_rows = staticmethod(gathers.set_rows)
+    sum_rows = staticmethod(embedding.sum_rows)
+    multiply_rows = staticmethod(gathers.multiply_rows)
+    row_dots = staticmethod(gathers.row_dots)
+    concatenate = staticmethod(gathers.concatenate)
+    take_slices = staticmethod(gathers.take_slices)
+    put_slices = staticmethod(gathers.put_slices)
+    sum_heads = staticmethod(gathers.sum_heads)
+    attention_forward = staticmethod(attention.attention_forward)
+    attention_backward = staticmethod(attention.attention_backward)
+    rotate = staticmethod(maps.rotate)
+    layernorm_forward = staticmethod(norms.layernorm_forward)
+    layernorm_backward = staticmethod(norms.layernorm_backward)
+    rmsnorm_forward = staticmethod(norms.rmsnorm_forward)
+    rmsnorm_backward = staticmethod(norms.rmsnorm_backward)
+    gelu_forward = staticmethod(maps.gelu_forward)
+    gelu_backward = staticmethod(maps.gelu_backward)
+    swiglu_forward = staticmethod(maps.swiglu_forward)
+    swiglu_backward = staticmethod(maps.swiglu_backward)
+    units_gradient = staticmethod(gathers.units_gradient)
+    residual_forward = staticmethod(maps.residual_forward)
+    residual_backward = staticmethod(maps.residual_backward)
+    add = staticmethod(maps.add)
+    embedding_forward = staticmethod(embedding.embedding_forward)
+    embedding_backward = staticmethod(embedding.embedding_backward)
+    log_softmax = staticmethod(cross_entropy.log_softmax)
+    cross_entropy_forward = staticmethod(cross_entropy.cross_entropy_forward)
+    cross_entropy_backward = staticmethod(cross_entropy.cross_entropy_backward)
+    squared_norms = staticmethod(updates.squared_norms)
+    adamw_updates = staticmethod(updates.adamw_updates)
+    lamb_update = staticmethod(updates.lamb_update)
+    # Several at once, and what needs no copy to main memory.
+    matmuls = staticmethod(primitives.matmuls)
+    weight_gradients = staticmethod(primitives.weight_gradients)
+    clipping = staticmethod(updates.clipping)
+    # Of other primitives, with the engine as their first parameter.
     linear_forward = linear.linear_forward
     linear_backward = linear.linear_backward
-
-
-override(Cuda, primitives, "matmul weight_gradient column_sums matmuls weight_gradients")
-override(Cuda, embedding, "take_rows add_rows sum_rows embedding_forward embedding_backward")
-override(Cuda, gathers, "set_rows multiply_rows row_dots concatenate take_slices put_slices sum_heads units_gradient")
-override(Cuda, attention, "attention_forward attention_backward")
-override(Cuda, maps, "rotate gelu_forward gelu_backward swiglu_forward swiglu_backward residual_forward")
-override(Cuda, maps, "residual_backward add")
-override(Cuda, norms, "layernorm_forward layernorm_backward rmsnorm_forward rmsnorm_backward")
-override(Cuda, cross_entropy, "log_softmax cross_entropy_forward cross_entropy_backward")
-override(Cuda, updates, "squared_norms clipping adamw_updates lamb_update")
 
 
 def moved(move: Callable[[Array], Array], value: Any) -> Any:
