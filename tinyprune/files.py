@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tinyprune.errors import SaveError, UsageError
+from tinyprune.errors import CheckpointError, SaveError, UsageError
 
 
 def cache_directory() -> Path:
@@ -34,6 +34,11 @@ def save_error(what: str, error: OSError) -> SaveError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     remedy = "free some space" if full else "make sure that its directory exists and is writable"
     return SaveError(f"cannot write {what}: {error.strerror or error}; what was there before is untouched; {remedy}")
+
+
+def read_error(path: Path, error: OSError) -> CheckpointError:
+    """Build the error for `error`, raised while reading `path`."""
+    return CheckpointError(f"cannot read {path}: {error.strerror or error}; check its permissions")
 
 
 def replace_file(path: Path, content: bytes | Iterable, kind: str = "") -> None:
