@@ -36,9 +36,9 @@ def save_error(what: str, error: OSError) -> SaveError:
     return SaveError(f"cannot write {what}: {error.strerror or error}; what was there before is untouched; {remedy}")
 
 
-def read_error(path: Path, error: OSError) -> CheckpointError:
-    """Build the error for `error`, raised while reading `path`."""
-    return CheckpointError(f"cannot read {path}: {error.strerror or error}; check its permissions")
+def read_error(what: object, error: OSError) -> CheckpointError:
+    """Build the error for `error`, raised while reading `what`, a file."""
+    return CheckpointError(f"cannot read {what}: {error.strerror or error}; check its permissions")
 
 
 def replace_file(path: Path, content: bytes | Iterable, kind: str = "") -> None:
