@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tinyprune.errors import SaveError, UsageError
+from tinyprune.errors import CheckpointError, SaveError, UsageError
 
 
 def cache_directory() -> Path:
@@ -25,7 +25,8 @@ def cache_directory() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "tinyprune"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "tinyprune" / "Cache"
+        local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        return Path(local) / "tinyprune" / "Cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinyprune"
 
 
@@ -33,7 +34,13 @@ def save_error(what: str, error: OSError) -> SaveError:
     """Build the error for `error`, raised while writing `what`: it says that nothing is lost, and what to do."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     remedy = "free some space" if full else "make sure that its directory exists and is writable"
-    return SaveError(f"cannot write {what}: {error.strerror or error}; what was there before is untouched; {remedy}")
+    said = f"{error.strerror or error}; what was there before is untouched; {remedy}"
+    return SaveError(f"cannot write {what}: {said}")
+
+
+def read_error(what: object, error: OSError) -> CheckpointError:
+    """Build the error for `error`, raised while reading `what`, a file."""
+    return CheckpointError(f"cannot read {what}: {error.strerror or error}; check its permissions")
 
 
 def replace_file(path: Path, content: bytes | Iterable, kind: str = "") -> None:
@@ -51,10 +58,12 @@ def replace_file(path: Path, content: bytes | Iterable, kind: str = "") -> None:
         SaveError: if it cannot be written, for example because the disk is full. The old file is untouched.
     """
     temporary = path.with_name(path.name + ".tmp")
+    if isinstance(content, bytes):
+        content = [content]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -86,9 +95,9 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     holder = path.with_name(path.name + ".by")
-    lock = FileLock(path, timeout=-1 if wait else 0)
+    lock = FileLock(path)
     try:
-        lock.acquire()
+        lock.acquire(blocking=wait)
     except Timeout as error:
         who = ""
         with contextlib.suppress(OSError):
@@ -99,7 +108,8 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
     except OSError as error:
         raise save_error(f"lock {path}", error) from error
     try:
-        replace_file(holder, f"{os.getpid()} on {platform.node()}, since {time.strftime('%F %T')}".encode())
+        by = f"{os.getpid()} on {platform.node()}, since {time.strftime('%F %T')}"
+        replace_file(holder, by.encode())
         yield
     finally:
         holder.unlink(missing_ok=True)

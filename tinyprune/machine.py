@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 
 from tinyprune.kernels.gpu import driver_version, gpu_name
 
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # by Linux's flag, the widest first
-BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # Linux's flags of products of bfloat16 numbers: x86 processors, ARM's
-HOLD_BLAS_BACK = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # environment variables that can slow OpenBLAS down
+# Linux's flags of products of bfloat16 numbers: x86 processors, ARM's.
+BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+# Environment variables that can slow OpenBLAS down.
+HOLD_BLAS_BACK = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
 def processors() -> int:
@@ -43,8 +46,8 @@ def has_bf16() -> bool:
 def processor_name() -> str:
     """Return the processor's name, as far as the system tells, and on Linux the widest vectors of an x86 processor."""
     text = cpuinfo()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
+    named = re.search(r"^model name[^:\n]*:(.*)", text, re.MULTILINE)
+    name = named[1].strip() if named else platform.processor() or platform.machine()
     flags = set(text.split())
     vectors = next((f" with {vectors}" for flag, vectors in VECTORS.items() if flag in flags), "")
     return name + vectors
@@ -62,10 +65,14 @@ def describe_machine(threads: int, packages: tuple[str, ...], gpu: bool = False)
     """
     import numpy as np
 
-    device = f"{gpu_name()}, driver for CUDA {'.'.join(map(str, driver_version() or ()))}, " if gpu else ""
-    system = f"{processors()} processors, {threads} threads, {platform.system()}, Python {platform.python_version()}"
-    versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("numpy", *packages))
+    said = [processor_name(), f"{processors()} processors", f"{threads} threads", platform.system()]
+    said.append(f"Python {platform.python_version()}")
+    if gpu:
+        driver = ".".join(map(str, driver_version() or ()))
+        said = [gpu_name(), f"driver for CUDA {driver}", *said]
+    said += [f"{package} {metadata.version(package)}" for package in ("numpy", *packages)]
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    said.append(f"BLAS {blas['name']} {blas['version']}")
     held = [f"{name}={os.environ[name]}" for name in HOLD_BLAS_BACK if name in os.environ]
     without = f" (as a peer without {', '.join(held)}, which are set)" if held else ""
-    return f"{device}{processor_name()}, {system}, {versions}, BLAS {blas['name']} {blas['version']}{without}"
+    return ", ".join(said) + without

@@ -11,8 +11,10 @@ import json
 import re
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyprune.data import Text
 from tinyprune.errors import TinypruneError, UsageError
@@ -25,9 +27,11 @@ from tinyprune.model.parts import Parts
 from tinyprune.progress import progress_bar, say
 from tinyprune.runs.directory import SavedModel, load_model, text_of
 
-SCORED, FITTED = 10_240, 20_480  # tokens that are read for scores, and for least squares, as `compare` does
+# Tokens that are read for scores, and for least squares, as `compare` does.
+SCORED, FITTED = 10_240, 20_480
 STEPS = 16  # from no head to all
-NAMES = ("D", "Dh", "N", "F", "T", "M", "V", "span", "attended", "networks", "relative")  # of the configuration
+# Numbers of the configuration that the page needs.
+NAMES = ("D", "Dh", "N", "F", "T", "M", "V", "span", "attended", "networks", "relative")
 
 
 def write_page(saved: SavedModel, path: Path, target: Path, corpus: str | None = None) -> None:
@@ -42,19 +46,32 @@ def write_page(saved: SavedModel, path: Path, target: Path, corpus: str | None =
     except TinypruneError as error:
         say(f"play: no scores and no examples without the text: {error}")
         text = None
-    config, params = saved.model.config, saved.model.host_params()
-    budgets = sorted({round(sum(config.heads) * i / STEPS) for i in range(STEPS + 1)})
-    data = json.dumps({
-        "config": {name: getattr(config, name) for name in NAMES}
-        | {"eps": config.norm_eps, "scaled": config.embedding == "scaled"},
-        "heads": config.heads, "head_ids": config.head_ids, "stage": saved.metadata["stage"],
-        "text": "" if text is None else text.name, "characters": saved.tokenizer.characters,
-        "budgets": budgets, "choices": choices(saved, path, text, budgets), "examples": examples(saved, text),
-        "shapes": [[name, x.shape] for name, x in params.items()],
-        "weights": base64.b64encode(b"".join(x.astype("<f2").tobytes() for x in params.values())).decode(),
-    })  # fmt: skip
-    content = data if target.suffix == ".json" else html_page(data, path.resolve().name)
+    content = json.dumps(page_data(saved, path, text))
+    if target.suffix != ".json":
+        content = html_page(content, path.resolve().name)
     replace_file(target, content.encode(), "page")
+
+
+def page_data(saved: SavedModel, path: Path, text: Text | None) -> dict[str, Any]:
+    """Return what the page knows of a model, its text and its heads."""
+    config, params = saved.model.config, saved.model.host_params()
+    about = {name: getattr(config, name) for name in NAMES}
+    about |= {"eps": config.norm_eps, "scaled": config.embedding == "scaled"}
+    budgets = sorted({round(sum(config.heads) * i / STEPS) for i in range(STEPS + 1)})
+    weights = b"".join(x.astype("<f2").tobytes() for x in params.values())
+    return {
+        "config": about,
+        "heads": config.heads,
+        "head_ids": config.head_ids,
+        "stage": saved.metadata["stage"],
+        "text": getattr(text, "name", ""),
+        "characters": saved.tokenizer.characters,
+        "budgets": budgets,
+        "choices": choices(saved, path, text, budgets),
+        "examples": examples(saved, text),
+        "shapes": [[name, x.shape] for name, x in params.items()],
+        "weights": base64.b64encode(weights).decode(),
+    }
 
 
 def html_page(data: str, name: str) -> str:
@@ -68,7 +85,7 @@ def html_page(data: str, name: str) -> str:
 
 def check_model(saved: SavedModel) -> None:
     """Raise UsageError unless the page can compute this model; the message says what is allowed."""
-    config = saved.model.config
+    config, params = saved.model.config, saved.model.host_params()
     allowed = {
         "a tokenizer of characters": saved.tokenizer.kind == "character",
         "a model without gates (--stage train, prune or finetune)": saved.model.gate is None,
@@ -77,11 +94,12 @@ def check_model(saved: SavedModel) -> None:
         'model.feedforward = "relu", or networks of heads': config.second in (None, "relu", "networks"),
         "a key-value head for each head": not config.kv_heads or config.kv_heads == config.H,
         "no model.cutoffs, and no blocks of units (model.U)": not config.cutoffs and not config.U,
-        "weights that float16 can hold": all((abs(x) < 65_000).all() for x in saved.model.host_params().values()),
+        "weights that float16 can hold": all((abs(x) < 65_000).all() for x in params.values()),
     }
     missing = [what for what, holds in allowed.items() if not holds]
     if missing:
-        raise UsageError(f"the page computes small models of characters; this one would need {'; '.join(missing)}")
+        needed = "; ".join(missing)
+        raise UsageError(f"the page computes small models of characters; this one would need {needed}")
 
 
 def choices(saved: SavedModel, path: Path, text: Text | None, budgets: list[int]) -> dict[str, list[str]]:
@@ -96,15 +114,23 @@ def choices(saved: SavedModel, path: Path, text: Text | None, budgets: list[int]
     if text is not None:
         scores["michel"] = michel(model, text.valid[:SCORED], np.random.default_rng(0))
         fits = read_fits(model, text.train[:FITTED])
-        found["least-squares"] = [search(fits, k) for k in progress_bar(budgets, desc="least squares", unit="search")]
+        bar = progress_bar(budgets, desc="least squares", unit="search")
+        found["least-squares"] = [search(fits, k) for k in bar]
     scores["random"] = random_scores(model, np.empty(0), np.random.default_rng(0))
     found = {name: [keep_best(score, k) for k in budgets] for name, score in scores.items()} | found
-    return {name: ["".join(map(str, np.concatenate(x).astype(int))) for x in masks] for name, masks in found.items()}
+    return {name: [digits(mask) for mask in masks] for name, masks in found.items()}
+
+
+def digits(mask: list[NDArray]) -> str:
+    """Return a digit for each head of all layers, 1 where it stays."""
+    return "".join(map(str, np.concatenate(mask).astype(int)))
 
 
 def examples(saved: SavedModel, text: Text | None) -> list[str]:
     """Return sentences to begin with: beginnings of lines of the held-out text, which stop within a word."""
     T, characters = saved.model.config.T, saved.tokenizer.characters
     held_out = characters[:T] if text is None else saved.tokenizer.decode(text.valid[:100_000])
-    lines = re.findall(rf"(?m)^([A-Z][^\n]{{{T // 2},{max(T // 2, T - 12)}}}\w{{2}})\w{{2,}}", held_out)
+    shortest = T // 2
+    length = f"{{{shortest},{max(shortest, T - 12)}}}"
+    lines = re.findall(rf"(?m)^([A-Z][^\n]{length}\w\w)\w\w+", held_out)
     return lines[:: max(len(lines) // 6, 1)][:6] or [held_out[:T]]

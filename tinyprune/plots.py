@@ -14,7 +14,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.style
 import numpy as np
@@ -39,6 +39,7 @@ BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
 HEAD_COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#000000", "#56B4E9", GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H", ".")
 LINES = ("-", "--", "-.", ":")
+Ids = Sequence[Sequence[int]]  # numbers of heads or blocks, by layer
 KEPT, REMOVED = {"facecolor": BLUE}, {"facecolor": "white", "edgecolor": "#AAAAAA", "hatch": "////"}
 # "default" comes first, so that matplotlib's own settings replace the user's.
 STYLE = [
@@ -70,7 +71,8 @@ def plot_losses(records: Sequence[Record]) -> Figure:
     if not records:
         raise UsageError("these metrics hold no loss to plot; train for a few steps first")
     figure = Figure(figsize=(7, 3.5), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot(xlabel="step, the stages one after the other", ylabel="bits per token")
+    axes = figure.add_subplot(ylabel="bits per token")
+    axes.set_xlabel("step, the stages one after the other")
     # A text of a single character has losses of 0, which a log scale cannot show.
     axes.set_yscale("log" if min(r["loss"] for r in records) > 0 else "linear")
     start, middles, ends = 0, {}, {}
@@ -81,7 +83,8 @@ def plot_losses(records: Sequence[Record]) -> Figure:
             if "validation" in ends:
                 bits, colour = ends["validation"]
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
-                _write(axes, f"{bits:.2f}", (start, bits), (-4, 7), ha="right", color=colour, bbox=box, zorder=4)
+                look = {"ha": "right", "color": colour, "bbox": box, "zorder": 4}
+                _write(axes, f"{bits:.2f}", (start, bits), (-4, 7), **look)
         ends |= _draw_losses(axes, own, start)
         end = start + max(r["step"] for r in own)
         middles[stage] = (start + end) / 2
@@ -89,10 +92,12 @@ def plot_losses(records: Sequence[Record]) -> Figure:
     total = max(start, 1)
     axes.set_xlim(_limits(total))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set(major_locator=MaxNLocator(steps=[1, 2, 5, 10]), major_formatter="{x:g}", minor_locator=NullLocator())
-    for stage, x in zip(middles, spread([middle / total for middle in middles.values()], gap=0.12), strict=True):
+    axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
+    axes.yaxis.set(major_formatter="{x:g}", minor_locator=NullLocator())
+    places = spread([middle / total for middle in middles.values()], gap=0.12)
+    for stage, x in zip(middles, places, strict=True):
         _write(axes, stage, (x, 1), (0, 6), "axes fraction", ha="center")
-    _name_lines(axes, {f"{name} {bits:.2f}": (bits, colour) for name, (bits, colour) in ends.items()})
+    _name_lines(axes, {f"{name} {y:.2f}": (y, colour) for name, (y, colour) in ends.items()})
     return figure
 
 
@@ -107,7 +112,8 @@ def _draw_losses(axes: Axes, records: list[Record], start: int) -> dict[str, tup
         ends["training"] = mean[-1], BLUE
     steps, bits = _losses(records, "valid")
     if steps.size:
-        axes.plot(start + steps, bits, color=VERMILION, linewidth=1, linestyle="--", marker="o", markersize=5)
+        look = {"linestyle": "--", "linewidth": 1, "marker": "o", "markersize": 5}
+        axes.plot(start + steps, bits, color=VERMILION, **look)
         ends["validation"] = bits[-1], VERMILION
     return ends
 
@@ -120,10 +126,7 @@ def _losses(records: list[Record], split: str) -> tuple[NDArray, NDArray]:
 
 @matplotlib.style.context(STYLE)
 def plot_gates(
-    records: Sequence[Record],
-    gate: GateConfig,
-    head_ids: Sequence[Sequence[int]] | None = None,
-    target_heads: int | None = None,
+    records: Sequence[Record], gate: GateConfig, head_ids: Ids | None = None, target_heads: int | None = None
 ) -> Figure:
     """Plot each head's probability of being open over the gate stage, and the number of open heads.
 
@@ -147,16 +150,19 @@ def plot_gates(
     grid = figure.add_gridspec(1 + rows, columns)
     _draw_open_heads(figure.add_subplot(grid[0, :]), steps, records, gate, target_heads)
     openness, opened, boundary = _openness(records, gate)
-    L = layers // (1 + ("blocks_open" in records[0]))  # the blocks of units of all layers come after the heads
-    names = [f"layer {i % L}{', units' if i >= L else ''}" for i in range(layers)]
-    for layer in range(layers):
-        heads = range(openness[layer].shape[1]) if head_ids is None else head_ids[layer]
+    names = [f"layer {i}" for i in range(layers)]
+    if "blocks_open" in records[0]:  # the blocks of units of all layers come after the heads
+        names[layers // 2 :] = [f"{name}, units" for name in names[: layers // 2]]
+    if head_ids is None:
+        head_ids = [range(gates.shape[1]) for gates in openness]
+    for layer, (name, heads) in enumerate(zip(names, head_ids, strict=True)):
         axes = figure.add_subplot(grid[1 + layer // columns, layer % columns])
-        axes.set_title(f"{names[layer]}" if heads else f"{names[layer]}: none left")
+        axes.set_title(name if heads else f"{name}: none left")
         _draw_gates(axes, steps, openness[layer], opened[layer], boundary, heads)
         outer_left, outer_bottom = layer % columns == 0, layer + columns >= layers
         axes.tick_params(labelleft=outer_left, labelbottom=outer_bottom)
-        axes.set_ylabel("P(open)" if outer_left else "")
+        if outer_left:
+            axes.set_ylabel("P(open)")
     dotted = "above the dotted line a head is open in evaluation"
     figure.supxlabel(f"step of the gate stage\n{dotted}; thick: open at the end")
     return figure
@@ -168,10 +174,13 @@ def _draw_open_heads(axes: Axes, steps: NDArray, records: list[Record], gate: Ga
     opened = [r["heads_open"] + r.get("blocks_open", 0) for r in records]
     expected = sum(layer.sum(1) for layer in _openness(records, gate)[0])
     parts = "heads and blocks" if "blocks_open" in records[0] else "heads"
-    axes.set(title=f"open {parts} (of {total})", xlim=_limits(steps[-1]), ylim=(0, 1.04 * max(total, 1)))
-    axes.plot(steps, opened, color="black", linewidth=1.8, drawstyle="steps-post", marker=_marker(steps))
-    axes.plot(steps, expected, color=BLUE, linewidth=1.2, linestyle="--", marker=_marker(steps))
-    ends = {f"{opened[-1]} in evaluation": (opened[-1], "black"), f"{expected[-1]:.1f} expected": (expected[-1], BLUE)}
+    axes.set_title(f"open {parts} (of {total})")
+    axes.set(xlim=_limits(steps[-1]), ylim=(0, 1.04 * max(total, 1)))
+    marker = _marker(steps)
+    axes.plot(steps, opened, color="black", linewidth=1.8, drawstyle="steps-post", marker=marker)
+    axes.plot(steps, expected, color=BLUE, linewidth=1.2, linestyle="--", marker=marker)
+    ends = {f"{opened[-1]} in evaluation": (opened[-1], "black")}
+    ends[f"{expected[-1]:.1f} expected"] = expected[-1], BLUE
     if target is not None:
         axes.axhline(target, color=GREY, linewidth=0.8, linestyle=":")
         ends[f"{target} wanted"] = target, GREY
@@ -194,7 +203,7 @@ def _openness(records: list[Record], gate: GateConfig) -> tuple[list[NDArray], l
 
 
 def _draw_gates(
-    axes: Axes, steps: NDArray, probability: NDArray, opened: NDArray, boundary: float, heads: Sequence[int]
+    axes: Axes, steps: NDArray, openness: NDArray, opened: NDArray, boundary: float, heads: Sequence[int]
 ) -> None:
     """Draw one layer's gates, from their openness (records, heads)."""
     axes.axhline(boundary, color=GREY, linewidth=0.8, linestyle=":")
@@ -202,9 +211,9 @@ def _draw_gates(
     axes.locator_params(axis="x", nbins=4, integer=True)
     for i, head in enumerate(heads):
         look = {"linewidth": 1.8} if opened[i] else {"linewidth": 0.9, "linestyle": "--"}
-        colour = HEAD_COLOURS[head % len(HEAD_COLOURS)]
-        axes.plot(steps, probability[:, i], color=colour, marker=_marker(steps), label=f"head {head}", **look)
-    _number_heads(axes, heads, probability[-1], opened)
+        look |= {"color": HEAD_COLOURS[head % len(HEAD_COLOURS)], "marker": _marker(steps)}
+        axes.plot(steps, openness[:, i], label=f"head {head}", **look)
+    _number_heads(axes, heads, openness[-1], opened)
 
 
 def _number_heads(axes: Axes, heads: Sequence[int], ends: NDArray, opened: NDArray) -> None:
@@ -219,8 +228,8 @@ def _number_heads(axes: Axes, heads: Sequence[int], ends: NDArray, opened: NDArr
         filled[row] += 1
         # Lines may be of a light colour, but numbers in it would be hard to read.
         colour = [0.7 * x for x in to_rgb(HEAD_COLOURS[head % len(HEAD_COLOURS)])]
-        weight = "bold" if is_open else "normal"
-        _write(axes, str(head), place, offset, ("axes fraction", "data"), va="center", color=colour, weight=weight)
+        look = {"va": "center", "color": colour, "weight": "bold" if is_open else "normal"}
+        _write(axes, str(head), place, offset, ("axes fraction", "data"), **look)
 
 
 @matplotlib.style.context(STYLE)
@@ -236,22 +245,39 @@ def plot_heads(config: ModelConfig) -> Figure:
     if config.U:
         panels.append(("block", config.F // config.U, config.block_ids))
     cells = sum(count + 3 for _, count, _ in panels)
-    figure = Figure(figsize=(max(3.5, 0.1 + 0.34 * cells), 0.85 + 0.34 * config.L), dpi=DPI, layout="compressed")
+    size = max(3.5, 0.1 + 0.34 * cells), 0.85 + 0.34 * config.L
+    figure = Figure(figsize=size, dpi=DPI, layout="compressed")
     grid = figure.add_gridspec(1, len(panels), width_ratios=[count for _, count, _ in panels])
     for column, (name, count, ids) in enumerate(panels):
         axes = figure.add_subplot(grid[column], xlabel=name, ylabel="layer", aspect="equal")
-        axes.set(xlim=(-0.5, count - 0.5), ylim=(config.L - 0.5, -0.5), xticks=range(count), yticks=range(config.L))
+        axes.set(xlim=(-0.5, count - 0.5), ylim=(config.L - 0.5, -0.5))
+        axes.set(xticks=range(count), yticks=range(config.L))
         axes.set_title(f"{sum(map(len, ids))} of {config.L * count} {name}s kept")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         for layer, kept in enumerate(ids):
             for head in range(count):
-                look = KEPT if head in kept else REMOVED
-                axes.add_patch(Rectangle((head - 0.44, layer - 0.44), 0.88, 0.88, **look))
+                _draw_cell(axes, layer, head, KEPT if head in kept else REMOVED)
             for head in kept:
-                axes.text(head, layer, str(head), color="white", fontweight="bold", ha="center", va="center")
+                look = {"color": "white", "fontweight": "bold"}
+                axes.text(head, layer, str(head), ha="center", va="center", **look)
             _write(axes, f"{len(kept)}/{count}", (count - 0.5, layer), (6, 0), va="center")
     return figure
+
+
+def _draw_cell(axes: Axes, layer: int, head: int, look: dict[str, str]) -> None:
+    """Draw the cell of a head, which is one unit wide with the gaps around it."""
+    axes.add_patch(Rectangle((head - 0.44, layer - 0.44), 0.88, 0.88, **look))
+
+
+class Panel(NamedTuple):
+    """What an Axes of `plot_roles` shows."""
+
+    kind: str  # a field of HeadRoles
+    name: str  # of the heads that are named after it
+    title: str
+    largest: float
+    scale: str  # the label of the colours' scale
 
 
 @matplotlib.style.context(STYLE)
@@ -265,34 +291,36 @@ def plot_roles(roles: HeadRoles) -> Figure:
     """
     names = roles.names()
     (L, H), there = names.shape, names != ""
-    panels = {
-        kind: name for kind, name in KINDS.items() if kind != "persistent" or not np.isnan(roles.persistent).all()
-    }
-    panels["effective_keys"] = "broad"
-    columns = len(panels) if L > 2 * H else 3
+    share, keys = "share of attention", f"effective keys, of {roles.keys:.0f} that are seen"
+    panels = [Panel(kind, name, name, 1.0, share) for kind, name in KINDS.items()]
+    panels.append(Panel("effective_keys", "broad", "effective keys", roles.keys, keys))
+    if np.isnan(roles.persistent).all():
+        panels = [panel for panel in panels if panel.kind != "persistent"]
+    columns = 3
+    if L > 2 * H:
+        columns = len(panels)
     rows = math.ceil(len(panels) / columns)
     cell = max(0.13, min(0.25, 1.5 / H), 1.2 / H)  # inches; a title needs 1.2
     size = 0.7 + columns * (0.2 + cell * H), 2.2 + rows * (0.4 + cell * L)
     figure = Figure(figsize=size, dpi=DPI, layout="compressed")
     grid = figure.add_gridspec(rows + 2, columns, height_ratios=[cell * L] * rows + [0.12, 0.12])
-    scales: dict[float, Any] = {}
-    for i, (kind, name) in enumerate(panels.items()):
+    scales = {}
+    for i, panel in enumerate(panels):
         outer_left, outer_bottom = i % columns == 0, i + columns >= len(panels)
-        axes = figure.add_subplot(grid[i // columns, i % columns])
-        axes.set_title("effective keys" if name == "broad" else name)
-        largest = roles.keys if name == "broad" else 1.0
-        scales[largest] = axes.imshow(getattr(roles, kind), cmap="Blues", vmin=0, vmax=largest)
+        axes = figure.add_subplot(grid[i // columns, i % columns], title=panel.title)
+        measured = getattr(roles, panel.kind)
+        scales[panel.scale] = axes.imshow(measured, cmap="Blues", vmin=0, vmax=panel.largest)
         axes.set(xlabel="head" if outer_bottom else "", ylabel="layer" if outer_left else "")
         axes.set(xticks=range(0, H, math.ceil(H / 8)), yticks=range(0, L, math.ceil(L / 10)))
         axes.tick_params(length=0, labelleft=outer_left, labelbottom=outer_bottom)
         axes.spines[:].set_visible(False)
         for layer, head in np.argwhere(~there):
-            axes.add_patch(Rectangle((head - 0.44, layer - 0.44), 0.88, 0.88, **REMOVED))
-        dots = np.argwhere(names == name)
-        axes.scatter(dots[:, 1], dots[:, 0], s=12, color="white", edgecolors="black", linewidths=0.8)
-    for row, (largest, image) in enumerate(scales.items(), rows):
-        label = "share of attention" if largest == 1 else f"effective keys, of {largest:.0f} that are seen"
-        figure.colorbar(image, cax=figure.add_subplot(grid[row, :]), label=label, orientation="horizontal")
+            _draw_cell(axes, layer, head, REMOVED)
+        y, x = np.argwhere(names == panel.name).T
+        axes.scatter(x, y, s=12, color="white", edgecolors="black", linewidths=0.8)
+    for row, (label, image) in enumerate(scales.items(), rows):
+        place = figure.add_subplot(grid[row, :])
+        figure.colorbar(image, cax=place, label=label, orientation="horizontal")
     # Laying out anew before each drawing would move everything a little every time.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -346,9 +374,9 @@ def _name_lines(axes: Axes, ends: dict[str, tuple[float, str]]) -> None:
         _write(axes, name, (1, place), (6, 0), "axes fraction", va="center", color=colour)
 
 
-def _write(axes: Axes, text: str, place: tuple, offset: tuple, coordinates: str | tuple = "data", **look: Any) -> None:
-    """Write at `place`, given in matplotlib's `coordinates`, moved by `offset` points."""
-    axes.annotate(text, place, offset, xycoords=coordinates, textcoords="offset points", **look)
+def _write(axes: Axes, text: str, place: tuple, offset: tuple, xycoords: Any = "data", **look: Any) -> None:
+    """Write at `place`, given in matplotlib's coordinates `xycoords`, moved by `offset` points."""
+    axes.annotate(text, place, offset, xycoords=xycoords, textcoords="offset points", **look)
 
 
 def _limits(last_step: int) -> tuple[float, float]:

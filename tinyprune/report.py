@@ -10,6 +10,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.config import ModelConfig, RunConfig
 from tinyprune.data import Text
 from tinyprune.method.gates import open_config
 from tinyprune.model.counting import count_multiply_adds, count_parameters, head_part
@@ -43,17 +44,17 @@ def stage_record(
     """Return a stage's row: size, computation, quality on the first `limit` tokens of a split (0: all), speed."""
     result = evaluate(model, getattr(text, split), text.characters[split], limit)
     opened = open_config(model)
-    return {
-        "stage": stage,
-        "heads_open": sum(opened.heads),
-        "heads_total": model.config.heads_total,
-        **({"blocks_open": sum(opened.blocks)} if opened.U else {}),
-        "parameters": count_parameters(model.config),
-        "multiply_adds_per_token": count_multiply_adds(opened),
-        "bits_per_character": result.bits_per_character,
-        "perplexity": result.perplexity,
-        **({} if ms_per_1k_tokens is None else {"ms_per_1k_tokens": ms_per_1k_tokens}),
-    }
+    record: Record = {"stage": stage, "heads_open": sum(opened.heads)}
+    record["heads_total"] = model.config.heads_total
+    if opened.U:
+        record["blocks_open"] = sum(opened.blocks)
+    record["parameters"] = count_parameters(model.config)
+    record["multiply_adds_per_token"] = count_multiply_adds(opened)
+    record["bits_per_character"] = result.bits_per_character
+    record["perplexity"] = result.perplexity
+    if ms_per_1k_tokens is not None:
+        record["ms_per_1k_tokens"] = ms_per_1k_tokens
+    return record
 
 
 def milliseconds_per_1k_tokens(
@@ -66,7 +67,8 @@ def milliseconds_per_1k_tokens(
     anew, for arrays of other sizes, and would take up to twice as long; it is not measured.
     """
     T = models[0].config.T
-    ids = np.resize(tokens, (streams, T)).astype(np.int64)  # a short text is repeated; ids are also the targets
+    # A short text is repeated; ids are also the targets.
+    ids = np.resize(tokens, (streams, T)).astype(np.int64)
     memories: list[Memory | None] = [None] * len(models)
     for _ in range(max(1, math.ceil(models[0].config.M / T))):
         memories = [model.loss(ids, ids, memory)[1] for model, memory in zip(models, memories, strict=True)]
@@ -84,11 +86,15 @@ def milliseconds_per_1k_tokens(
 def summarise(run: Run) -> list[Record]:
     """Return the table of the run's four stages, on the test split."""
     limit = run.config.heal.evaluate_tokens
-    part = f"the first {limit:,} of " if 0 < limit < len(run.text.test) else ""
-    say(f"report: reading the test split ({part}{len(run.text.test):,} tokens) with each of the four models")
+    tokens = f"{len(run.text.test):,} tokens"
+    if 0 < limit < len(run.text.test):
+        tokens = f"the first {limit:,} of {tokens}"
+    say(f"report: reading the test split ({tokens}) with each of the four models")
     models = [run.load(stage).model for stage in STAGES]
-    if U := models[-1].config.U:  # the baseline's units came in blocks only when they got gates
-        models[0] = dataclasses.replace(models[0], config=dataclasses.replace(models[0].config, U=U))
+    U = models[-1].config.U
+    if U:  # the baseline's units came in blocks only when they got gates
+        in_blocks = dataclasses.replace(models[0].config, U=U)
+        models[0] = dataclasses.replace(models[0], config=in_blocks)
     times = milliseconds_per_1k_tokens(models, run.text.valid)
     return [
         stage_record(stage, model, run.text, ms, "test", limit)
@@ -111,15 +117,18 @@ def write_report(run: Run, records: list[Record]) -> None:
         figures["gates"] = plots.plot_gates(metrics, run.config.gate, Parts(gated.config).ids, how.target_heads)
     for name, figure in figures.items():
         plots.save_figure(figure, directory.path / "plots" / f"{name}.png")
-    directory.write("report.md", report_text(run, records, final.model, sample_text(run, final.model)))
+    sample = sample_text(run, final.model)
+    directory.write("report.md", report_text(run, records, final.model, sample))
     say(f"report: {directory.path / 'report.md'} and plots/ are written")
 
 
 def stages_line(run: Run) -> str:
     """Return the sentence that says which checkpoints the report is of, and whether each began with the one before."""
-    known = run.directory.check_origins(STAGES[-1])
-    each = "each began with the one before" if known else "older ones, which do not say where they began"
-    names = ", ".join(f"{stage} {sha256_of(run.directory.checkpoint(stage))[:12]}" for stage in STAGES)
+    each = "older ones, which do not say where they began"
+    if run.directory.check_origins(STAGES[-1]):
+        each = "each began with the one before"
+    sums = {stage: sha256_of(run.directory.checkpoint(stage)) for stage in STAGES}
+    names = ", ".join(f"{stage} {sha256[:12]}" for stage, sha256 in sums.items())
     return f"Seed {run.config.seed}. The checkpoints by sha256 ({each}): {names}."
 
 
@@ -131,55 +140,41 @@ def sample_text(run: Run, model: Transformer) -> tuple[str, str]:
     start = 0 if run.config.data.split == "documents" else next(begins, 0)
     prompt = np.asarray(test[start : start + T])
     rng = np.random.default_rng(run.config.seed)
-    return decode(prompt), decode(np.array(list(generate(model, prompt, SAMPLE_TOKENS, rng, temperature=0.8))))
+    continuation = list(generate(model, prompt, SAMPLE_TOKENS, rng, temperature=0.8))
+    return decode(prompt), decode(np.array(continuation))
 
 
 def report_text(run: Run, records: list[Record], model: Transformer, sample: tuple[str, str]) -> str:
     """Return the text of report.md; `sample` is a prompt and its continuation."""
-    config, text, how = run.config, run.text, run.config.choose
-    by_gates = how.by == "gates"
+    text, head, how = run.text, head_part(model.config), run.config.choose
     first, last = records[0], records[-1]
-    trained = [config.train, config.gate_train, config.heal] if by_gates else [config.train, config.heal]
-    steps = [stage.steps for stage in trained]
-    if first["bits_per_character"] is None:
-        change = f"its perplexity is {last['perplexity']:.4g}, the baseline's {first['perplexity']:.4g}"
-    else:
-        percent = 100 * (last["bits_per_character"] / max(first["bits_per_character"], 1e-9) - 1)
-        change = (
-            f"it needs {abs(percent):.1f} % {'more' if percent > 0 else 'fewer'} bits per character than the baseline"
-        )
-    change += f" (it has been trained for {sum(steps):,} steps, the baseline for {steps[0]:,})"
+    stages = [run.config.train, run.config.gate_train, run.config.heal]
+    pictures = ["## Gates over time", GATES_PICTURE]
+    if how.by != "gates":  # none are trained
+        del stages[1]
+        pictures.clear()
+    steps = [stage.steps for stage in stages]
     removed = first["heads_open"] - last["heads_open"]
-    head = head_part(model.config)
+    more = "" if removed else " To close more, raise --lam or give --target-heads."
     rows = [record | {"stage": f"{record['stage']}: {WHAT_IT_IS[record['stage']]}"} for record in records]
-    blocks = ""
-    pressure = f"lam = {config.gate.lam}"
-    if how.target_heads is not None:
-        pressure = f"target {how.target_heads} heads"
-    if how.target_share is not None:
-        pressure = f"target {how.target_share} of the {how.price}"
-    if (U := model.config.U) > 0:
-        blocks = f" and {', '.join(map(str, model.config.blocks))} of {model.config.F // U} blocks of {U} units"
-    chosen = f"Gates: {pressure}, L0 summed over all heads"
-    if not by_gates:
-        chosen = f"Chosen by {how.by}, without training, {pressure}"
     prompt, continuation = sample
     paragraphs = [
         f"# {run.directory.path.name}",
         f"{removed} of {first['heads_total']} heads were removed and the rest fine-tuned. By layer "
-        f"{', '.join(map(str, model.config.heads))} heads{blocks} stayed; the model has {last['parameters']:,} of "
-        f"{first['parameters']:,} parameters, and {change}."
-        + ("" if removed else " To close more, raise --lam or give --target-heads."),
+        f"{what_stayed(model.config)} stayed; the model has {last['parameters']:,} of "
+        f"{first['parameters']:,} parameters, and {what_it_costs(first, last)} (it has been trained for "
+        f"{sum(steps):,} steps, the baseline for {steps[0]:,}).{more}",
         stages_line(run),
         f"Text: {text.name}, {len(text.train):,} tokens to train on, {len(text.valid):,} to validate, "
-        f"{len(text.test):,} held out. The table is measured on the held-out test split, which nothing was chosen by.",
+        f"{len(text.test):,} held out. The table is measured on the held-out test split, which nothing "
+        "was chosen by.",
         markdown_table(rows),
-        f"One head owns {head.parameters:,} parameters and {head.multiply_adds_per_token:,} multiply-adds a token, so "
-        f"{removed} heads removed make {removed * head.parameters:,} parameters. {chosen}. "
-        f"Steps: {' + '.join(map(str, steps))}.",
+        f"One head owns {head.parameters:,} parameters and {head.multiply_adds_per_token:,} multiply-adds "
+        f"a token, so {removed} heads removed make {removed * head.parameters:,} parameters. "
+        f"{how_chosen(run.config)}. Steps: {' + '.join(map(str, steps))}.",
         "## Losses",
         "![Training and validation loss over all stages](plots/losses.png)",
-        *(["## Gates over time", GATES_PICTURE] if by_gates else []),
+        *pictures,
         "## What stayed",
         "![Layer by head map of the heads that were kept](plots/heads.png)",
         "## What the last model writes",
@@ -188,6 +183,36 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
         f"```text\n{fenced(continuation)}\n```",
     ]
     return "\n\n".join(paragraphs) + "\n"
+
+
+def what_it_costs(first: Record, last: Record) -> str:
+    """Return how well the last model predicts, beside the baseline."""
+    if first["bits_per_character"] is None:
+        return f"its perplexity is {last['perplexity']:.4g}, the baseline's {first['perplexity']:.4g}"
+    percent = 100 * (last["bits_per_character"] / max(first["bits_per_character"], 1e-9) - 1)
+    change = f"{abs(percent):.1f} % {'more' if percent > 0 else 'fewer'}"
+    return f"it needs {change} bits per character than the baseline"
+
+
+def what_stayed(config: ModelConfig) -> str:
+    """Return the numbers of heads, and of blocks of units, of each layer."""
+    heads = f"{', '.join(map(str, config.heads))} heads"
+    if not config.U:
+        return heads
+    blocks = ", ".join(map(str, config.blocks))
+    return f"{heads} and {blocks} of {config.F // config.U} blocks of {config.U} units"
+
+
+def how_chosen(config: RunConfig) -> str:
+    """Return by what it was chosen what stays, and how much."""
+    how, pressure = config.choose, f"lam = {config.gate.lam}"
+    if how.target_heads is not None:
+        pressure = f"target {how.target_heads} heads"
+    if how.target_share is not None:
+        pressure = f"target {how.target_share} of the {how.price}"
+    if how.by != "gates":
+        return f"Chosen by {how.by}, without training, {pressure}"
+    return f"Gates: {pressure}, L0 summed over all heads"
 
 
 def fenced(text: str) -> str:

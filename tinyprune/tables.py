@@ -26,15 +26,18 @@ def show(value: Any) -> str:
 
 def text_table(records: list[Record]) -> str:
     """Return a table with aligned columns, numbers to the right. The first record's keys are the columns."""
-    cells = _cells(records)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [
-        all(isinstance(r[c], int | float | None) and not isinstance(r[c], bool) for r in records) for c in records[0]
-    ]
-    pads = [str.rjust if right else str.ljust for right in numeric]
-    lines = ["  ".join(pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)) for row in cells]
-    lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
+    columns = []
+    for name, cells in zip(records[0], zip(*_cells(records), strict=True), strict=True):
+        width = max(map(len, cells))
+        pad = str.rjust if all(_is_number(record[name]) for record in records) else str.ljust
+        head, *values = (pad(cell, width) for cell in cells)
+        columns.append([head, "─" * width, *values])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a cell stands at the right of its column, as a number or where one is missing."""
+    return isinstance(value, int | float | None) and not isinstance(value, bool)
 
 
 def markdown_table(records: list[Record]) -> str:
@@ -46,12 +49,14 @@ def markdown_table(records: list[Record]) -> str:
 def _cells(records: list[Record]) -> list[list[str]]:
     """Return the rows of a table as text, the names of the columns first."""
     columns = list(records[0])
-    return [[column.replace("_", " ") for column in columns], *([show(r[c]) for c in columns] for r in records)]
+    names = [column.replace("_", " ") for column in columns]
+    return [names, *([show(record[column]) for column in columns] for record in records)]
 
 
 def json_table(records: list[Record]) -> str:
     """Return a list of flat objects as JSON, with null for infinite numbers, which JSON lacks."""
-    plain = [{k: None if v in (math.inf, -math.inf) else v for k, v in record.items()} for record in records]
+    infinite = (math.inf, -math.inf)
+    plain = [{k: None if v in infinite else v for k, v in record.items()} for record in records]
     return json.dumps(plain, indent=1, allow_nan=False)
 
 

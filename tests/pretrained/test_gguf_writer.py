@@ -23,7 +23,7 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.pretrained import find_model, read_pretrained
 from tinyprune.pretrained.export import padded
-from tinyprune.pretrained.gguf_writer import arrangement, stored_as, write_gguf
+from tinyprune.pretrained.gguf_writer import Cut, arrangement, stored_as, write_gguf
 from tinyprune.runs.directory import RunDirectory, load_model
 
 # Heads are as wide as a block of quantised numbers.
@@ -123,7 +123,8 @@ def test_what_has_changed_is_quantised(source, tmp_path):
         assert tensors(tmp_path / f"{kind}.gguf")["blk.0.attn_output.weight"].tensor_type == form
         assert tensors(tmp_path / f"{kind}.gguf")["blk.0.ffn_up.weight"].tensor_type in (before, form)
     x, theirs = np.ones((2, 256)), SimpleNamespace(tensor_type=Type.Q4_K, data=np.zeros((2, 144), np.uint8))
-    assert stored_as(x, theirs, None, None, "source", gguf)[1] == Type.Q8_0  # gguf cannot write theirs
+    uncut = Cut("embedding", "token_embd", False, None, None, None)
+    assert stored_as(x, uncut, theirs, "source", gguf)[1] == Type.Q8_0  # gguf cannot write theirs
     for kind, error in (("f32", 1e-5), ("sliced", 0.3)):
         got = again(tmp_path / f"{kind}.gguf").log_p(IDS)
         np.testing.assert_allclose(got, smaller.log_p(IDS), rtol=0, atol=error)

@@ -20,7 +20,8 @@ from tinyprune.files import replace_file
 
 # Part of the names of cached files: raise it when the same text and settings no longer give the same tokens.
 FORMAT = 3
-Tokens = tuple[dict[str, NDArray], dict[str, int]]  # the ids of each split, (n,), and `Text.characters`
+# The ids of each split, (n,), and `Text.characters`.
+Tokens = tuple[dict[str, NDArray], dict[str, int]]
 
 
 def cached_tokens(
@@ -42,7 +43,8 @@ def cached_tokens(
         replace_file(path, content.getvalue(), "tokens")
         return tokens, characters
     try:
-        with path.open("rb") as file, np.load(file) as arrays:  # the archive has a checksum of each array
+        # The archive has a checksum of each array.
+        with path.open("rb") as file, np.load(file) as arrays:
             characters = dict(zip(SPLITS, arrays["characters"].tolist(), strict=True))
             return {split: arrays[split] for split in SPLITS}, characters
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

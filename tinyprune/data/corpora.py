@@ -25,10 +25,8 @@ from tinyprune.errors import TinypruneError, UsageError, nearest
 from tinyprune.files import cache_directory, replace_file
 
 # Folders that some distributions of Python leave out, that were installed later, or that are another corpus.
-_NOT_IN_STDLIB = {
-    *("site-packages", "dist-packages", "test", "tests", "idlelib", "turtledemo", "tkinter", "lib2to3", "distutils"),
-    *("ensurepip", "pydoc_data"),
-}
+_NOT_IN_STDLIB = {"site-packages", "dist-packages", "ensurepip", "lib2to3", "distutils", "pydoc_data"}
+_NOT_IN_STDLIB |= {"test", "tests", "idlelib", "turtledemo", "tkinter"}
 REPEATED = 64  # characters: a shorter passage may stand in several documents
 
 
@@ -42,17 +40,14 @@ class Entry:
     url: str = ""
     file: str = ""
     sha256: str = ""
-    members: tuple[str, ...] = ()
-    split_bytes: tuple[int, ...] = ()
+    members: Sequence[str] = ()
+    split_bytes: Sequence[int] = ()
 
 
 def catalogue() -> dict[str, Entry]:
     """Return the corpora with a name, in the order of `corpora.toml`: the ones that need no network first."""
     text = (resources.files("tinyprune.data") / "corpora.toml").read_text(encoding="utf-8")
-    return {
-        name: Entry(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        for name, values in tomllib.loads(text).items()
-    }
+    return {name: Entry(name, **values) for name, values in tomllib.loads(text).items()}
 
 
 def absolute_corpus(name: str) -> str:
@@ -94,22 +89,25 @@ def open_corpus(config: DataConfig) -> Corpus:
     else:
         name, documents = entry.name, {"pydoc": pydoc_topics, "stdlib": stdlib_files}[entry.name]()
     if config.split == "documents":
-        return Corpus(name, interleaved(without_repeats(documents), config.valid_fraction, config.test_fraction))
+        kept = without_repeats(documents)
+        return Corpus(name, interleaved(kept, config.valid_fraction, config.test_fraction))
     return _cut(name, "\n".join(documents.values()).encode("utf-8"), config)
 
 
 def open_entry(entry: Entry, config: DataConfig) -> Corpus:
     """Open a corpus that has to be downloaded; see `open_corpus`."""
-    advice = "or use a corpus that needs no network: " + ", ".join(e.name for e in catalogue().values() if not e.url)
-    about = {"name": entry.name, "sha256": entry.sha256, "otherwise": advice}
-    path = fetch(entry.url, cache_directory() / entry.file, **about)
+    local = ", ".join(name for name, other in catalogue().items() if not other.url)
+    advice = f"or use a corpus that needs no network: {local}"
+    place = cache_directory() / entry.file
+    path = fetch(entry.url, place, name=entry.name, sha256=entry.sha256, otherwise=advice)
     if not entry.members:
         return _cut(entry.name, path.read_bytes(), config)
     try:
         with zipfile.ZipFile(path) as archive:
             members = [archive.read(member) for member in entry.members]
     except (zipfile.BadZipFile, KeyError) as error:
-        raise TinypruneError(f"{path} is not the archive of {entry.name}: {error}; delete it and run again") from error
+        said = f"{path} is not the archive of {entry.name}: {error}"
+        raise TinypruneError(f"{said}; delete it and run again") from error
     if len(members) == 1:
         return _cut(entry.name, members[0], config, entry.split_bytes)
     return Corpus(entry.name, dict(zip(SPLITS, members, strict=True)))
@@ -140,8 +138,8 @@ def pydoc_topics() -> dict[str, str]:
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
-        raise UsageError("corpus pydoc: this Python comes without pydoc_data; use stdlib or a text file") from error
-
+        said = "this Python comes without pydoc_data; use stdlib or a text file"
+        raise UsageError(f"corpus pydoc: {said}") from error
     return {name: topics[name] for name in sorted(topics)}
 
 
@@ -154,13 +152,14 @@ def stdlib_files() -> dict[str, str]:
     """
     root = Path(sysconfig.get_path("stdlib"))
     paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
-    texts = {
-        name: paths[name].read_text(encoding="utf-8")
-        for name in sorted(paths)
-        if not _NOT_IN_STDLIB.intersection(name.split("/")) and not name.startswith(("_sysconfigdata", "config-"))
-    }
+    texts = {}
+    for name, path in sorted(paths.items()):
+        of_this_build = name.startswith(("_sysconfigdata", "config-"))
+        if not of_this_build and not _NOT_IN_STDLIB.intersection(name.split("/")):
+            texts[name] = path.read_text(encoding="utf-8")
     if not texts:
-        raise UsageError(f"corpus stdlib: this Python has no sources in {root}; use pydoc or the path of a text file")
+        otherwise = "use pydoc or the path of a text file"
+        raise UsageError(f"corpus stdlib: this Python has no sources in {root}; {otherwise}")
     return texts
 
 
@@ -174,10 +173,10 @@ def without_repeats(documents: dict[str, str]) -> list[str]:
     seen: set[str] = set()
     kept = []
     for name, text in documents.items():
-        passages = [] if name.startswith("encodings/") else text.split("\n\n")
-        new = [passage for passage in passages if len(passage) < REPEATED or passage.strip() not in seen]
-        seen.update(passage.strip() for passage in new)
-        kept.append("\n\n".join(new))
+        if not name.startswith("encodings/"):
+            new = [x for x in text.split("\n\n") if len(x) < REPEATED or x.strip() not in seen]
+            seen.update(passage.strip() for passage in new)
+            kept.append("\n\n".join(new))
     return [text for text in kept if text.strip()]
 
 
@@ -186,7 +185,8 @@ def interleaved(documents: Sequence[str], valid_fraction: float, test_fraction: 
 
     So every split has documents from all of the corpus, and about its fraction of all bytes.
     """
-    shares = {"train": 1 - valid_fraction - test_fraction, "valid": valid_fraction, "test": test_fraction}
+    shares = {"valid": valid_fraction, "test": test_fraction}
+    shares["train"] = 1 - valid_fraction - test_fraction
     splits: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     sizes = dict.fromkeys(SPLITS, 0)
     for data in (text.encode("utf-8") for text in documents):

@@ -19,7 +19,8 @@ SPLITS = ("train", "valid", "test")
 # Where a text can be cut so that byte-pair tokenizers give the same tokens: between two characters that are not white
 # space, before a single space or after a single line end. GPT-2, SmolLM2 and Llama 3 all begin a new piece there, and
 # merge none across. Elsewhere they may not: "\n\n" is one piece at the end of a text, and two before a word.
-_LAST_CUT = re.compile(r".*(?:(?<=\S)(?= \S)|(?<=\S\n)(?=\S))", re.DOTALL)
+# Where there is no such place, the empty text at the beginning matches.
+_LAST_CUT = re.compile(r"(?:.*(?:(?<=\S)(?= \S)|(?<=\S\n)(?=\S)))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Corpus:
         Raises UsageError if text is wanted and the bytes are not UTF-8; the message names the first that is not.
         """
         total = sum(len(self.splits[split]) for split in splits)
-        about = {"desc": f"{doing} {self.name}", "unit": "B", "unit_scale": True, "mininterval": 0.5}
-        with progress_bar(total=total, **about) if doing else nullcontext() as bar:
+        about = {"desc": f"{doing} {self.name}", "unit": "B", "unit_scale": True}
+        with progress_bar(total=total, mininterval=0.5, **about) if doing else nullcontext() as bar:
             for split in splits:
                 for chunk in self._chunks(split, unit):
                     if bar is not None:
@@ -67,11 +68,10 @@ class Corpus:
 
     def _text(self, split: str, chunks: Iterable[bytes]) -> Iterator[str]:
         """Decode chunks of a split; a character may lie across two of them."""
+        encoding = guessed(self.splits["train"])
+        said = f"convert it, say with: iconv -f {encoding} -t utf-8; --tokenizer byte takes any file"
         if b"\0" in self.splits[split][:CHUNK]:
-            raise UsageError(
-                f"{self.name} holds zero bytes, which text does not; if it is UTF-16, convert it, say with: "
-                f"iconv -f {guessed(self.splits['train'])} -t utf-8; --tokenizer byte takes any file"
-            )
+            raise UsageError(f"{self.name} holds zero bytes, which text does not; if it is UTF-16, {said}")
         try:
             yield from codecs.iterdecode(chunks, "utf-8")
         except UnicodeDecodeError:
@@ -79,10 +79,9 @@ class Corpus:
             try:
                 self.splits[split].decode("utf-8")
             except UnicodeDecodeError as error:  # which knows the place in the whole
+                byte, place = error.object[error.start], before + error.start
                 raise UsageError(
-                    f"{self.name} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset "
-                    f"{before + error.start:,}; if it is text, convert it, say with: "
-                    f"iconv -f {guessed(self.splits['train'])} -t utf-8; --tokenizer byte takes any file"
+                    f"{self.name} is not UTF-8 text: byte 0x{byte:02x} at offset {place:,}; if it is text, {said}"
                 ) from error
 
 
@@ -99,7 +98,7 @@ def whole_words(chunks: Iterable[str]) -> Iterator[str]:
 
 def whole_pieces(chunks: Iterable[str]) -> Iterator[str]:
     """Yield the same text in chunks that byte-pair tokenizers encode as they would the whole, see `_LAST_CUT`."""
-    return cut_anew(chunks, lambda text: found.end() if (found := _LAST_CUT.match(text)) else 0)
+    return cut_anew(chunks, lambda text: _LAST_CUT.match(text).end())
 
 
 def cut_anew(chunks: Iterable[str], last_cut: Callable[[str], int]) -> Iterator[str]:

@@ -29,16 +29,17 @@ def fetch(url: str, path: Path, *, name: str, sha256: str, otherwise: str = "") 
     except ImportError as error:
         raise MissingExtraError(f"to download {name} needs pooch: {install_command('download')}") from error
     pooch.get_logger().setLevel("ERROR")
-    store = pooch.create(path.parent, base_url="", registry={path.name: f"sha256:{sha256}"}, retry_if_failed=2)
+    registry = {path.name: f"sha256:{sha256}"}
+    store = pooch.create(path.parent, base_url="", registry=registry, retry_if_failed=2)
     store.urls[path.name] = url
+    download = pooch.HTTPDownloader(not silent(), headers=HEADERS, timeout=TIMEOUT_SECONDS)
     try:
-        bar = not silent()
-        store.fetch(path.name, downloader=pooch.HTTPDownloader(bar, headers=HEADERS, timeout=TIMEOUT_SECONDS))
+        store.fetch(path.name, downloader=download)
     except (requests.RequestException, ValueError) as error:
         said = " ".join(str(error).split())
         raise TinypruneError(
-            f"cannot download {name} from {url}: {said}; try again, put the file by hand at {path.absolute()}, "
-            f"{otherwise}".rstrip(", ")
+            f"cannot download {name} from {url}: {said}; try again, "
+            f"put the file by hand at {path.absolute()}, {otherwise}".rstrip(", ")
         ) from error
     except OSError as error:
         raise SaveError(

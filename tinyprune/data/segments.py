@@ -39,8 +39,8 @@ class Segments:
         needed = self.B * self.T + 1
         if len(self.tokens) < needed:
             raise UsageError(
-                f"the text has {len(self.tokens):,} tokens, but one step needs B · T + 1 = {self.B} · {self.T} + 1 = "
-                f"{needed:,}; lower the stage's B or model.T, or give a longer text"
+                f"the text has {len(self.tokens):,} tokens, but one step needs B · T + 1 = "
+                f"{self.B} · {self.T} + 1 = {needed:,}; lower the stage's B or model.T, or give a longer text"
             )
 
     @property

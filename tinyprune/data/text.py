@@ -83,26 +83,28 @@ def load_text(
     if tokenizer is None:
         tokenizer = build_tokenizer(corpus, config, "vocabulary of" if large else "")
     encode = functools.partial(encode_corpus, corpus, tokenizer, "tokenising" if large else "")
-    tokens, characters = cached_tokens(cache_directory(), corpus, found, tokenizer, encode) if large else encode()
-
+    if large:
+        encode = functools.partial(cached_tokens, cache_directory(), corpus, found, tokenizer, encode)
+    tokens, characters = encode()
     wanted = {"train": 1.0, "valid": config.valid_fraction, "test": config.test_fraction}
     for split, fraction in wanted.items():
         if fraction and len(tokens[split]) < 2:
             remedy = "lower both fractions" if split == "train" else f"raise data.{split}_fraction"
             raise UsageError(
-                f"data.corpus: {corpus.name} is too short, {corpus.size:,} bytes in all: its {split} split needs "
-                f"at least 2 tokens and has {len(tokens[split])}; give a longer text, or {remedy}"
+                f"data.corpus: {corpus.name} is too short, {corpus.size:,} bytes in all: its {split} split "
+                f"needs at least 2 tokens and has {len(tokens[split])}; give a longer text, or {remedy}"
             )
     return Text(tokenizer, **tokens, characters=characters, data=config, digest=found, name=corpus.name)
 
 
 def found_corpus(config: DataConfig, digest: str | None, near: Path | None, in_memory_bytes: int) -> tuple[Corpus, str]:
     """Return the corpus and its sha256; the arguments are those of `load_text`."""
-    path = Path(config.corpus)
-    folders = [near.absolute(), *near.absolute().parents[:2], Path.cwd()] if near and path.name != config.corpus else []
-    places = dict.fromkeys(str(folder / path.name) for folder in folders if (folder / path.name).exists())
+    path, folders = Path(config.corpus), []
+    if near is not None and path.name != config.corpus:
+        folders = [near.absolute(), *near.absolute().parents[:2], Path.cwd()]
+    places = [folder / path.name for folder in folders]
     missing: UsageError | None = None
-    for place in (config.corpus, *places):
+    for place in dict.fromkeys([config.corpus, *(str(place) for place in places if place.exists())]):
         try:
             corpus = open_corpus(dataclasses.replace(config, corpus=place))
         except UsageError as error:
@@ -113,10 +115,10 @@ def found_corpus(config: DataConfig, digest: str | None, near: Path | None, in_m
             return corpus, found
     if digest is None and missing is not None:
         raise missing
+    nor = ", nor near its run" if folders else ""
     raise UsageError(
-        f"the text {path.name!r} with which the model was trained (sha256 {digest[:12]}…) is not at {path}"
-        + (", nor near its run" if folders else "")
-        + "; put that text back, say where it is with --corpus, or start a new run"
+        f"the text {path.name!r} with which the model was trained (sha256 {digest[:12]}…) is not at {path}{nor}; "
+        "put that text back, say where it is with --corpus, or start a new run"
     )
 
 
@@ -130,9 +132,14 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, doing: str = "") -> Toke
     characters, lossy = dict.fromkeys(SPLITS, 0), set()
     for split, chunk in corpus.read(tokenizer.kind, doing):
         encoded = tokenizer.encode(chunk)
-        if isinstance(tokenizer, WordTokenizer) and (encoded == tokenizer.unknown).sum() > chunk.count(UNKNOWN):
-            lossy.add(split)
+        if isinstance(tokenizer, WordTokenizer):
+            unknown = (encoded == tokenizer.unknown).sum()
+            if unknown > chunk.count(UNKNOWN):
+                lossy.add(split)
         ids[split].append(encoded.astype(dtype))
-        characters[split] += len(chunk) if isinstance(chunk, str) else int((encoded & 0xC0 != 0x80).sum())
-    counts = {split: 0 if split in lossy else count for split, count in characters.items()}
-    return {split: np.concatenate(chunks) for split, chunks in ids.items()}, counts
+        if isinstance(chunk, str):
+            characters[split] += len(chunk)
+        else:  # the bytes that begin a character
+            characters[split] += int((encoded & 0xC0 != 0x80).sum())
+    characters |= dict.fromkeys(lossy, 0)
+    return {split: np.concatenate(chunks) for split, chunks in ids.items()}, characters

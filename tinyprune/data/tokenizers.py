@@ -37,7 +37,8 @@ def check_ids(ids: ArrayLike, V: int) -> NDArray:
         raise UsageError(f"token ids must be integers, got {ids.dtype}")
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= V:
-        raise UsageError(f"token ids must lie in 0 … {V - 1} for this vocabulary, got {low if low < 0 else high}")
+        wrong = low if low < 0 else high
+        raise UsageError(f"token ids must lie in 0 … {V - 1} for this vocabulary, got {wrong}")
     return ids
 
 
@@ -73,7 +74,8 @@ class CharacterTokenizer:
 
     def __init__(self, characters: str) -> None:
         if not characters or list(characters) != sorted(set(characters)):
-            raise UsageError("the characters of a character tokenizer must rise and not repeat, and there must be some")
+            allowed = "must rise and not repeat, and there must be some"
+            raise UsageError(f"the characters of a character tokenizer {allowed}")
         self.characters = characters
         self.V = len(characters)
         self._codes = _code_points(characters)
@@ -127,7 +129,8 @@ class WordTokenizer:
         self._ids = {word: i for i, word in enumerate(self.words)}
         self.unknown = self._ids.get(UNKNOWN)
         if len(self._ids) != self.V or UNKNOWN not in self._ids or END_OF_LINE not in self._ids:
-            raise UsageError(f"the words of a word tokenizer must not repeat, and include {UNKNOWN} and {END_OF_LINE}")
+            allowed = f"must not repeat, and include {UNKNOWN} and {END_OF_LINE}"
+            raise UsageError(f"the words of a word tokenizer {allowed}")
 
     @classmethod
     def build(cls, chunks: Iterable[str], size: int = 0) -> WordTokenizer:
@@ -138,7 +141,8 @@ class WordTokenizer:
         leaves no room for a word.
         """
         if size in (1, 2):
-            raise UsageError(f"data.vocabulary must be 0 (all words) or at least 3 (with <unk> and <eos>), got {size}")
+            allowed = "0 (all words) or at least 3 (with <unk> and <eos>)"
+            raise UsageError(f"data.vocabulary must be {allowed}, got {size}")
         counts = Counter({UNKNOWN: 0, END_OF_LINE: 0})
         for chunk in chunks:
             counts.update(_words(chunk))
@@ -195,15 +199,16 @@ class BytePairTokenizer:
             last = before["pretokenizers"][-1] if before["type"] == "Sequence" else before
             # A space put before a text would come once for each chunk of a corpus, and would be in no decoded text.
             lossless = last["type"] == "ByteLevel" and not last["add_prefix_space"]
-            lossless &= values.get("normalizer") in (None, {"type": "NFC"})  # Qwen2's: é and e\u0301 become the same
+            # With Qwen2's normalizer é and e\u0301 become the same.
+            lossless = lossless and values.get("normalizer") in (None, {"type": "NFC"})
             known = model.get("type", "BPE") == "BPE" and lossless
-            tokens = 1 + max([*model["vocab"].values(), *(token["id"] for token in values.get("added_tokens", ()))])
+            added = [token["id"] for token in values.get("added_tokens", ())]
+            tokens = 1 + max([*model["vocab"].values(), *added])
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise UsageError(f"this is no description of a byte-pair tokenizer: {error!r}") from error
         if not known:
-            raise UsageError(
-                "this tokenizer is not a byte-level byte-pair one, as GPT-2's, SmolLM2's and Llama 3's are"
-            )
+            theirs = "GPT-2's, SmolLM2's and Llama 3's"
+            raise UsageError(f"this tokenizer is not a byte-level byte-pair one, as {theirs} are")
         if V and tokens > V:
             raise UsageError(f"the tokenizer has {tokens} tokens, more than the V = {V} entries of its model")
         self.V = V or tokens
@@ -228,7 +233,8 @@ class BytePairTokenizer:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise UsageError(f"the text holds {text[error.start]!r}, which is no character; leave it out") from error
+            wrong = text[error.start]
+            raise UsageError(f"the text holds {wrong!r}, which is no character; leave it out") from error
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
 
     def decode(self, ids: ArrayLike) -> str:
@@ -265,13 +271,13 @@ def build_tokenizer(corpus: Corpus, config: DataConfig, doing: str = "") -> Toke
     """
     match config.tokenizer:
         case "bpe":
-            raise UsageError(
-                'data.tokenizer = "bpe" is that of a pretrained model; read one with: tinyprune import PATH'
-            )
+            how = "read one with: tinyprune import PATH"
+            raise UsageError(f'data.tokenizer = "bpe" is that of a pretrained model; {how}')
         case "byte":
             return ByteTokenizer()
         case "word":
-            return WordTokenizer.build((words for _, words in corpus.read("word", doing, ["train"])), config.vocabulary)
+            chunks = (words for _, words in corpus.read("word", doing, ["train"]))
+            return WordTokenizer.build(chunks, config.vocabulary)
     return CharacterTokenizer.build(text for _, text in corpus.read("character", doing))
 
 

@@ -5,14 +5,14 @@ bugs. Sizes are distinct, so that no transpose goes unnoticed, and T ≥ 3, so t
 below, inside and above the interval where they are not clipped, away from its ends, where they have no derivative.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyprune import ops as textbook
-from tinyprune.gradcheck.checker import leaves
+from tinyprune.gradcheck.checker import as_tuple, leaves
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.cross_entropy import log_softmax
 from tinyprune.ops.engine import Engine
@@ -22,6 +22,7 @@ GATE: dict[str, Any] = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 LOG_ALPHA = np.array([-1.5, -0.9, -0.1, 0.2, 0.5, 1.9])
 NOISE = np.array([0.2, 0.6, 0.45, 0.5, 0.4, 0.7])
 SEED = 3252  # of dropout
+Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -70,52 +71,64 @@ class Maker:
         self.lead = sizes[:2] if sizes.lead is None else sizes.lead
         self.rng = np.random.default_rng(2125)
 
-    def normal(self, *shape: int, size: float = 1.0) -> np.ndarray:
-        """Draw normal numbers, `size` times as large."""
-        return size * self.rng.standard_normal(shape)
+    def normal(self, *shape: int, size: float = 1.0, wanted: bool = True) -> Any:
+        """Draw normal numbers, `size` times as large; None unless `wanted`, for an argument that is left out."""
+        return size * self.rng.standard_normal(shape) if wanted else None
 
     def integers(self, end: int, shape: tuple[int, ...]) -> np.ndarray:
         """Draw integers below `end`."""
         return np.asarray(self.rng.integers(0, end, shape))
 
-    def pair(self, operation: str, inputs: dict[str, Any], variant: str = "", **constants: Any) -> Case:
+    def function(self, name: str) -> Callable[..., Any]:
+        """Return an operation as a method below calls it, of the engine or, as for gates, of the textbook."""
+        return next(getattr(of, name) for of in (self, self.ops, textbook) if hasattr(of, name))
+
+    def pair(self, operation: str, inputs: Inputs, variant: str = "", **constants: Any) -> Case:
         """Return a case of an operation with a gradient; arguments that have none are `constants`."""
-        named = f"{operation}_forward", f"{operation}_backward"
-        operation_forward, operation_backward = (getattr(self, x, None) or function(self.ops, x) for x in named)
-        forward = with_constants(self.ops, operation_forward, list(inputs), constants)
+        run_backward = self.function(f"{operation}_backward")
+        run_forward = self.function(f"{operation}_forward")
+        forward = with_constants(self.ops, run_forward, list(inputs), constants)
 
         def backward(dout: Any, cache: Any) -> Any:
-            gradients = operation_backward(*(dout if isinstance(dout, tuple) else (dout,)), cache)
-            # frozen parameters are among the constants, and their gradients are None
-            return tuple(x for x in gradients if x is not None) if constants.get("frozen") else gradients
+            gradients = run_backward(*as_tuple(dout), cache)
+            if not constants.get("frozen"):
+                return gradients
+            # Frozen parameters are among the constants, and their gradients are None.
+            return tuple(x for x in gradients if x is not None)
 
-        return Case(f"{operation} ({variant})" if variant else operation, forward, backward, inputs, constants)
+        if variant:
+            operation = f"{operation} ({variant})"
+        return Case(operation, forward, backward, inputs, constants)
 
     def frozen(self, case: Case, variant: str = "frozen") -> Case:
         """Return the case with frozen parameters: they have no gradients, and so are constants."""
-        inputs = {name: x for name, x in case.inputs.items() if name in ("x", "n", "h", "gate") and x is not None}
-        parameters = {name: x for name, x in case.inputs.items() if name not in inputs}
-        return self.pair(case.operation.split(" (")[0], inputs, variant, **parameters, **case.constants, frozen=True)
+        parameters = case.inputs.copy()
+        trained = [name for name in ("x", "n", "h", "gate") if parameters.get(name) is not None]
+        inputs = {name: parameters.pop(name) for name in trained}
+        constants = parameters | case.constants | {"frozen": True}
+        return self.pair(case.operation.split(" (")[0], inputs, variant, **constants)
 
-    def single(self, operation: str, inputs: dict[str, Any], written: tuple[str, ...] = (), **constants: Any) -> Case:
+    def single(self, operation: str, inputs: Inputs, written: Sequence[str] = (), **constants: Any) -> Case:
         """Return a case of an operation without a gradient, whose name may have a variant in brackets.
 
         Inputs that it writes to (`written`) are copied first, and the copies are part of the output.
         """
-        name = operation.split(" (")[0]
-        run = self.clip if name == "clipping" else function(self.ops, name)
+        run = self.function(operation.split(" (")[0])
 
         def run_on_copies(**arguments: Any) -> tuple[Any, None]:
             copies = {name: copied(self.ops, arguments[name]) for name in written}
             out = run(**arguments | copies)
-            return (*(() if out is None else (out,)), *copies.values()) if written else out, None
+            if written:
+                out = (*leaves(out), *copies.values())
+            return out, None
 
         forward = with_constants(self.ops, run_on_copies, list(inputs), constants)
         return Case(operation, forward, no_backward, inputs, constants)
 
-    def projections_forward(self, n: Any, R: Any, T: int, frozen: bool = False, **parameters: Any) -> tuple[tuple, Any]:
+    def projections_forward(self, n: Any, R: Any, T: int, frozen: bool = False, **parameters: Any) -> tuple:
         """Call `projections_forward` with the parameters as lists."""
-        weights, biases = ([parameters[f"{kind}{x}"] for x in of] for kind, of in (("W", "qkvr"), ("b", "qkv")))
+        weights = [parameters[f"W{x}"] for x in "qkvr"]
+        biases = [parameters[f"b{x}"] for x in "qkv"]
         outs, cache = self.ops.projections_forward(n, R, weights, biases, T, frozen=frozen)
         return tuple(outs), cache
 
@@ -124,23 +137,24 @@ class Maker:
         *douts, cache = douts_and_cache
         return self.ops.projections_backward(douts, cache)
 
-    def clip(self, **arguments: Any) -> list[float]:
+    def clipping(self, **arguments: Any) -> list[float]:
         """Call `clipping`, whose numbers a GPU returns as arrays."""
         return [float(x) for x in self.ops.clipping(**arguments)]
 
-    def clusters(self) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    def clusters(self) -> tuple[int, Inputs, Inputs]:
         """Draw a vocabulary of three clusters: how many words, tables and projections, the softmax's other inputs."""
         D, V = self.sizes.D, self.sizes.V
         heights, widths = (V // 2, V // 3, max(V - 5, 1)), (D, max(D // 2, 1), max(D // 3, 1))
         # logits of about 1, whatever D is: large ones would amplify the rounding of float32
-        tables = [self.normal(*shape, size=shape[1] ** -0.5) for shape in zip(heights, widths, strict=True)]
+        shapes = list(zip(heights, widths, strict=True))
+        tables = [self.normal(height, width, size=width**-0.5) for height, width in shapes]
         tied = {"tables": tables, "projections": [self.normal(width, D) for width in widths[1:]]}
         head = {"cluster_weight": self.normal(2, D), "cluster_bias": self.normal(2)}
         return sum(heights), tied, head | {"biases": [self.normal(height) for height in heights]}
 
-    def gate(self) -> np.ndarray:
-        """Return gates of H heads: inside, closed, open."""
-        return np.resize([0.7, 0.0, 1.0], self.sizes.H)
+    def gate(self, wanted: bool = True) -> Any:
+        """Return gates of H heads: inside, closed, open; None unless `wanted`."""
+        return np.resize([0.7, 0.0, 1.0], self.sizes.H) if wanted else None
 
 
 def weight_cases(make: Maker) -> list[Case]:
@@ -149,29 +163,31 @@ def weight_cases(make: Maker) -> list[Case]:
     normal, lead = make.normal, make.lead
 
     def linear(variant: str = "", biased: bool = True) -> Case:
-        inputs = {"x": normal(*lead, D), "W": normal(D, F), "b": normal(F) if biased else None}
+        inputs = {"x": normal(*lead, D), "W": normal(D, F), "b": normal(F, wanted=biased)}
         return make.pair("linear", inputs, variant)
 
     def projections(variant: str = "", K: int = H, biased: str = "", relative: bool = False) -> Case:
         widths = {"q": H * Dh, "k": K * Dh, "v": K * Dh, "r": H * Dh}
-        inputs = {"n": normal(B, M + T, D), "R": normal(M + T, D) if relative else None}
-        weights = {f"W{x}": normal(D, width) if x != "r" or relative else None for x, width in widths.items()}
-        biases = {f"b{x}": normal(widths[x]) if x in biased else None for x in "qkv"}
-        return make.pair("projections", inputs | weights | biases, variant, T=T)
+        inputs = {"n": normal(B, M + T, D), "R": normal(M + T, D, wanted=relative)}
+        for x, width in widths.items():
+            inputs[f"W{x}"] = normal(D, width, wanted=x != "r" or relative)
+        for x in "qkv":
+            inputs[f"b{x}"] = normal(widths[x], wanted=x in biased)
+        return make.pair("projections", inputs, variant, T=T)
 
     def feedforward(variant: str = "", F: int = F, **options: Any) -> Case:
-        inputs = {"x": normal(*lead, D), "W1": normal(D, F), "b1": normal(F), "W2": normal(F, D), "b2": normal(D)}
-        gate = {"gate": make.gate() if "scale" in options else None}
-        return make.pair("feedforward", inputs | gate, variant, **options)
+        inputs = {"x": normal(*lead, D), "W1": normal(D, F), "b1": normal(F)}
+        inputs |= {"W2": normal(F, D), "b2": normal(D), "gate": make.gate("scale" in options)}
+        return make.pair("feedforward", inputs, variant, **options)
 
     def blocks(variant: str = "", biased: bool = True, gated: bool = True, **options: Any) -> Case:
-        inputs = {"h": normal(*lead, H * N), "W": normal(H * N, D), "b": normal(D) if biased else None}
-        return make.pair("blocks", inputs | {"gate": make.gate() if gated else None}, variant, **options)
+        inputs = {"h": normal(*lead, H * N), "W": normal(H * N, D), "b": normal(D, wanted=biased)}
+        return make.pair("blocks", inputs | {"gate": make.gate(gated)}, variant, **options)
 
     def networks(variant: str = "", gated: bool = True, **options: Any) -> Case:
-        inputs = {"x": normal(*lead, D), "pk": normal(H, N, D), "pb": normal(H, N), "pv": normal(H, N, D)}
-        more = {"bo": normal(D), "gate": make.gate() if gated else None}
-        return make.pair("head_networks", inputs | more, variant, **options)
+        inputs = {"x": normal(*lead, D), "pk": normal(H, N, D), "pb": normal(H, N)}
+        inputs |= {"pv": normal(H, N, D), "bo": normal(D), "gate": make.gate(gated)}
+        return make.pair("head_networks", inputs, variant, **options)
 
     grouped = (H + 1) // 2
     return [
@@ -202,22 +218,23 @@ def attention_cases(make: Maker) -> list[Case]:
     B, T, M, H, Dh, N, D, *_ = make.sizes
     normal, S = make.normal, M + T
 
-    def attention(variant: str, *parts: dict[str, Any], **options: Any) -> Case:
+    def attention(variant: str, *parts: Inputs, **options: Any) -> Case:
         names = ("q", "k", "v", "r", "u", "w", "pk", "pv", "gate")
         inputs = dict.fromkeys(names) | {name: x for part in parts for name, x in part.items()}
         return make.pair("attention", inputs, variant, rng=SEED, **options)
 
-    context: dict[str, Any] = {"q": normal(B, T, H, Dh), "k": normal(B, S, H, Dh), "v": normal(B, S, H, Dh)}
+    context = {"q": normal(B, T, H, Dh), "k": normal(B, S, H, Dh), "v": normal(B, S, H, Dh)}
     plain = context | {name: context[name][:, M:] for name in ("k", "v")}
     relative = {"r": normal(S, H, Dh), "u": normal(H, Dh), "w": normal(H, Dh)}
     persistent = {"pk": normal(H, N, Dh, size=0.5), "pv": normal(H, N, Dh)} if N else {}
     gate = {"gate": make.gate()}
+    everything = context | relative | persistent | gate
     return [
         attention("plain causal", plain),
         attention("Transformer-XL", context, relative, dropout=0.2),
         attention("same length", context, relative, gate, span=M),
         attention("persistent only", context, persistent, gate, scale=1.5),
-        attention("All-attention", context, relative, persistent, gate, dropout=0.2, span=M, scale=1.5),
+        attention("All-attention", everything, dropout=0.2, span=M, scale=1.5),
     ]
 
 
@@ -256,25 +273,24 @@ def vocabulary_cases(make: Maker) -> list[Case]:
     frequent = words - len(tied["tables"][-1])  # words of all clusters but the last
 
     def embedding(variant: str = "", rng: int | None = SEED, **options: Any) -> Case:
-        return pair(
-            "embedding", {"ids": integers(V, lead), "E": normal(V, D)}, variant, dropout=0.3, rng=rng, **options
-        )
+        inputs = {"ids": integers(V, lead), "E": normal(V, D)}
+        return pair("embedding", inputs, variant, dropout=0.3, rng=rng, **options)
 
-    def adaptive(end: int, variant: str = "") -> list[Case]:
+    def adaptive(end: int, variant: str = "", **options: Any) -> list[Case]:
         read = {"ids": integers(end, lead)} | tied
         predicted = {"x": normal(*lead, D), "targets": integers(end, lead)} | tied | head
-        options = {"rng": None} if variant else {"dropout": 0.3, "rng": SEED}
-        return [pair("adaptive_embedding", read, variant, **options), pair("adaptive_softmax", predicted, variant)]
+        embedded = pair("adaptive_embedding", read, variant, **options)
+        return [embedded, pair("adaptive_softmax", predicted, variant)]
 
-    def student() -> dict[str, Any]:
+    def student() -> Inputs:
         return {"logits": normal(*lead, V), "targets": integers(V, lead)}
 
     return [
         embedding(),
         embedding("evaluation", rng=None),
         embedding("another scale", scale=0.6),
-        *adaptive(words),
-        *adaptive(frequent, "last cluster absent"),
+        *adaptive(words, dropout=0.3, rng=SEED),
+        *adaptive(frequent, "last cluster absent", rng=None),
         pair("cross_entropy", student()),
         pair("distillation", student(), teacher=log_softmax(normal(*lead, V)), share=0.3),
     ]
@@ -282,14 +298,15 @@ def vocabulary_cases(make: Maker) -> list[Case]:
 
 def gate_cases(make: Maker) -> list[Case]:
     """Hard-Concrete gates, in training and evaluation, soft and straight-through; and their L0 loss."""
-    inputs = {"log_alpha": LOG_ALPHA}
-    cases = [make.pair("l0", {"log_alpha": LOG_ALPHA.reshape(2, 3)}, **GATE)]
-    cases.append(make.pair("l0", inputs, "of different sizes", weights=np.linspace(0.5, 2, 6), **GATE))
+    pair, inputs = make.pair, {"log_alpha": LOG_ALPHA}
+    # without noise and temperature the clip begins only beyond ±2.4
+    wide = {"log_alpha": 3 * LOG_ALPHA}
+    cases = [pair("l0", {"log_alpha": LOG_ALPHA.reshape(2, 3)}, **GATE)]
+    cases.append(pair("l0", inputs, "of different sizes", weights=np.linspace(0.5, 2, 6), **GATE))
     for kind, hard in (("soft", False), ("straight-through", True)):
-        cases.append(make.pair("hard_concrete", inputs, f"{kind}, training", u=NOISE, **GATE, hard=hard))
-        # without noise and temperature the clip begins only beyond ±2.4
-        wide = {"log_alpha": 3 * LOG_ALPHA}
-        cases.append(make.pair("hard_concrete", wide, f"{kind}, evaluation", u=None, **GATE, hard=hard))
+        options = GATE | {"hard": hard}
+        cases.append(pair("hard_concrete", inputs, f"{kind}, training", u=NOISE, **options))
+        cases.append(pair("hard_concrete", wide, f"{kind}, evaluation", u=None, **options))
     return cases
 
 
@@ -333,17 +350,19 @@ def update_cases(make: Maker) -> list[Case]:
     parameter = {"param": normal(*lead, D), "grad": normal(*lead, D)}
     moments = {"m": normal(*lead, D), "v": np.abs(normal(*lead, D))}
     several = {f"{name}s": [x, x[..., :1].copy()] for name, x in (parameter | moments).items()}
-    rule = {"lr": 0.1, "constants": AdamConstants(beta1=0.8, beta2=0.95, eps=1e-3, step=3, grad_scale=0.7)}
+    rule = {"lr": 0.1, "constants": AdamConstants(0.8, 0.95, eps=1e-3, step=3, grad_scale=0.7)}
+    each, several_at_once = {"decay": 0.3}, {"multipliers": [1.0, 2.0], "decays": [0.3, 0.0]}
+    changed = "param", "m", "v"
     blocks = {name: normal(64, F) for name in ("param", "grad")}
     of_scales, of_both = ({"m": normal(n, 2, F), "v": np.abs(normal(n, 2, F))} for n in (1, 2))
     return [
         single("squared_norm", {"x": normal(*lead, D)}),
         single("squared_norms", {"arrays": [normal(*lead, D), normal(F)]}),
         single("clipping", {"grads": [normal(*lead, D), normal(F)]}, losses=[0.7], max_norm=0.5),
-        single("lamb_update", parameter | moments, ("param", "m", "v"), decay=0.3, **rule),
-        single("scales_update", blocks | of_both, ("param", "m", "v"), decay=0.3, **rule),
-        single("scales_update (no offsets)", blocks | of_scales, ("param", "m", "v"), decay=0.3, **rule),
-        single("adamw_updates", several, ("params", "ms", "vs"), multipliers=[1.0, 2.0], decays=[0.3, 0.0], **rule),
+        single("lamb_update", parameter | moments, changed, **each, **rule),
+        single("scales_update", blocks | of_both, changed, **each, **rule),
+        single("scales_update (no offsets)", blocks | of_scales, changed, **each, **rule),
+        single("adamw_updates", several, ("params", "ms", "vs"), **several_at_once, **rule),
         single("log_softmax", {"logits": normal(*lead, V)}),
         single("adaptive_log_probabilities", {"x": normal(*lead, D), **tied, **head}),
         single("head_difference", {"o": normal(B, T, H, Dh), "Wo": normal(H * Dh, D)}, scale=1.5),
@@ -366,24 +385,19 @@ def other_cases(ops: Engine | None = None, sizes: Dimensions = SIZES) -> list[Ca
     return [case for group in WITHOUT_GRADIENT for case in group(Maker(ops, sizes))]
 
 
-def function(ops: Engine, name: str) -> Callable[..., Any]:
-    """Return an operation of the engine, or if it has none of this name, as for gates, of the textbook."""
-    return getattr(ops if hasattr(ops, name) else textbook, name)
-
-
-def with_constants(
-    ops: Engine, run: Callable[..., Any], names: list[str], constants: dict[str, Any]
-) -> Callable[..., Any]:
+def with_constants(ops: Engine, run: Callable, names: list[str], constants: Inputs) -> Callable:
     """Return `run` as a function of the inputs of these names alone; array constants are cast to the inputs' dtype."""
 
     def forward(*arguments: Any, **changes: Any) -> Any:
         inputs = dict(zip(names, arguments, strict=True))
-        floats = [x.dtype for value in arguments for x in leaves(value) if x.dtype.kind in "fc"]
-        real = np.empty(0, floats[0] if floats else np.float64).real.dtype  # inputs are complex in a complex step
-        options = {
-            name: ops.to_device(value.astype(real)) if isinstance(value, np.ndarray) else value
-            for name, value in constants.items()
-        } | changes
+        dtypes = [x.dtype for value in arguments for x in leaves(value) if x.dtype.kind in "fc"]
+        # inputs are complex in a complex step
+        real = np.empty(0, [*dtypes, np.float64][0]).real.dtype
+        options = constants.copy()
+        for name, value in constants.items():
+            if isinstance(value, np.ndarray):
+                options[name] = ops.to_device(value.astype(real))
+        options |= changes
         if options.get("rng") is not None:
             options["rng"] = np.random.default_rng(options["rng"])
         return run(**inputs | options)

@@ -32,11 +32,14 @@ from numpy.typing import NDArray
 
 from tinyprune.progress import duration, say
 
+Function = Callable[[NDArray], complex]  # Σ dout · out of an input
 # mode: (tolerance, floor). Central: ‖g − n‖ ≤ 1e-7 (‖g‖ + ‖n‖) + 1e-8.
 CRITERIA = {"complex": (1e-12, 1e-2), "central": (1e-7, 1e-1)}
+CALLS = {"complex": 3, "central": 2}  # what measuring an entry costs, in calls of forward with real numbers
 COMPLEX_H = 1e-20
 SLOW = 10.0  # seconds of a check of every entry, above which `directions` is suggested
-CENTRAL_H = 3e-6  # near the cube root of float64's rounding, where the errors of truncation and of rounding are alike
+# Near the cube root of float64's rounding, where the errors of truncation and of rounding are alike.
+CENTRAL_H = 3e-6
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,16 @@ class GradientRecord:
     index: tuple[int, ...]
     expected: float
     got: float
-    kink: str = ""  # where the forward has no derivative, the two that it has from the left and from the right
+    kink: str = ""  # where the forward has no derivative, the two from the left and from the right
 
     def message(self) -> str:
         """Return what a failing test prints."""
-        place = f"{self.argument}[{', '.join(map(str, self.index))}]" if self.index else self.argument
+        place, tolerance = self.argument, CRITERIA[self.mode][0]
+        if self.index:
+            place += str(list(self.index))
         return (
             f"{self.operation}: wrong gradient with respect to {self.argument}\n"
-            f"    relative error {self.relative_error:.2e} (allowed {CRITERIA[self.mode][0]:.0e}, {self.mode} mode)\n"
+            f"    relative error {self.relative_error:.2e} (allowed {tolerance:.0e}, {self.mode} mode)\n"
             f"    worst at {place}: expected {self.expected:+.12e}, got {self.got:+.12e}{self.kink}"
         )
 
@@ -113,7 +118,7 @@ def check_gradients(
         raise ValueError(f"mode must be one of {', '.join(CRITERIA)}, got {mode!r}")
     name = str(name or getattr(forward, "__name__", "operation"))
     rng = rng or np.random.default_rng(0)
-    labels = list(argument_names) if argument_names else _names(forward, len(inputs))
+    labels = list(argument_names or _names(forward, len(inputs)))
     slots = _with_gradients(name, labels, inputs)
     inputs = tuple(_convert(value, np.float64) for value in inputs)
 
@@ -125,14 +130,16 @@ def check_gradients(
             raise AssertionError(f"{name}: forward must not modify {label}")
     if not _equal(out, _two(name, forward(*copy.deepcopy(inputs)))[0]):
         raise AssertionError(
-            f"{name}: two calls of forward with the same inputs differ, so that nothing can be measured; fix its "
-            "random numbers, as by np.random.default_rng(0) within it"
+            f"{name}: two calls of forward with the same inputs differ, so that nothing can be measured; "
+            "fix its random numbers, as by np.random.default_rng(0) within it"
         )
     dout = tuple(_draw(rng, part) for part in out) if isinstance(out, tuple) else _draw(rng, out)
-    gradients = _run_backward(name, backward, dout, cache, [_has_gradient(value) for value in inputs])
-    about = (3 if mode == "complex" else 2) * seconds * sum(x.size for _, value in slots for x in leaves(value))
+    wanted = [_has_gradient(value) for value in inputs]
+    gradients = _run_backward(name, backward, dout, cache, wanted)
+    about = CALLS[mode] * seconds * sum(x.size for _, value in slots for x in leaves(value))
     if directions is None and about > SLOW:
-        say(f"{name}: checking every entry takes about {duration(about)}; directions=4 sees as much in far less")
+        better = "directions=4 sees as much in far less"
+        say(f"{name}: checking every entry takes about {duration(about)}; {better}")
 
     records = []
     for (label, value), gradient in zip(slots, gradients, strict=True):
@@ -154,14 +161,13 @@ def check_gradients(
     return records
 
 
-def assert_gradients(
-    forward: Callable[..., tuple[Any, Any]], backward: Callable[[Any, Any], Any], *inputs: Any, **options: Any
-) -> None:
+def assert_gradients(forward: Callable, backward: Callable, *inputs: Any, **options: Any) -> None:
     """`check_gradients`, with its options, as a test: AssertionError names function, argument, worst entry and numbers.
 
     assert_gradients(linear_forward, linear_backward, x, W, b)
     """
-    failures = [r.message() for r in check_gradients(forward, backward, *inputs, **options) if not r.passed]
+    records = check_gradients(forward, backward, *inputs, **options)
+    failures = [record.message() for record in records if not record.passed]
     if failures:
         raise AssertionError("\n".join(failures))
 
@@ -172,8 +178,8 @@ def _names(forward: Callable, count: int) -> list[str]:
         found = inspect.signature(forward).parameters.values()
     except (TypeError, ValueError):
         found = {}.values()
-    named = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:count]
-    return named if len(named) == count else [f"x{i}" for i in range(count)]
+    named = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return named[:count] if len(named) >= count else [f"x{i}" for i in range(count)]
 
 
 def _two(name: str, result: Any) -> tuple[Any, Any]:
@@ -182,8 +188,8 @@ def _two(name: str, result: Any) -> tuple[Any, Any]:
         return result
     what = f"{len(result)} values" if isinstance(result, tuple) else f"one {type(result).__name__}"
     raise AssertionError(
-        f"{name}: forward must return (out, cache), where out may be a tuple of several outputs and cache anything "
-        f"that backward needs, or None; got {what}"
+        f"{name}: forward must return (out, cache), where out may be a tuple of several outputs "
+        f"and cache anything that backward needs, or None; got {what}"
     )
 
 
@@ -191,10 +197,12 @@ def _with_gradients(name: str, labels: list[str], inputs: Sequence[Any]) -> list
     """Return label and value of the inputs that have a gradient; see `check_gradients` for what is refused."""
     if len(labels) != len(inputs):
         raise ValueError(f"argument_names must be {len(inputs)}, one for each input, got {len(labels)}")
-    for label, value in zip(labels, inputs, strict=True):
-        if isinstance(value, list | tuple) and any(isinstance(part, int | float | list) for part in value):
-            raise ValueError(f"{name}: {label} must be an array, got a {type(value).__name__}; give np.array({label})")
-    slots = [(label, value) for label, value in zip(labels, inputs, strict=True) if _has_gradient(value)]
+    named = list(zip(labels, inputs, strict=True))
+    for label, value in named:
+        if isinstance(value, list | tuple) and any(isinstance(x, int | float | list) for x in value):
+            kind = type(value).__name__
+            raise ValueError(f"{name}: {label} must be an array, got a {kind}; give np.array({label})")
+    slots = [(label, value) for label, value in named if _has_gradient(value)]
     for label, value in slots:
         if any(not np.size(leaf) for leaf in leaves(value)):
             raise ValueError(f"{name}: {label} must not be empty: there would be nothing to check")
@@ -210,12 +218,14 @@ def _matched(name: str, label: str, value: Any, gradient: Any) -> list[tuple[str
     arrays, found = leaves(value), leaves(gradient)
     if len(found) != len(arrays):
         raise AssertionError(f"{name}: {len(arrays)} gradients expected for {label}, got {len(found)}")
-    parts = [f"{label}[{i}]" for i in range(len(arrays))] if isinstance(value, list | tuple) else [label] * len(arrays)
-    matched = list(zip(parts, arrays, found, strict=True))
-    for part, x, g in matched:
+    several, matched = isinstance(value, list | tuple), []
+    for i, (x, g) in enumerate(zip(arrays, found, strict=True)):
+        part = f"{label}[{i}]" if several else label
         if np.shape(g) != np.shape(x):
-            raise AssertionError(f"{name}: gradient of {part} must have shape {np.shape(x)}, got {np.shape(g)}")
-    return [(part, np.asarray(x, np.float64), np.asarray(g, np.float64)) for part, x, g in matched]
+            shapes = f"must have shape {np.shape(x)}, got {np.shape(g)}"
+            raise AssertionError(f"{name}: gradient of {part} {shapes}")
+        matched.append((part, np.asarray(x, np.float64), np.asarray(g, np.float64)))
+    return matched
 
 
 def _draw(rng: np.random.Generator, out: Any) -> Any:
@@ -232,15 +242,20 @@ def _has_gradient(value: Any) -> bool:
 
 def leaves(value: Any) -> list:
     """Return the arrays of an argument or result, which is an array, a list of arrays, or None, as a list."""
-    return list(value) if isinstance(value, list | tuple) else [value] if value is not None else []
+    if isinstance(value, list | tuple):
+        return list(value)
+    return [] if value is None else [value]
+
+
+def as_tuple(value: Any) -> tuple:
+    """Return a tuple as it is, and anything else as the only one of a tuple."""
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _equal(a: Any, b: Any) -> bool:
     """Return whether both hold the same numbers in the same places, NaN being equal to NaN."""
     pairs = zip(leaves(a), leaves(b), strict=True)
-    return all(
-        np.array_equal(np.asarray(x, np.complex128), np.asarray(y, np.complex128), equal_nan=True) for x, y in pairs
-    )
+    return all(np.array_equal(np.complex128(x), np.complex128(y), equal_nan=True) for x, y in pairs)
 
 
 def _convert(value: Any, dtype: Any) -> Any:
@@ -252,37 +267,34 @@ def _convert(value: Any, dtype: Any) -> Any:
     return np.array(value, dtype)
 
 
-def _run_backward(name: str, backward: Callable, dout: Any, cache: Any, wanted: Sequence[bool]) -> tuple:
+def _run_backward(name: str, backward: Callable, dout: Any, cache: Any, wanted: list[bool]) -> list:
     """Return the gradients of the inputs that are `wanted`; the others may have None, or nothing at all.
 
     `backward` is called twice: the results differ if the first call modified the cache.
     """
-    given, untouched = copy.deepcopy(dout), copy.deepcopy(dout)
-    gradients = backward(given, cache)
-    if not _equal(given, untouched):
+    given = copy.deepcopy(dout)
+    gradients = list(as_tuple(backward(given, cache)))
+    if not _equal(given, dout):
         raise AssertionError(f"{name}: backward must not modify dout")
-    gradients, expected = gradients if isinstance(gradients, tuple) else (gradients,), sum(wanted)
-    others = len(gradients) == len(wanted) and all(
-        g is None for g, own in zip(gradients, wanted, strict=True) if not own
-    )
-    if len(gradients) != expected and not others:
-        plural = "s" * (expected != 1)
-        raise AssertionError(
-            f"{name}: backward must return {expected} gradient{plural}, got {len(gradients)} (one for each input of "
-            "floats; others may have None)"
-        )
     first = copy.deepcopy(gradients)
-    second = backward(given, cache)
-    second = second if isinstance(second, tuple) else (second,)
-    for a, b in zip(first, second, strict=True):
+    count, expected = len(gradients), sum(wanted)
+    if count == len(wanted) and count > expected:
+        pairs = list(zip(gradients, wanted, strict=True))
+        if all(own or g is None for g, own in pairs):
+            gradients = [g for g, own in pairs if own]
+    if len(gradients) != expected:
+        plural = "gradient" if expected == 1 else "gradients"
+        raise AssertionError(
+            f"{name}: backward must return {expected} {plural}, got {count} "
+            "(one for each input of floats; others may have None)"
+        )
+    for a, b in zip(first, as_tuple(backward(given, cache)), strict=True):
         if not _equal(a, b):
             raise AssertionError(f"{name}: backward must not modify its cache: called again it gave another result")
-    if len(gradients) > expected:
-        return tuple(g for g, own in zip(gradients, wanted, strict=True) if own)
     return gradients
 
 
-def _derivative(mode: str, f: Callable[[NDArray], complex], x: NDArray, direction: NDArray, name: str) -> float:
+def _derivative(mode: str, f: Function, x: NDArray, direction: NDArray, name: str) -> float:
     """Return d f(x + t · direction) / dt at t = 0."""
     if mode == "complex":
         with warnings.catch_warnings():
@@ -291,15 +303,16 @@ def _derivative(mode: str, f: Callable[[NDArray], complex], x: NDArray, directio
             value = f(x + 1j * COMPLEX_H * direction)
         if not np.iscomplexobj(value):
             raise AssertionError(
-                f"{name}: forward turned complex inputs into a real output, so there is no complex step to take. "
-                "Look for an astype, a float() or an array created as float64; or use mode='central'."
+                f"{name}: forward turned complex inputs into a real output, so there is no complex step "
+                "to take. Look for an astype, a float() or an array created as float64; or use mode='central'."
             )
         return float(np.imag(value)) / COMPLEX_H
-    return float(np.real(f(x + CENTRAL_H * direction) - f(x - CENTRAL_H * direction))) / (2 * CENTRAL_H)
+    step = CENTRAL_H * direction
+    return float(np.real(f(x + step) - f(x - step))) / (2 * CENTRAL_H)
 
 
 def _compare(
-    name: str, argument: str, mode: str, f: Callable[[NDArray], complex], x: NDArray, g: NDArray, rng: Any = None
+    name: str, argument: str, mode: str, f: Function, x: NDArray, g: NDArray, rng: Any = None
 ) -> GradientRecord:
     """Compare a gradient entry by entry, or if there is a generator along one direction that it draws."""
     tolerance, floor = CRITERIA[mode]
@@ -312,21 +325,20 @@ def _compare(
             n[place] = _derivative(mode, f, x, direction, name)
         error = float(np.linalg.norm(g - n) / (np.linalg.norm(g) + np.linalg.norm(n) + floor))
         distance = np.where(np.isfinite(g), np.abs(g - n), np.inf)
-        index = tuple(int(i) for i in np.unravel_index(np.argmax(distance), x.shape)) if x.size else ()
-        expected, got = (float(n[index]), float(g[index])) if x.size else (0.0, 0.0)
+        index = tuple(map(int, np.unravel_index(np.argmax(distance), x.shape)))
+        expected, got = float(n[index]), float(g[index])
     else:
         direction = rng.standard_normal(x.shape)
         expected, got = _derivative(mode, f, x, direction, name), float((g * direction).sum())
         # The rounding of a sum of many products is relative to their size, not to what is left of them.
         size = float(np.linalg.norm(g) * np.linalg.norm(direction))
         error = abs(got - expected) / (abs(expected) + abs(got) + size + floor)
-    passed, kink = bool(error <= tolerance), ""
-    if not passed and index:
-        kink = _kink(f, x, index)
+    passed = bool(error <= tolerance)
+    kink = _kink(f, x, index) if index and not passed else ""
     return GradientRecord(name, argument, mode, error, passed, index, expected, got, kink)
 
 
-def _kink(f: Callable[[NDArray], complex], x: NDArray, index: tuple[int, ...]) -> str:
+def _kink(f: Function, x: NDArray, index: tuple[int, ...]) -> str:
     """Return the words that f has no derivative at an entry of x; "" if it has.
 
     Of a smooth function the slopes to the left and to the right come closer to each other as the step shrinks.
@@ -341,6 +353,6 @@ def _kink(f: Callable[[NDArray], complex], x: NDArray, index: tuple[int, ...]) -
     if gaps[1] < max(0.5 * gaps[0], 1e-6):
         return ""
     return (
-        f"\n    forward has no derivative there, but a kink: from the left {slopes[0]:+.6g}, from the right "
-        f"{slopes[1]:+.6g}; choose other inputs"
+        "\n    forward has no derivative there, but a kink: "
+        f"from the left {slopes[0]:+.6g}, from the right {slopes[1]:+.6g}; choose other inputs"
     )

@@ -10,9 +10,11 @@ from tinyprune.errors import UsageError
 from tinyprune.gradcheck.catalogue import GATE, Case, operation_cases
 from tinyprune.gradcheck.checker import check_gradients
 from tinyprune.model.parameters import Parameters, init_parameters
+from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.progress import progress_bar
+from tinyprune.tables import Record
 
 LAM = 0.1
 # With the noise below: shut but learning, open and learning, clipped open; then clipped shut, and these two again.
@@ -21,15 +23,25 @@ LOG_ALPHAS = np.array([[-3.1, 1.9, -0.5], [-0.3, 0.4, 0.2]])
 LLAMAS_LOG_ALPHAS = np.array([[-9.0, -9.0, 1.9, -0.5], [0.4, 0.2, -9.0, -0.3]])
 
 
+# The smallest sizes of a model that has everything: dropout everywhere, and memory where there can be.
+SIZES: dict[str, Any] = {"V": 11, "L": 2, "D": 12, "H": 3, "N": 0, "F": 7, "T": 4, "M": 3, "div_value": 2}
+SIZES |= {"mask": "same-length", "dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.1}
+OF_KIND: dict[str, dict[str, Any]] = {
+    "all-attention": {"N": 5, "F": 0},
+    "transformer": {"M": 0, "mask": "causal"},
+    "gpt2": {"M": 0, "mask": "causal"},
+    "llama": {"D": 16, "H": 4, "kv_heads": 2},
+}
+
+
 def make_config(kind: str, adaptive: bool, **options: Any) -> ModelConfig:
-    """Make the smallest configuration of a kind that has everything: dropout everywhere, memory where there can be."""
-    recurrent, llama, networks = kind not in ("transformer", "gpt2"), kind == "llama", kind == "all-attention"
-    sizes: dict[str, Any] = {"D": 16, "H": 4, "kv_heads": 2} if llama else {"D": 12, "H": 3}
-    sizes |= {"N": 5, "F": 0} if networks else {"N": 0, "F": sizes["H"] * options["U"] if "U" in options else 7}
-    sizes |= {"M": 3, "mask": "same-length"} if recurrent else {"M": 0, "mask": "causal"}
-    dropout: dict[str, Any] = {"dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.1}
-    cutoffs = (4, 7) if adaptive else ()
-    return ModelConfig(kind=kind, V=11, L=2, T=4, cutoffs=cutoffs, div_value=2, **sizes, **dropout, **options)
+    """Make the smallest configuration of a kind; with blocks of units there are as many as heads."""
+    sizes = SIZES | OF_KIND.get(kind, {})
+    if "U" in options:
+        sizes["F"] = sizes["H"] * options["U"]
+    if adaptive:
+        sizes["cutoffs"] = (4, 7)
+    return ModelConfig(kind=kind, **sizes, **options)
 
 
 def make_parameters(config: ModelConfig, rng: np.random.Generator) -> Parameters:
@@ -37,8 +49,9 @@ def make_parameters(config: ModelConfig, rng: np.random.Generator) -> Parameters
     params = init_parameters(config, rng, np.float64)
     params = {name: 2 * x + 0.3 * rng.standard_normal(x.shape) for name, x in params.items()}
     values = LLAMAS_LOG_ALPHAS if config.kind == "llama" else LOG_ALPHAS
-    names = ["log_alpha", "ffn.log_alpha"] if config.U else ["log_alpha"]  # blocks of units have the heads' values
-    return params | {f"layers.{i}.{name}": own.copy() for name in names for i, own in enumerate(values)}
+    # blocks of units have the heads' values
+    names = zip(Parts(config).gates, [*values, *values], strict=False)
+    return params | {name: own.copy() for name, own in names}
 
 
 def model_case(
@@ -59,12 +72,15 @@ def model_case(
         frozen: the inputs are the gates alone, and the weights have no gradients.
         options: further fields of `ModelConfig`.
     """
-    ops, config, rng = ops or Engine(), make_config(kind, adaptive, **options), np.random.default_rng(7)
+    ops, rng = ops or Engine(), np.random.default_rng(7)
+    config = make_config(kind, adaptive, **options)
     gate, params = GateConfig(**GATE, hard=hard), make_parameters(config, rng)
     gates = [name for name in params if name.endswith("log_alpha")]
     ids, targets = rng.integers(0, config.V, (2, 2, config.T))
     # A memory that is not full yet: the last row of R is not read.
-    memory = [rng.standard_normal((2, config.M - 1, config.D)) for _ in range(config.L)] if config.M else None
+    memory = None
+    if config.M:
+        memory = [rng.standard_normal((2, config.M - 1, config.D)) for _ in range(config.L)]
     inputs = {name: params[name] for name in (gates if frozen else params)}
 
     def forward(*arrays: Any) -> tuple[Any, Any]:
@@ -86,10 +102,14 @@ def model_case(
         assert list(grads) == list(inputs)
         return tuple(grads.values())
 
-    changed = [str(value) if isinstance(value, str) else f"{key} {value}" for key, value in options.items()]
-    parts = [kind, *["adaptive softmax"] * adaptive, *changed, *["frozen weights"] * frozen]
-    name = ", ".join([*parts, f"{'straight-through' if hard else 'soft'} gates"])
-    return Case(f"model ({name})", forward, backward, inputs)
+    about = [kind]
+    if adaptive:
+        about.append("adaptive softmax")
+    about += [value if isinstance(value, str) else f"{key} {value}" for key, value in options.items()]
+    if frozen:
+        about.append("frozen weights")
+    about.append("straight-through gates" if hard else "soft gates")
+    return Case(f"model ({', '.join(about)})", forward, backward, inputs)
 
 
 def model_cases(ops: Engine) -> list[Case]:
@@ -109,7 +129,7 @@ def model_cases(ops: Engine) -> list[Case]:
     return [model_case(ops=ops), *(model_case(hard=False, ops=ops, **options) for options in soft)]
 
 
-def check_all(prefix: str | None = None, mode: str | None = None, ops: Engine | None = None) -> list[dict[str, Any]]:
+def check_all(prefix: str | None = None, mode: str | None = None, ops: Engine | None = None) -> list[Record]:
     """Check operations and models; for each its worst argument, as a flat record.
 
     Straight-through gates have no central difference: their forward pass is a step, whose slope is 0 or infinite. They
@@ -126,13 +146,15 @@ def check_all(prefix: str | None = None, mode: str | None = None, ops: Engine | 
     ops = ops or Engine()
     if ops.on_device:
         raise UsageError(
-            "gradients are checked by differences in float64, and this backend computes in float32; its tests compare "
-            "it with the textbook, whose gradients are checked: pytest tests/kernels/cuda"
+            "gradients are checked by differences in float64, and this backend computes in float32; its tests "
+            "compare it with the textbook, whose gradients are checked: pytest tests/kernels/cuda"
         )
     if mode == "complex" and not ops.takes_complex:
         raise UsageError("this backend computes with real numbers only; mode must be central, got complex")
-    mode = mode or ("complex" if ops.takes_complex else "central")
-    cases = [case for case in [*operation_cases(ops), *model_cases(ops)] if case.operation.startswith(prefix or "")]
+    if mode is None:
+        mode = "complex" if ops.takes_complex else "central"
+    cases = [*operation_cases(ops), *model_cases(ops)]
+    cases = [case for case in cases if case.operation.startswith(prefix or "")]
     if mode == "central":
         cases = [case for case in cases if "straight-through" not in case.operation]
     worst = []

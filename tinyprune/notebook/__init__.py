@@ -65,11 +65,14 @@ def show_source(*things: Callable[..., Any] | type, docstring: bool = True) -> N
             lines, first = inspect.getsourcelines(thing)
             file = Path(inspect.getfile(thing)).resolve()
         except (TypeError, OSError):
-            raise UsageError(f"things must be functions or classes written in Python, got {thing!r}") from None
+            allowed = "functions or classes written in Python"
+            raise UsageError(f"things must be {allowed}, got {thing!r}") from None
         code = textwrap.dedent("".join(lines))
         if not docstring:
             code = without_docstrings(code)
-        place = file.relative_to(REPOSITORY).as_posix() if file.is_relative_to(REPOSITORY) else file.name
+        place = file.name
+        if file.is_relative_to(REPOSITORY):
+            place = file.relative_to(REPOSITORY).as_posix()
         display(Markdown(f"`{place}`, line {first}\n\n```python\n{code.rstrip()}\n```"))
 
 
@@ -114,8 +117,8 @@ def results(*path: str) -> Path:
     found = REPOSITORY.joinpath("data", "results", *path)
     if not found.exists():
         raise UsageError(
-            f"{found} does not exist: the results are in the repository, not in the package; clone it and install it "
-            "from there: git clone https://github.com/tinyprune/tinyprune && "
+            f"{found} does not exist: the results are in the repository, not in the package; "
+            "clone it and install it from there: git clone https://github.com/tinyprune/tinyprune && "
             'python -m pip install -e "./tinyprune[notebooks]"'
         )
     return found
@@ -136,9 +139,10 @@ def baseline_run(options: Mapping[str, Any] | None = None, name: str = "") -> Ru
         UsageError: if there are options without a name or a name without options, or an option is wrong.
     """
     if bool(options) != bool(name):
-        raise UsageError(f"give a variant both options and a name, got options {options!r} and name {name!r}")
+        got = f"options {options!r} and name {name!r}"
+        raise UsageError(f"give a variant both options and a name, got {got}")
     config = load_preset("tiny").with_options(dict(options or {}))
-    folder = "-".join(["notebooks", f"python{platform.python_version()}", *([name] if name else [])])
+    folder = f"notebooks-python{platform.python_version()}-{name}".removesuffix("-")
     directory = RunDirectory(REPOSITORY / "runs" / folder)
     run = Run(directory, config, get_backend(default_backend()), "run the cell once more")
     with directory.locked(wait=True):

@@ -27,7 +27,8 @@ from PIL import Image
 from tinyprune.errors import MissingExtraError, install_command
 from tinyprune.notebook.drawing import with_palette
 
-FRAMES, BYTES, WIDTH, COLOURS = 40, 270_000, 690, 48  # at most; the site's text is about so wide, in pixels
+# At most so many pictures and bytes, in so many colours; the site's text is about so wide, in pixels.
+FRAMES, BYTES, COLOURS, WIDTH = 40, 270_000, 48, 690
 SITE = "https://tinyprune.github.io/tinyprune/"
 # No ids: several on a page do not know of each other.
 SCRIPT = """
@@ -81,13 +82,14 @@ def sliders(draw: Callable[..., Any], **ranges: Any) -> None:
     widget = interactive(draw, **ranges)
     *own, output = widget.children
     controls = {control._kwarg: control for control in own}  # in draw's order
-    buttons = [Button(description="step", tooltip=f"next {name}", layout={"width": "4em"}) for name in controls]
-    for button, control in zip(buttons, own, strict=True):
+    rows = []
+    for name, control in controls.items():
+        button = Button(description="step", tooltip=f"next {name}", layout={"width": "4em"})
         button.on_click(partial(step, control))
-    widget.children = *(HBox(pair) for pair in zip(own, buttons, strict=True)), output
-    sentence = (
-        f"Sliders for {', '.join(controls)}: they move on the project's site, {SITE}, and where this notebook runs."
-    )
+        rows.append(HBox((control, button)))
+    widget.children = (*rows, output)
+    where = f"on the project's site, {SITE}, and where this notebook runs"
+    sentence = f"Sliders for {', '.join(controls)}: they move {where}."
     bundle = widget._repr_mimebundle_()
     bundle["text/plain"] = f"[{sentence}]"
     bundle["text/html"] = page(draw, controls, sentence)
@@ -104,13 +106,13 @@ def page(draw: Callable[..., Any], controls: dict[str, Any], sentence: str) -> s
     first = frame(draw, start, dpi)
     total = math.prod(map(len, values.values()))
     thin(values, start, min(FRAMES, BYTES // len(first)))
-    combinations = (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values()))
-    frames = [frame(draw, chosen, dpi) for chosen in combinations]
+    combinations = itertools.product(*values.values())
+    frames = [frame(draw, dict(zip(values, chosen, strict=True)), dpi) for chosen in combinations]
     once = list(dict.fromkeys(frames))
     few = f"{len(frames)} of {total:,} pictures; a running notebook draws all of them."
     data = {
         "names": list(values),
-        "labels": [[f"{v:.6g}" if isinstance(v, float) else str(v) for v in some] for some in values.values()],
+        "labels": [[label(value) for value in some] for some in values.values()],
         "start": [some.index(start[name]) for name, some in values.items()],
         "index": [once.index(one) for one in frames],
         "frames": once,
@@ -121,6 +123,11 @@ def page(draw: Callable[..., Any], controls: dict[str, Any], sentence: str) -> s
         f'<div class="sliders" data-frames="{html.escape(json.dumps(data))}"><p><em>{text}</em></p>'
         f"{first}<script>{SCRIPT}</script></div>"
     )
+
+
+def label(value: Any) -> str:
+    """Return a value as it is shown beside its slider."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def values_of(control: Any) -> list[Any]:
@@ -175,7 +182,6 @@ def frame(draw: Callable[..., Any], values: dict[str, Any], dpi: float) -> str:
             picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
             data = base64.b64encode(with_palette(picture, COLOURS)).decode()
             size = f'width="{picture.width}" height="{picture.height}"'
-            parts.append(
-                f'<img {size} style="max-width: 100%; height: auto" alt="{alt}" src="data:image/png;base64,{data}">'
-            )
+            style = 'style="max-width: 100%; height: auto"'
+            parts.append(f'<img {size} {style} alt="{alt}" src="data:image/png;base64,{data}">')
     return f"<div>{''.join(parts)}</div>"

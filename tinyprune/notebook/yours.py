@@ -31,12 +31,19 @@ from tinyprune.ops.engine import OPERATIONS, Engine
 
 FOLDER = REPOSITORY / "runs" / "yours"
 Function = Callable[..., Any]
+
+
+def given(*optional: Any) -> bool:
+    """Return whether any of these arguments is given."""
+    return any(x is not None for x in optional)
+
+
 # What a chapter does not ask of a function; the package's one computes it.
 GENERAL: dict[str, Callable[..., bool]] = {
     "attention_backward": lambda dout, cache, **_: (
-        not isinstance(cache, AttentionCache) or any(x is not None for x in (cache.r, cache.pk, cache.keep))
+        not isinstance(cache, AttentionCache) or given(cache.r, cache.pk, cache.keep)
     ),
-    "attention_forward": lambda *args, dropout=0.0, **_: any(x is not None for x in args[3:8]) or dropout > 0,
+    "attention_forward": lambda *args, dropout=0.0, **_: given(*args[3:8]) or dropout > 0,
     "hard_concrete_forward": lambda log_alpha, *_, **options: np.iscomplexobj(log_alpha),
     "take_heads": lambda p, heads, Dh, take=take_slices, groups=None: (
         "net.pk" not in p or take is not take_slices or groups is not None
@@ -61,38 +68,63 @@ def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -
     written = load(name, textwrap.dedent(inspect.getsource(yours)))  # as it will be read from the file
     errors: dict[str, float] = {}
     for case in cases:
-        *values, options = case if isinstance(case[-1], dict) and case[-1].keys() <= names.keys() else (*case, {})
+        *values, options = case
+        if not (isinstance(options, dict) and options.keys() <= names.keys()):
+            values, options = list(case), {}
         given = {k: v for k, v in zip(names, values, strict=False) if k != "cache"} | options
+        wrong = functools.partial(fail, fed=shapes(given), hint=hint)
         expected = ours(*copy.deepcopy(values), **options)
         models = {id(x): x for x in values if hasattr(x, "params")}  # each stays itself
         arguments = copy.deepcopy(values, dict(models))
         try:
             got = written(*arguments, **options)
         except NameError as error:
-            raise NameError(f"{error}: {name} is kept alone, so import or define inside of it what it uses") from None
+            advice = f"{name} is kept alone, so import or define inside of it what it uses"
+            raise NameError(f"{error}: {advice}") from None
         try:
             np.testing.assert_equal(arguments, values)
         except AssertionError:
-            fail(f"{name} changes its input", fed=shapes(given), came="another array", expected="the same", hint=hint)
+            wrong(f"{name} changes its input", came="another array", expected="the same")
         counts = [[len(parts(part)) for part in parts(x)] for x in (got, expected)]
         if counts[0] != counts[1]:
             came, asked = (f"{len(n)} results, with {n} parts" for n in counts)
-            fail(f"{name}: not as many results as asked for", fed=shapes(given), came=came, expected=asked, hint=hint)
-        narrow = {id(x): x.astype("f") for v in values for x in flat(v) if getattr(x, "dtype", None) == np.float64}
-        single = [flat(f(*copy.deepcopy(values, models | narrow), **options)) for f in (written, ours)]
-        for label, one, other, *both in zip(labels(ours, expected), flat(got), flat(expected), *single, strict=True):
+            wrong(f"{name}: not as many results as asked for", came=came, expected=asked)
+        single = copies_in_float32(values)
+        both = [flat(f(*copy.deepcopy(values, models | single), **options)) for f in (written, ours)]
+        found = zip(labels(ours, expected), flat(got), flat(expected), *both, strict=True)
+        for label, one, other, one_single, other_single in found:
             if other is not None and not isinstance(other, str):
                 other = other * 1  # numbers for truth values, which have no difference
-                expect_close(one, other, f"{name}: {label} is wrong", fed=shapes(given), hint=hint, relative=1e-9)
-                distance = np.abs(np.asarray(one) - other).max(initial=0) / max(np.abs(other).max(initial=0), 1e-300)
-                errors[label] = max(errors.get(label, 0.0), float(distance))
-            if [str(getattr(x, "dtype", "")) for x in both] == ["float64", "float32"]:
-                said = {"came": "float64", "expected": "float32; np.zeros and np.array take a dtype"}
-                fail(f"{name}: {label} is float64 where the input is float32", fed=shapes(given), **said, hint=hint)
+                about = {"fed": shapes(given), "hint": hint, "relative": 1e-9}
+                expect_close(one, other, f"{name}: {label} is wrong", **about)
+                errors[label] = max(errors.get(label, 0.0), relative_error(one, other))
+            if (dtype_name(one_single), dtype_name(other_single)) == ("float64", "float32"):
+                asked = "float32; np.zeros and np.array take a dtype"
+                said = f"{name}: {label} is float64 where the input is float32"
+                wrong(said, came="float64", expected=asked)
     replace_file(FOLDER / f"{name}.py", written.source.encode())
-    told = errors if len(errors) < 5 else dict.fromkeys([next(iter(errors)), max(errors, key=lambda x: errors[x])])
-    digits = [f"{label} {f'to {errors[label]:.0e}' if errors[label] else 'exactly'}" for label in told]
+    told = list(errors)
+    if len(told) >= 5:  # the first and the worst
+        told = list(dict.fromkeys([told[0], max(told, key=lambda label: errors[label])]))
+    digits = [f"{label} to {errors[label]:.0e}" if errors[label] else f"{label} exactly" for label in told]
     print(f"passed: {', '.join(digits)}. Your {name} computes from here on.")
+
+
+def copies_in_float32(values: list[Any]) -> dict[int, Any]:
+    """Return a copy of each array of float64 in the values, by its id, as `copy.deepcopy` takes them."""
+    arrays = [x for value in values for x in flat(value) if dtype_name(x) == "float64"]
+    return {id(x): x.astype(np.float32) for x in arrays}
+
+
+def dtype_name(x: Any) -> str:
+    """Return the name of a dtype; "" of what has none."""
+    return str(getattr(x, "dtype", ""))
+
+
+def relative_error(got: Any, expected: Any) -> float:
+    """Return the largest difference, as a share of the largest number that was expected."""
+    distance = np.abs(np.asarray(got) - expected).max(initial=0)
+    return float(distance / max(np.abs(expected).max(initial=0), 1e-300))
 
 
 def labels(ours: Function, result: Any) -> list[str]:
@@ -103,13 +135,16 @@ def labels(ours: Function, result: Any) -> list[str]:
     if name.endswith("_backward"):
         forward = getattr(sys.modules[ours.__module__], name.replace("_backward", "_forward"), ours)
         return [f"d{argument}" for argument in inspect.signature(forward).parameters][:count]
-    first = "out" if name.endswith("_forward") else "result"
-    return [first, *(f"cache[{i}]" if first == "out" else f"result {i + 1}" for i in range(count - 1))]
+    if name.endswith("_forward"):
+        return ["out", *(f"cache[{i}]" for i in range(count - 1))]
+    return ["result", *(f"result {i}" for i in range(1, count))]
 
 
 def parts(x: Any) -> tuple[Any, ...]:
     """Return what a tuple or a dictionary holds, in the order of its names, or the thing alone."""
-    return tuple(x[k] for k in sorted(x)) if isinstance(x, dict) else x if isinstance(x, tuple) else (x,)
+    if isinstance(x, dict):
+        return tuple(x[k] for k in sorted(x))
+    return x if isinstance(x, tuple) else (x,)
 
 
 def flat(result: Any) -> tuple[Any, ...]:
@@ -120,8 +155,9 @@ def flat(result: Any) -> tuple[Any, ...]:
 def load(name: str, source: str) -> Any:
     """Return the function `name` of a source that stands alone, with its `source` as an attribute."""
     space: dict[str, Any] = {"np": np, "__name__": "yours"}
-    linecache.cache[f"<yours {name}>"] = (len(source), None, source.splitlines(keepends=True), f"<yours {name}>")
-    exec(compile(source, f"<yours {name}>", "exec"), space)
+    file = f"<yours {name}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    exec(compile(source, file, "exec"), space)
     space[name].source = source
     return space[name]
 
@@ -133,20 +169,24 @@ def engine(backend: str = "numpy") -> Iterator[Engine]:
     Args:
         backend: what computes the rest, as for `get_backend`. The forward pass of your backward is the textbook's.
     """
-    kept = {path.stem: load(path.stem, path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.py"))}
+    paths = sorted(FOLDER.glob("*.py"))
+    kept = {path.stem: load(path.stem, path.read_text(encoding="utf-8")) for path in paths}
     ops, calls = get_backend(backend), dict.fromkeys(kept, 0)
-    forwards = [name.replace("_backward", "_forward") for name in kept if name.endswith("_backward")]
+    forwards = [name.replace("_backward", "_forward") for name in kept if "_backward" in name]
     own = {name: getattr(Engine, name) for name in forwards if name in OPERATIONS} | kept
-    own = {name: counted(name, f, getattr(ops, name), calls) for name, f in own.items() if name in OPERATIONS}
-    made = type("Yours", (type(ops),), {name: staticmethod(f) for name, f in own.items()})()
+    own = {name: function for name, function in own.items() if name in OPERATIONS}
+    methods = {name: counted(name, f, getattr(ops, name), calls) for name, f in own.items()}
+    made = type("Yours", (type(ops),), {name: staticmethod(f) for name, f in methods.items()})()
+    modules = [module for name, module in sys.modules.items() if name.startswith("tinyprune.")]
     with ExitStack() as stack:
         for name in kept.keys() - own.keys():
-            for module in [m for n, m in sys.modules.items() if n.startswith("tinyprune.") and hasattr(m, name)]:
+            for module in [module for module in modules if hasattr(module, name)]:
                 function = counted(name, kept[name], getattr(module, name), calls)
                 stack.enter_context(mock.patch.object(module, name, function))
         yield made
     told = [f"{name} ({count:,} times)" for name, count in calls.items() if count]
-    print("computed by your functions:", ", ".join(told) or "nothing; the exercises of the chapters fill this line")
+    nothing = "nothing; the exercises of the chapters fill this line"
+    print("computed by your functions:", ", ".join(told) or nothing)
 
 
 def counted(name: str, yours: Function, ours: Function, calls: dict[str, int]) -> Function:

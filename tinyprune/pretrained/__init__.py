@@ -34,7 +34,8 @@ class Pretrained:
     """A model as it was read."""
 
     config: ModelConfig  # with all positions that it was trained with as its T
-    params: dict[str, NDArray[np.float32]]  # under our names, in the order of the forward pass, contiguous in C order
+    # under our names, in the order of the forward pass, contiguous in C order
+    params: dict[str, NDArray[np.float32]]
     tokenizer: BytePairTokenizer
     name: str  # of the folder or the file
     file: str  # where it is, see `find_model`
@@ -56,37 +57,39 @@ def read_pretrained(path: str | Path) -> Pretrained:
     given, path = str(path), find_model(path)
     if not path.exists():
         raise UsageError(
-            f"there is no folder, no file and no installed package with a model {path}; give a folder of the "
-            "Hugging Face Hub or a .gguf file"
+            f"there is no folder, no file and no installed package with a model {path}; "
+            "give a folder of the Hugging Face Hub or a .gguf file"
         )
     file = str(path.resolve()) if path.name == Path(given).name else given
     if path.is_dir():
         return Pretrained(*read_hub(path), path.resolve().name, file)
     if path.suffix.lower() != ".gguf":
-        raise UsageError(f"{path} is no .gguf file; of a model of the Hugging Face Hub give the whole folder")
+        whole = "of a model of the Hugging Face Hub give the whole folder"
+        raise UsageError(f"{path} is no .gguf file; {whole}")
     from tinyprune.pretrained.gguf import read_gguf
 
     return Pretrained(*read_gguf(path), path.stem, file)
 
 
 def find_model(path: str | Path) -> Path:
-    """Return a path with ~ replaced, or the path of the file in the installed package of this name."""
+    """Return a path with ~ replaced, or the path of the only GGUF file in the installed package of this name."""
     path = Path(path).expanduser()
-    return path if path.exists() else _file_in_package(str(path)) or path
+    if path.exists():
+        return path
+    try:
+        files = metadata.files(str(path)) or ()
+    except (metadata.PackageNotFoundError, ValueError):
+        return path
+    found = [file for file in files if file.suffix == ".gguf"]
+    return Path(str(found[0].locate())) if len(found) == 1 else path
 
 
 def gguf_source(of: dict[str, Any]) -> Path | None:
     """Return the GGUF file that a model was imported from, by its metadata; None if there is none, or it is gone."""
     path = find_model(of.get("file") or "")
-    if path.suffix == ".gguf" and not path.exists():
-        say(f"{path}, which was imported, is no longer there")
-    return path if path.suffix == ".gguf" and path.exists() else None
-
-
-def _file_in_package(name: str) -> Path | None:
-    """Return the GGUF file that an installed package brings, None unless there is exactly one."""
-    try:
-        found = [file for file in metadata.files(name) or () if file.suffix == ".gguf"]
-    except (metadata.PackageNotFoundError, ValueError):
+    if path.suffix != ".gguf":
         return None
-    return Path(str(found[0].locate())) if len(found) == 1 else None
+    if path.exists():
+        return path
+    say(f"{path}, which was imported, is no longer there")
+    return None

@@ -19,16 +19,19 @@ def check_writable(model: Transformer, tokenizer: Any, kinds: Collection[str], f
     `more` are unusual settings that the files can say, too.
     """
     config, kind = model.config, model.config.kind
-    usual = USUAL[kind] | {"mask": "causal", "M": 0, "N": 0} | ({"kv_heads": 0} if kind == "gpt2" else {})
-    given = {key: usual[key] if more.get(key) == getattr(config, key) else getattr(config, key) for key in usual}
-    for wrong, said in (
-        (kind not in kinds, f"{files} can say models of kind {' and '.join(kinds)}, got {kind}"),
-        (model.gate is not None, f"this model has gates, which {files} do not know; remove closed heads first"),
-        *((given[k] != x, f"{files} can say a {kind} only where {k} is {x}, got {given[k]}") for k, x in usual.items()),
-        (tokenizer.kind != "bpe", f"{files} need a pretrained model's tokenizer, got a {tokenizer.kind} one"),
-    ):
-        if wrong:
-            raise UsageError(said)
+    if kind not in kinds:
+        raise UsageError(f"{files} can say models of kind {' and '.join(kinds)}, got {kind}")
+    if model.gate is not None:
+        raise UsageError(f"this model has gates, which {files} do not know; remove closed heads first")
+    usual = USUAL[kind] | {"mask": "causal", "M": 0, "N": 0}
+    if kind == "gpt2":
+        usual |= {"kv_heads": 0}
+    for key, value in usual.items():
+        given = getattr(config, key)
+        if given not in (value, more.get(key)):
+            raise UsageError(f"{files} can say a {kind} only where {key} is {value}, got {given}")
+    if tokenizer.kind != "bpe":
+        raise UsageError(f"{files} need a pretrained model's tokenizer, got a {tokenizer.kind} one")
 
 
 # Names of the token that ends what a model says, the likelier first: chats end with the first two.
@@ -40,8 +43,12 @@ def end_token(tokenizer: Any) -> int | None:
 
     A description of a tokenizer does not say which one it is. Without it other programs take one of another vocabulary.
     """
-    special = {x["content"]: x["id"] for x in json.loads(tokenizer.description).get("added_tokens", ()) if x["special"]}
-    return next((special[name] for name in END if name in special), min(special.values(), default=None))
+    added = json.loads(tokenizer.description).get("added_tokens", ())
+    special = {token["content"]: token["id"] for token in added if token["special"]}
+    for name in END:
+        if name in special:
+            return special[name]
+    return min(special.values(), default=None)
 
 
 def padded(model: Transformer) -> Transformer:

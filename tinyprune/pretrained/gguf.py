@@ -11,7 +11,6 @@ import functools
 import json
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +19,59 @@ from numpy.typing import NDArray
 
 from tinyprune.config import BLOCK_TYPES, ModelConfig
 from tinyprune.data.tokenizers import BytePairTokenizer
-from tinyprune.errors import CheckpointError, UsageError, missing_extra
+from tinyprune.errors import UsageError, missing_extra
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.ops.rotary import frequencies
 from tinyprune.ops.scales import BLOCK
 from tinyprune.pretrained.layout import sources
-from tinyprune.pretrained.settings import model_config, only, read_numbers
-from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_memory, check_tensors, read_parameters
+from tinyprune.pretrained.settings import NUMBERS, Settings, model_config, only, read_numbers
+from tinyprune.pretrained.stored import StoredTensor, check_tensors, damaged, read_parameters, reading
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's types of tokens
 ARCHITECTURES = ("llama", "deci", "qwen2")  # deci: a Llama whose layers differ
 TURNED = (".Wq", ".Wk", ".bq", ".bk")  # what rotary positions turn
-# How a text is cut before it is merged, by the name in "tokenizer.ggml.pre": each digit is one token in SmolLM2.
-_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-PRE: dict[str, list[Any]] = {"smollm": [{"type": "Digits", "individual_digits": True}, _BYTES], "gpt-2": [_BYTES]}
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
-_WORDS += r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_SPLIT = {"type": "Split", "pattern": {"Regex": _WORDS}, "behavior": "Isolated", "invert": False}
-PRE["qwen2"] = [_SPLIT, _BYTES | {"use_regex": False}]
 LLAMA3 = "llama-bpe"  # up to three digits are one token, and a piece that is a token is not merged
-PRE[LLAMA3] = [_SPLIT | {"pattern": {"Regex": _WORDS.replace(r"N}|", r"N}{1,3}|")}}, PRE["qwen2"][-1]]
+
+_DIGITS = {"type": "Digits", "individual_digits": True}
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_RAW_BYTES = _BYTES | {"use_regex": False}
+
+
+def _words(digits: str) -> dict[str, Any]:
+    """Return what cuts a text into words and numbers, which are one digit or, with {1,3}, up to three."""
+    pattern = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}|"
+    pattern += r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+# How a text is cut before it is merged, by the name in "tokenizer.ggml.pre": each digit is one token in SmolLM2.
+PRE = {
+    "smollm": [_DIGITS, _BYTES],
+    "gpt-2": [_BYTES],
+    "qwen2": [_words(""), _RAW_BYTES],
+    LLAMA3: [_words("{1,3}"), _RAW_BYTES],
+}
+
+
+def package(what: str) -> Any:
+    """Return the package gguf, which takes time to import. Raises MissingExtraError: `what` needs it."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise missing_extra(what, "pretrained", __name__) from error
+    return gguf
 
 
 def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]], BytePairTokenizer]:
     """Return configuration, parameters and tokenizer of a file; see `read_pretrained`."""
-    try:
-        import gguf
-    except ImportError as error:
-        raise missing_extra("a GGUF file", "pretrained", __name__) from error
-    entries, stored = read_header(path, gguf)
+    entries, stored = read_header(path)
     config = read_settings(entries, stored, path)
     where, shapes = sources("gguf", config), parameter_shapes(config)
-    for name, (tensor, transposed, _) in where.items():
-        if tensor not in stored and (0 in shapes[name] or empty_block(name, config)):
-            fill, shape = float(name.endswith("scale")), shapes[name][:: -1 if transposed else 1]
-            stored[tensor] = StoredTensor(shape, "F32", functools.partial(np.full, shape, fill, np.float32))
+    for name, source in where.items():
+        if source.tensor not in stored and (0 in shapes[name] or empty_block(name, config)):
+            shape = source.stored_shape(shapes[name])
+            load = functools.partial(np.full, shape, float(name.endswith("scale")), np.float32)
+            stored[source.tensor] = StoredTensor(shape, "F32", load)
     check_tensors(path, stored, where, shapes)
     tokenizer = read_tokenizer(entries, config.V, path)
     params = read_parameters(stored, where, shapes)
@@ -68,12 +85,10 @@ def rounded(W: NDArray, kind: str) -> NDArray:
     """Return a matrix (in, out) as a file has it in a type of `config.BLOCK_TYPES`; itself if "" or no whole blocks."""
     if not kind or len(W) % BLOCK:
         return W
-    try:
-        import gguf
-    except ImportError as error:
-        raise missing_extra(f"repair.type = {kind!r}", "pretrained", __name__) from error
+    gguf = package(f"repair.type = {kind!r}")
     form = gguf.GGMLQuantizationType[kind.upper()]
-    return np.ascontiguousarray(gguf.dequantize(gguf.quantize(np.ascontiguousarray(W.T), form), form).T)
+    blocks = gguf.quantize(np.ascontiguousarray(W.T), form)
+    return np.ascontiguousarray(gguf.dequantize(blocks, form).T)
 
 
 def same(x: NDArray, y: NDArray) -> bool:
@@ -84,7 +99,9 @@ def same(x: NDArray, y: NDArray) -> bool:
 def block_type(params: dict[str, NDArray]) -> str:
     """Return the type of blocks of 32 that the first Wo has the numbers of, "" if there is none."""
     Wo = next((x for name, x in params.items() if name.endswith(".Wo") and x.size), np.ones((1, 1)))
-    return next((kind for kind in BLOCK_TYPES if len(Wo) % BLOCK == 0 and same(Wo, rounded(Wo, kind))), "")
+    if len(Wo) % BLOCK:
+        return ""
+    return next((kind for kind in BLOCK_TYPES if same(Wo, rounded(Wo, kind))), "")
 
 
 def halves(W: NDArray, Dh: int) -> NDArray:
@@ -96,55 +113,79 @@ def halves(W: NDArray, Dh: int) -> NDArray:
     return W.reshape(*W.shape[:-1], -1, Dh // 2, 2).swapaxes(-1, -2).reshape(W.shape)
 
 
-def read_settings(entries: dict[str, Any], stored: dict[str, StoredTensor], path: Path) -> ModelConfig:
+def read_settings(entries: Settings, stored: dict[str, StoredTensor], path: Path) -> ModelConfig:
     """Return the configuration for the entries of a file. Raises UsageError for a model that we do not have."""
     family = entries.get("general.architecture")
     if family not in ARCHITECTURES:
-        raise UsageError(f"{path}: general.architecture must be one of {', '.join(ARCHITECTURES)}, got {family}")
+        allowed = f"must be one of {', '.join(ARCHITECTURES)}"
+        raise UsageError(f"{path}: general.architecture {allowed}, got {family}")
     entries = {re.sub(f"^{family}", "llama", key): value for key, value in entries.items()}
     tokens = entries.get("tokenizer.ggml.tokens")
+    V = len(tokens) if isinstance(tokens, list) else None
     entries, layers = of_layers(entries, path)
-    numbers = read_numbers(entries, "gguf", path, V=len(tokens) if isinstance(tokens, list) else None) | layers
+    numbers = read_numbers(entries, "gguf", path, V=V) | layers
     for name in ("norm_eps", "rope_base"):
         # Such a number is the float32 next to the one that was meant: 9.999999747e-06 is 1e-05.
         numbers[name] = float(str(np.float32(numbers[name])))
     width = entries.get("llama.attention.key_length", 0)
-    numbers |= {"head_width": width} if width != numbers["D"] / numbers["H"] else {}
-    numbers |= {"bias": "qkv"} if any(name.endswith("attn_q.bias") for name in stored) else {}
+    if width != numbers["D"] / numbers["H"]:
+        numbers["head_width"] = width
+    if any(name.endswith("attn_q.bias") for name in stored):
+        numbers["bias"] = "qkv"
     config = model_config(path, "llama", **numbers, tied="output.weight" not in stored)
     for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         only(entries, f"llama.{key}", path, config.Dh)
     only(entries, "llama.rope.scaling.type", path, "none")
     only(entries, "llama.expert_count", path, 0)
     factors = stored.pop("rope_freqs.weight", None)
-    return dataclasses.replace(config, rope_scaling=scaling(factors, config, path)) if factors else config
+    if factors is None:
+        return config
+    return dataclasses.replace(config, rope_scaling=scaling(factors, config, path))
 
 
 def scaling(tensor: StoredTensor, config: ModelConfig, path: Path) -> tuple[float, ...]:
-    """Return `ModelConfig.rope_scaling` for the factors (Dh/2,) that divide the frequencies p, as Llama 3 has them.
+    """Return `ModelConfig.rope_scaling` for the factors (Dh/2,) that divide the frequencies, as Llama 3 has them.
 
-    The share of p that stays is a · p + b between 0 and 1, see `ops.rotary.frequencies`. Its two numbers say what the
-    original positions and the high frequency factor are if the low one is 1. Raises UsageError for other factors.
+    Raises UsageError for other factors.
     """
-    p = frequencies(config.Dh, config.rope_base)
-    if tensor.shape == p.shape and tensor.load:
-        with np.errstate(all="ignore"):  # what comes out is compared
-            factors = np.array(tensor.load(), float)
-            share = (1 / factors - 1 / factors.max()) / (1 - 1 / factors.max())
-            i, j = np.argmax(share < 0.9999), len(p) - 1 - np.argmax(share[::-1] > 1e-4)
-            a = 1000 / p[i] if i == j else (share[j] - share[i]) / (p[j] - p[i])  # any steep line if one p lies on it
-            b = share[i] - a * p[i]
+    plain = frequencies(config.Dh, config.rope_base)
+    if tensor.shape == plain.shape and tensor.load:
+        factors = np.array(tensor.load(), float)
+        with np.errstate(all="ignore"):  # what comes out is compared with the factors
+            exact = fitted_scaling(plain, factors)
             for digits in (0, 3, 15):
-                found = tuple(round(float(x), digits) for x in (max(factors), 1, 1 - 1 / b, -2 * np.pi * a / b))
-                if np.allclose(p / frequencies(config.Dh, (*found, config.rope_base)), factors, 1e-5, 0):
+                found = tuple(round(number, digits) for number in exact)
+                slower = frequencies(config.Dh, (*found, config.rope_base))
+                if np.allclose(plain / slower, factors, rtol=1e-5, atol=0):
                     return found
-    raise UsageError(f"{path}: rope_freqs.weight slows positions in another way than Llama 3; take another model")
+    said = "slows positions in another way than Llama 3; take another model"
+    raise UsageError(f"{path}: rope_freqs.weight {said}")
+
+
+def fitted_scaling(plain: NDArray, factors: NDArray) -> list[float]:
+    """Return factor, low and high frequency factor, and original positions for the factors of plain frequencies.
+
+    The share of a frequency that stays is slope · frequency + offset, clipped to 0 … 1 (see `ops.rotary.frequencies`).
+    This line says what the original positions and the high frequency factor are if the low one is 1.
+    """
+    slowest = factors.max()
+    share = (1 / factors - 1 / slowest) / (1 - 1 / slowest)
+    # Frequencies fall, and so do their shares; the ones from `first` to `last` are not clipped.
+    first, last = np.argmax(share < 0.9999), len(share) - 1 - np.argmax(share[::-1] > 1e-4)
+    slope = (share[last] - share[first]) / (plain[last] - plain[first])
+    if first == last:
+        slope = 1000 / plain[first]  # any steep line through the only point
+    offset = share[first] - slope * plain[first]
+    return [float(slowest), 1.0, float(1 - 1 / offset), float(-2 * np.pi * slope / offset)]
 
 
 def empty_block(name: str, config: ModelConfig) -> bool:
     """Return whether it is the norm of a block that has lost everything, which the file does not have."""
-    _, i, short = name.split(".", 2) if name.startswith("layers.") else ("", "0", name)
-    return (short, config.heads[int(i)]) == ("ln.scale", 0) or (short, config.width(int(i))) == ("ffn.ln.scale", 0)
+    if not name.startswith("layers."):
+        return False
+    _, i, short = name.split(".", 2)
+    left = {"ln.scale": config.heads[int(i)], "ffn.ln.scale": config.width(int(i))}
+    return left.get(short) == 0
 
 
 def of_layers(entries: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -153,22 +194,27 @@ def of_layers(entries: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict
     A layer of n heads on k key-value heads is one that has lost some: of each key-value head the first n / k stay.
     Raises CheckpointError unless there is a number for each layer, and k divides n.
     """
-    keys = [f"llama.{x}" for x in ("attention.head_count", "attention.head_count_kv", "feed_forward_length")]
+    keys = [NUMBERS[name].gguf for name in ("H", "kv_heads", "F")]
     L = int(entries.get("llama.block_count") or 0)
-    if not any(isinstance(entries.get(key), list) for key in keys):
+    given: list[Any] = [entries.get(key) for key in keys]
+    if not any(isinstance(x, list) for x in given):
         return entries, {}
-    rows: list[Any] = [x if isinstance(x, list) else [x] * L for x in (entries.get(key) for key in keys)]
+    rows = [x if isinstance(x, list) else [x] * L for x in given]
     if any(len(x) != L or not all(isinstance(n, int) and 0 <= n < 1e6 for n in x) for x in rows):
-        raise CheckpointError(f"{path}: the layers' numbers of heads and units do not fit {L} layers; {OTHERWISE}")
-    pairs = list(zip(*rows[:2], strict=True))
-    if any((n % k if k else n) for n, k in pairs):
-        raise CheckpointError(f"{path}: a layer's key-value heads must divide its heads, got {pairs}; {OTHERWISE}")
-    together, U = max(n // k if k else 1 for n, k in pairs), math.gcd(*rows[2])
-    K, F = (max(1, *x) for x in rows[1:])
-    ids = [tuple(j * together + h for j in range(k) for h in range(n // k)) for n, k in pairs]
-    layers: dict[str, Any] = {"heads": tuple(rows[0]), "head_ids": tuple(ids)}
-    if len(set(rows[2])) > 1:
-        layers |= {"U": U, "blocks": tuple(n // U for n in rows[2])}
+        raise damaged(f"{path}: the layers' numbers of heads and units do not fit {L} layers")
+    heads, kv_heads, units = rows
+    pairs = list(zip(heads, kv_heads, strict=True))
+    shares = [n // k if k else 1 for n, k in pairs]  # how many heads share a key-value head
+    if any(share * k != n for share, (n, k) in zip(shares, pairs, strict=True)):
+        raise damaged(f"{path}: a layer's key-value heads must divide its heads, got {pairs}")
+    K, F, together = max(1, *kv_heads), max(1, *units), max(shares)
+    ids = []
+    for share, k in zip(shares, kv_heads, strict=True):
+        ids.append(tuple(j * together + h for j in range(k) for h in range(share)))
+    layers: dict[str, Any] = {"heads": tuple(heads), "head_ids": tuple(ids)}
+    if len(set(units)) > 1:
+        U = math.gcd(*units)
+        layers |= {"U": U, "blocks": tuple(n // U for n in units)}
     return entries | dict(zip(keys, (K * together, K, F), strict=True)), layers
 
 
@@ -178,11 +224,12 @@ def read_tokenizer(entries: dict[str, Any], V: int, path: Path) -> BytePairToken
     pre = str(entries.get("tokenizer.ggml.pre"))
     if pre not in PRE:
         raise UsageError(f"{path}: tokenizer.ggml.pre must be one of {', '.join(PRE)}, got {pre}")
-    tokens, types, merges = (entries.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type", "merges"))
-    if not (isinstance(tokens, list) and isinstance(types, list) and isinstance(merges, list)):
-        raise CheckpointError(f"{path} has no tokens, their types or merges; {OTHERWISE}")
+    lists: list[Any] = [entries.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type", "merges")]
+    if not all(isinstance(given, list) for given in lists):
+        raise damaged(f"{path} has no tokens, their types or merges")
+    tokens, types, merges = lists
     if len(types) != len(tokens) or not all(isinstance(text, str) for text in (*tokens, *merges)):
-        raise CheckpointError(f"{path}: {len(tokens)} tokens have {len(types)} types, or are no texts; {OTHERWISE}")
+        raise damaged(f"{path}: {len(tokens)} tokens have {len(types)} types, or are no texts")
     try:
         chat = str(entries.get("tokenizer.chat_template", ""))
         return BytePairTokenizer(description(tokens, types, merges, pre), V, chat)
@@ -190,7 +237,7 @@ def read_tokenizer(entries: dict[str, Any], V: int, path: Path) -> BytePairToken
         raise UsageError(f"{path}: {error}") from error
 
 
-def description(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str], pre: str) -> str:
+def description(tokens: list[str], types: list[int], merges: list[str], pre: str) -> str:
     """Return the text of a tokenizer.json.
 
     Args:
@@ -199,33 +246,31 @@ def description(tokens: Sequence[str], types: Sequence[int], merges: Sequence[st
         merges: pairs of tokens with a space between, in the order in which they were learned.
         pre: a name of `PRE`.
     """
+    options = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [
-        {"id": i, "content": tokens[i], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-        | {"special": kind == CONTROL}
+        {"id": i, "content": tokens[i]} | options | {"special": kind == CONTROL}
         for i, kind in enumerate(types)
         if kind in (CONTROL, USER_DEFINED)
     ]
-    vocab, whole = {token: i for i, token in enumerate(tokens)}, {"ignore_merges": True} if pre == LLAMA3 else {}
-    model = {"type": "BPE", "vocab": vocab, "merges": list(merges)} | whole
-    values = {"version": "1.0", "added_tokens": added, "pre_tokenizer": {"type": "Sequence", "pretokenizers": PRE[pre]}}
+    vocab = {token: i for i, token in enumerate(tokens)}
+    model: dict[str, Any] = {"type": "BPE", "vocab": vocab, "merges": merges}
+    if pre == LLAMA3:
+        model["ignore_merges"] = True
+    cut = {"type": "Sequence", "pretokenizers": PRE[pre]}
+    values = {"version": "1.0", "added_tokens": added, "pre_tokenizer": cut}
     return json.dumps(values | {"decoder": _BYTES, "model": model}, ensure_ascii=False)
 
 
-def read_header(path: Path, gguf: Any) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
-    """Return entries and tensors of a file. Raises CheckpointError unless it is whole. `gguf` is the package."""
-    try:
-        check_memory(path, path.stat().st_size)
+def read_header(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+    """Return entries and tensors of a file. Raises CheckpointError unless it is whole."""
+    gguf = package("a GGUF file")
+    # The package checks nothing itself.
+    with reading(path, "GGUF", ValueError, LookupError, TypeError, OverflowError):
         reader = gguf.GGUFReader(path)
         if reader.byte_order != "I":
             raise UsageError(f"{path} is not in this machine's byte order; get another file of the model")
         entries = {key: field.contents() for key, field in reader.fields.items()}
         return entries, {tensor.name: _stored(tensor, gguf) for tensor in reader.tensors}
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
-    except UsageError:
-        raise
-    except (ValueError, LookupError, TypeError, OverflowError) as error:  # the package checks nothing itself
-        raise CheckpointError(f"{path} is truncated, altered or no GGUF file ({error}); {OTHERWISE}") from error
 
 
 def _stored(tensor: Any, gguf: Any) -> StoredTensor:

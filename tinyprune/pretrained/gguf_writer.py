@@ -17,22 +17,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
-from tinyprune.errors import UsageError, missing_extra
+from tinyprune.errors import UsageError
 from tinyprune.files import save_error
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.rotary import frequencies
 from tinyprune.pretrained.export import check_writable, end_token, padded
-from tinyprune.pretrained.gguf import CONTROL, LLAMA3, NORMAL, PRE, TURNED, UNUSED, USER_DEFINED, same
+from tinyprune.pretrained.gguf import CONTROL, LLAMA3, NORMAL, PRE, TURNED, UNUSED, USER_DEFINED, package, same
 from tinyprune.pretrained.layout import sources
-from tinyprune.pretrained.settings import NUMBERS
+from tinyprune.pretrained.settings import number_names
 
 KINDS = ("sliced", "source", "f32")
 
@@ -46,17 +48,20 @@ def arrangement(groups: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
     Each stored key-value head gets r of them in a row, for the r with the fewest heads and key-value heads together:
     all of them have as many numbers.
     """
-    best: tuple[int, list[int], list[int]] | None = None
-    for r in range(max(map(len, groups), default=0), 0, -1):
-        queries, keys = [], []
-        for k, heads in enumerate(groups):
-            for first in range(0, len(heads), r):
-                own = list(heads[first : first + r])
-                queries += own + [-1] * (r - len(own))
-                keys.append(k)
-        if best is None or len(queries) + len(keys) < best[0]:
-            best = len(queries) + len(keys), queries, keys
-    return ([], []) if best is None else best[1:]
+
+    def cost(r: int) -> int:
+        return (r + 1) * sum(math.ceil(len(heads) / r) for heads in groups)
+
+    most = max(map(len, groups), default=1)
+    r = min(range(most, 0, -1), key=cost)
+    queries: list[int] = []
+    keys: list[int] = []
+    for k, heads in enumerate(groups):
+        for first in range(0, len(heads), r):
+            own = list(heads[first : first + r])
+            queries += own + [-1] * (r - len(own))
+            keys.append(k)
+    return queries, keys
 
 
 def write_gguf(
@@ -83,52 +88,38 @@ def write_gguf(
         SaveError: if it cannot be written.
         MissingExtraError: if the package gguf is missing.
     """
-    try:
-        import gguf
-    except ImportError as error:
-        raise missing_extra("a GGUF file", "pretrained", __name__) from error
+    gguf = package("a GGUF file")
     path, config = Path(path), model.config
     check_writable(model, tokenizer, ["llama"], "GGUF files", bias="qkv")
     if kind not in KINDS:
         raise UsageError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
     if path.exists():
         raise UsageError(f"{path} exists; give a new file")
-    reader = None if source is None else gguf.GGUFReader(source)
-    stored = {} if reader is None else {tensor.name: tensor for tensor in reader.tensors}
-    params, layers = padded(model).host_params(), [stored_parts(config, i) for i in range(config.L)]
-    sizes = [tuple(len(x) for x in parts) for parts in layers]
-    architecture = "llama" if len(set(sizes)) == 1 and 0 not in sizes[0] else "deci"
-    if config.biased_projections:  # its qwen2 has queries as wide as the stream, and no slower angles
-        usual = architecture == "llama" and sizes[0][0] * config.Dh == config.D and not config.rope_scaling
-        architecture = "qwen2" if usual else "deci"
-    halved = reader is not None and reader.fields["general.architecture"].contents() == "qwen2"
+    entries, stored, source_family = tokenizer_entries(tokenizer, gguf), {}, ""
+    if source is not None:
+        reader = gguf.GGUFReader(source)
+        entries, stored = kept_entries(reader), {tensor.name: tensor for tensor in reader.tensors}
+        source_family = reader.fields["general.architecture"].contents()
+    layers = [stored_parts(config, i) for i in range(config.L)]
+    family = architecture(config, layers)
     partial = path.with_name(f"{path.name}.partial")
-    writer = gguf.GGUFWriter(partial, architecture)
-    for name, value, of, entry in kept_entries(reader) if reader else tokenizer_entries(tokenizer, gguf):
-        writer.add_key_value(name, value, of, entry)
-    heads, keys, units = (list(x) if architecture == "deci" else x[0] for x in zip(*sizes, strict=True))
-    about = {"T": positions or config.T, "H": heads, "kv_heads": keys, "F": units}
-    add_numbers(writer, config, architecture, about)
+    writer = gguf.GGUFWriter(partial, family)
+    for entry in entries:
+        writer.add_key_value(*entry)
+    add_numbers(writer, config, family, layers, positions or config.T)
     slower = frequencies(config.Dh, config.rope_base) / frequencies(config.Dh, config.rotary or 1.0)
     if slower.max() > 1:
         writer.add_tensor("rope_freqs.weight", slower.astype(np.float32))
-    for name, (tensor, transposed, _) in sources("gguf", config).items():
-        x, rows, columns = params.pop(name), None, None
-        if name.startswith("layers."):
-            _, i, short = name.split(".", 2)
-            part, axis, width = PARTS.get(short, (0, None, 1))
-            places = wide(layers[int(i)][part], width or config.Dh)
-            if not places.size:
-                continue
-            rows, columns = (places if axis == here else None for here in (0, 1))
-        paired = architecture != "qwen2" and name.endswith(TURNED)
-        turned = neighbours(rows, config.Dh) if paired and rows is not None else rows
-        x = picked(x.T if transposed else x, turned, columns)
-        data, form = stored_as(x, stored.get(tensor), turned if halved else rows, columns, kind, gguf)
-        writer.add_tensor(tensor, data, raw_dtype=form)
+    params = padded(model).host_params()
+    for cut in cuts(config, layers, family, source_family):
+        x = params.pop(cut.name)
+        x = picked(x.T if cut.transposed else x, cut.rows, cut.columns)
+        data, form = stored_as(x, cut, stored.get(cut.tensor), kind, gguf)
+        writer.add_tensor(cut.tensor, data, raw_dtype=form)
     try:
-        for what in ("header", "kv_data", "tensors"):
-            getattr(writer, f"write_{what}_to_file")()
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
         writer.close()
         partial.replace(path)
     except OSError as error:
@@ -137,35 +128,95 @@ def write_gguf(
         partial.unlink(missing_ok=True)
 
 
-def stored_parts(config: ModelConfig, i: int) -> tuple[NDArray, NDArray, NDArray]:
-    """Return which original heads, key-value heads and units layer i stores, −1 for one of zeros."""
+class Stored(NamedTuple):
+    """Which original heads, key-value heads and units a layer stores, −1 for one of zeros."""
+
+    heads: NDArray
+    keys: NDArray
+    units: NDArray
+
+
+def stored_parts(config: ModelConfig, i: int) -> Stored:
+    """Return what layer i stores."""
     together, shared = config.H // (config.kv_heads or config.H), config.kv_ids(i)
     heads, keys = arrangement([[h for h in config.head_ids[i] if h // together == k] for k in shared])
-    units = wide(np.array(config.block_ids[i], int), config.U) if config.U else np.arange(config.F)
-    if heads and not units.size:  # a layer without units would be left out by llama.cpp, with its attention
+    units = np.arange(config.F)
+    if config.U:
+        units = wide(np.array(config.block_ids[i], int), config.U)
+    if heads and not units.size:  # llama.cpp would leave out a layer without units, with its attention
         units = np.full(config.U, -1)
-    return np.array(heads, int), np.array([shared[k] for k in keys], int), units
+    return Stored(np.array(heads, int), np.array([shared[k] for k in keys], int), units)
 
 
-# Which of `stored_parts` decides of a parameter, which axis of its tensor, (out, in), and how wide each is; 0 for Dh.
-# A norm is there if anything of its block is.
-PARTS: dict[str, tuple[int, int | None, int]] = {
-    "ln.scale": (0, None, 1),
-    "Wq": (0, 0, 0),
-    "Wk": (1, 0, 0),
-    "Wv": (1, 0, 0),
-    "Wo": (0, 1, 0),
-    "ffn.ln.scale": (2, None, 1),
-    "ffn.W1": (2, 0, 1),
-    "ffn.Wg": (2, 0, 1),
-    "ffn.W2": (2, 1, 1),
+def wide(ids: NDArray, width: int) -> NDArray:
+    """Return the places of all numbers of these heads or blocks, each `width` wide; −1 stays −1."""
+    return np.where(ids[:, None] < 0, -1, ids[:, None] * width + np.arange(width)).ravel()
+
+
+def architecture(config: ModelConfig, layers: Sequence[Stored]) -> str:
+    """Return the simplest architecture of llama.cpp that can say these layers."""
+    sizes = {tuple(map(len, stored)) for stored in layers}
+    if len(sizes) > 1 or 0 in min(sizes):
+        return "deci"
+    if not config.biased_projections:
+        return "llama"
+    # llama.cpp's qwen2 has queries as wide as the stream, and no slower angles.
+    if len(layers[0].heads) * config.Dh == config.D and not config.rope_scaling:
+        return "qwen2"
+    return "deci"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What the file has of a parameter: rows and columns of its matrix (out, in), all for None; −1 is one of zeros."""
+
+    name: str  # of the parameter
+    tensor: str  # its name in the file
+    transposed: bool  # whether the parameter is (in, out)
+    rows: NDArray | None
+    source_rows: NDArray | None  # the same rows in the file that the model was imported from
+    columns: NDArray | None
+
+
+# What of a layer decides of a parameter, and which axis of its tensor is cut. A norm is never cut: it is in the file if
+# anything of its block is.
+CUT: dict[str, tuple[str, int | None]] = {
+    "ln.scale": ("heads", None),
+    "Wq": ("heads", 0),
+    "Wk": ("keys", 0),
+    "Wv": ("keys", 0),
+    "bq": ("heads", 0),
+    "bk": ("keys", 0),
+    "bv": ("keys", 0),
+    "Wo": ("heads", 1),
+    "ffn.ln.scale": ("units", None),
+    "ffn.W1": ("units", 0),
+    "ffn.Wg": ("units", 0),
+    "ffn.W2": ("units", 1),
 }
-PARTS |= {f"b{x}": PARTS[f"W{x}"] for x in "qkv"}
 
 
-def wide(parts: NDArray, width: int) -> NDArray:
-    """Return the places of all numbers of these parts, each `width` wide; −1 stays −1."""
-    return np.where(parts[:, None] < 0, -1, parts[:, None] * width + np.arange(width)).ravel()
+def cuts(config: ModelConfig, layers: Sequence[Stored], family: str, source_family: str) -> Iterator[Cut]:
+    """Yield what a file of the architecture `family` has of each parameter, in the order of the forward pass."""
+    for name, (tensor, transposed, _) in sources("gguf", config).items():
+        rows = source_rows = columns = None
+        if name.startswith("layers."):
+            _, i, short = name.split(".", 2)
+            of, axis = CUT[short]
+            places = getattr(layers[int(i)], of)
+            if not places.size:
+                continue
+            if of != "units":
+                places = wide(places, config.Dh)
+            if axis == 1:
+                columns = places
+            elif axis == 0:
+                rows = source_rows = places
+            if name.endswith(TURNED) and family != "qwen2":
+                rows = neighbours(places, config.Dh)
+                if source_family == "qwen2":
+                    source_rows = rows
+        yield Cut(name, tensor, transposed, rows, source_rows, columns)
 
 
 def neighbours(places: NDArray, Dh: int) -> NDArray:
@@ -182,31 +233,44 @@ def picked(x: NDArray, rows: NDArray | None, columns: NDArray | None) -> NDArray
     return np.ascontiguousarray(x)
 
 
-def stored_as(
-    x: NDArray, tensor: Any, rows: NDArray | None, columns: NDArray | None, kind: str, gguf: Any
-) -> tuple[NDArray, Any]:
-    """Return the bytes of a tensor (out, in) and their type: blocks of the source's tensor if it is the same there."""
-    types, sizes = gguf.GGMLQuantizationType, gguf.GGML_QUANT_SIZES
+def stored_as(x: NDArray, cut: Cut, tensor: Any, kind: str, gguf: Any) -> tuple[NDArray, Any]:
+    """Return the bytes of what is cut, and their type: blocks of the source's tensor if it is the same there."""
+    types = gguf.GGMLQuantizationType
     if x.ndim == 1 or kind == "f32":
         return x, types.F32
+    forms = [types.Q8_0]
     if tensor is not None:
-        count, size = sizes[tensor.tensor_type]
-        blocks = tensor.data.view(np.uint8).reshape(len(tensor.data), -1, size)
-        by_block = None if columns is None else columns[::count] // count  # −1 stays −1
-        whole = columns is None or (by_block is not None and np.array_equal(wide(by_block, count), columns))
-        # a layer of a `deci` file may have fewer rows than the heads' numbers say
-        ends = (-1 if index is None else index.max(initial=-1) for index in (rows, by_block))
-        if whole and all(end < n for end, n in zip(ends, blocks.shape, strict=False)):
-            data = picked(blocks, rows, by_block).reshape(len(x), -1)
-            if np.array_equal(gguf.dequantize(data, tensor.tensor_type), x):
-                return data, tensor.tensor_type
-    for form in [*([] if tensor is None else [tensor.tensor_type]), types.Q8_0]:
-        with contextlib.suppress(NotImplementedError):  # the package reads K-quants and others, and cannot write them
-            if x.shape[1] % sizes[form][0] == 0:
-                data, blocks = gguf.quantize(x, form), sizes[form][0] > 1
-                if form == types.Q8_0 or kind == "source" or (blocks and same(x, gguf.dequantize(data, form))):
-                    return data, form
+        forms.insert(0, tensor.tensor_type)
+        data = sliced(tensor, cut, gguf)
+        if data is not None and np.array_equal(gguf.dequantize(data, tensor.tensor_type), x):
+            return data, tensor.tensor_type
+    for form in forms:
+        width = gguf.GGML_QUANT_SIZES[form][0]
+        if x.shape[1] % width:
+            continue
+        with contextlib.suppress(NotImplementedError):  # the package cannot write all types that it reads
+            data = gguf.quantize(x, form)
+            if form == types.Q8_0 or kind == "source" or (width > 1 and same(x, gguf.dequantize(data, form))):
+                return data, form
     return x, types.F32
+
+
+def sliced(tensor: Any, cut: Cut, gguf: Any) -> NDArray | None:
+    """Return the bytes that the source's tensor has of a cut, None if it lacks rows, or cuts through blocks."""
+    width, size = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
+    blocks = tensor.data.view(np.uint8).reshape(len(tensor.data), -1, size)
+    columns = cut.columns
+    if columns is not None:
+        by_block = columns[::width] // width  # −1 stays −1
+        if not np.array_equal(wide(by_block, width), columns):
+            return None
+        columns = by_block
+    # A layer of a `deci` file may have fewer rows than the heads' numbers say.
+    for index, n in zip((cut.source_rows, columns), blocks.shape, strict=False):
+        if index is not None and index.max(initial=-1) >= n:
+            return None
+    found = picked(blocks, cut.source_rows, columns)
+    return found.reshape(len(found), -1)
 
 
 def kept_entries(reader: Any) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -214,23 +278,30 @@ def kept_entries(reader: Any) -> Iterator[tuple[str, Any, Any, Any]]:
     ours = ("general.architecture", "general.file_type", "general.alignment")
     for name, field in reader.fields.items():
         if name.startswith(("general.", "tokenizer.")) and name not in ours:
-            yield name, field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None
+            kind, *of = field.types
+            yield name, field.contents(), kind, of[-1] if of else None
 
 
 def tokenizer_entries(tokenizer: Any, gguf: Any) -> Iterator[tuple[str, Any, Any, Any]]:
     """Yield the same for a tokenizer that comes from a tokenizer.json. Raises UsageError if llama.cpp's has no name."""
     about, kinds = json.loads(tokenizer.description), gguf.GGUFValueType
     cut = about.get("pre_tokenizer") or {}
-    # Offsets tell nothing of the tokens.
-    cuts = [x | {"trim_offsets": True} if "trim_offsets" in x else x for x in cut.get("pretokenizers", [cut])]
-    names = [x for x in PRE if PRE[x] == cuts and (x == LLAMA3) == bool(about["model"].get("ignore_merges"))]
+    steps = cut.get("pretokenizers", [cut])
+    for step in steps:
+        if "trim_offsets" in step:  # offsets tell nothing of the tokens
+            step["trim_offsets"] = True
+    whole = bool(about["model"].get("ignore_merges"))
+    names = [name for name, known in PRE.items() if known == steps and (name == LLAMA3) == whole]
     if not names:
-        raise UsageError(f"a GGUF file can say how a text is cut for {', '.join(PRE)}; this tokenizer cuts otherwise")
-    tokens, types = [f"[unused {i}]" for i in range(tokenizer.V)], [UNUSED] * tokenizer.V
+        said = f"how a text is cut for {', '.join(PRE)}; this tokenizer cuts otherwise"
+        raise UsageError(f"a GGUF file can say {said}")
+    tokens = [f"[unused {i}]" for i in range(tokenizer.V)]
+    types = [UNUSED] * tokenizer.V
     for token, i in about["model"]["vocab"].items():
         tokens[i], types[i] = token, NORMAL
     for added in about.get("added_tokens", ()):
-        tokens[added["id"]], types[added["id"]] = added["content"], CONTROL if added["special"] else USER_DEFINED
+        tokens[added["id"]] = added["content"]
+        types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     merges = [x if isinstance(x, str) else " ".join(x) for x in about["model"]["merges"]]
     yield "tokenizer.ggml.model", "gpt2", kinds.STRING, None
     yield "tokenizer.ggml.pre", names[0], kinds.STRING, None
@@ -245,20 +316,17 @@ def tokenizer_entries(tokenizer: Any, gguf: Any) -> Iterator[tuple[str, Any, Any
             yield f"tokenizer.ggml.{name}_token_id", end, kinds.UINT32, None
 
 
-def add_numbers(writer: Any, config: ModelConfig, architecture: str, about: dict[str, Any]) -> None:
-    """Write the sizes of the model; `about` has those that the file's layers differ in, by our names."""
-    about |= {name: getattr(config, name) for name in ("V", "L", "D", "norm_eps", "rope_base")}
-    for name, key in NUMBERS["gguf"].items():
-        add_number(writer, key.replace("llama", architecture, 1), about[name])
+def add_numbers(writer: Any, config: ModelConfig, family: str, layers: Sequence[Stored], T: int) -> None:
+    """Write the sizes of the model, in a `deci` file those of each layer."""
+    sizes: list[Any] = [[len(ids) for ids in of] for of in zip(*layers, strict=True)]
+    if family != "deci":
+        sizes = [each[0] for each in sizes]
+    about = {"T": T} | dict(zip(("H", "kv_heads", "F"), sizes, strict=True))
+    numbers = {}
+    for name, theirs in number_names("gguf").items():
+        numbers[theirs] = about.get(name, getattr(config, name))
     for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
-        add_number(writer, f"{architecture}.{key}", config.Dh)
-
-
-def add_number(writer: Any, key: str, value: Any) -> None:
-    """Write a number, or one for each layer."""
-    if isinstance(value, list):
-        writer.add_array(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    else:
-        writer.add_uint32(key, value)
+        numbers[f"llama.{key}"] = config.Dh
+    add = {list: writer.add_array, float: writer.add_float32, int: writer.add_uint32}
+    for key, number in numbers.items():
+        add[type(number)](key.replace("llama", family, 1), number)

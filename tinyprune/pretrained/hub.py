@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from tinyprune.config import ModelConfig
 from tinyprune.data.tokenizers import BytePairTokenizer
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.files import replace_file
+from tinyprune.files import read_error, replace_file
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained.export import check_writable, end_token
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.safetensors_file import read_header
 from tinyprune.pretrained.settings import read_settings, write_settings
-from tinyprune.pretrained.stored import OTHERWISE, check_tensors, read_parameters
+from tinyprune.pretrained.stored import check_tensors, damaged, read_parameters
 
 NEEDED = "give a folder with config.json, model.safetensors and tokenizer.json"
 # What comes before the names of `layout.sources` in a file; a file of a model without its output side goes without.
@@ -46,7 +46,8 @@ def read_hub(folder: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]],
     check_tensors(folder, stored, where, shapes)
     embedding = stored[where["embedding"].tensor].load
     if repeated and not (repeated.load and embedding and np.array_equal(repeated.load(), embedding())):
-        raise CheckpointError(f"{folder}: tie_word_embeddings is true, but lm_head.weight is not the embedding")
+        said = "tie_word_embeddings is true, but lm_head.weight is not the embedding"
+        raise CheckpointError(f"{folder}: {said}")
     description = _read_text(folder / "tokenizer.json")
     try:
         tokenizer = BytePairTokenizer(description, config.V, _chat_template(folder))
@@ -78,58 +79,67 @@ def write_hub(folder: str | Path, model: Transformer, tokenizer: Any, positions:
     heads, params = _heads_in_each_layer(config), model.host_params()
     parts: dict[str, list[NDArray]] = {}
     for name, source in sources(kind, config).items():
-        tensor = source.tensor if name == "unembedding" else PREFIX[kind] + source.tensor
+        tensor = source.tensor
+        if name != "unembedding":
+            tensor = PREFIX[kind] + tensor
         # The thirds of one tensor come one after the other.
         parts.setdefault(tensor, []).append(params[name].T if source.transposed else params[name])
-    tensors = {tensor: np.asarray(np.concatenate(x, -1), np.float32, order="C") for tensor, x in parts.items()}
-    replace_file(folder / "model.safetensors", safetensors.numpy.save(tensors, {"format": "pt"}), "model")
-    longest = config.T if positions is None or kind == "gpt2" else positions  # GPT-2's table has T rows
-    settings = write_settings(config, heads, longest)
+    tensors = {}
+    for tensor, arrays in parts.items():
+        tensors[tensor] = np.asarray(np.concatenate(arrays, -1), np.float32, order="C")
+    content = safetensors.numpy.save(tensors, {"format": "pt"})
+    replace_file(folder / "model.safetensors", content, "model")
+    longest = positions or config.T
+    if kind == "gpt2":
+        longest = config.T  # its table of positions has T rows
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest}
-    about |= {"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {}
-    for name, text in (
-        ("tokenizer.json", tokenizer.description),
-        ("tokenizer_config.json", json.dumps(about | {"clean_up_tokenization_spaces": False}, indent=2) + "\n"),
-        # Last, since without it the folder of an export that was stopped is no model.
-        ("config.json", json.dumps(settings | {"eos_token_id": end_token(tokenizer)}, indent=2) + "\n"),
-    ):
-        replace_file(folder / name, text.encode("utf-8"))
+    if tokenizer.chat_template:
+        about["chat_template"] = tokenizer.chat_template
+    about["clean_up_tokenization_spaces"] = False
+    settings = write_settings(config, heads, longest) | {"eos_token_id": end_token(tokenizer)}
+    replace_file(folder / "tokenizer.json", tokenizer.description.encode("utf-8"))
+    # config.json comes last: without it the folder of an export that was stopped is no model.
+    for name, values in (("tokenizer_config.json", about), ("config.json", settings)):
+        replace_file(folder / name, (json.dumps(values, indent=2) + "\n").encode("utf-8"))
 
 
 def _heads_in_each_layer(config: ModelConfig) -> int:
     """Return the number of heads that every layer has. Raises UsageError naming the first layer that does not fit."""
-    D, H, heads, units = config.D, config.H, config.heads[0], config.width(0)
+    H, heads, units = config.H, config.heads[0], config.width(0)
+    theirs = f"the Hub's {config.kind} has"
     for i in range(config.L):
         if config.width(i) != units or not units:
             had = f"as many units in each layer, {units or 'at least 1'}, but layer {i} has {config.width(i)}"
-            raise UsageError(
-                f"the Hub's {config.kind} has {had}; a folder with --padded has them all, a .gguf file can do"
-            )
+            otherwise = "a folder with --padded has them all, a .gguf file can do"
+            raise UsageError(f"{theirs} {had}; {otherwise}")
     together = H // (config.kv_heads or H)
     for i, ids in enumerate(config.head_ids):
         if config.kind == "gpt2" and len(ids) < H:
-            raise UsageError(f"the Hub's gpt2 has all {H} heads in each layer, but layer {i} has {len(ids)}")
+            raise UsageError(f"{theirs} all {H} heads in each layer, but layer {i} has {len(ids)}")
         if not ids or len(ids) != heads:
-            wanted = heads or "at least 1"
-            raise UsageError(f"the Hub's llama has as many heads in each layer, {wanted}, but layer {i} has {len(ids)}")
+            had = f"as many heads in each layer, {heads or 'at least 1'}, but layer {i} has {len(ids)}"
+            raise UsageError(f"{theirs} {had}")
         if len(ids) != together * len(config.kv_ids(i)):
-            raise UsageError(
-                f"the Hub's llama has whole groups of {together} heads that share a key and a value, but layer {i} has "
-                f"the heads {', '.join(map(str, ids))}"
-            )
-    if D % heads:
-        raise UsageError(f"transformers allows only numbers of heads that divide D = {D}, but layer 0 has {heads}")
+            had = f"whole groups of {together} heads that share a key and a value"
+            raise UsageError(f"{theirs} {had}, but layer {i} has the heads {', '.join(map(str, ids))}")
+    if config.D % heads:
+        allowed = f"only numbers of heads that divide D = {config.D}"
+        raise UsageError(f"transformers allows {allowed}, but layer 0 has {heads}")
     return heads
 
 
 def _chat_template(folder: Path) -> str:
     """Return how a chat becomes one text, in Jinja; of several the default. "" if the folder does not say it."""
-    if (path := folder / "chat_template.jinja").exists():
-        return _read_text(path)
-    path = folder / "tokenizer_config.json"
-    found = _read_json(path).get("chat_template") if path.exists() else ""
-    if isinstance(found, list):
-        found = next((x.get("template") for x in found if isinstance(x, dict) and x.get("name") == "default"), "")
+    alone, path = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if alone.exists():
+        return _read_text(alone)
+    found: Any = ""
+    if path.exists():
+        found = _read_json(path).get("chat_template")
+    for one in found if isinstance(found, list) else ():
+        if isinstance(one, dict) and one.get("name") == "default":
+            found = one.get("template")
+            break
     return found if isinstance(found, str) else ""
 
 
@@ -139,18 +149,18 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError as error:
         raise UsageError(f"there is no {path}; {NEEDED}") from error
     except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
+        raise read_error(path, error) from error
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path} is not UTF-8 text; {OTHERWISE}") from error
+        raise damaged(f"{path} is not UTF-8 text") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(_read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); {OTHERWISE}") from error
+        raise damaged(f"{path} is not JSON ({error})") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is not a table of settings; {OTHERWISE}")
+        raise damaged(f"{path} is not a table of settings")
     return values
 
 
@@ -161,17 +171,20 @@ def _weight_files(folder: Path) -> list[Path]:
         return [whole]
     if index.exists():
         files = _read_json(index).get("weight_map")
-        names = list(files.values()) if isinstance(files, dict) else []
+        names = [*files.values()] if isinstance(files, dict) else []
         # A name that leads out of the folder would make us read any file.
-        if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise CheckpointError(f"{index} does not name files of this folder; {OTHERWISE}")
+        ours = [name for name in names if isinstance(name, str) and Path(name).name == name]
+        if not names or ours != names:
+            raise damaged(f"{index} does not name files of this folder")
         for name in names:
             if not (folder / name).exists():
-                raise UsageError(f"{folder} lacks {name}, a part of the model that {index.name} names; get it, too")
+                said = f"a part of the model that {index.name} names; get it, too"
+                raise UsageError(f"{folder} lacks {name}, {said}")
         return [folder / name for name in sorted(set(names))]
-    for pickled in sorted(path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")):
+    pickles = [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")]
+    if pickles:
         raise UsageError(
-            f"{pickled} is a pickle, which can run any program when it is read; where you trust it, let transformers "
-            "read it and write model.safetensors: model.save_pretrained(folder)"
+            f"{min(pickles)} is a pickle, which can run any program when it is read; where you trust it, "
+            "let transformers read it and write model.safetensors: model.save_pretrained(folder)"
         )
     raise UsageError(f"there is no {whole}; {NEEDED}")

@@ -49,5 +49,6 @@ def sources(form: str, config: ModelConfig) -> dict[str, Source]:
         tensor = table[stem][column]
         third = "qkv".index(stem) if tensor == "attn.c_attn" else None
         ending = "bias" if is_bias(name) else "weight"
-        found[name] = Source(f"{prefix}{tensor}.{ending}", "W" in short and form != "gpt2", third)
+        transposed = "W" in short and form != "gpt2"
+        found[name] = Source(f"{prefix}{tensor}.{ending}", transposed, third)
     return found

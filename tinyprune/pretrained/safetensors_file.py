@@ -6,7 +6,6 @@ tensors' bytes. The package safetensors checks it; the tensors are read here bec
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +13,7 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from tinyprune.errors import CheckpointError
-from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_memory
+from tinyprune.pretrained.stored import StoredTensor, reading
 from tinyprune.training import checkpoints
 
 # The stored numbers that are read: how bytes become numbers that fit into float32.
@@ -32,21 +30,14 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
     Raises CheckpointError unless the file is whole, UsageError if it is larger than this machine's memory.
     """
-    try:
-        check_memory(path, path.stat().st_size)
+    with reading(path, "safetensors", safetensors.SafetensorError):
         header, data = checkpoints.read_header(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}; check the folder") from error
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path} is truncated, altered or no safetensors file ({error}); {OTHERWISE}") from error
 
-    def load(dtype: str, shape: list[int], data_offsets: tuple[int, int]) -> NDArray:
-        return WIDEN[dtype](data[slice(*data_offsets)]).reshape(shape)
+    def tensor(dtype: str, shape: list[int], data_offsets: list[int]) -> StoredTensor:
+        def load() -> NDArray:
+            return WIDEN[dtype](data[slice(*data_offsets)]).reshape(shape)
+
+        return StoredTensor(tuple(shape), dtype, load if dtype in WIDEN else None)
 
     header.pop("__metadata__", None)
-    return {
-        name: StoredTensor(
-            tuple(entry["shape"]), entry["dtype"], functools.partial(load, **entry) if entry["dtype"] in WIDEN else None
-        )
-        for name, entry in header.items()
-    }
+    return {name: tensor(**entry) for name, entry in header.items()}

@@ -7,13 +7,14 @@ positions: segments no longer than the window are the same with it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinyprune.config import ModelConfig
 from tinyprune.errors import UsageError
 
+Settings = dict[str, Any]  # as a file has them
 # The only value that our models have of a setting of the Hub's. A file that lacks the setting means this value too.
-ONLY: dict[str, dict[str, Any]] = {
+ONLY: dict[str, Settings] = {
     "gpt2": {
         "activation_function": "gelu_new",
         "scale_attn_weights": True,
@@ -24,39 +25,54 @@ ONLY: dict[str, dict[str, Any]] = {
     "qwen2": {"hidden_act": "silu"},
     "mistral": {"hidden_act": "silu"},
 }
-SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")  # of "llama3"
-# Our numbers in each format, in the order in which they are read, and what absent ones are.
-NUMBERS = {
-    "gpt2": {"V": "vocab_size", "L": "n_layer", "D": "n_embd", "H": "n_head", "T": "n_positions", "F": "n_inner"}
-    | {"norm_eps": "layer_norm_epsilon"},
-    "llama": {"V": "vocab_size", "L": "num_hidden_layers", "D": "hidden_size", "H": "num_attention_heads"}
-    | {"kv_heads": "num_key_value_heads", "F": "intermediate_size", "T": "max_position_embeddings"}
-    | {"norm_eps": "rms_norm_eps", "rope_base": "rope_theta"},
-    "gguf": {"V": "llama.vocab_size", "L": "llama.block_count", "D": "llama.embedding_length"}
-    | {"H": "llama.attention.head_count", "kv_heads": "llama.attention.head_count_kv"}
-    | {"F": "llama.feed_forward_length", "T": "llama.context_length"}
-    | {"norm_eps": "llama.attention.layer_norm_rms_epsilon", "rope_base": "llama.rope.freq_base"},
-}
-ABSENT: dict[str, dict[str, Any]] = {
-    "gpt2": {"norm_eps": 1e-5},
-    "llama": {"T": 2048, "norm_eps": 1e-6, "rope_base": 10_000.0},
-    "gguf": {"rope_base": 10_000.0},
-}
-ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
-ARCHITECTURES |= {"qwen2": "Qwen2ForCausalLM", "mistral": "MistralForCausalLM"}
-LLAMAS = ("llama", "qwen2", "mistral")
+# The numbers of the "llama3" scaling of positions, in the order of `ModelConfig.rope_scaling`.
+SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 # Models have fewer layers and heads; our names for all that a file claims would fill the memory.
 MANY = 1000
 
 
-def read_settings(config: dict[str, Any], where: Path) -> ModelConfig:
+class Number(NamedTuple):
+    """A number of a model: its name in each format, None where there is none, and what values it may have."""
+
+    gpt2: str | None
+    llama: str
+    gguf: str
+    kind: type = int
+    below: float = 1e9
+
+
+# By our names, in the order in which they are read.
+NUMBERS = {
+    "V": Number("vocab_size", "vocab_size", "llama.vocab_size"),
+    "L": Number("n_layer", "num_hidden_layers", "llama.block_count", below=MANY),
+    "D": Number("n_embd", "hidden_size", "llama.embedding_length"),
+    "H": Number("n_head", "num_attention_heads", "llama.attention.head_count", below=MANY),
+    "kv_heads": Number(None, "num_key_value_heads", "llama.attention.head_count_kv"),
+    "F": Number("n_inner", "intermediate_size", "llama.feed_forward_length"),
+    "T": Number("n_positions", "max_position_embeddings", "llama.context_length"),
+    "norm_eps": Number("layer_norm_epsilon", "rms_norm_eps", "llama.attention.layer_norm_rms_epsilon", float),
+    "rope_base": Number(None, "rope_theta", "llama.rope.freq_base", float),
+}
+# What absent numbers are.
+ABSENT: dict[str, Settings] = {
+    "gpt2": {"norm_eps": 1e-5},
+    "llama": {"T": 2048, "norm_eps": 1e-6, "rope_base": 10_000.0},
+    "gguf": {"rope_base": 10_000.0},
+}
+# The classes of the families in transformers.
+LLAMAS = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "mistral": "MistralForCausalLM"}
+ARCHITECTURES = {"gpt2": "GPT2LMHeadModel"} | LLAMAS
+
+
+def read_settings(config: Settings, where: Path) -> ModelConfig:
     """Return our settings for the config.json at `where`. Raises UsageError for a model that we do not have.
 
     Where a setting is absent, it has the value that transformers gives it.
     """
+    family = str(config.get("model_type"))
     architectures = config.get("architectures")
-    named = architectures if isinstance(architectures, list) else []
-    family = next((name for name in LLAMAS if ARCHITECTURES[name] in named), str(config.get("model_type")))
+    if isinstance(architectures, list):
+        family = next((name for name, it in LLAMAS.items() if it in architectures), family)
     if family not in ONLY:
         raise UsageError(f"{where}: model_type must be one of {', '.join(ONLY)}, got {family!r}")
     kind = "gpt2" if family == "gpt2" else "llama"
@@ -79,23 +95,29 @@ def read_settings(config: dict[str, Any], where: Path) -> ModelConfig:
             only({"rope_scaling": scaling}, "rope_scaling", where, "default")
         only(config | rope, "partial_rotary_factor", where, 1.0)
         width = positive(config, "head_dim", where, numbers["D"] // numbers["H"])
-        numbers |= {"head_width": width} if width * numbers["H"] != numbers["D"] else {}
-        numbers |= {"bias": "qkv"} if family == "qwen2" else {}
+        if width * numbers["H"] != numbers["D"]:
+            numbers["head_width"] = width
+        if family == "qwen2":
+            numbers["bias"] = "qkv"
         if config.get("use_sliding_window", family == "mistral"):
-            numbers["T"] = min(numbers["T"], positive(config, "sliding_window", where, numbers["T"]))
+            window = positive(config, "sliding_window", where, numbers["T"])
+            numbers["T"] = min(numbers["T"], window)
     return model_config(where, kind, **numbers, tied=kind == "gpt2" if tied is None else bool(tied))
 
 
-def write_settings(model: ModelConfig, heads: int, positions: int) -> dict[str, Any]:
+def write_settings(model: ModelConfig, heads: int, positions: int) -> Settings:
     """Return the config.json of a model for so many positions, with `heads` heads in each layer."""
     kind = model.kind
     family = "qwen2" if model.bias == "qkv" else kind
-    config: dict[str, Any] = {"model_type": family, "architectures": [ARCHITECTURES[family]]}
+    config: Settings = {"model_type": family, "architectures": [ARCHITECTURES[family]]}
     ours = {"H": heads, "F": model.width(0), "T": positions, "kv_heads": len(model.kv_ids(0))}
-    config |= {theirs: ours.get(name, getattr(model, name)) for name, theirs in NUMBERS[kind].items()}
-    config |= {"head_dim": model.Dh} if kind == "llama" else {}
+    for name, theirs in number_names(kind).items():
+        config[theirs] = ours.get(name, getattr(model, name))
+    if kind == "llama":
+        config["head_dim"] = model.Dh
     if model.rope_scaling:
-        config["rope_scaling"] = {"rope_type": "llama3"} | dict(zip(SCALING, model.rope_scaling, strict=True))
+        scaling = dict(zip(SCALING, model.rope_scaling, strict=True))
+        config["rope_scaling"] = {"rope_type": "llama3"} | scaling
     # Null, since transformers would take ids of GPT-2's or Llama 2's vocabulary where none are given.
     config |= {"bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": model.tied}
     return config | ONLY[family] | {"torch_dtype": "float32"}
@@ -111,21 +133,25 @@ def model_config(where: Path, kind: str, **settings: Any) -> ModelConfig:
         raise UsageError(f"{where}: {error}") from error
 
 
-def read_numbers(values: dict[str, Any], form: str, where: Path, **absent: Any) -> dict[str, Any]:
+def number_names(form: str) -> dict[str, str]:
+    """Return the names of the numbers in a format, "gpt2", "llama" or "gguf", by ours."""
+    names = {name: getattr(number, form) for name, number in NUMBERS.items()}
+    return {name: theirs for name, theirs in names.items() if theirs is not None}
+
+
+def read_numbers(values: Settings, form: str, where: Path, **absent: Any) -> Settings:
     """Return the numbers of a format by our names; `absent` has values of absent ones, beside `ABSENT`."""
-    found: dict[str, Any] = {}
-    for name, theirs in NUMBERS[form].items():
+    found: Settings = {}
+    for name, theirs in number_names(form).items():
         usual = ABSENT[form] | {"kv_heads": found.get("H")} | absent
         if form == "gpt2" and name == "F":
             usual["F"] = 4 * found["D"]
-        kind, below = (float if name in ("norm_eps", "rope_base") else int), (MANY if name in "LH" else 1e9)
-        found[name] = positive(values, theirs, where, usual.get(name), kind, below)
+        number = NUMBERS[name]
+        found[name] = positive(values, theirs, where, usual.get(name), number.kind, number.below)
     return found
 
 
-def positive(
-    values: dict[str, Any], key: str, where: Path, usual: Any = None, kind: type = int, below: float = 1e9
-) -> Any:
+def positive(values: Settings, key: str, where: Path, usual: Any = None, kind: type = int, below: float = 1e9) -> Any:
     """Return the number `key`, `usual` where it is absent or null. Raises UsageError unless 0 < number < `below`."""
     value = usual if values.get(key) is None else values[key]
     if value is None:
@@ -136,13 +162,12 @@ def positive(
     return kind(value)
 
 
-def only(values: dict[str, Any], key: str, where: Path, wanted: Any) -> None:
+def only(values: Settings, key: str, where: Path, wanted: Any) -> None:
     """Raise UsageError if the setting `key` is given and has another value than the one that our models have."""
     if values.get(key) not in (None, wanted):
-        raise UsageError(
-            f"{where}: {key} is {shown(values[key])}, and tinyprune can compute only models "
-            f"{'without it' if wanted is None else f'where it is {wanted!r}'}; take another model"
-        )
+        ours = "without it" if wanted is None else f"where it is {wanted!r}"
+        said = f"{key} is {shown(values[key])}, and tinyprune can compute only models {ours}"
+        raise UsageError(f"{where}: {said}; take another model")
 
 
 def shown(value: Any) -> str:

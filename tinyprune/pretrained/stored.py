@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.files import read_error
 from tinyprune.machine import memory_bytes
 
-OTHERWISE = "get the file again from where it comes from"
+
+def damaged(said: str) -> CheckpointError:
+    """Build the error for a file that is not whole, or does not fit the model's other files."""
+    return CheckpointError(f"{said}; get the file again from where it comes from")
 
 
 class StoredTensor(NamedTuple):
@@ -21,7 +26,7 @@ class StoredTensor(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: str  # as the format calls it
-    load: Callable[[], NDArray] | None  # returns its numbers, as floats of at most 32 bits; None: not known
+    load: Callable[[], NDArray] | None  # returns floats of at most 32 bits; None: unknown
 
 
 class Source(NamedTuple):
@@ -33,15 +38,31 @@ class Source(NamedTuple):
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the tensor from which a parameter of `shape` is read."""
-        shape = shape[::-1] if self.transposed else shape
+        if self.transposed:
+            shape = shape[::-1]
         return shape if self.third is None else (*shape[:-1], 3 * shape[-1])
 
 
 def check_memory(where: Path, size: int) -> None:
     """Raise UsageError if a file of `size` bytes, or the float32 numbers in it, exceed this machine's memory."""
-    if size > (memory := memory_bytes()):
+    memory = memory_bytes()
+    if size > memory:
         has = f"and this machine has {memory / 1e9:.1f} GB; use a smaller model"
         raise UsageError(f"{where} needs {size / 1e9:.1f} GB of memory, {has}")
+
+
+@contextlib.contextmanager
+def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
+    """Check that a file fits into memory, and turn the `errors` of its package into a CheckpointError that names it."""
+    try:
+        check_memory(path, path.stat().st_size)
+        yield
+    except UsageError:
+        raise
+    except OSError as error:
+        raise read_error(path, error) from error
+    except errors as error:
+        raise damaged(f"{path} is truncated, altered or no {kind} file ({error})") from error
 
 
 def check_tensors(
@@ -61,11 +82,11 @@ def check_tensors(
     for problem, names in (("lacks", missing), ("has, beside what its settings need,", unexpected)):
         if names:
             more = f" and {len(names) - 1} more" if names[1:] else ""
-            raise CheckpointError(f"{where} {problem} the tensor {names[0]}{more}; {OTHERWISE}")
+            raise damaged(f"{where} {problem} the tensor {names[0]}{more}")
     for name, shape in needed.items():
         if stored[name].shape != shape:
             found = f"has shape {stored[name].shape}, but the settings need {shape}"
-            raise CheckpointError(f"{where}: tensor {name} {found}; {OTHERWISE}")
+            raise damaged(f"{where}: tensor {name} {found}")
         if stored[name].load is None:
             found = f"is stored as {stored[name].dtype}, which cannot be read"
             raise UsageError(f"{where}: tensor {name} {found}; get the model as F32, F16 or BF16")
@@ -78,9 +99,13 @@ def read_parameters(
     """Return the parameters `names`, contiguous in C order, from `sources` that `check_tensors` has found in order."""
     params = {}
     for name in names:
-        tensor, transposed, third = sources[name]
-        load = tensors[tensor].load
+        source = sources[name]
+        load = tensors[source.tensor].load
         assert load is not None
-        x = load() if third is None else np.split(load(), 3, -1)[third]
-        params[name] = np.array(x.T if transposed else x, np.float32, order="C")
+        x = load()
+        if source.third is not None:
+            x = np.split(x, 3, -1)[source.third]
+        if source.transposed:
+            x = x.T
+        params[name] = np.array(x, np.float32, order="C")
     return params

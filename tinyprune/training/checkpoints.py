@@ -21,12 +21,18 @@ import safetensors
 from numpy.typing import NDArray
 
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.files import replace_file
+from tinyprune.files import read_error, replace_file
 
 FORMAT_VERSION = 1
 ENTRY = "tinyprune"
-DTYPES = {f"{x.kind.upper()}{8 * x.itemsize}": x for x in map(np.dtype, "bhiqBHIQefd")} | {"BOOL": np.dtype(bool)}
-OTHERWISE = "use another checkpoint, or train again"
+DTYPES = {f"{x.kind.upper()}{8 * x.itemsize}": x for x in map(np.dtype, "bhiqBHIQefd")}
+DTYPES["BOOL"] = np.dtype(bool)
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+def unusable(said: str) -> CheckpointError:
+    """Build the error for a file that cannot be used as a checkpoint."""
+    return CheckpointError(f"{said}; use another checkpoint, or train again")
 
 
 def save_checkpoint(path: str | Path, tensors: dict[str, NDArray], metadata: dict[str, Any]) -> None:
@@ -52,7 +58,8 @@ def save_checkpoint(path: str | Path, tensors: dict[str, NDArray], metadata: dic
     try:
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"metadata of checkpoint {path} must be plain values with finite numbers: {error}") from error
+        allowed = "plain values with finite numbers"
+        raise UsageError(f"metadata of checkpoint {path} must be {allowed}: {error}") from error
     replace_file(path, _content(tensors, {ENTRY: _entry(metadata, tensors)}), "checkpoint")
 
 
@@ -80,32 +87,30 @@ def load_checkpoint(path: str | Path, mapped: bool = False) -> tuple[dict[str, N
         header, data = read_header(path)
         entry = header.pop("__metadata__", {}).get(ENTRY)
         if entry is None:
-            raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of tinyprune; {OTHERWISE}")
+            raise unusable(f"{path} is a safetensors file, but not a checkpoint of tinyprune")
         tensors = {}
         for name, about in sorted(header.items()):
-            x = data[slice(*about["data_offsets"])].view(DTYPES[about["dtype"]]).reshape(about["shape"])
-            tensors[name] = x.view(np.ndarray) if mapped and hasattr(mmap, "MADV_DONTNEED") else np.array(x)
+            start, end = about["data_offsets"]
+            x = data[start:end].view(DTYPES[about["dtype"]]).reshape(about["shape"])
+            as_pages = mapped and hasattr(mmap, "MADV_DONTNEED")
+            tensors[name] = x.view(np.ndarray) if as_pages else np.array(x)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}; check the name, or train first") from error
     except OSError as error:
-        raise CheckpointError(
-            f"cannot read checkpoint {path}: {error.strerror or error}; check its permissions"
-        ) from error
+        raise read_error(f"checkpoint {path}", error) from error
     # KeyError: another program has changed an array's dtype to one that NumPy lacks.
     except (safetensors.SafetensorError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} is truncated, altered, or no checkpoint at all ({error}); {OTHERWISE}"
-        ) from error
+        raise unusable(f"{path} is truncated, altered, or no checkpoint at all ({error})") from error
     try:
         fields = json.loads(entry)
         version, metadata = fields["format_version"], fields["metadata"]
         if version > FORMAT_VERSION:
             raise CheckpointError(f"{path} has format {version}, newer than {FORMAT_VERSION}; update tinyprune")
     except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} was altered: its metadata cannot be read; {OTHERWISE}") from error
+        raise unusable(f"{path} was altered: its metadata cannot be read") from error
     # The entry must be the one that `save_checkpoint` writes for these contents.
     if entry != _entry(metadata, tensors):
-        raise CheckpointError(f"{path} was altered after it was written (its sha256 does not match); {OTHERWISE}")
+        raise unusable(f"{path} was altered after it was written (its sha256 does not match)")
     release(tensors)
     return tensors, metadata
 
@@ -128,14 +133,16 @@ def release(tensors: dict[str, NDArray]) -> None:
 
 def _content(tensors: dict[str, NDArray], metadata: dict[str, str]) -> list[Any]:
     """Return the file's bytes in pieces, the arrays among them; `safetensors.numpy.save` makes two copies of all."""
-    tensors = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))  # so that all are aligned
-    header, end = cast(dict[str, Any], {"__metadata__": metadata}), 0
-    for name, x in tensors.items():
-        code = "BOOL" if x.dtype.kind == "b" else f"{x.dtype.kind.upper()}{8 * x.itemsize}"
-        header[name] = {"dtype": code, "shape": x.shape, "data_offsets": (end, end := end + x.nbytes)}
+    # The widest numbers come first, so that all are aligned.
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    header, start = cast(dict[str, Any], {"__metadata__": metadata}), 0
+    for name in names:
+        x, end = tensors[name], start + tensors[name].nbytes
+        header[name] = {"dtype": CODES[x.dtype], "shape": x.shape, "data_offsets": (start, end)}
+        start = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return [len(text).to_bytes(8, "little"), text, *tensors.values()]
+    return [len(text).to_bytes(8, "little"), text, *(tensors[name] for name in names)]
 
 
 def _entry(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> str:
@@ -145,4 +152,5 @@ def _entry(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> str:
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, metadata, layout]).encode())
     for name in names:
         digest.update(cast(Any, tensors[name].ravel()))
-    return json.dumps({"format_version": FORMAT_VERSION, "sha256": digest.hexdigest(), "metadata": metadata})
+    entry = {"format_version": FORMAT_VERSION, "sha256": digest.hexdigest()}
+    return json.dumps(entry | {"metadata": metadata})

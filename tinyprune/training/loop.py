@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tinyprune.config import STAGE_TABLES, TrainConfig
 from tinyprune.errors import CheckpointError, Interrupted, NotFiniteError
+from tinyprune.model.parameters import Parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.progress import duration, in_notebook, progress_bar, say
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
@@ -71,7 +71,8 @@ class Trainer(Training):
             while self.step < self.config.steps:
                 losses = self.train_step()
                 bar.update()
-                bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in losses.items()), refresh=False)
+                shown = [f"{name} {value:.3f}" for name, value in losses.items()]
+                bar.set_postfix_str(" ".join(shown), refresh=False)
                 if self.step == self.config.steps:
                     break
                 look = bool(every) and self.step % every == 0
@@ -92,14 +93,13 @@ class Trainer(Training):
                 self.tell(self.progress_line(losses, self.objective.describe(self.model)))
             self.save(finished=True)
             if signals.asked:
-                raise Interrupted(f"stopped after {self.stage}; all is saved in {self.path}; go on with: {self.go_on}")
+                raise self.interrupted(self.stage)
 
-    def interrupted(self) -> Interrupted:
-        """Build the error for a stop that the user has asked for, once all is saved."""
-        return Interrupted(
-            f"stopped after step {self.step} of {self.config.steps} of {self.stage}; all is saved in "
-            f"{self.path}; go on with: {self.go_on}"
-        )
+    def interrupted(self, after: str = "") -> Interrupted:
+        """Build the error for a stop that the user has asked for, once all is saved: by default after this step."""
+        after = after or f"step {self.step} of {self.config.steps} of {self.stage}"
+        saved = f"all is saved in {self.path}; go on with: {self.go_on}"
+        return Interrupted(f"stopped after {after}; {saved}")
 
     def log_validation(
         self, losses: dict[str, float], since: tuple[int, float], signals: "Signals"
@@ -122,8 +122,8 @@ class Trainer(Training):
             raise self.interrupted() from None
         except NotFiniteError as error:
             raise self.not_finite(f"{error} after step {self.step}") from error
-        record = {"stage": self.stage, "step": self.step, "split": "valid", "loss": result.nats_per_token}
-        record["bits_per_character"] = result.bits_per_character
+        record = {"stage": self.stage, "step": self.step, "split": "valid"}
+        record |= {"loss": result.nats_per_token, "bits_per_character": result.bits_per_character}
         described = self.objective.describe(self.model)
         self.log.write(record | described)
         end = time.perf_counter()
@@ -152,12 +152,12 @@ class Trainer(Training):
         if valid is not None:
             bits = valid.bits_per_character
             parts.append(f"validation loss {valid.nats_per_token:.3f}")
-            parts.append(
-                f"perplexity {valid.perplexity:.4g} per word" if bits is None else f"{bits:.3f} bits per character"
-            )
+            words = f"perplexity {valid.perplexity:.4g} per word"
+            parts.append(words if bits is None else f"{bits:.3f} bits per character")
         if "heads_open" in described:
             parts.append(f"{described['heads_open']} heads open")
-            parts += [f"{described['blocks_open']} blocks"] if "blocks_open" in described else []
+        if "blocks_open" in described:
+            parts.append(f"{described['blocks_open']} blocks")
         return parts
 
     def train_step(self) -> dict[str, float]:
@@ -167,14 +167,17 @@ class Trainer(Training):
         except NotFiniteError as error:
             raise self.not_finite(str(error)) from error
         if self.step % self.config.log_every == 0 or self.step == self.config.steps:
-            record = {"stage": self.stage, "step": self.step, "split": "train", **losses}
-            self.log.write(record | {"lr": lr, "grad_norm": norm} | self.objective.describe(self.model))
+            record = {"stage": self.stage, "step": self.step, "split": "train"}
+            record |= losses | {"lr": lr, "grad_norm": norm}
+            self.log.write(record | self.objective.describe(self.model))
         return losses
 
     def not_finite(self, what: str) -> NotFiniteError:
         """Build the error for a NaN or an infinity: where it appeared, what is saved, and what to do."""
         table = STAGE_TABLES[self.stage]
-        kept = f"{self.path} holds the last checkpoint" if self.path.exists() else "no checkpoint has been saved yet"
+        kept = "no checkpoint has been saved yet"
+        if self.path.exists():
+            kept = f"{self.path} holds the last checkpoint"
         return NotFiniteError(
             f"{self.stage}: {what}; {kept}; lower lr (or clip at a smaller norm, or warm up "
             f"longer) in table [{table}] of the run's config.toml, then go on with: {self.go_on}"
@@ -192,11 +195,13 @@ class Trainer(Training):
             if not np.isfinite(value).all():
                 raise self.not_finite(f"{name} is not finite after step {self.step}")
         tensors = {f"params.{name}": value for name, value in params.items()}
-        tensors |= {f"optimizer.{name}": to_host(value) for name, value in self.optimizer.state().items()}
+        state = self.optimizer.state()
+        tensors |= {f"optimizer.{name}": to_host(value) for name, value in state.items()}
         tensors |= {f"objective.{name}": value for name, value in self.objective.state().items()}
         tensors |= {f"memory.{i}": to_host(value) for i, value in enumerate(self.memory or [])}
-        own = {"stage": self.stage, "step": self.step, "finished": finished, "training": self.config.to_dict()}
-        own |= {"generator": self.rng.bit_generator.state, "metrics_length": self.log.sync()}
+        own = {"stage": self.stage, "step": self.step, "finished": finished}
+        own |= {"training": self.config.to_dict(), "generator": self.rng.bit_generator.state}
+        own["metrics_length"] = self.log.sync()
         save_checkpoint(self.path, tensors, self.metadata | own)
 
     def restore(self) -> None:
@@ -209,18 +214,18 @@ class Trainer(Training):
         if metadata.get("stage") != self.stage:
             raise CheckpointError(f"{self.path} is of stage {metadata.get('stage')!r}, not {self.stage!r}")
         to_device = self.model.ops.to_device
-        groups: dict[str, dict[str, NDArray]] = {"params": {}, "optimizer": {}, "objective": {}, "memory": {}}
+        groups: dict[str, Parameters] = {"params": {}, "optimizer": {}, "objective": {}, "memory": {}}
         for name, value in tensors.items():
             group, _, rest = name.partition(".")
             groups.get(group, {})[rest] = value
         for name, value in self.model.params.items():
-            saved = groups["params"].get(name)
-            if saved is None or saved.shape != value.shape:
+            found = getattr(groups["params"].get(name), "shape", None)
+            if found != value.shape:
                 raise CheckpointError(
-                    f"{self.path} does not fit the configured model at {name}: needed {value.shape}, found "
-                    f"{None if saved is None else saved.shape}; resume with the run's own config.toml"
+                    f"{self.path} does not fit the configured model at {name}: needed {value.shape}, "
+                    f"found {found}; resume with the run's own config.toml"
                 )
-            self.model.params[name] = to_device(saved.astype(value.dtype))
+            self.model.params[name] = to_device(groups["params"][name].astype(value.dtype))
         self.optimizer.load_state(groups["optimizer"])
         self.objective.load_state(groups["objective"])
         memory = groups["memory"]
@@ -275,8 +280,10 @@ def interruptible() -> Iterator[Signals]:
     """Defer signals until the loop asks for them between steps; a second one stops at once."""
     signals = Signals()
     # Signals reach the main thread only; Windows has no SIGHUP.
-    names = ("SIGINT", "SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
-    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names if hasattr(signal, name)}
+    before = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
+            before[getattr(signal, name)] = signal.getsignal(getattr(signal, name))
     for number, previous in before.items():
         if previous is not signal.SIG_IGN or number == signal.SIGINT:  # as nohup has asked for
             signal.signal(number, signals.handler)

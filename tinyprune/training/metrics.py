@@ -78,8 +78,8 @@ class MetricsLog:
         self._file.seek(max(length - 1, 0))
         if length > 0 and self._file.read(1) != b"\n":
             raise CheckpointError(
-                f"{self.path} ({size} bytes) is not the log that the checkpoint was saved with: no line ends at byte "
-                f"{length}; put that log back, or start a new run"
+                f"{self.path} ({size} bytes) is not the log that the checkpoint was saved with: "
+                f"no line ends at byte {length}; put that log back, or start a new run"
             )
         with self._saving():
             self._file.truncate(length)
@@ -106,7 +106,8 @@ class EventLog(MetricsLog):
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            raise MissingExtraError(f"--tensorboard needs tensorboardX: {install_command('tensorboard')}") from error
+            how = install_command("tensorboard")
+            raise MissingExtraError(f"--tensorboard needs tensorboardX: {how}") from error
         super().__init__(path)
         self._new, self._events = SummaryWriter, cast(Any, None)
 
@@ -125,7 +126,8 @@ class EventLog(MetricsLog):
     def _show(self, record: dict[str, Any]) -> None:
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float):
-                self._events.add_scalar(f"{record['stage']}/{record['split']}/{name}", value, record["step"])
+                place = f"{record['stage']}/{record['split']}/{name}"
+                self._events.add_scalar(place, value, record["step"])
 
     def close(self) -> None:
         super().close()
@@ -149,6 +151,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            raise CheckpointError(f"line {number} of {path} is not a JSON object; remove it, or use another run's log")
+            said = "is not a JSON object; remove it, or use another run's log"
+            raise CheckpointError(f"line {number} of {path} {said}")
         records.append(record)
     return records

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import TrainConfig
 from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
-from tinyprune.model.parameters import is_bias
+from tinyprune.model.parameters import Parameters, is_bias
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.clipping import clip_factor as clip_factor  # for loops that clip by themselves
 from tinyprune.ops.engine import Engine
@@ -37,9 +37,10 @@ class ParameterGroup(NamedTuple):
     weight_decay: float = 0.0
 
 
-def parameter_groups(
-    names: Iterable[str], weight_decay: float, gate_lr_multiplier: float = 1.0
-) -> dict[str, ParameterGroup]:
+Groups = dict[str, ParameterGroup]
+
+
+def parameter_groups(names: Iterable[str], weight_decay: float, gate_lr_multiplier: float = 1.0) -> Groups:
     """Return the group of each parameter, by its name.
 
     Gates (`log_alpha`) learn `gate_lr_multiplier` times as fast and do not decay: decay would pull them to 0, which is
@@ -57,7 +58,7 @@ def parameter_groups(
     return groups
 
 
-def gradient_norm(grads: dict[str, NDArray], ops: Engine) -> float:
+def gradient_norm(grads: Parameters, ops: Engine) -> float:
     """Return the joint norm of all gradients, sqrt(Σ over all entries of all gradients g²), summed in float64.
 
     Args:
@@ -88,14 +89,14 @@ class Optimizer:
 
     MOMENTS = ("m", "v")
 
-    def __init__(self, config: TrainConfig, groups: dict[str, ParameterGroup], ops: Engine | None = None) -> None:
+    def __init__(self, config: TrainConfig, groups: Groups, ops: Engine | None = None) -> None:
         self.config = config
         self.groups = groups
         self.ops = ops or Engine()
         self.steps = 0
-        self.moments: dict[str, NDArray] = {}
+        self.moments: Parameters = {}
 
-    def step(self, params: dict[str, NDArray], grads: dict[str, NDArray], lr: float, grad_scale: Any = 1.0) -> None:
+    def step(self, params: Parameters, grads: Parameters, lr: float, grad_scale: Any = 1.0) -> None:
         """Update in place every parameter that has a gradient. Gradients are not modified.
 
         The first step creates the moments of all parameters, with or without a gradient. So the state of an optimizer
@@ -118,27 +119,33 @@ class Optimizer:
                 missing = next(name for name in names if name not in params)
                 raise UsageError(f"there is no parameter {missing}, although it has a group or a gradient")
         if not self.moments:
-            self.moments = {
-                f"{k}.{name}": self.ops.to_device(np.zeros(self._shape(params[name]), params[name].dtype))
-                for k in self.MOMENTS
-                for name in self.groups
-            }
+            for key in self._keys():
+                param = params[key.split(".", 1)[1]]
+                self.moments[key] = self.ops.to_device(np.zeros(self._shape(param), param.dtype))
         for name, grad in grads.items():
             self._check(name, params[name], grad)
 
         self.steps += 1
-        grad_scale = float(grad_scale) if isinstance(grad_scale, Real) else grad_scale  # which is in a GPU's memory
+        if isinstance(grad_scale, Real):  # otherwise it is in a GPU's memory
+            grad_scale = float(grad_scale)
         c = self.config
         constants = AdamConstants(c.beta1, c.beta2, c.eps, self.steps, grad_scale)
         ms, vs = ([self.moments[f"{kind}.{name}"] for name in grads] for kind in self.MOMENTS)
-        multipliers, decays = ([self.groups[name][i] for name in grads] for i in (0, 1))
+        groups = [self.groups[name] for name in grads]
         arrays = [params[name] for name in grads], list(grads.values()), ms, vs
-        if (update := getattr(self.ops, f"{c.optimizer.removesuffix('-offsets')}_update", None)) is not None:
-            for *tensors, multiplier, decay in zip(*arrays, multipliers, decays, strict=True):
-                update(*tensors, lr=float(lr) * multiplier, decay=decay, constants=constants)
+        update = getattr(self.ops, f"{c.optimizer.removesuffix('-offsets')}_update", None)
+        if update is not None:
+            for *tensors, group in zip(*arrays, groups, strict=True):
+                rate = float(lr) * group.lr_multiplier
+                update(*tensors, lr=rate, decay=group.weight_decay, constants=constants)
         elif grads:
+            multipliers, decays = map(list, zip(*groups, strict=True))
             rates: dict[str, Any] = {"lr": float(lr), "multipliers": multipliers, "decays": decays}
             getattr(self.ops, f"{c.optimizer}_updates")(*arrays, **rates, constants=constants)
+
+    def _keys(self) -> list[str]:
+        """Return the names of all moments, such as `m.layers.0.Wq`."""
+        return [f"{kind}.{name}" for kind in self.MOMENTS for name in self.groups]
 
     def _shape(self, param: NDArray) -> tuple[int, ...]:
         """Return the shape of a parameter's moments."""
@@ -147,31 +154,32 @@ class Optimizer:
 
     def _check(self, name: str, param: NDArray, grad: NDArray) -> None:
         if name not in self.groups:
-            raise UsageError(f"{name} has a gradient but no parameter group; give the optimizer a group for it")
+            otherwise = "give the optimizer a group for it"
+            raise UsageError(f"{name} has a gradient but no parameter group; {otherwise}")
         if (grad.dtype, grad.shape) != (param.dtype, param.shape):
             said = f"the parameter's dtype {param.dtype} and shape {param.shape}"
             raise UsageError(f"the gradient of {name} must have {said}, got {grad.dtype} and {grad.shape}")
         if not param.flags.carray:
-            raise UsageError(
-                f"parameter {name} is updated in place and must be writeable and C-contiguous, got strides "
-                f"{param.strides} for shape {param.shape}"
-            )
+            got = f"strides {param.strides} for shape {param.shape}"
+            raise UsageError(f"parameter {name} is updated in place and must be writeable and C-contiguous, got {got}")
+        shape = self._shape(param)
         for kind in self.MOMENTS:
-            moment = self.moments[key := f"{kind}.{name}"]
-            if (moment.dtype, moment.shape) != (param.dtype, shape := self._shape(param)):
+            moment = self.moments[f"{kind}.{name}"]
+            if (moment.dtype, moment.shape) != (param.dtype, shape):
+                wanted, got = f"{param.dtype} of shape {shape}", f"{moment.dtype} and {moment.shape}"
                 raise CheckpointError(
-                    f"optimizer state {key} must be {param.dtype} of shape {shape}, got {moment.dtype} and "
-                    f"{moment.shape}; use the checkpoint that was saved with this model"
+                    f"optimizer state {kind}.{name} must be {wanted}, got {got}; use the checkpoint that "
+                    "was saved with this model"
                 )
 
-    def state(self) -> dict[str, NDArray]:
+    def state(self) -> Parameters:
         """Return what a checkpoint must hold: `steps` (0-d int64) and the moments, such as `m.layers.0.Wq`.
 
         The moments are the optimizer's own arrays: write or copy them before the next step.
         """
         return {"steps": np.array(self.steps, np.int64), **self.moments}
 
-    def load_state(self, state: dict[str, NDArray]) -> None:
+    def load_state(self, state: Parameters) -> None:
         """Continue from `state`, which is copied: the next steps are bit for bit those of the optimizer that saved it.
 
         Raises:
@@ -183,12 +191,13 @@ class Optimizer:
         if steps is None:
             raise CheckpointError("optimizer state has no count of steps; use a checkpoint saved during training")
         # none before the first step
-        expected = {f"{kind}.{name}" for kind in self.MOMENTS for name in self.groups if steps}
-        for problem, keys in (("lacks", expected - moments.keys()), ("has unknown", moments.keys() - expected)):
+        expected = set(self._keys()) if steps else set()
+        missing, unknown = expected - moments.keys(), moments.keys() - expected
+        for problem, keys in (("lacks", missing), ("has unknown", unknown)):
             if keys:
                 raise CheckpointError(
-                    f"optimizer state {problem} {min(keys)} ({len(keys)} in all); use a checkpoint saved with this "
-                    f"model and optimizer = {self.config.optimizer!r}"
+                    f"optimizer state {problem} {min(keys)} ({len(keys)} in all); use a checkpoint saved "
+                    f"with this model and optimizer = {self.config.optimizer!r}"
                 )
         self.steps = int(steps.item())
         self.moments = {key: self.ops.to_device(value.copy()) for key, value in moments.items()}

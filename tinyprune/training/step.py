@@ -95,22 +95,24 @@ class Training:
 
     @classmethod
     def start(
-        cls, model: Transformer, segments: Batches, config: TrainConfig, objective: Objective, rng: Noise, **others: Any
+        cls, model: Transformer, segments: Batches, config: TrainConfig, objective: Objective, rng: Noise, **more: Any
     ) -> Self:
         """Return a training before its first step, with the optimizer that `config` names.
 
         Gates have the learning rate of the model's `GateConfig`, and are all that is trained if that freezes the
-        weights. `others` are further fields of a subclass.
+        weights. `more` are further fields of a subclass.
         """
-        gate = model.gate
-        multiplier = 1.0 if gate is None else gate.lr_multiplier
-        trained = Parts(model.config).gates if gate is not None and gate.frozen else [*model.params]
+        trained, multiplier = list(model.params), 1.0
+        if model.gate is not None:
+            multiplier = model.gate.lr_multiplier
+            if model.gate.frozen:
+                trained = Parts(model.config).gates
         if config.optimizer.startswith("scales"):  # tables are stored row by row
-            trained = [name for name in trained if name.startswith("layers.") or model.params[name].ndim == 1]
-        optimizer = Optimizer(config, parameter_groups(trained, config.weight_decay, multiplier), model.ops)
-        return cls(
-            model=model, segments=segments, config=config, objective=objective, optimizer=optimizer, rng=rng, **others
-        )
+            tables = [name for name, x in model.params.items() if x.ndim > 1 and not name.startswith("layers.")]
+            trained = [name for name in trained if name not in tables]
+        groups = parameter_groups(trained, config.weight_decay, multiplier)
+        more |= {"config": config, "optimizer": Optimizer(config, groups, model.ops)}
+        return cls(model=model, segments=segments, objective=objective, rng=rng, **more)
 
 
 class StepResult(NamedTuple):
@@ -135,13 +137,15 @@ def train_step(training: Training) -> StepResult:
         memory = None if fresh or training.memory is None else Released(training.memory)
         training.memory = None
         # forward, loss, backward
-        given, training.memory, grads = training.objective(model, ids, targets, memory, training.rng, step)
+        result = training.objective(model, ids, targets, memory, training.rng, step)
+        given, training.memory, grads = result
         # the update: of what is trained; gradients longer than `config.clip` are shortened as the optimizer reads them
         grads = {name: grad for name, grad in grads.items() if name in training.optimizer.groups}
         arrays, lr = list(grads.values()), learning_rate(config, step)
         norm, factor = model.ops.clipping(arrays, list(given.values()), max_norm=config.clip)
         numbers = model.ops.reading([*given.values(), norm])
-        training.optimizer.step(model.params, grads, lr, factor)  # changes nothing if a number is not finite
+        # changes nothing if a number is not finite
+        training.optimizer.step(model.params, grads, lr, factor)
         # only now are they looked at: a GPU has the update to do meanwhile
         *found, norm = numbers()
         losses = dict(zip(given, found, strict=True))
