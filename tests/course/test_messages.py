@@ -2,7 +2,6 @@
 
 import io
 import struct
-from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tinyprune.course.child import Far, receive, send
+from tinyprune.course.child import Wire
 
 NUMBERS = st.booleans() | st.integers() | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False)
 ARRAYS = hnp.arrays(
@@ -24,11 +23,12 @@ VALUES = st.recursive(
 )
 
 
-def sent(value, keep=None, mine=None):
-    stream = io.BytesIO()
-    send(stream, value, keep)
-    stream.seek(0)
-    return receive(stream, answer=partial(Far, "answer"), tests=mine)[0]
+def sent(value, answer=None):
+    """Send a value from the answer to the tests."""
+    answer = answer or Wire(io.BytesIO(), "answer")
+    answer.send(value)
+    answer.stream.seek(0)
+    return Wire(answer.stream, "tests").receive()[0][0]
 
 
 def same(a, b):
@@ -60,16 +60,18 @@ def test_views_numpy_numbers_nan_and_generators_arrive():
 
 
 def test_functions_and_other_objects_stay():
-    stayed = []
-
-    def keep(thing):
-        stayed.append(thing)
-        return Far("answer", len(stayed) - 1)
-
-    thing = object()
-    assert sent([len, thing], keep) == [Far("answer", 0), Far("answer", 1)]
-    assert stayed == [len, thing]
-    assert sent((Far("tests", 0), Far("tests", 1)), mine=stayed.__getitem__) == (len, thing)
+    thing, answer = object(), Wire(io.BytesIO(), "answer")
+    proxies = sent([len, thing], answer)
+    assert {proxy.owner for proxy in proxies} == {"answer"}
+    assert [answer.find(proxy.number) for proxy in proxies] == [len, thing]
+    tests = Wire(answer.stream, "tests")
+    answer.stream.seek(0)
+    answer.stream.truncate()
+    tests.send(*proxies)
+    answer.stream.seek(0)
+    assert answer.receive()[0] == (len, thing)
+    with pytest.raises(LookupError, match="process ended"):
+        answer.find(proxies[1].number + 1)
 
 
 @pytest.mark.parametrize("dtype", [object, [("a", int)], "datetime64[s]"])
@@ -97,4 +99,4 @@ LARGE = [frame(b"1", size=1 << 40), frame(b"1" + b" " * (1 << 24)), frame(b"1", 
 def test_arrays_of_objects_and_what_would_fill_the_memory_do_not_arrive(data):
     """What else may be wrong with a message is in the tests of the sandbox."""
     with pytest.raises((ValueError, MemoryError)):
-        receive(io.BytesIO(data))
+        Wire(io.BytesIO(data), "tests").receive()

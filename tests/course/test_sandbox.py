@@ -113,15 +113,15 @@ def test_printed_text_is_kept_and_cut():
 # Messages sent past the protocol.
 FORGE = """
 import gc, io, json, struct, threading
-child = next(o for o in gc.get_objects() if type(o).__name__ == "Child")
+wire = next(o for o in gc.get_objects() if type(o).__name__ == "Wire")
 def message(text, *arrays):
     rest = io.BytesIO()
     for array in (np.frombuffer(text.encode(), np.uint8), *arrays):
         np.save(rest, array)
     return struct.pack("<Q", rest.tell()) + rest.getvalue()
 def forge(text, *inputs):
-    child.stream.write(message(text, np.zeros(3)))
-    child.stream.flush()
+    wire.stream.write(message(text, np.zeros(3)))
+    wire.stream.flush()
     os._exit(0)
 """
 CALL = '{"tuple": ["callback", 0, {"tuple": []}, {"dict": []}]}'
@@ -133,19 +133,19 @@ BAD = {
     "loop": ("while True: pass", {"seconds_per_call": 0.5}, r"no result after 0\.5 s: an endless loop"),
     # A reply fills the pipe, and the answer reads nothing of it for a while: the time on the wire counts.
     "slow wire": (
-        "for _ in range(4):\n    child.send('callback', 0, (), {})\n    time.sleep(0.4)\n    child.receive()",
+        "for _ in range(4):\n    wire.send('callback', 0, (), {})\n    time.sleep(0.4)\n    wire.receive()",
         {"seconds_per_call": 0.5},
         "no result after",
     ),
     "drops": (
-        "while True:\n    child.stream.write(bytes(1))\n    child.stream.flush()\n    time.sleep(0.1)",
+        "while True:\n    wire.stream.write(bytes(1))\n    wire.stream.flush()\n    time.sleep(0.1)",
         {"seconds_per_call": 0.5},
         "no result after",
     ),
     "messages": (
         "def drain():\n    while True: os.read(3, 1 << 16)\n"
         "threading.Thread(target=drain, daemon=True).start()\n"
-        f"while True: child.stream.write(message({CALL!r}))",
+        f"while True: wire.stream.write(message({CALL!r}))",
         {"seconds_per_call": 0.5},
         "no result after",
     ),

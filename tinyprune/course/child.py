@@ -53,71 +53,94 @@ class Far:
         return self.function(self.number, args, kwargs)
 
 
-def send(stream: BinaryIO, value: Any, keep: Callable[[Any], Far]) -> list[np.ndarray]:
-    """Send a value and return the arrays in it, not copies. A single number of NumPy is an array without axes.
+class Wire:
+    """One end of the connection, and the objects that stay there."""
 
-    `keep` makes the proxy for what cannot travel. Raises TypeError for an array of objects.
-    """
-    arrays: list[np.ndarray] = []
+    def __init__(self, stream: BinaryIO, side: str, call: Callable[..., Any] | None = None) -> None:
+        """Begin at the "answer" or the "tests", where `call` is how functions of the other side are called."""
+        other = {"answer": "tests", "tests": "answer"}[side]
+        self.stream, self.side, self.process = stream, side, os.getpid()
+        # Two processes of one submission never use the same number, so a proxy from an earlier one is noticed.
+        self.numbers, self.kept = itertools.count(time.monotonic_ns()), {}
+        self.makers = {side: self.find, other: lambda number: Far(other, number, call)}
+        self.makers |= {"tuple": tuple, "dict": dict, "generator": generator}
 
-    def tree(value: Any) -> Any:
+    def keep(self, thing: Any) -> Far:
+        """Keep an object; return its proxy."""
+        far = Far(self.side, next(self.numbers))
+        self.kept[far.number] = thing
+        return far
+
+    def find(self, number: int) -> Any:
+        """Return an object that was kept. Raises LookupError if its process has ended."""
+        if number not in self.kept:
+            raise LookupError("the answer's process ended, and with it what it kept")
+        return self.kept[number]
+
+    def send(self, *value: Any) -> list[np.ndarray]:
+        """Send a tuple and return the arrays in it, not copies. Raises TypeError for an array of objects.
+
+        A single number of NumPy is an array without axes.
+        """
+        arrays: list[np.ndarray] = []
+        text, message = json.dumps(self.tree(value, arrays)).encode(), io.BytesIO()
+        for array in (np.frombuffer(text, np.uint8), *arrays):
+            np.lib.format.write_array(message, np.asarray(array, order="C"), allow_pickle=False)
+        if os.getpid() != self.process:
+            os._exit(0)  # a copy of the process, which the answer made, must not take part
+        self.stream.write(message.tell().to_bytes(8, "little") + message.getvalue())
+        self.stream.flush()
+        return arrays
+
+    def tree(self, value: Any, arrays: list[np.ndarray]) -> Any:
+        """Return a value as JSON has it, and append its arrays to `arrays`."""
         if value is None or type(value) in (bool, int, float, str):
             return value
         if type(value) is list:
-            return [tree(part) for part in value]
+            return [self.tree(part, arrays) for part in value]
         if type(value) is tuple:
-            return {"tuple": [tree(part) for part in value]}
+            return {"tuple": [self.tree(part, arrays) for part in value]}
         if type(value) is dict:
-            return {"dict": [[tree(k), tree(v)] for k, v in value.items()]}
+            return {"dict": self.tree(list(map(list, value.items())), arrays)}
         if isinstance(value, np.random.Generator) and isinstance(value.bit_generator, np.random.PCG64):
-            return {"generator": tree(value.bit_generator.state)}
+            return {"generator": self.tree(value.bit_generator.state, arrays)}
         if isinstance(value, np.ndarray | np.generic | complex):
             arrays.append(np.asarray(value))
             if arrays[-1].dtype.kind not in KINDS:
                 raise TypeError(f"an array of {arrays[-1].dtype} cannot be handed over; numbers can")
             return {"array": len(arrays) - 1}
-        far = value if isinstance(value, Far) else keep(value)
+        far = value if isinstance(value, Far) else self.keep(value)
         return {far.owner: far.number}
 
-    text, message = json.dumps(tree(value)).encode(), io.BytesIO()
-    for array in (np.frombuffer(text, np.uint8), *arrays):
-        np.lib.format.write_array(message, np.asarray(array, order="C"), allow_pickle=False)
-    stream.write(message.tell().to_bytes(8, "little") + message.getvalue())
-    stream.flush()
-    return arrays
+    def receive(self) -> tuple[Any, list[np.ndarray]]:
+        """Receive a tuple, and the arrays in it.
 
+        Raises EOFError if the other side is gone. Bytes that `send` did not make lead to an exception of any kind.
+        """
+        message, arrays = io.BytesIO(self.read(int.from_bytes(self.read(8), "little"))), []
+        while message.tell() < len(message.getbuffer()):
+            arrays.append(np.lib.format.read_array(message, allow_pickle=False))
+        text = arrays.pop(0).tobytes()
+        if len(text) > MAX_JSON or any(array.dtype.kind not in KINDS for array in arrays):
+            raise ValueError("a message that is too long, or has arrays of other things than numbers")
+        # Each array only once: a list with one large array a thousand times would fill the memory.
+        left = dict(enumerate(arrays))
+        makers = {**self.makers, "array": lambda number: left.pop(number)[()]}
 
-def receive(stream: BinaryIO, **objects: Callable[[int], Any]) -> tuple[Any, list[np.ndarray]]:
-    """Receive a value, and the arrays in it.
+        def value(tree: dict[str, Any]) -> Any:
+            ((kind, content),) = tree.items()
+            return makers[kind](content)
 
-    `objects` finds, or makes a proxy for, object n of the answer and of the tests. Raises EOFError if the other side is
-    gone. Bytes that `send` did not make lead to an exception of any kind.
-    """
+        return json.loads(text, object_hook=value), arrays
 
-    def read(size: int) -> bytes:
+    def read(self, size: int) -> bytes:
+        """Read so many bytes."""
         if size > MAX_BYTES:
             raise ValueError(f"a message of {size} bytes; {MAX_BYTES} are allowed")
-        data = stream.read(size)
+        data = self.stream.read(size)
         if len(data) < size:
             raise EOFError
         return data
-
-    message, arrays = read(int.from_bytes(read(8), "little")), []
-    rest = io.BytesIO(message)
-    while rest.tell() < len(message):
-        arrays.append(np.lib.format.read_array(rest, allow_pickle=False))
-    text = arrays.pop(0)
-    if text.nbytes > MAX_JSON or any(array.dtype.kind not in KINDS for array in arrays):
-        raise ValueError("a message that is too long, or has arrays of other things than numbers")
-    # Each array only once: a list with one large array a thousand times would fill the memory.
-    left = dict(enumerate(arrays))
-    makers = {"tuple": tuple, "dict": dict, "generator": generator, "array": lambda i: left.pop(i)[()], **objects}
-
-    def value(tree: dict[str, Any]) -> Any:
-        ((kind, content),) = tree.items()
-        return makers[kind](content)
-
-    return json.loads(text.tobytes(), object_hook=value), arrays
 
 
 def generator(state: dict[str, Any]) -> np.random.Generator:
@@ -128,31 +151,29 @@ def generator(state: dict[str, Any]) -> np.random.Generator:
 
 
 class Child:
-    """The answer's side of the socket."""
+    """What the tests ask for is a method: "run", "has", "call", "keep" or "fetch"."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self.stream, self.process = stream, os.getpid()
+        self.wire = Wire(stream, "answer", self.call_back)
+        self.keep = self.wire.keep
         # A module like any other: dataclasses, pickle and Numba look for it in sys.modules.
         module = sys.modules["answer"] = ModuleType("answer")
         self.namespace: dict[str, Any] = module.__dict__
         self.files: set[str] = set()
-        # Two processes never use the same number, so a proxy from an earlier one is noticed.
-        self.numbers = itertools.count(time.monotonic_ns())
-        self.kept: dict[int, Any] = {}
 
     def serve(self) -> None:
-        """Do what the tester asks for until it is gone."""
+        """Do what the tests ask for until they are gone."""
         while True:
             try:
-                (request, *details), arrays = self.receive()
+                (request, *details), arrays = self.wire.receive()
                 before = [array.copy() for array in arrays]
                 result = getattr(self, request)(*details)
                 pairs = enumerate(zip(before, arrays, strict=True))
                 changed = {i: new for i, (old, new) in pairs if old.tobytes() != new.tobytes()}  # NaN equals itself
-                self.send("done", result, changed)
+                self.wire.send("done", result, changed)
             except BaseException as error:
                 # SystemExit and KeyboardInterrupt too: an answer that tries to exit has failed.
-                self.send("raised", *self.described(error))
+                self.wire.send("raised", type(error).__name__, str(error)[:2000] + self.lines(error))
 
     def run(self, source: str, name: str) -> None:
         self.files.add(name)
@@ -171,43 +192,24 @@ class Child:
             return result[0], self.keep(result[1])
         return result
 
-    def keep(self, value: Any) -> Far:
-        number = next(self.numbers)
-        self.kept[number] = value
-        return Far("answer", number)
-
     def fetch(self, value: Any) -> Any:
         return value
 
     def call_back(self, number: int, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Have the tester call one of its functions."""
-        self.send("callback", number, args, kwargs)
-        (kind, result), _ = self.receive()
+        """Have the tests call one of their functions."""
+        self.wire.send("callback", number, args, kwargs)
+        (kind, result), _ = self.wire.receive()
         if kind == "raised":
             raise RuntimeError(result)
         return result
 
-    def send(self, *value: Any) -> None:
-        if os.getpid() != self.process:
-            os._exit(0)  # a copy of this process, which the answer made, must not take part
-        send(self.stream, value, self.keep)
-
-    def receive(self) -> tuple[Any, list[np.ndarray]]:
-        return receive(self.stream, answer=self.find, tests=lambda number: Far("tests", number, self.call_back))
-
-    def find(self, number: int) -> Any:
-        if number not in self.kept:
-            raise RuntimeError("the answer's process ended, and with it what it kept")
-        return self.kept[number]
-
-    def described(self, error: BaseException) -> tuple[str, str]:
-        """Return the class of an error, and its message with the lines of the answer that led to it, and no others."""
+    def lines(self, error: BaseException) -> str:
+        """Return the lines of the answer that led to an error, and no others, as a part of its message."""
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in self.files]
         lines = "".join(traceback.format_list(frames[-6:]))
         if isinstance(error, SyntaxError) and error.filename in self.files:
             lines = f"  {error.filename}, line {error.lineno}\n    {(error.text or '').strip()}\n"
-        place = f"\nin your code:\n{lines[-4000:].rstrip()}" if lines else ""
-        return type(error).__name__, str(error)[:2000] + place
+        return lines and f"\nin your code:\n{lines[-4000:].rstrip()}"
 
 
 class Refuser:
@@ -235,7 +237,7 @@ def main(wire: int, preload: list[str], user: int | None, limits: dict[str, int]
             resource.setrlimit(getattr(resource, name), (value, value))
     sys.meta_path.insert(0, Refuser())
     child = Child(socket.socket(fileno=wire).makefile("rwb"))
-    child.send("ready")
+    child.wire.send("ready")
     child.serve()
 
 

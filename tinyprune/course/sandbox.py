@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from tinyprune.course import child, isolation
-from tinyprune.course.child import Far, receive, send
+from tinyprune.course.child import Far, Wire
 from tinyprune.errors import UsageError
 
 ENVIRONMENT = {"PATH": os.defpath, "MPLBACKEND": "agg", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -83,7 +83,6 @@ class Sandbox(contextlib.AbstractContextManager):
         self.seconds_left = self.limits.seconds_in_all
         self.timeouts: Counter[str] = Counter()
         self._process: subprocess.Popen | None = None
-        self._kept: list[Any] = []  # objects of the tests, such as functions, for which the process has numbers
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -165,7 +164,7 @@ class Sandbox(contextlib.AbstractContextManager):
             os.chown(self._scratch, user, user)
         self._output, self._seen = tempfile.TemporaryFile(), 0  # noqa: SIM115 (closed with the process)
         self._socket, theirs = socket.socketpair()
-        self._stream = self._socket.makefile("rwb")
+        self._wire = Wire(self._socket.makefile("rwb"), "tests")
         rlimits = {"RLIMIT_AS": limits.memory_bytes, "RLIMIT_FSIZE": limits.file_bytes}
         rlimits["RLIMIT_CPU"] = int(limits.seconds_in_all) + 30
         if wrapped or user is not None:  # otherwise the processes of the present user would count as well
@@ -183,9 +182,11 @@ class Sandbox(contextlib.AbstractContextManager):
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
-        self._kept.clear()
         self._end_of_call = self._end_of_all = time.monotonic() + 60  # importing is not the answer's time
-        self._talk()
+        try:
+            self._talk()
+        except AnswerDied as error:
+            raise RuntimeError(f"the answer's process did not start: {error}") from None
         for source, name in self.sources:
             with contextlib.suppress(AnswerError):
                 self._exchange("run", source, name)
@@ -230,7 +231,7 @@ class Sandbox(contextlib.AbstractContextManager):
         """Return the reply to an answer that calls a function. The time in it does not count as the call's."""
         begun = time.monotonic()
         try:
-            return "done", self._kept[number](*args, **kwargs)
+            return "done", self._wire.find(number)(*args, **kwargs)
         except Exception as error:
             return "raised", f"{type(error).__name__}: {error!s:.2000}"
         finally:
@@ -242,17 +243,12 @@ class Sandbox(contextlib.AbstractContextManager):
         timer = threading.Timer(left, kill, (self._process, self._socket))
         timer.start()
         try:
-            arrays = send(self._stream, value, self._keep) if value else []
-            reply, _ = receive(self._stream, answer=lambda n: Far("answer", n), tests=self._kept.__getitem__)
-            return reply, arrays
+            arrays = self._wire.send(*value) if value else []
+            return self._wire.receive()[0], arrays
         except (EOFError, OSError):
             raise self._death() from None
         finally:
             timer.cancel()
-
-    def _keep(self, thing: Any) -> Far:
-        self._kept.append(thing)
-        return Far("tests", len(self._kept) - 1)
 
     def _death(self) -> AnswerDied:
         """Close, and return the error that says how the process ended. It may also still run, without its socket."""
@@ -264,13 +260,14 @@ class Sandbox(contextlib.AbstractContextManager):
         if now >= self._end_of_all:
             return AnswerDied("TimeoutError", f"the submission took more than {limits.seconds_in_all:g} s in all")
         if now >= self._end_of_call:
-            slow = f"no result after {limits.seconds_per_call:g} s: an endless loop, or far too slow"
-            return AnswerDied("TimeoutError", slow)
+            seconds = f"{limits.seconds_per_call:g} s"
+            return AnswerDied("TimeoutError", f"no result after {seconds}: an endless loop, or far too slow")
         if code is None:
             return AnswerDied("RuntimeError", "the answer broke its own process: it closed its connection")
-        number = -code if code < 0 else code - 128  # bubblewrap ends with 128 + the signal
-        is_signal = number in signal.valid_signals()
-        how = f"by signal {signal.Signals(number).name}" if is_signal else f"with exit status {code}"
+        number = max(-code, code - 128)  # bubblewrap ends with 128 + the signal
+        how = f"with exit status {code}"
+        if number in signal.valid_signals():
+            how = f"by signal {signal.Signals(number).name}"
         return AnswerDied("SystemExit", f"the answer ended its own process {how}" + "".join(f" ({s})" for s in last))
 
 
