@@ -102,15 +102,17 @@ class Wire:
             return {"tuple": [self.tree(part, arrays) for part in value]}
         if type(value) is dict:
             return {"dict": self.tree(list(map(list, value.items())), arrays)}
-        if isinstance(value, np.random.Generator) and isinstance(value.bit_generator, np.random.PCG64):
+        if isinstance(value, np.random.Generator):
             return {"generator": self.tree(value.bit_generator.state, arrays)}
         if isinstance(value, np.ndarray | np.generic | complex):
-            arrays.append(np.asarray(value))
-            if arrays[-1].dtype.kind not in KINDS:
-                raise TypeError(f"an array of {arrays[-1].dtype} cannot be handed over; numbers can")
+            array = np.asarray(value)
+            if array.dtype.kind not in KINDS:
+                raise TypeError(f"an array of {array.dtype} cannot be handed over; numbers can")
+            arrays.append(array)
             return {"array": len(arrays) - 1}
-        far = value if isinstance(value, Far) else self.keep(value)
-        return {far.owner: far.number}
+        if not isinstance(value, Far):
+            value = self.keep(value)
+        return {value.owner: value.number}
 
     def receive(self) -> tuple[Any, list[np.ndarray]]:
         """Receive a tuple, and the arrays in it.
@@ -122,7 +124,7 @@ class Wire:
             arrays.append(np.lib.format.read_array(message, allow_pickle=False))
         text = arrays.pop(0).tobytes()
         if len(text) > MAX_JSON or any(array.dtype.kind not in KINDS for array in arrays):
-            raise ValueError("a message that is too long, or has arrays of other things than numbers")
+            raise ValueError("the message is too long, or has arrays of other things than numbers")
         # Each array only once: a list with one large array a thousand times would fill the memory.
         left = dict(enumerate(arrays))
         makers = {**self.makers, "array": lambda number: left.pop(number)[()]}
@@ -169,11 +171,12 @@ class Child:
                 before = [array.copy() for array in arrays]
                 result = getattr(self, request)(*details)
                 pairs = enumerate(zip(before, arrays, strict=True))
-                changed = {i: new for i, (old, new) in pairs if old.tobytes() != new.tobytes()}  # NaN equals itself
-                self.wire.send("done", result, changed)
+                # Compared as bytes, where NaN is equal to itself.
+                self.wire.send("done", result, {i: new for i, (old, new) in pairs if old.tobytes() != new.tobytes()})
             except BaseException as error:
                 # SystemExit and KeyboardInterrupt too: an answer that tries to exit has failed.
-                self.wire.send("raised", type(error).__name__, str(error)[:2000] + self.lines(error))
+                message = str(error)[:2000] + self.lines(error)
+                self.wire.send("raised", type(error).__name__, message)
 
     def run(self, source: str, name: str) -> None:
         self.files.add(name)

@@ -17,7 +17,8 @@ from pathlib import Path
 from tinyprune.course.child import FORBIDDEN
 
 PACKAGE = Path(__file__).parents[1]
-SYSTEM = "/usr /lib /lib64 /bin /opt /nix /sys/devices/system /etc/alternatives /etc/fonts /etc/ld.so.cache"
+SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/opt", "/nix", "/sys/devices/system")
+SETTINGS = ("/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/localtime")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 NAMESPACES = ("--unshare-net", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
 
@@ -42,23 +43,23 @@ def problem() -> str:
         "true",
     ]
     done = subprocess.run(trial, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    return f"bubblewrap does not work here ({done.stderr.strip()})" if done.returncode else ""
+    if done.returncode == 0:
+        return ""
+    return f"bubblewrap does not work here ({done.stderr.strip()})"
 
 
 def warning() -> str:
     """Return a warning for the person who marks if answers are not isolated; "" if they are."""
-    if not problem():
-        return ""
-    return (
-        f"Answers were not isolated: {problem()}. Limits of time and memory hold, but answers could "
-        "use files, the network and processes of this user; see INSTRUCTORS.md."
+    return problem() and (
+        f"Answers were not isolated: {problem()}. Limits of time and memory hold, but answers "
+        "could use files, the network and processes of this user; see INSTRUCTORS.md."
     )
 
 
 def readable() -> list[str]:
     """Return the directories that Python needs to read in order to import and to compute."""
     python = [sys.prefix, sys.base_prefix, *(path for path in sys.path if path.endswith("-packages"))]
-    return [*python, *map(os.path.realpath, python), *SYSTEM.split()]
+    return [*python, *map(os.path.realpath, python), *SYSTEM, *SETTINGS]
 
 
 def other_user() -> int | None:
@@ -68,20 +69,27 @@ def other_user() -> int | None:
     numbers are those that systemd has set aside for users without a name. None, too, if Python is in a directory that
     only root may enter, and bubblewrap cannot show it elsewhere.
     """
-    folders = [folder for path in (sys.prefix, sys.base_prefix) for folder in Path(path).resolve().parents]
+    folders = [*Path(sys.prefix).resolve().parents, *Path(sys.base_prefix).resolve().parents]
     if os.getuid() or (problem() and not all(folder.stat().st_mode & 1 for folder in folders)):
         return None
     return 61184 + os.getpid() % 4096
 
 
 def bubblewrap(scratch: str, size: int) -> list[str]:
-    """Return the command to put before a program, which runs in `scratch`, empty and with room for `size` bytes."""
-    solutions = [path for folder in readable() for name in FORBIDDEN if (path := Path(folder, name)).exists()]
-    hidden = [str(path) for path in (Path.cwd(), PACKAGE, *solutions)]  # the course, or the tests, are in the first
+    """Return the command to put before a program, which runs in `scratch`, empty and with room for `size` bytes.
+
+    It is empty where bubblewrap does not work.
+    """
+    if problem():
+        return []
+    solutions = [Path(folder, name) for folder in readable() for name in FORBIDDEN]
+    # The course, or the tests, are in the working directory.
+    hidden = [str(path) for path in (Path.cwd(), PACKAGE, *solutions) if path.exists()]
     shown = {path: ["--tmpfs", path] for path in hidden}
     shown |= {path: ["--ro-bind-try", path, path] for path in readable()}
     shown |= {path: ["--dev-bind", path, path] for path in DEVICES}
-    shown |= {"/proc": ["--proc", "/proc"], scratch: ["--size", str(size), "--perms", "0777", "--tmpfs", scratch]}
+    shown["/proc"] = ["--proc", "/proc"]
+    shown[scratch] = ["--size", str(size), "--perms", "0777", "--tmpfs", scratch]
     # bwrap would give parents the mode of the original, which may keep out another user.
     parents = {str(folder) for path in shown for folder in Path(path).parents}
     shown = {folder: ["--dir", folder] for folder in parents - {"/"}} | shown

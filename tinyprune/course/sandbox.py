@@ -33,8 +33,12 @@ from tinyprune.course import child, isolation
 from tinyprune.course.child import Far, Wire
 from tinyprune.errors import UsageError
 
-ENVIRONMENT = {"PATH": os.defpath, "MPLBACKEND": "agg", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+ENVIRONMENT = {"PATH": os.defpath, "MPLBACKEND": "agg", "PYTHONHASHSEED": "0"}
 ENVIRONMENT |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+ENDED = "the answer ended its own process"
+BROKE = "the answer broke its own process"
+TOO_SLOW = "no result after {:g} s: an endless loop, or far too slow"
+TOO_LONG = "the submission took more than {:g} s in all"
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ class Sandbox(contextlib.AbstractContextManager):
         try:
             self._ask("run", source, name)
         finally:
-            if self._process is not None:  # even after an error: what the source defines above it is there
+            # Even after an error: what the source defines above it is there.
+            if self._process is not None:
                 self.sources.append((source, name))
         return self.printed()
 
@@ -112,7 +117,8 @@ class Sandbox(contextlib.AbstractContextManager):
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self.timeouts[name] >= self.limits.timeouts:
-                raise AnswerDied("TimeoutError", f"{name} gave no result {self.limits.timeouts} times: not tried again")
+                times = self.limits.timeouts
+                raise AnswerDied("TimeoutError", f"{name} gave no result {times} times: not tried again")
             try:
                 return self._ask("call", name, keep, args, kwargs)
             except AnswerDied as error:
@@ -136,9 +142,12 @@ class Sandbox(contextlib.AbstractContextManager):
         if self._process is None:
             return ""
         most, output = self.limits.output_characters, self._output.fileno()
-        text = os.pread(output, 4 * most, self._seen).decode(errors="replace")  # a character has at most 4 bytes
+        # A character has at most 4 bytes.
+        text = os.pread(output, 4 * most, self._seen).decode(errors="replace")
         self._seen = os.fstat(output).st_size
-        return text if len(text) <= most else text[:most] + "\n… (cut)\n"
+        if len(text) > most:
+            text = text[:most] + "\n… (cut)\n"
+        return text
 
     def close(self) -> None:
         """Kill the process, whatever it is doing, and remove its directory."""
@@ -156,33 +165,38 @@ class Sandbox(contextlib.AbstractContextManager):
     def _start(self) -> None:
         """Start a process, with an empty directory, and load all sources into it."""
         if os.name == "nt":
-            raise UsageError("answers are marked on Linux or macOS; on Windows use WSL, or pytest with --in-process")
+            raise UsageError("answers are marked on Linux or macOS; use WSL, or pytest with --in-process")
         limits, user = self.limits, isolation.other_user()
         self._scratch = os.path.realpath(tempfile.mkdtemp(prefix="answer-"))
-        wrapped = [] if isolation.problem() else isolation.bubblewrap(self._scratch, limits.directory_bytes)
+        wrapped = isolation.bubblewrap(self._scratch, limits.directory_bytes)
         if user is not None:
             os.chown(self._scratch, user, user)
-        self._output, self._seen = tempfile.TemporaryFile(), 0  # noqa: SIM115 (closed with the process)
+        self._seen, self._output = 0, tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
         self._socket, theirs = socket.socketpair()
         self._wire = Wire(self._socket.makefile("rwb"), "tests")
         rlimits = {"RLIMIT_AS": limits.memory_bytes, "RLIMIT_FSIZE": limits.file_bytes}
-        rlimits["RLIMIT_CPU"] = int(limits.seconds_in_all) + 30
-        if wrapped or user is not None:  # otherwise the processes of the present user would count as well
-            rlimits["RLIMIT_NPROC"] = limits.processes
-        settings = {"wire": theirs.fileno(), "preload": self.preload, "user": user, "limits": rlimits}
+        rlimits |= {"RLIMIT_CPU": int(limits.seconds_in_all) + 30, "RLIMIT_NPROC": limits.processes}
+        # Without bubblewrap or a user made for it, the processes of the present user count as well.
+        if user is None and not wrapped:
+            rlimits["RLIMIT_NPROC"] = max(limits.processes, 4096)
+        wire = theirs.fileno()
+        settings = {"wire": wire, "preload": self.preload, "user": user, "limits": rlimits}
+        # -I: import neither from the working directory nor from the user's own packages. -B: write no bytecode.
+        python = [sys.executable, "-IBu", "-c", inspect.getsource(child), json.dumps(settings)]
+        homes = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR"), self._scratch)
         with theirs:
             self._process = subprocess.Popen(
-                # -I: import neither from the working directory nor from the user's own packages.
-                [*wrapped, sys.executable, "-I", "-u", "-c", inspect.getsource(child), json.dumps(settings)],
+                [*wrapped, *python],
                 cwd=self._scratch,
-                env=ENVIRONMENT | dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR"), self._scratch) | self.environment,
+                env=ENVIRONMENT | homes | self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(wire,),
                 start_new_session=True,
             )
-        self._end_of_call = self._end_of_all = time.monotonic() + 60  # importing is not the answer's time
+        # Importing is not the answer's time.
+        self._end_of_call = self._end_of_all = time.monotonic() + 60
         try:
             self._talk()
         except AnswerDied as error:
@@ -191,13 +205,13 @@ class Sandbox(contextlib.AbstractContextManager):
             with contextlib.suppress(AnswerError):
                 self._exchange("run", source, name)
             if self._process is None:
-                raise AnswerDied("SystemExit", "the answer ended its own process when its code was run again")
+                raise AnswerDied("SystemExit", f"{ENDED} when its code was run again")
         self.printed()
 
     def _ask(self, *request: Any) -> Any:
         """Send a request, after starting a process if there is none; return its result."""
         if self.seconds_left <= 0:
-            raise AnswerDied("TimeoutError", f"the submission took more than {self.limits.seconds_in_all:g} s in all")
+            raise AnswerDied("TimeoutError", TOO_LONG.format(self.limits.seconds_in_all))
         if self._process is None:
             self._start()
         return self._exchange(*request)
@@ -205,7 +219,8 @@ class Sandbox(contextlib.AbstractContextManager):
     def _exchange(self, *request: Any) -> Any:
         """Send a request, call functions of the tests until its result comes, and return that."""
         begun = time.monotonic()
-        self._end_of_call, self._end_of_all = begun + self.limits.seconds_per_call, begun + self.seconds_left
+        self._end_of_call = begun + self.limits.seconds_per_call
+        self._end_of_all = begun + self.seconds_left
         try:
             (kind, *content), arrays = self._talk(*request)
             while kind == "callback":
@@ -223,7 +238,7 @@ class Sandbox(contextlib.AbstractContextManager):
         except Exception as error:
             # The process no longer follows the protocol; what it sends may lead to any exception here.
             self.close()
-            raise AnswerDied("RuntimeError", f"the answer broke its own process: {error!s:.200}") from None
+            raise AnswerDied("RuntimeError", f"{BROKE}: {error!s:.200}") from None
         finally:
             self.seconds_left -= time.monotonic() - begun
 
@@ -258,17 +273,16 @@ class Sandbox(contextlib.AbstractContextManager):
         code, last = self._process.returncode, self.printed().strip().splitlines()[-1:]
         self.close()
         if now >= self._end_of_all:
-            return AnswerDied("TimeoutError", f"the submission took more than {limits.seconds_in_all:g} s in all")
+            return AnswerDied("TimeoutError", TOO_LONG.format(limits.seconds_in_all))
         if now >= self._end_of_call:
-            seconds = f"{limits.seconds_per_call:g} s"
-            return AnswerDied("TimeoutError", f"no result after {seconds}: an endless loop, or far too slow")
+            return AnswerDied("TimeoutError", TOO_SLOW.format(limits.seconds_per_call))
         if code is None:
-            return AnswerDied("RuntimeError", "the answer broke its own process: it closed its connection")
+            return AnswerDied("RuntimeError", f"{BROKE}: it closed its connection")
         number = max(-code, code - 128)  # bubblewrap ends with 128 + the signal
         how = f"with exit status {code}"
         if number in signal.valid_signals():
             how = f"by signal {signal.Signals(number).name}"
-        return AnswerDied("SystemExit", f"the answer ended its own process {how}" + "".join(f" ({s})" for s in last))
+        return AnswerDied("SystemExit", f"{ENDED} {how}" + "".join(f" ({line})" for line in last))
 
 
 def kill(process: subprocess.Popen, connection: socket.socket) -> None:
