@@ -254,16 +254,20 @@ class Sandbox(contextlib.AbstractContextManager):
 
     def _talk(self, *value: Any) -> tuple[Any, list[np.ndarray]]:
         """Send a value, if there is one; return the next value that arrives, and the arrays that were sent."""
-        left = min(self._end_of_call, self._end_of_all) - time.monotonic()
-        timer = threading.Timer(left, kill, (self._process, self._socket))
+        end = min(self._end_of_call, self._end_of_all)
+        timer = threading.Timer(end - time.monotonic(), kill, (self._process, self._socket))
         timer.start()
         try:
             arrays = self._wire.send(*value) if value else []
-            return self._wire.receive()[0], arrays
+            reply, _ = self._wire.receive()
         except (EOFError, OSError):
             raise self._death() from None
         finally:
             timer.cancel()
+        # It arrived while the timer was ending the process, or ought to have.
+        if time.monotonic() >= end:
+            raise self._death()
+        return reply, arrays
 
     def _death(self) -> AnswerDied:
         """Close, and return the error that says how the process ended. It may also still run, without its socket."""
