@@ -20,7 +20,7 @@ _MODULES = {
     "expectations": ("expect", "expect_close", "expect_gradients", "expect_unmodified"),
     "sandbox": ("AnswerError", "Limits", "Sandbox"),
 }
-_PUBLIC = {name: f"tinyprune.course.{module}" for module, names in _MODULES.items() for name in names}
+_PUBLIC = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
 
 __all__ = sorted(_PUBLIC)
 

@@ -31,14 +31,17 @@ def checked(name: str, function: Callable[..., Any], in_place: bool = False) -> 
     """
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        if not in_place:
+            args, kwargs = copied(args), copied(kwargs)
         try:
-            result = function(*args, **kwargs) if in_place else function(*copied(args), **copied(kwargs))
+            result = function(*args, **kwargs)
         except Exception as error:
             error.add_note(f"when called as {called(name, args, kwargs)}")
             raise
         if name.endswith("_forward") and not (isinstance(result, tuple) and len(result) == 2):
             came = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
-            raise NoAnswer(f"{called(name, args, kwargs)} must return two things, out and a cache; it returned: {came}")
+            said = f"{called(name, args, kwargs)} must return two things, out and a cache"
+            raise NoAnswer(f"{said}; it returned: {came}")
         return result
 
     call.__name__ = call.__qualname__ = name
@@ -64,7 +67,8 @@ def called(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         text = getattr(value, "__name__", None) or repr(value)
         return text if len(text) <= 40 else f"{type(value).__name__} …"
 
-    return f"{name}({', '.join([*map(short, args), *(f'{k}={short(v)}' for k, v in kwargs.items())])})"
+    named = (f"{k}={short(v)}" for k, v in kwargs.items())
+    return f"{name}({', '.join([*map(short, args), *named])})"
 
 
 @contextmanager

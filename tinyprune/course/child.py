@@ -1,146 +1,218 @@
 """The process in which an answer runs: it loads a student's code and calls it when asked.
 
-`tinyprune.course.sandbox` starts it and sends messages (see `wire`), each of which gets a reply:
+`tinyprune.course.sandbox` starts the text of this file as a program. It imports nothing of this package, which holds
+solutions. The two sides send each other values over a socket, as JSON and arrays in NumPy's .npy format, without
+pickle: whatever an answer's process sends is data and nothing else. A value that cannot travel, such as a function,
+stays on its side, and the other side gets a proxy (`Far`). The tests send one of
 
-    {"run": source, "name": …}                          → {"value": null}
-    {"has": name}                                       → {"value": whether there is such a function}
-    {"call": name, "value": (args, kwargs), "keep": …}  → {"value": result, "changed": arrays that it modified}
+    ("run", source, name)                 load a source, which tracebacks call `name`
+    ("has", name)                         is there such a function?
+    ("call", name, keep, args, kwargs)    call it
+    ("keep", value), ("fetch", value)     keep it and return a proxy; return it
 
-or {"raised": kind, message and trace of an error} instead. A call without a name returns its argument. While it runs,
-an answer may send {"callback": n, "value": (args, kwargs)} to call a function that it was given.
+and get ("done", result, {number: array that was modified}) or ("raised", kind, message). While it runs, an
+answer may send ("callback", number, args, kwargs) to call a function that it was given.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import io
+import itertools
 import json
 import linecache
 import os
+import socket
 import sys
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from tinyprune.course.wire import Far, decode, encode, pack, unpack
-
 # Packages that contain the answer or compute gradients by themselves.
 FORBIDDEN = ("tinyprune", "torch", "jax", "tensorflow", "autograd", "tinygrad", "mlx")
+KINDS = "biufcSU"  # of arrays: numbers and texts; no structures, no objects
+MAX_BYTES = 1 << 28  # of a message
+MAX_JSON = 1 << 24  # of its JSON, which takes up to twenty times as much as Python objects
+
+
+@dataclass(frozen=True)
+class Far:
+    """A proxy for an object that stays where it is; sent back there, it is that object again."""
+
+    owner: str  # "answer" or "tests", the side where it is
+    number: int
+    function: Callable[..., Any] | None = None  # how an answer calls it, if it is the tests'
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Have the other side call it."""
+        return self.function(self.number, args, kwargs)
+
+
+class Wire:
+    """One end of the connection, and the objects that stay there."""
+
+    def __init__(self, stream: BinaryIO, side: str, call: Callable[..., Any] | None = None) -> None:
+        """Begin at the "answer" or the "tests", where `call` is how functions of the other side are called."""
+        other = {"answer": "tests", "tests": "answer"}[side]
+        self.stream, self.side, self.process = stream, side, os.getpid()
+        # Two processes of one submission never use the same number, so a proxy from an earlier one is noticed.
+        self.numbers, self.kept = itertools.count(time.monotonic_ns()), {}
+        self.makers = {side: self.find, other: lambda number: Far(other, number, call)}
+        self.makers |= {"tuple": tuple, "dict": dict, "generator": generator}
+
+    def keep(self, thing: Any) -> Far:
+        """Keep an object; return its proxy."""
+        far = Far(self.side, next(self.numbers))
+        self.kept[far.number] = thing
+        return far
+
+    def find(self, number: int) -> Any:
+        """Return an object that was kept. Raises LookupError if its process has ended."""
+        if number not in self.kept:
+            raise LookupError("the answer's process ended, and with it what it kept")
+        return self.kept[number]
+
+    def send(self, *value: Any) -> list[np.ndarray]:
+        """Send a tuple and return the arrays in it, not copies. Raises TypeError for an array of objects.
+
+        A single number of NumPy is an array without axes.
+        """
+        arrays: list[np.ndarray] = []
+        text, message = json.dumps(self.tree(value, arrays)).encode(), io.BytesIO()
+        for array in (np.frombuffer(text, np.uint8), *arrays):
+            np.lib.format.write_array(message, np.asarray(array, order="C"), allow_pickle=False)
+        if os.getpid() != self.process:
+            os._exit(0)  # a copy of the process, which the answer made, must not take part
+        self.stream.write(message.tell().to_bytes(8, "little") + message.getvalue())
+        self.stream.flush()
+        return arrays
+
+    def tree(self, value: Any, arrays: list[np.ndarray]) -> Any:
+        """Return a value as JSON has it, and append its arrays to `arrays`."""
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        if type(value) is list:
+            return [self.tree(part, arrays) for part in value]
+        if type(value) is tuple:
+            return {"tuple": [self.tree(part, arrays) for part in value]}
+        if type(value) is dict:
+            return {"dict": self.tree(list(map(list, value.items())), arrays)}
+        if isinstance(value, np.random.Generator):
+            return {"generator": self.tree(value.bit_generator.state, arrays)}
+        if isinstance(value, np.ndarray | np.generic | complex):
+            array = np.asarray(value)
+            if array.dtype.kind not in KINDS:
+                raise TypeError(f"an array of {array.dtype} cannot be handed over; numbers can")
+            arrays.append(array)
+            return {"array": len(arrays) - 1}
+        if not isinstance(value, Far):
+            value = self.keep(value)
+        return {value.owner: value.number}
+
+    def receive(self) -> tuple[Any, list[np.ndarray]]:
+        """Receive a tuple, and the arrays in it.
+
+        Raises EOFError if the other side is gone. Bytes that `send` did not make lead to an exception of any kind.
+        """
+        message, arrays = io.BytesIO(self.read(int.from_bytes(self.read(8), "little"))), []
+        while message.tell() < len(message.getbuffer()):
+            arrays.append(np.lib.format.read_array(message, allow_pickle=False))
+        text = arrays.pop(0).tobytes()
+        if len(text) > MAX_JSON or any(array.dtype.kind not in KINDS for array in arrays):
+            raise ValueError("the message is too long, or has arrays of other things than numbers")
+        # Each array only once: a list with one large array a thousand times would fill the memory.
+        left = dict(enumerate(arrays))
+        makers = {**self.makers, "array": lambda number: left.pop(number)[()]}
+
+        def value(tree: dict[str, Any]) -> Any:
+            ((kind, content),) = tree.items()
+            return makers[kind](content)
+
+        return json.loads(text, object_hook=value), arrays
+
+    def read(self, size: int) -> bytes:
+        """Read so many bytes."""
+        if size > MAX_BYTES:
+            raise ValueError(f"a message of {size} bytes; {MAX_BYTES} are allowed")
+        data = self.stream.read(size)
+        if len(data) < size:
+            raise EOFError
+        return data
+
+
+def generator(state: dict[str, Any]) -> np.random.Generator:
+    """Return a random generator in this state."""
+    bits = np.random.PCG64()
+    bits.state = state
+    return np.random.Generator(bits)
 
 
 class Child:
-    """The answer's side of the wire."""
+    """What the tests ask for is a method: "run", "has", "call", "keep" or "fetch"."""
 
-    def __init__(self, wire: int, first: int) -> None:
-        self.wire, self.first, self.process = wire, first, os.getpid()
+    def __init__(self, stream: BinaryIO) -> None:
+        self.wire = Wire(stream, "answer", self.call_back)
+        self.keep = self.wire.keep
         # A module like any other: dataclasses, pickle and Numba look for it in sys.modules.
         module = sys.modules["answer"] = ModuleType("answer")
         self.namespace: dict[str, Any] = module.__dict__
-        self.kept: list[Any] = []
         self.files: set[str] = set()
 
-    def read(self, size: int) -> bytes:
-        parts = []
-        while size:
-            # A copy of this process that native code has made must not take part.
-            part = os.read(self.wire, min(size, 1 << 20)) if os.getpid() == self.process else b""
-            if not part:
-                os._exit(0)  # the tester is gone
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
-
-    def send(self, head: dict[str, Any], value: Any, changed: dict[int, np.ndarray] | None = None) -> None:
-        arrays: list[np.ndarray] = []
-        head["value"] = encode(value, arrays, self.keep)
-        if changed:
-            head["changed"] = {i: encode(array, arrays, self.keep) for i, array in changed.items()}
-        data = memoryview(pack(head, arrays))
-        if os.getpid() != self.process:
-            os._exit(0)
-        while data:
-            data = data[os.write(self.wire, data) :]
-
-    def keep(self, thing: Any) -> int:
-        self.kept.append(thing.value if isinstance(thing, Held) else thing)
-        return self.first + len(self.kept) - 1
-
-    def decode(self, tree: Any, arrays: list[np.ndarray]) -> Any:
-        def mine(number: int) -> Any:
-            if number < self.first:
-                raise RuntimeError("the answer's process ended, and with it what it kept")
-            return self.kept[number - self.first]
-
-        return decode(tree, arrays, lambda number: FarFunction(number, self), mine)
-
     def serve(self) -> None:
-        """Answer messages until the tester is gone."""
+        """Do what the tests ask for until they are gone."""
         while True:
-            head, arrays = unpack(self.read)
             try:
-                self.answer(head, arrays)
+                (request, *details), arrays = self.wire.receive()
+                before = [array.copy() for array in arrays]
+                result = getattr(self, request)(*details)
+                pairs = enumerate(zip(before, arrays, strict=True))
+                # Compared as bytes, where NaN is equal to itself.
+                self.wire.send("done", result, {i: new for i, (old, new) in pairs if old.tobytes() != new.tobytes()})
             except BaseException as error:
                 # SystemExit and KeyboardInterrupt too: an answer that tries to exit has failed.
-                self.send({"raised": self.describe(error)}, None)
+                message = str(error)[:2000] + self.lines(error)
+                self.wire.send("raised", type(error).__name__, message)
 
-    def answer(self, head: dict[str, Any], arrays: list[np.ndarray]) -> None:
-        if "run" in head:
-            name = head["name"]
-            self.files.add(name)
-            lines = head["run"].splitlines(keepends=True)
-            linecache.cache[name] = (len(head["run"]), None, lines, name)  # so that a traceback can quote it
-            exec(compile(head["run"], name, "exec"), self.namespace)
-            self.send({}, None)
-        elif "has" in head:
-            self.send({}, callable(self.namespace.get(head["has"])))
-        else:
-            self.call(head, arrays)
+    def run(self, source: str, name: str) -> None:
+        self.files.add(name)
+        # From here a traceback quotes its lines.
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        exec(compile(source, name, "exec"), self.namespace)
 
-    def call(self, head: dict[str, Any], arrays: list[np.ndarray]) -> None:
-        function = self.namespace[head["call"]] if head["call"] else lambda value: value
-        args, kwargs = self.decode(head["value"], arrays)
-        before = [array.copy() for array in arrays]
-        result = function(*args, **kwargs)
-        if head["keep"] == "all":
-            result = Held(result)
-        elif head["keep"] == "cache" and isinstance(result, tuple) and len(result) == 2:
-            result = (result[0], Held(result[1]))
-        pairs = enumerate(zip(before, arrays, strict=True))
-        changed = {i: new for i, (old, new) in pairs if old.tobytes() != new.tobytes()}  # NaN is equal to itself
-        self.send({}, result, changed)
+    def has(self, name: str) -> bool:
+        return callable(self.namespace.get(name))
 
-    def describe(self, error: BaseException) -> dict[str, str]:
-        """Describe an error with the lines of the answer that led to it, and no others."""
+    def call(self, name: str, keep: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+        result = self.namespace[name](*args, **kwargs)
+        if keep == "all":
+            return self.keep(result)
+        if keep == "cache" and isinstance(result, tuple) and len(result) == 2:
+            return result[0], self.keep(result[1])
+        return result
+
+    def fetch(self, value: Any) -> Any:
+        return value
+
+    def call_back(self, number: int, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Have the tests call one of their functions."""
+        self.wire.send("callback", number, args, kwargs)
+        (kind, result), _ = self.wire.receive()
+        if kind == "raised":
+            raise RuntimeError(result)
+        return result
+
+    def lines(self, error: BaseException) -> str:
+        """Return the lines of the answer that led to an error, and no others, as a part of its message."""
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in self.files]
         lines = "".join(traceback.format_list(frames[-6:]))
         if isinstance(error, SyntaxError) and error.filename in self.files:
             lines = f"  {error.filename}, line {error.lineno}\n    {(error.text or '').strip()}\n"
-        return {"kind": type(error).__name__, "message": str(error)[:2000], "trace": lines[-4000:]}
-
-
-class FarFunction(Far):
-    """A proxy for a function of the tester."""
-
-    def __init__(self, number: int, child: Child) -> None:
-        super().__init__(number)
-        self.child = child
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.child.send({"callback": self.number}, (args, kwargs))
-        head, arrays = unpack(self.child.read)
-        if "raised" in head:
-            raise RuntimeError(head["raised"])
-        return self.child.decode(head["value"], arrays)
-
-
-class Held:
-    """Wraps a value that stays in this process."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
+        return lines and f"\nin your code:\n{lines[-4000:].rstrip()}"
 
 
 class Refuser:
@@ -152,40 +224,25 @@ class Refuser:
             raise ImportError(f"an answer may not import {name}: write what the task asks for with NumPy")
 
 
-def limit(limits: Mapping[str, int], user: int | None) -> None:
-    """Have the operating system limit this process for good; for root, become `user` before.
-
-    `limits` are names of limits in the module `resource`, such as RLIMIT_AS → value.
-    """
+def main(wire: int, preload: list[str], user: int | None, limits: dict[str, int]) -> None:
+    """Import, have the system limit this process for good, and serve."""
     import resource  # which Windows does not have; answers do not run there
 
+    for name in preload:
+        __import__(name)
     if user is not None:
         os.setgroups([])
         os.setgid(user)
         os.setuid(user)
-    if sys.platform == "linux":
-        # PR_SET_PDEATHSIG, SIGKILL: an endless loop ends with the marking process, however that ends.
-        ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
     for name, value in limits.items():
-        number = getattr(resource, name)
-        _, most = resource.getrlimit(number)
-        value = value if most == resource.RLIM_INFINITY else min(value, most)
-        # macOS has RLIMIT_AS but refuses to set it.
+        # macOS refuses to set RLIMIT_AS; a limit of the tester that is lower stays.
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(number, (value, value))
-
-
-def main() -> None:
-    """Read the settings from the first argument, limit the process, serve."""
-    settings = json.loads(sys.argv[1])
-    for name in settings["preload"]:
-        __import__(name)
-    limit(settings["limits"], settings["user"])
-    sys.argv = ["answer"]
+            resource.setrlimit(getattr(resource, name), (value, value))
     sys.meta_path.insert(0, Refuser())
-    # From here on they are refused like the rest of the package.
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tinyprune"]:
-        del sys.modules[name]
-    child = Child(settings["wire"], settings["first"])
-    child.send({}, None)
+    child = Child(socket.socket(fileno=wire).makefile("rwb"))
+    child.wire.send("ready")
     child.serve()
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv.pop()))

@@ -174,7 +174,7 @@ def expect_gradients(
         fail(f"{name} does not keep to its form", fed=shapes(inputs | used), **said)
     for r in records:
         if not r.passed:
-            place = f"d{r.argument}[{', '.join(map(str, r.index))}]" if r.index else f"d{r.argument}"
+            place = f"d{r.argument}[{', '.join(map(str, r.index))}]".removesuffix("[]")
             fail(
                 f"{name}: d{r.argument} is not the derivative",
                 fed=shapes(inputs | used),

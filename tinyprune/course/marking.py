@@ -79,11 +79,14 @@ def restored(
             added[last].append(cell)
     result = added[None]
     for name, _, original, locked, checksum in released:
-        answer = handed_in.get(name) if name in solutions else None
-        cell = new_code_cell(original if answer is None or answer.cell_type != "code" else answer.source)
+        cell = new_code_cell(original)
+        if name in solutions and name in handed_in and handed_in[name].cell_type == "code":
+            cell.source = handed_in[name].source
         kind = {"grade": name in points, "locked": locked, "solution": name in solutions, "task": False}
         about = {"cell_type": "code", "checksum": checksum, "grade_id": name, "schema_version": 3}
-        cell.metadata["nbgrader"] = about | kind | ({"points": points[name]} if name in points else {})
+        cell.metadata["nbgrader"] = about | kind
+        if name in points:
+            cell.metadata["nbgrader"]["points"] = points[name]
         result += [cell, *added[name]]
     return result
 

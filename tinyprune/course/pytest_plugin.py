@@ -95,10 +95,9 @@ class Marking:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """List all tests as failed until they have passed."""
         for item in session.items:
-            points = item.get_closest_marker("points")
+            points = sum(sum(marker.args) for marker in item.iter_markers("points"))
             hidden = item.get_closest_marker("hidden") is not None
-            about = {"points": points.args[0] if points else 0, "hidden": hidden, "message": ""}
-            self.items[item.nodeid] = about | {"passed": False}
+            self.items[item.nodeid] = {"points": points, "hidden": hidden, "message": "", "passed": False}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo) -> Generator[None, Any, Any]:

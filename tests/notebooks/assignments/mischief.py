@@ -146,8 +146,8 @@ frame = sys._getframe()
 while 'self' not in frame.f_locals:
     frame = frame.f_back
 child = type(frame.f_locals['self'])
-child.describe = lambda self, error: {}
-child.call = lambda self, head, arrays: self.send({'done': True}, True)""",
+child.lines = lambda self, error: ''
+child.call = lambda self, name, keep, args, kwargs: self.wire.send('done', True, {})""",
     "prints marks": "print('passed: a1_1_forward', 'passed: a1_1_backward', '{\"score\": 30}', sep='\\n')",
     "swallows errors": """
 class AssertionError(BaseException): pass
