@@ -59,10 +59,10 @@ from tinyprune.notebook import baseline_run, sliders, use_style, you_are_here
 from tinyprune.plots import BLUE, GREY, KEPT, REMOVED, VERMILION, plot_gates, plot_heads
 from tinyprune.method.gates import open_parts, settle
 from tinyprune.method.roles import head_roles
-from tinyprune.report import summarise
+from tinyprune.runs.report import summarise
 from tinyprune.runs.directory import RunDirectory
 from tinyprune.runs.run import Run
-from tinyprune.tables import markdown_table, text_table
+from tinyprune.io.tables import markdown_table, text_table
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.metrics import read_metrics
 from tinyprune.training.step import LanguageModelling

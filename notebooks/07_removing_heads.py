@@ -71,10 +71,10 @@ from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 from tinyprune.method import remove
 from tinyprune.method.masks import with_parts
 from tinyprune.method.remove import remove_closed_heads
-from tinyprune.report import milliseconds_per_1k_tokens, open_config
+from tinyprune.runs.report import milliseconds_per_1k_tokens, open_config
 from tinyprune.runs.directory import RunDirectory
 from tinyprune.runs.run import Run
-from tinyprune.tables import text_table
+from tinyprune.io.tables import text_table
 from tinyprune.training.evaluation import evaluate
 
 use_style()

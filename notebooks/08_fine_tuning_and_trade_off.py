@@ -61,7 +61,7 @@ from tinyprune.method.masks import keep_best, with_parts
 from tinyprune.method.recipe import Recipe, Watch
 from tinyprune.method.repair import repaired
 from tinyprune.method.texts import Texts
-from tinyprune.tables import text_table
+from tinyprune.io.tables import text_table
 from tinyprune.training.evaluation import evaluate, mean_loss
 from tinyprune.training.step import LanguageModelling, Training, train_step
 

@@ -57,7 +57,7 @@ import numba
 import numpy as np
 from numba import prange
 
-from tinyprune.machine import describe_machine
+from tinyprune.kernels.machine import describe_machine
 from tinyprune.kernels.cpu.matmul import matmul
 from tinyprune.kernels.cpu.simd import REGISTERS, VECTOR_BYTES, lanes, load, store
 from tinyprune.kernels.cpu.tiles import microkernel

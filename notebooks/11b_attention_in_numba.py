@@ -58,7 +58,7 @@ from numba import prange
 from numpy.lib.stride_tricks import as_strided
 
 from tinyprune import ops
-from tinyprune.machine import describe_machine
+from tinyprune.kernels.machine import describe_machine
 from tinyprune.bench.shapes import attention_arguments, attention_gflop, model_shape
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu import workspace

@@ -71,7 +71,7 @@ def tinyprune(*arguments: str | Path, **options: Any) -> subprocess.CompletedPro
 
 def run_here(*arguments: str | Path) -> subprocess.CompletedProcess:
     """Run `tinyprune` in this process, without timing models, which takes seconds and is tested elsewhere."""
-    untimed = patch("tinyprune.report.milliseconds_per_1k_tokens", lambda models, *_: [1.0] * len(models))
+    untimed = patch("tinyprune.runs.report.milliseconds_per_1k_tokens", lambda models, *_: [1.0] * len(models))
     with untimed, redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         try:
             status = main(list(map(str, arguments)))

@@ -27,6 +27,7 @@ import numpy as np
 from tinyprune.config import ModelConfig, TrainConfig, load_preset, to_toml
 from tinyprune.data import Text
 from tinyprune.errors import UsageError
+from tinyprune.io.progress import progress_bar
 from tinyprune.kernels.backend import default_backend, get_backend
 from tinyprune.method.prune import choose, heal
 from tinyprune.method.recipe import Generators, Recipe, Stage, Watch
@@ -35,12 +36,11 @@ from tinyprune.method.texts import Texts
 from tinyprune.model.generation import generate as generated
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Origin, Transformer
-from tinyprune.progress import progress_bar
 from tinyprune.runs.directory import STAGES, RunDirectory, load_model, model_metadata
 from tinyprune.training.checkpoints import save_checkpoint
 from tinyprune.training.evaluation import evaluate as evaluated
 from tinyprune.training.step import LanguageModelling
-from tinyprune.warmup import announced
+from tinyprune.training.warmup import announced
 
 __all__ = ["evaluate", "finetune", "gate", "generate", "load", "new_model", "prune", "save", "train"]
 

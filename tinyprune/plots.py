@@ -27,11 +27,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import UsageError
-from tinyprune.files import replace_file
+from tinyprune.io.files import replace_file
+from tinyprune.io.tables import Record
 from tinyprune.method.gates import opening_log_alpha
 from tinyprune.method.roles import KINDS, HeadRoles
 from tinyprune.ops import p_open
-from tinyprune.tables import Record
 
 DPI = 150
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"

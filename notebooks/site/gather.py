@@ -30,7 +30,7 @@ from properdocs.structure.files import File, Files
 from properdocs.structure.nav import Navigation, Section
 from properdocs.utils import nest_paths
 from tinyprune.cli.parser import build_parser
-from tinyprune.play import html_page
+from tinyprune.play.page import html_page
 
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tinyprune import machine
 from tinyprune.bench.benchmarks import speed
 from tinyprune.bench.command import Options
+from tinyprune.kernels import machine
 
 CPU, CPU_TORCH = Options("numpy", threads=2), Options("numpy", peers=("torch",), threads=2)
 GPU, GPU_TORCH = Options("cuda", threads=2), Options("cuda", peers=("torch",), threads=2)

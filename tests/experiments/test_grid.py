@@ -16,7 +16,7 @@ from tinyprune.experiments.cells import Cell
 from tinyprune.experiments.grid import local_processes, missing, run_cells
 from tinyprune.experiments.store import Store
 from tinyprune.experiments.studies.tradeoff import STUDY
-from tinyprune.progress import say
+from tinyprune.io.progress import say
 
 
 def cells_of(directory, **options) -> list[Cell]:

@@ -6,7 +6,7 @@ import sys
 import pytest
 from folder import FOLDER
 
-from tinyprune.files import locked
+from tinyprune.io.files import locked
 
 
 @pytest.fixture(scope="session")

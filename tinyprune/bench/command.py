@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from tinyprune.bench import BENCHMARKS, PEERS
 from tinyprune.bench.shapes import model_shape
 from tinyprune.errors import MissingExtraError, UsageError, install_command, nearest
+from tinyprune.io.tables import Record, text_table
 from tinyprune.kernels.backend import BACKENDS, default_backend
-from tinyprune.machine import describe_machine, processors
-from tinyprune.tables import Record, text_table
+from tinyprune.kernels.machine import describe_machine, processors
 
 NO_COLUMNS = ("benchmark", "machine")  # printed above the table
 

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from tinyprune.bench import Gauge, Workload
 from tinyprune.errors import TinypruneError
+from tinyprune.kernels.machine import HOLD_BLAS_BACK
 from tinyprune.kernels.waiting import waiting_seconds
-from tinyprune.machine import HOLD_BLAS_BACK
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 TURN = 0.1  # seconds that a turn lasts at least: the clock and the system's interruptions are then of no account

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from tinyprune.bench.processes import Contender, ProcessError, Processes
 from tinyprune.errors import TinypruneError
-from tinyprune.progress import progress_bar, say
-from tinyprune.tables import Record
+from tinyprune.io.progress import progress_bar, say
+from tinyprune.io.tables import Record
 
 ATTEMPTS = 3
 TOO_BUSY = 0.1  # share of the median turn that threads may wait for a processor

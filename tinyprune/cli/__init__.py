@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         try:
             # imported here, so that Ctrl-C is understood meanwhile
-            from tinyprune.machine import processors
+            from tinyprune.kernels.machine import processors
 
             if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.7 * processors():
                 # threads of NumPy's products spin while they wait, on a busy machine many times as long as they compute

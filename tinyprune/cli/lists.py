@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import Any
 
-from tinyprune.tables import print_records
+from tinyprune.io.tables import print_records
 
 Records = list[dict[str, Any]]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from tinyprune.cli.options import parse_options
 from tinyprune.errors import TinypruneError, UsageError
-from tinyprune.progress import say
-from tinyprune.tables import print_records
+from tinyprune.io.progress import say
+from tinyprune.io.tables import print_records
 
 
 def evaluate_model(arguments: argparse.Namespace) -> None:
@@ -19,9 +19,9 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from tinyprune.experiments.lost import ask, countries
-    from tinyprune.report import milliseconds_per_1k_tokens, stage_record
     from tinyprune.runs.directory import text_of
-    from tinyprune.warmup import announced
+    from tinyprune.runs.report import milliseconds_per_1k_tokens, stage_record
+    from tinyprune.training.warmup import announced
 
     saved = load_saved(arguments)
     text = text_of(saved, Path(arguments.model), arguments.corpus)
@@ -39,7 +39,7 @@ def show_heads(arguments: argparse.Namespace) -> None:
     """Run `tinyprune heads`."""
     from tinyprune.method.roles import head_roles
     from tinyprune.runs.directory import text_of
-    from tinyprune.warmup import announced
+    from tinyprune.training.warmup import announced
 
     if arguments.tokens < 3:
         raise UsageError(f"--tokens must be at least 3, got {arguments.tokens}")
@@ -64,7 +64,7 @@ def generate_text(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from tinyprune.model.generation import generate
-    from tinyprune.warmup import announced
+    from tinyprune.training.warmup import announced
 
     for name, low in (("tokens", 1), ("temperature", 0), ("top_k", 1), ("seed", 0)):
         value = getattr(arguments, name)
@@ -115,7 +115,7 @@ def pieces(tokenizer: Any, before: int, tokens: Iterable[int]) -> Iterator[str]:
 
 def play_page(arguments: argparse.Namespace) -> None:
     """Run `tinyprune play`: print where the page is."""
-    from tinyprune.play import write_page
+    from tinyprune.play.page import write_page
 
     path = Path(arguments.model)
     if path.is_dir():
@@ -155,7 +155,7 @@ def gradcheck(arguments: argparse.Namespace) -> None:
     """Run `tinyprune gradcheck`: print each operation's worst argument; the exit status is 1 if a gradient is wrong."""
     from tinyprune.gradcheck import check_all
     from tinyprune.kernels.backend import get_backend
-    from tinyprune.warmup import announced
+    from tinyprune.training.warmup import announced
 
     ops = get_backend(arguments.backend)
     with announced(ops, "gradcheck"):

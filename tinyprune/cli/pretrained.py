@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tinyprune.cli.models import load_saved
 from tinyprune.cli.options import parse_options
-from tinyprune.progress import say
+from tinyprune.io.progress import say
 
 
 def import_pretrained(arguments: argparse.Namespace) -> None:

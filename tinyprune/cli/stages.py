@@ -11,13 +11,13 @@ from typing import Any
 
 from tinyprune.cli.options import parse_options
 from tinyprune.errors import UsageError
-from tinyprune.tables import print_records
+from tinyprune.io.tables import print_records
 
 
 def run_all(arguments: argparse.Namespace) -> None:
     """Run `tinyprune run`."""
-    from tinyprune.report import summarise, write_report
     from tinyprune.runs.directory import STAGES
+    from tinyprune.runs.report import summarise, write_report
 
     with open_run(arguments, STAGES) as run:
         if not arguments.resume:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyprune.cli.options import parse_options
 from tinyprune.errors import UsageError
-from tinyprune.tables import json_table, print_records
+from tinyprune.io.tables import json_table, print_records
 
 
 def experiment(arguments: argparse.Namespace) -> None:

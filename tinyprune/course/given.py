@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from tinyprune.config import ChooseConfig, DataConfig, ModelConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
-from tinyprune.files import cache_directory, locked, replace_file
+from tinyprune.io.files import cache_directory, locked, replace_file
+from tinyprune.io.progress import progress_bar
 from tinyprune.kernels.backend import default_backend, get_backend
 from tinyprune.method.prune import prune
 from tinyprune.method.recipe import Recipe, Watch
@@ -31,12 +32,11 @@ from tinyprune.method.texts import Texts
 from tinyprune.model.parameters import Parameters, init_parameters, layer_parameters, take_heads
 from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.progress import progress_bar
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.optimizers import Optimizer, parameter_groups
 from tinyprune.training.step import LanguageModelling, training_steps
-from tinyprune.warmup import announced
+from tinyprune.training.warmup import announced
 
 MODEL = ModelConfig(kind="all-attention", L=3, D=64, H=4, persistent="stream", N=32, init_gain=2.0, T=64, M=64)
 TRAIN = TrainConfig(steps=600, B=16, lr=8e-3, lr_min=8e-4, weight_decay=0.1, warmup=50)
@@ -50,7 +50,7 @@ class BudgetUsed(ValueError):
 
 
 def trained() -> GivenModel:
-    """Return the trained model, which is kept in the cache folder (`tinyprune.files`).
+    """Return the trained model, which is kept in the cache folder (`tinyprune.io.files`).
 
     The first call on a machine trains it, which takes some seconds; a concurrent call waits for the first.
     """

@@ -24,7 +24,7 @@ import pytest
 from tinyprune.course.answers import _submission
 from tinyprune.course.isolation import warning
 from tinyprune.course.sandbox import AnswerError, Sandbox
-from tinyprune.files import replace_file
+from tinyprune.io.files import replace_file
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

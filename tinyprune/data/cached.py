@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tinyprune.data.corpus import SPLITS, Corpus
 from tinyprune.data.tokenizers import Tokenizer
 from tinyprune.errors import TinypruneError
-from tinyprune.files import replace_file
+from tinyprune.io.files import replace_file
 
 # Part of the names of cached files: raise it when the same text and settings no longer give the same tokens.
 FORMAT = 3

@@ -22,7 +22,7 @@ from tinyprune.config import DataConfig
 from tinyprune.data.corpus import SPLITS, Corpus
 from tinyprune.data.download import fetch
 from tinyprune.errors import TinypruneError, UsageError, nearest
-from tinyprune.files import cache_directory, replace_file
+from tinyprune.io.files import cache_directory, replace_file
 
 # Folders that some distributions of Python leave out, that were installed later, or that are another corpus.
 _NOT_IN_STDLIB = {"site-packages", "dist-packages", "ensurepip", "lib2to3", "distutils", "pydoc_data"}

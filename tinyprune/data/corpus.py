@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinyprune.errors import UsageError
-from tinyprune.progress import progress_bar
+from tinyprune.io.progress import progress_bar
 
 CHUNK = 1 << 20
 SPLITS = ("train", "valid", "test")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tinyprune.errors import MissingExtraError, SaveError, TinypruneError, install_command
-from tinyprune.progress import silent
+from tinyprune.io.progress import silent
 
 # Some hosts answer 403 to a library's own user agent.
 HEADERS = {"User-Agent": "tinyprune/0.1"}

@@ -22,7 +22,7 @@ from tinyprune.data.corpora import absolute_corpus, open_corpus
 from tinyprune.data.corpus import SPLITS, Corpus
 from tinyprune.data.tokenizers import UNKNOWN, Tokenizer, WordTokenizer, build_tokenizer
 from tinyprune.errors import UsageError
-from tinyprune.files import cache_directory
+from tinyprune.io.files import cache_directory
 
 # The tokens of a larger corpus are cached on disk.
 IN_MEMORY_BYTES = 16_000_000
@@ -68,7 +68,7 @@ def load_text(
         digest: from a checkpoint: refuse a text with another sha256.
         near: a run's directory: if the file is not the one of `digest`, look for one of its name there, in the folders
             above, and in the current one.
-        in_memory_bytes: the tokens of a larger corpus are cached in `files.cache_directory`.
+        in_memory_bytes: the tokens of a larger corpus are cached in `io.files.cache_directory`.
 
     Raises:
         UsageError: if there is no such corpus, if it is empty or too short for its splits, if it is not UTF-8

@@ -41,6 +41,8 @@ from tinyprune.experiments.lost import QUESTION, ask, countries
 from tinyprune.experiments.pictures import plot_ratios
 from tinyprune.experiments.results import grouped, machine_of, mean_of, write_files
 from tinyprune.experiments.store import Store
+from tinyprune.io.progress import say
+from tinyprune.io.tables import Record, markdown_table
 from tinyprune.method.choose import open_best
 from tinyprune.method.criteria import CRITERIA
 from tinyprune.method.gates import budget, in_parts, open_parts
@@ -54,12 +56,10 @@ from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import gguf_source
 from tinyprune.pretrained.gguf_writer import write_gguf
-from tinyprune.progress import say
 from tinyprune.runs.changes import is_finished
 from tinyprune.runs.directory import RunDirectory, load_model, sha256_of, text_of
-from tinyprune.tables import Record, markdown_table
 from tinyprune.training.evaluation import evaluate
-from tinyprune.warmup import announced
+from tinyprune.training.warmup import announced
 
 METHODS = ("gates", *CRITERIA)
 SEEDED = ("gates", "random")  # the others have one result

@@ -17,9 +17,9 @@ from tinyprune.experiments.intervals import student
 from tinyprune.experiments.methods import COMPARED, SMALL_LONGER
 from tinyprune.experiments.results import Picture, machine_of, result_rows, summarise, write_files
 from tinyprune.experiments.store import Store
+from tinyprune.io.tables import Record, markdown_table
 from tinyprune.kernels.backend import BACKENDS, get_backend
-from tinyprune.tables import Record, markdown_table
-from tinyprune.warmup import announced
+from tinyprune.training.warmup import announced
 
 PRESET = "study"
 # What one finishes in some minutes: the same stages, with fewer steps, sizes and seeds.

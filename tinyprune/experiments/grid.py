@@ -32,9 +32,9 @@ from unittest import mock
 from tinyprune.errors import Interrupted, MissingExtraError, TinypruneError, UsageError, install_command
 from tinyprune.experiments.cells import Cell, Outcome, compute
 from tinyprune.experiments.store import Store
+from tinyprune.io.progress import duration, progress_bar, say
 from tinyprune.kernels.backend import get_backend
-from tinyprune.machine import processors
-from tinyprune.progress import duration, progress_bar, say
+from tinyprune.kernels.machine import processors
 
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from tinyprune.errors import MissingExtraError, install_command
 from tinyprune.experiments.results import SPLITS, grouped
-from tinyprune.tables import Record
+from tinyprune.io.tables import Record
 
 LEVEL = 0.01  # bits per character: a difference within this is of no consequence
 CONFIDENCE, POWER, ERROR = 0.975, 0.8, 0.05  # one-sided; how surely a difference is seen; chance of a false one

@@ -17,8 +17,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from tinyprune.experiments.intervals import LEVEL
 from tinyprune.experiments.methods import BASELINE, METHODS, UNPRUNED
 from tinyprune.experiments.results import SPLITS
+from tinyprune.io.tables import Record
 from tinyprune.plots import DPI, GREY, HEAD_COLOURS, LINES, MARKERS, STYLE
-from tinyprune.tables import Record
 
 ORDER = ("gates", *(method for method in METHODS if method != "gates"), "michel-global")
 

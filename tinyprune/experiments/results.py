@@ -22,12 +22,12 @@ from matplotlib.figure import Figure
 
 from tinyprune.errors import TinypruneError
 from tinyprune.experiments.store import Store
-from tinyprune.files import replace_file
+from tinyprune.io.files import replace_file
+from tinyprune.io.progress import say
+from tinyprune.io.tables import Record
 from tinyprune.kernels.backend import BACKENDS
-from tinyprune.machine import describe_machine, processors
+from tinyprune.kernels.machine import describe_machine, processors
 from tinyprune.plots import save_figure
-from tinyprune.progress import say
-from tinyprune.tables import Record
 
 if TYPE_CHECKING:
     from tinyprune.experiments.experiment import Entry

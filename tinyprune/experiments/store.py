@@ -18,7 +18,7 @@ from typing import Any
 
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.experiments.cells import Cell, Outcome
-from tinyprune.files import locked, replace_file, save_error
+from tinyprune.io.files import locked, replace_file, save_error
 
 
 class Store:

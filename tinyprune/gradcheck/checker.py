@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.progress import duration, say
+from tinyprune.io.progress import duration, say
 
 Function = Callable[[NDArray], complex]  # Σ dout · out of an input
 # mode: (tolerance, floor). Central: ‖g − n‖ ≤ 1e-7 (‖g‖ + ‖n‖) + 1e-8.

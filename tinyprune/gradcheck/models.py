@@ -9,12 +9,12 @@ from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import UsageError
 from tinyprune.gradcheck.catalogue import GATE, Case, operation_cases
 from tinyprune.gradcheck.checker import check_gradients
+from tinyprune.io.progress import progress_bar
+from tinyprune.io.tables import Record
 from tinyprune.model.parameters import Parameters, init_parameters
 from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.progress import progress_bar
-from tinyprune.tables import Record
 
 LAM = 0.1
 # With the noise below: shut but learning, open and learning, clipped open; then clipped shut, and these two again.

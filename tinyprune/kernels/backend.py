@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from tinyprune.errors import UsageError, nearest
+from tinyprune.io.progress import say
 from tinyprune.kernels.gpu import what_is_missing, why_unusable
 from tinyprune.ops.engine import Engine
-from tinyprune.progress import say
 
 
 def why_no_numba() -> str | None:

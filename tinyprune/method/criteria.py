@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import UsageError
+from tinyprune.io.progress import progress_bar
 from tinyprune.method.fits import read_fits
 from tinyprune.method.gates import open_parts
 from tinyprune.method.masks import TINY, with_parts
@@ -20,7 +21,6 @@ from tinyprune.method.roles import storing_weights
 from tinyprune.model.parts import Parts, Scores
 from tinyprune.model.transformer import Cache, Transformer, gated_outputs
 from tinyprune.ops import head_difference
-from tinyprune.progress import progress_bar
 from tinyprune.training.evaluation import mean_loss, read_segments
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import UsageError
+from tinyprune.io.progress import progress_bar
 from tinyprune.method.fits import BlockFit, read_fits
 from tinyprune.method.masks import with_parts
 from tinyprune.method.remove import remove_closed_heads
@@ -34,7 +35,6 @@ from tinyprune.model.blocks import attention_block_forward, second_block_forward
 from tinyprune.model.parameters import OUTPUTS, UNIT_OUTPUTS
 from tinyprune.model.parts import Mask, Parts
 from tinyprune.model.transformer import Transformer, remember
-from tinyprune.progress import progress_bar
 from tinyprune.training.checkpoints import release
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # λ as shares of the mean of X̃ᵀX̃'s diagonal

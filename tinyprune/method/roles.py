@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
 from tinyprune.errors import NotFiniteError, UsageError
+from tinyprune.io.progress import progress_bar
 from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.ops.attention import attention_backward, attention_forward, visible_keys
 from tinyprune.ops.engine import Engine
-from tinyprune.progress import progress_bar
 
 # A head is named after the largest share if that is half of its attention or more, as Clark et al. name BERT's heads;
 # otherwise it is broad if its effective keys are at least half of the keys that it sees.

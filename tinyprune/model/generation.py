@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
 from tinyprune.errors import NotFiniteError
+from tinyprune.io.progress import progress_bar
 from tinyprune.model.blocks import (
     Layer,
     by_head,
@@ -30,7 +31,6 @@ from tinyprune.model.blocks import (
 )
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.progress import progress_bar
 
 
 class Context:

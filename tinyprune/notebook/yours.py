@@ -22,7 +22,7 @@ from unittest import mock
 import numpy as np
 
 from tinyprune.course.expectations import expect_close, fail, shapes
-from tinyprune.files import replace_file
+from tinyprune.io.files import replace_file
 from tinyprune.kernels.backend import get_backend
 from tinyprune.notebook import REPOSITORY
 from tinyprune.ops import take_slices

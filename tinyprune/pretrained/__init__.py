@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from tinyprune.config import ModelConfig
 from tinyprune.data.tokenizers import BytePairTokenizer as BytePairTokenizer
 from tinyprune.errors import UsageError
+from tinyprune.io.progress import say
 from tinyprune.pretrained.hub import read_hub
 from tinyprune.pretrained.hub import write_hub as write_hub
-from tinyprune.progress import say
 
 
 @dataclass(frozen=True, eq=False)

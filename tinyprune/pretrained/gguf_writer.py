@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
 from tinyprune.errors import UsageError
-from tinyprune.files import save_error
+from tinyprune.io.files import save_error
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.rotary import frequencies
 from tinyprune.pretrained.export import check_writable, end_token, padded

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tinyprune.config import ModelConfig
 from tinyprune.data.tokenizers import BytePairTokenizer
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.files import read_error, replace_file
+from tinyprune.io.files import read_error, replace_file
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained.export import check_writable, end_token

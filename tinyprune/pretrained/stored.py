@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.files import read_error
-from tinyprune.machine import memory_bytes
+from tinyprune.io.files import read_error
+from tinyprune.kernels.machine import memory_bytes
 
 
 def damaged(said: str) -> CheckpointError:

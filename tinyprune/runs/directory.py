@@ -20,10 +20,10 @@ from tinyprune.config import DataConfig, GateConfig, ModelConfig, RunConfig, fro
 from tinyprune.data import Text, Tokenizer, load_text, tokenizer_from_dict
 from tinyprune.data.corpora import absolute_corpus
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.files import locked, replace_file, save_error
+from tinyprune.io.files import locked, replace_file, save_error
+from tinyprune.io.progress import say
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.progress import say
 from tinyprune.training.checkpoints import load_checkpoint, sha256_of
 
 STAGES = ("train", "gate", "prune", "finetune")

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from tinyprune.config import STAGE_TABLES, ModelConfig, RunConfig, TrainConfig, to_toml
 from tinyprune.data import Text, load_text
 from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.io.progress import duration, say
 from tinyprune.kernels.gpu import gpu_memory
-from tinyprune.machine import memory_bytes
+from tinyprune.kernels.machine import memory_bytes
 from tinyprune.method.gates import budget, hit_target, settle, with_blocks, with_gates
 from tinyprune.method.prune import choose, heal, repair
 from tinyprune.method.recipe import Recipe, Stage, Watch
@@ -40,7 +41,6 @@ from tinyprune.model.parameters import init_parameters
 from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.progress import duration, say
 from tinyprune.runs.changes import check_changes, check_settings, is_finished
 from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, load_model, model_metadata
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
@@ -49,7 +49,7 @@ from tinyprune.training.evaluation import evaluate
 from tinyprune.training.loop import Trainer
 from tinyprune.training.metrics import EventLog, MetricsLog
 from tinyprune.training.step import LanguageModelling
-from tinyprune.warmup import announced, rehearse
+from tinyprune.training.warmup import announced, rehearse
 
 
 @dataclass

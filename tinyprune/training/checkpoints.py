@@ -7,7 +7,7 @@
 
 Any safetensors reader can open it. The sha256 covers the version, the metadata and all names, dtypes, shapes and bytes,
 so that a single flipped bit is noticed. (There is one entry and not three because safetensors writes several in random
-order; this way equal contents make equal files.) A checkpoint is replaced atomically, see `tinyprune.files`.
+order; this way equal contents make equal files.) A checkpoint is replaced atomically, see `tinyprune.io.files`.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ import safetensors
 from numpy.typing import NDArray
 
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.files import read_error, replace_file
+from tinyprune.io.files import read_error, replace_file
 
 FORMAT_VERSION = 1
 ENTRY = "tinyprune"

@@ -19,9 +19,9 @@ import numpy as np
 
 from tinyprune.config import STAGE_TABLES, TrainConfig
 from tinyprune.errors import CheckpointError, Interrupted, NotFiniteError
+from tinyprune.io.progress import duration, in_notebook, progress_bar, say
 from tinyprune.model.parameters import Parameters
 from tinyprune.model.transformer import Transformer
-from tinyprune.progress import duration, in_notebook, progress_bar, say
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.evaluation import Evaluation
 from tinyprune.training.metrics import MetricsLog

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from tinyprune.errors import CheckpointError, MissingExtraError, NotFiniteError, UsageError, install_command
-from tinyprune.files import save_error
+from tinyprune.io.files import save_error
 
 
 class MetricsLog:

@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 from command import settings
 
-from tinyprune import report
 from tinyprune.cli import main
+from tinyprune.runs import report
 
 from ..compare import GPU
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from tinyprune.bench import GPUS
 from tinyprune.bench.backend_workloads import training_step
 from tinyprune.bench.command import Options
+from tinyprune.io.tables import Record
 from tinyprune.kernels.cuda.emulator.driver import Kernel, emulator
 from tinyprune.kernels.cuda.emulator.program import FLOAT, GROUP, SHARED
-from tinyprune.tables import Record
 
 B = 2  # texts of a step: counts grow with them, but for parameters' updates
 SECTOR = 32  # bytes

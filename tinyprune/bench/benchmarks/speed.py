@@ -28,10 +28,10 @@ from tinyprune.bench.shapes import (
     model_shape,
     step_gflop,
 )
+from tinyprune.io.progress import say
+from tinyprune.io.tables import Record
 from tinyprune.kernels.backend import BACKENDS
-from tinyprune.machine import has_bf16
-from tinyprune.progress import say
-from tinyprune.tables import Record
+from tinyprune.kernels.machine import has_bf16
 
 ATTENTION_ROUNDS, STEP_ROUNDS = 11, 9
 LARGE, LARGE_FOR_CUDA = 1024, 4096  # rows and columns of the yardstick

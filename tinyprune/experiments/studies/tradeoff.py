@@ -8,7 +8,7 @@ from tinyprune.experiments.experiment import Entry, Finished, Picture, Plan, Stu
 from tinyprune.experiments.intervals import compared
 from tinyprune.experiments.methods import BASELINE, UNPRUNED
 from tinyprune.experiments.pictures import plot_differences, plot_tradeoff
-from tinyprune.tables import Record
+from tinyprune.io.tables import Record
 
 
 def entries(plan: Plan) -> list[Entry]:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from tinyprune.errors import SaveError, TinypruneError
-from tinyprune.files import cache_directory, replace_file
+from tinyprune.io.files import cache_directory, replace_file
 from tinyprune.kernels.gpu import explained, linker
 
 Capability = tuple[int, int]

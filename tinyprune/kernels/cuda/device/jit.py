@@ -26,7 +26,7 @@ from typing import Any
 
 from numba import cuda, float32, float64, int32, types, uint32, void
 
-from tinyprune.files import cache_directory
+from tinyprune.io.files import cache_directory
 from tinyprune.kernels.cuda.compiled import code_of
 from tinyprune.kernels.cuda.device.driver import Packed, driver
 

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig, RunConfig
 from tinyprune.data import Text
+from tinyprune.io.progress import say
+from tinyprune.io.tables import Record, markdown_table
 from tinyprune.method.gates import open_config
 from tinyprune.model.counting import count_multiply_adds, count_parameters, head_part
 from tinyprune.model.generation import generate
 from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Memory, Transformer
-from tinyprune.progress import say
 from tinyprune.runs.directory import STAGES
 from tinyprune.runs.run import Run
-from tinyprune.tables import Record, markdown_table
 from tinyprune.training.checkpoints import sha256_of
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.metrics import read_metrics

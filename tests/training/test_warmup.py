@@ -9,15 +9,16 @@ import pytest
 from command import MODEL, write_text
 from small import backend_with, small_config, small_model
 
-from tinyprune import ops, report
+from tinyprune import ops
 from tinyprune.config import GateConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments
 from tinyprune.method.gates import GateObjective
 from tinyprune.ops.engine import Engine
+from tinyprune.runs import report
 from tinyprune.runs import run as running
 from tinyprune.runs.directory import STAGES, RunDirectory
 from tinyprune.runs.run import Run
-from tinyprune.warmup import announced, rehearse
+from tinyprune.training.warmup import announced, rehearse
 
 FIRST = "tinyprune: train: compiling kernels, at every start\n"
 LAST = "tinyprune: train: compiled 3 functions in 40 s; nothing keeps them\n"
@@ -26,7 +27,7 @@ LAST = "tinyprune: train: compiled 3 functions in 40 s; nothing keeps them\n"
 @pytest.fixture
 def clock(monkeypatch):
     clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
-    monkeypatch.setattr("tinyprune.warmup.time", clock)
+    monkeypatch.setattr("tinyprune.training.warmup.time", clock)
     return clock
 
 

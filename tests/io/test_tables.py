@@ -2,7 +2,7 @@
 
 import pytest
 
-from tinyprune.tables import show, text_table
+from tinyprune.io.tables import show, text_table
 
 RECORDS = [
     {"stage": "train", "heads_open": 32, "bits_per_character": 2.123456, "passed": True},

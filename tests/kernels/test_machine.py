@@ -2,8 +2,8 @@
 
 import pytest
 
-from tinyprune import machine
-from tinyprune.machine import describe_machine
+from tinyprune.kernels import machine
+from tinyprune.kernels.machine import describe_machine
 
 PROCESSORS = [("flags : fpu avx2\n", "A processor with AVX2, ", False)]
 PROCESSORS += [("flags : avx2 avx512f avx512_bf16\n", "A processor with AVX-512, ", True)]

@@ -1,6 +1,6 @@
 """One HTML file in which a browser runs a model, whose weights are inside as float16: see its heads, take them away.
 
-Its sources are in runs/page: model.js is the forward pass, which tests hold against NumPy's, the rest what one sees.
+Its sources lie beside this file: model.js is the forward pass, which tests hold against NumPy's.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from tinyprune.data import Text
 from tinyprune.errors import TinypruneError, UsageError
-from tinyprune.files import replace_file
+from tinyprune.io.files import replace_file
+from tinyprune.io.progress import progress_bar, say
 from tinyprune.method.criteria import michel, random_scores
 from tinyprune.method.fits import read_fits
 from tinyprune.method.least_squares import search
 from tinyprune.method.masks import keep_best
 from tinyprune.model.parts import Parts
-from tinyprune.progress import progress_bar, say
 from tinyprune.runs.directory import SavedModel, load_model, text_of
 
 # Tokens that are read for scores, and for least squares, as `compare` does.
@@ -76,7 +76,7 @@ def page_data(saved: SavedModel, path: Path, text: Text | None) -> dict[str, Any
 
 def html_page(data: str, name: str) -> str:
     """Return the page of a model called `name`."""
-    page = resources.files("tinyprune.runs") / "page"
+    page = resources.files("tinyprune.play")
     content = (page / "page.html").read_text("utf-8").replace("{{name}}", html.escape(name))
     for script in re.findall(r"\{\{(\w+\.js)\}\}", content):
         content = content.replace(f"{{{{{script}}}}}", (page / script).read_text("utf-8"))

@@ -8,20 +8,22 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyprune.config import TrainConfig
 from tinyprune.data import Segments, Text
 from tinyprune.errors import NotFiniteError
-from tinyprune.model.transformer import Transformer
+from tinyprune.io.progress import duration, progress_bar, say
+from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.progress import duration, progress_bar, say
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.loop import validations
-from tinyprune.training.step import Objective, Training, train_step
+from tinyprune.training.step import Gradients, Noise, Objective, Training, train_step
 
 SLOW = 2.0  # seconds of a step that is not made once more
 SMALL = 1 << 16  # numbers in a parameter that is updated
@@ -34,7 +36,8 @@ def announced(ops: Engine, what: str, *, run: bool = False) -> Iterator[list[str
     A terminal shows meanwhile how many are compiled, of about how many if it is a `run`, and which one is next.
     Yields the list of functions whose compilation has begun.
     """
-    bars, depth = [], 0  # a function waits while one that it calls is compiled
+    bars: list[Any] = []
+    depth = 0  # a function waits while one that it calls is compiled
     begun: list[str] = []
     seconds, since, about = 0.0, 0.0, ops.functions_to_compile() if run else None
 
@@ -64,6 +67,20 @@ def announced(ops: Engine, what: str, *, run: bool = False) -> Iterator[list[str
         say(f"{what}: compiled {len(begun)} function{'s' * (len(begun) != 1)} in {duration(seconds)}; {ops.compiled}")
 
 
+class OfSome(Objective):
+    """An objective that gives the gradients of some parameters only."""
+
+    def __init__(self, objective: Objective, names: Sequence[str]) -> None:
+        self.objective, self.names = objective, names
+
+    def __call__(
+        self, model: Transformer, ids: NDArray, targets: NDArray, memory: Memory | None, rng: Noise, step: int
+    ) -> Gradients:
+        """See `Objective`."""
+        losses, memory, grads = self.objective(model, ids, targets, memory, rng, step)
+        return losses, memory, {name: grads[name] for name in self.names}
+
+
 def rehearse(
     model: Transformer, objective: Objective, segments: Segments, text: Text, config: TrainConfig, done: int = 0
 ) -> float:
@@ -77,7 +94,7 @@ def rehearse(
     # large parameters are not updated: copies and averages of them would take as much memory as the training
     groups = {name: group for name, group in training.optimizer.groups.items() if model.params[name].size <= SMALL}
     training.optimizer.groups = groups
-    training.objective = lambda *x: (*(found := minimised(*x))[:2], {name: found[2][name] for name in groups})
+    training.objective = OfSome(minimised, list(groups))
     replica.params |= {name: ops.to_device(ops.to_host(model.params[name]).copy()) for name in groups}
     # a piece of the text, long enough to fill the memory and to read with it
     piece = text.valid[: model.config.M + 2 * model.config.T + 1]

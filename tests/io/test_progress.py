@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tinyprune.progress import progress_bar, say, silent
+from tinyprune.io.progress import progress_bar, say, silent
 
 
 def stream(module, terminal):

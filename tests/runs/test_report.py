@@ -6,11 +6,11 @@ import re
 import pytest
 from command import KEYS
 
-from tinyprune import report
 from tinyprune.config import RunConfig, to_toml
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_parameters, head_part
 from tinyprune.model.transformer import Transformer
+from tinyprune.runs import report
 from tinyprune.runs.directory import STAGES, RunDirectory
 from tinyprune.runs.run import Run
 from tinyprune.training.evaluation import evaluate

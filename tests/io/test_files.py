@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tinyprune.errors import UsageError
-from tinyprune.files import cache_directory, locked
+from tinyprune.io.files import cache_directory, locked
 
 
 def test_one_who_waits_comes_in_when_the_other_leaves_and_one_who_does_not_is_sent_away(tmp_path):
