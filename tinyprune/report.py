@@ -111,8 +111,8 @@ def write_report(run: Run, records: list[Record]) -> None:
     final = run.load("finetune")
     figures = {"losses": plots.plot_losses(metrics), "heads": plots.plot_heads(final.model.config)}
     if not run.config.gate.criterion:  # which trains no gates
-        ids = run.load("gate").model.config.part_ids
-        figures["gates"] = plots.plot_gates(metrics, run.config.gate, ids)
+        gated = run.load("gate").model.config
+        figures["gates"] = plots.plot_gates(metrics, run.config.gate, gated.part_ids)
     for name, figure in figures.items():
         plots.save_figure(figure, directory.path / "plots" / f"{name}.png")
     sample = sample_text(run, final.model)
