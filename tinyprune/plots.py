@@ -71,8 +71,7 @@ def plot_losses(records: Sequence[Record]) -> Figure:
     if not records:
         raise UsageError("these metrics hold no loss to plot; train for a few steps first")
     figure = Figure(figsize=(7, 3.5), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot(ylabel="bits per token")
-    axes.set_xlabel("step, the stages one after the other")
+    axes = figure.add_subplot(xlabel="step, the stages one after the other", ylabel="bits per token")
     # A text of a single character has losses of 0, which a log scale cannot show.
     axes.set_yscale("log" if min(r["loss"] for r in records) > 0 else "linear")
     start, middles, ends = 0, {}, {}
@@ -174,8 +173,7 @@ def _draw_open_heads(axes: Axes, steps: NDArray, records: list[Record], gate: Ga
     opened = [r["heads_open"] + r.get("blocks_open", 0) for r in records]
     expected = sum(layer.sum(1) for layer in _openness(records, gate)[0])
     parts = "heads and blocks" if "blocks_open" in records[0] else "heads"
-    axes.set_title(f"open {parts} (of {total})")
-    axes.set(xlim=_limits(steps[-1]), ylim=(0, 1.04 * max(total, 1)))
+    axes.set(title=f"open {parts} (of {total})", xlim=_limits(steps[-1]), ylim=(0, 1.04 * max(total, 1)))
     marker = _marker(steps)
     axes.plot(steps, opened, color="black", linewidth=1.8, drawstyle="steps-post", marker=marker)
     axes.plot(steps, expected, color=BLUE, linewidth=1.2, linestyle="--", marker=marker)

@@ -136,11 +136,8 @@ def check_gradients(
     dout = tuple(_draw(rng, part) for part in out) if isinstance(out, tuple) else _draw(rng, out)
     wanted = [_has_gradient(value) for value in inputs]
     gradients = _run_backward(name, backward, dout, cache, wanted)
-    about = CALLS[mode] * seconds * sum(x.size for _, value in slots for x in leaves(value))
-    if directions is None and about > SLOW:
-        better = "directions=4 sees as much in far less"
-        say(f"{name}: checking every entry takes about {duration(about)}; {better}")
-
+    if directions is None:
+        _say_if_slow(name, CALLS[mode] * seconds, slots)
     records = []
     for (label, value), gradient in zip(slots, gradients, strict=True):
         position = labels.index(label)
@@ -170,6 +167,14 @@ def assert_gradients(forward: Callable, backward: Callable, *inputs: Any, **opti
     failures = [record.message() for record in records if not record.passed]
     if failures:
         raise AssertionError("\n".join(failures))
+
+
+def _say_if_slow(name: str, seconds: float, slots: list[tuple[str, Any]]) -> None:
+    """Say how long it takes to check every entry, in `seconds` each, and what is faster, if that is long."""
+    about = seconds * sum(x.size for _, value in slots for x in leaves(value))
+    if about > SLOW:
+        better = "directions=4 sees as much in far less"
+        say(f"{name}: checking every entry takes about {duration(about)}; {better}")
 
 
 def _names(forward: Callable, count: int) -> list[str]:

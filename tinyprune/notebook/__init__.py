@@ -70,9 +70,8 @@ def show_source(*things: Callable[..., Any] | type, docstring: bool = True) -> N
         code = textwrap.dedent("".join(lines))
         if not docstring:
             code = without_docstrings(code)
-        place = file.name
-        if file.is_relative_to(REPOSITORY):
-            place = file.relative_to(REPOSITORY).as_posix()
+        ours = file.is_relative_to(REPOSITORY)
+        place = file.relative_to(REPOSITORY).as_posix() if ours else file.name
         display(Markdown(f"`{place}`, line {first}\n\n```python\n{code.rstrip()}\n```"))
 
 
@@ -139,8 +138,7 @@ def baseline_run(options: Mapping[str, Any] | None = None, name: str = "") -> Ru
         UsageError: if there are options without a name or a name without options, or an option is wrong.
     """
     if bool(options) != bool(name):
-        got = f"options {options!r} and name {name!r}"
-        raise UsageError(f"give a variant both options and a name, got {got}")
+        raise UsageError(f"give a variant both options and a name, got options {options!r} and name {name!r}")
     config = load_preset("tiny").with_options(dict(options or {}))
     folder = f"notebooks-python{platform.python_version()}-{name}".removesuffix("-")
     directory = RunDirectory(REPOSITORY / "runs" / folder)

@@ -108,8 +108,7 @@ def drawing(lit: set[str]) -> Figure:
     blue = BLUE if "gate" in lit else GREY
     left, right = (x + width / 2 for x, _, width, _ in BOXES["gate"][1:])
     axes.plot((left, left, right, right), (1.20, LOW, LOW, 1.20), color=blue, lw=0.9, linestyle=":")
-    below = {"ha": "center", "va": "bottom", "fontsize": 8}
-    axes.text(4.94, LOW + 0.02, "one gate for each head", color=blue, **below)
+    axes.text(4.94, LOW + 0.02, "one gate for each head", color=blue, ha="center", va="bottom", fontsize=8)
     for name, (label, *places) in BOXES.items():
         for place in places:
             box(axes, place, label, LIT if name in lit else PLAIN)
@@ -131,8 +130,7 @@ def draw_residual(axes: Axes, lit: bool) -> None:
         arrow(axes, [(fork, ROW), (fork, TOP), (plus, TOP), (plus, ROW + 0.09)], blue, width)
         axes.text(plus - 0.08, TOP - 0.04, "residual", color=blue, ha="right", va="top", fontsize=8)
         axes.add_patch(Circle((plus, ROW), 0.09, fc=fill, ec=blue))
-        sign = "white" if lit else GREY
-        axes.text(plus, ROW - 0.005, "+", color=sign, fontsize=9, **CENTRED)
+        axes.text(plus, ROW - 0.005, "+", color="white" if lit else GREY, fontsize=9, **CENTRED)
 
 
 def box(axes: Axes, place: Sequence[float], label: str, look: Look) -> None:
@@ -140,14 +138,12 @@ def box(axes: Axes, place: Sequence[float], label: str, look: Look) -> None:
     x, y, width, height = place
     style = "round,pad=0,rounding_size=0.06"
     axes.add_patch(FancyBboxPatch((x, y), width, height, style, fc=look.fill, ec=look.edge, lw=0.8))
-    middle = x + width / 2, y + height / 2 - 0.01
-    axes.text(*middle, label, color=look.text, fontsize=8.5, **CENTRED)
+    axes.text(x + width / 2, y + height / 2 - 0.01, label, color=look.text, fontsize=8.5, **CENTRED)
 
 
 def arrow(axes: Axes, points: list[tuple[float, float]], colour: str, width: float = 0.9) -> None:
     """Draw an arrow along points."""
     x, y = zip(*points, strict=True)
     axes.plot(x[:-1], y[:-1], color=colour, lw=width, solid_joinstyle="round")
-    head = {"arrowstyle": "-|>,head_length=3,head_width=1.6", "mutation_scale": 1}
-    ends = {"shrinkA": 0, "shrinkB": 0}
-    axes.add_patch(FancyArrowPatch(points[-2], points[-1], color=colour, lw=width, **head, **ends))
+    head = {"arrowstyle": "-|>,head_length=3,head_width=1.6", "mutation_scale": 1, "shrinkA": 0, "shrinkB": 0}
+    axes.add_patch(FancyArrowPatch(points[-2], points[-1], color=colour, lw=width, **head))

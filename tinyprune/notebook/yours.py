@@ -95,13 +95,12 @@ def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -
         for label, one, other, one_single, other_single in found:
             if other is not None and not isinstance(other, str):
                 other = other * 1  # numbers for truth values, which have no difference
-                about = {"fed": shapes(given), "hint": hint, "relative": 1e-9}
-                expect_close(one, other, f"{name}: {label} is wrong", **about)
+                about = f"{name}: {label} is wrong"
+                expect_close(one, other, about, fed=shapes(given), hint=hint, relative=1e-9)
                 errors[label] = max(errors.get(label, 0.0), relative_error(one, other))
             if (dtype_name(one_single), dtype_name(other_single)) == ("float64", "float32"):
                 asked = "float32; np.zeros and np.array take a dtype"
-                said = f"{name}: {label} is float64 where the input is float32"
-                wrong(said, came="float64", expected=asked)
+                wrong(f"{name}: {label} is float64 where the input is float32", came="float64", expected=asked)
     replace_file(FOLDER / f"{name}.py", written.source.encode())
     told = list(errors)
     if len(told) >= 5:  # the first and the worst

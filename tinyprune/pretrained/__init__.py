@@ -64,8 +64,7 @@ def read_pretrained(path: str | Path) -> Pretrained:
     if path.is_dir():
         return Pretrained(*read_hub(path), path.resolve().name, file)
     if path.suffix.lower() != ".gguf":
-        whole = "of a model of the Hugging Face Hub give the whole folder"
-        raise UsageError(f"{path} is no .gguf file; {whole}")
+        raise UsageError(f"{path} is no .gguf file; of a model of the Hugging Face Hub give the whole folder")
     from tinyprune.pretrained.gguf import read_gguf
 
     return Pretrained(*read_gguf(path), path.stem, file)

@@ -87,8 +87,7 @@ def rounded(W: NDArray, kind: str) -> NDArray:
         return W
     gguf = package(f"repair.type = {kind!r}")
     form = gguf.GGMLQuantizationType[kind.upper()]
-    blocks = gguf.quantize(np.ascontiguousarray(W.T), form)
-    return np.ascontiguousarray(gguf.dequantize(blocks, form).T)
+    return np.ascontiguousarray(gguf.dequantize(gguf.quantize(np.ascontiguousarray(W.T), form), form).T)
 
 
 def same(x: NDArray, y: NDArray) -> bool:
@@ -99,9 +98,8 @@ def same(x: NDArray, y: NDArray) -> bool:
 def block_type(params: dict[str, NDArray]) -> str:
     """Return the type of blocks of 32 that the first Wo has the numbers of, "" if there is none."""
     Wo = next((x for name, x in params.items() if name.endswith(".Wo") and x.size), np.ones((1, 1)))
-    if len(Wo) % BLOCK:
-        return ""
-    return next((kind for kind in BLOCK_TYPES if same(Wo, rounded(Wo, kind))), "")
+    whole = len(Wo) % BLOCK == 0
+    return next((kind for kind in BLOCK_TYPES if whole and same(Wo, rounded(Wo, kind))), "")
 
 
 def halves(W: NDArray, Dh: int) -> NDArray:
@@ -138,9 +136,7 @@ def read_settings(entries: Settings, stored: dict[str, StoredTensor], path: Path
     only(entries, "llama.rope.scaling.type", path, "none")
     only(entries, "llama.expert_count", path, 0)
     factors = stored.pop("rope_freqs.weight", None)
-    if factors is None:
-        return config
-    return dataclasses.replace(config, rope_scaling=scaling(factors, config, path))
+    return dataclasses.replace(config, rope_scaling=scaling(factors, config, path)) if factors else config
 
 
 def scaling(tensor: StoredTensor, config: ModelConfig, path: Path) -> tuple[float, ...]:

@@ -161,9 +161,8 @@ def architecture(config: ModelConfig, layers: Sequence[Stored]) -> str:
     if not config.biased_projections:
         return "llama"
     # llama.cpp's qwen2 has queries as wide as the stream, and no slower angles.
-    if len(layers[0].heads) * config.Dh == config.D and not config.rope_scaling:
-        return "qwen2"
-    return "deci"
+    as_wide = len(layers[0].heads) * config.Dh == config.D
+    return "qwen2" if as_wide and not config.rope_scaling else "deci"
 
 
 @dataclass(frozen=True)
@@ -185,15 +184,13 @@ CUT: dict[str, tuple[str, int | None]] = {
     "Wq": ("heads", 0),
     "Wk": ("keys", 0),
     "Wv": ("keys", 0),
-    "bq": ("heads", 0),
-    "bk": ("keys", 0),
-    "bv": ("keys", 0),
     "Wo": ("heads", 1),
     "ffn.ln.scale": ("units", None),
     "ffn.W1": ("units", 0),
     "ffn.Wg": ("units", 0),
     "ffn.W2": ("units", 1),
 }
+CUT |= {f"b{x}": CUT[f"W{x}"] for x in "qkv"}
 
 
 def cuts(config: ModelConfig, layers: Sequence[Stored], family: str, source_family: str) -> Iterator[Cut]:

@@ -79,19 +79,15 @@ def write_hub(folder: str | Path, model: Transformer, tokenizer: Any, positions:
     heads, params = _heads_in_each_layer(config), model.host_params()
     parts: dict[str, list[NDArray]] = {}
     for name, source in sources(kind, config).items():
-        tensor = source.tensor
-        if name != "unembedding":
-            tensor = PREFIX[kind] + tensor
+        tensor = source.tensor if name == "unembedding" else PREFIX[kind] + source.tensor
         # The thirds of one tensor come one after the other.
         parts.setdefault(tensor, []).append(params[name].T if source.transposed else params[name])
-    tensors = {}
-    for tensor, arrays in parts.items():
-        tensors[tensor] = np.asarray(np.concatenate(arrays, -1), np.float32, order="C")
+    whole = {tensor: np.concatenate(arrays, -1) for tensor, arrays in parts.items()}
+    tensors = {tensor: np.asarray(x, np.float32, order="C") for tensor, x in whole.items()}
     content = safetensors.numpy.save(tensors, {"format": "pt"})
     replace_file(folder / "model.safetensors", content, "model")
-    longest = positions or config.T
-    if kind == "gpt2":
-        longest = config.T  # its table of positions has T rows
+    # GPT-2's table of positions has T rows.
+    longest = config.T if kind == "gpt2" else positions or config.T
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest}
     if tokenizer.chat_template:
         about["chat_template"] = tokenizer.chat_template
@@ -110,8 +106,7 @@ def _heads_in_each_layer(config: ModelConfig) -> int:
     for i in range(config.L):
         if config.width(i) != units or not units:
             had = f"as many units in each layer, {units or 'at least 1'}, but layer {i} has {config.width(i)}"
-            otherwise = "a folder with --padded has them all, a .gguf file can do"
-            raise UsageError(f"{theirs} {had}; {otherwise}")
+            raise UsageError(f"{theirs} {had}; a folder with --padded has them all, a .gguf file can do")
     together = H // (config.kv_heads or H)
     for i, ids in enumerate(config.head_ids):
         if config.kind == "gpt2" and len(ids) < H:

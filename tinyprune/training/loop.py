@@ -98,8 +98,7 @@ class Trainer(Training):
     def interrupted(self, after: str = "") -> Interrupted:
         """Build the error for a stop that the user has asked for, once all is saved: by default after this step."""
         after = after or f"step {self.step} of {self.config.steps} of {self.stage}"
-        saved = f"all is saved in {self.path}; go on with: {self.go_on}"
-        return Interrupted(f"stopped after {after}; {saved}")
+        return Interrupted(f"stopped after {after}; all is saved in {self.path}; go on with: {self.go_on}")
 
     def log_validation(
         self, losses: dict[str, float], since: tuple[int, float], signals: "Signals"
@@ -174,10 +173,8 @@ class Trainer(Training):
 
     def not_finite(self, what: str) -> NotFiniteError:
         """Build the error for a NaN or an infinity: where it appeared, what is saved, and what to do."""
-        table = STAGE_TABLES[self.stage]
-        kept = "no checkpoint has been saved yet"
-        if self.path.exists():
-            kept = f"{self.path} holds the last checkpoint"
+        table, last = STAGE_TABLES[self.stage], f"{self.path} holds the last checkpoint"
+        kept = last if self.path.exists() else "no checkpoint has been saved yet"
         return NotFiniteError(
             f"{self.stage}: {what}; {kept}; lower lr (or clip at a smaller norm, or warm up "
             f"longer) in table [{table}] of the run's config.toml, then go on with: {self.go_on}"
