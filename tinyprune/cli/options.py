@@ -231,7 +231,7 @@ OPTIONS = {
             preset("only the shapes of this preset or .toml file"),
             option("--shapes", "only these, such as tiny,relative-d128,plain-d256", metavar="NAMES", default=""),
         ),
-        option("--rounds", "runs of each contender (as many as the benchmark needs)", type=int),
+        option("--rounds", "turns of each contender (%(default)s)", default=9),
         option("--threads", "threads of each contender (all processors)", type=int),
         option("--gpu", "of a roofline (%(default)s)", choices=GPUS, default="h100"),
         JSON,

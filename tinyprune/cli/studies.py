@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyprune.cli.options import parse_options
 from tinyprune.errors import UsageError
-from tinyprune.tables import json_table, print_records
+from tinyprune.tables import print_records
 
 
 def experiment(arguments: argparse.Namespace) -> None:
@@ -63,10 +63,11 @@ def listed(arguments: argparse.Namespace, name: str, kind: Callable[[str], Any] 
 
 def bench(arguments: argparse.Namespace) -> None:
     """Run `tinyprune bench`."""
-    from tinyprune.bench.command import make_options, run_benchmark, text_output
+    from tinyprune.bench.command import Options, print_benchmark
 
-    shapes = [arguments.preset] if arguments.preset else listed(arguments, "shapes")
-    sizes = {name: getattr(arguments, name) for name in ("backend", "rounds", "threads", "gpu")}
-    options = make_options(peers=listed(arguments, "peers"), shapes=shapes, **sizes)
-    records = run_benchmark(arguments.benchmark, options)
-    print(json_table(records) if arguments.json else text_output(records))
+    given = {name: getattr(arguments, name) for name in ("backend", "rounds", "threads", "gpu")}
+    given |= {name: listed(arguments, name) for name in ("peers", "shapes")}
+    if arguments.preset:
+        given["shapes"] = [arguments.preset]
+    options = Options(**{name: value for name, value in given.items() if value is not None})
+    print_benchmark(arguments.benchmark, options, arguments.json)
