@@ -70,10 +70,13 @@ def training_step(backend: str, half: str | None = None, **shape: Any) -> Worklo
     ops, measured = get_backend(backend), model_shape(**shape)
     ids, targets, memory = shapes.batch(measured)
     model = make_model(measured, ops, half)
-    objective = GateObjective(model.gate, 1, measured.config.heads_total) if model.gate else LanguageModelling()
+    objective = LanguageModelling()
+    if model.gate:
+        objective = GateObjective(model.gate, 1, measured.config.heads_total)
     same = SimpleNamespace(batch=lambda step: (ids, targets, False))  # each with the memory of the step before
     training = Training.start(model, same, TRAIN, objective, rng=None)
-    training.memory = None if memory is None else [ops.to_device(m) for m in memory]
+    if memory is not None:
+        training.memory = [ops.to_device(m) for m in memory]
     noise = np.random.default_rng(0)
 
     def losses() -> dict[str, NDArray]:

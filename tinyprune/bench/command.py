@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tinyprune.bench import BENCHMARKS, PEERS
@@ -48,6 +48,14 @@ class Options:
         return f"tinyprune ({self.backend})"
 
 
+def check_names(option: str, given: Sequence[str], allowed: Collection[str]) -> None:
+    """Raise UsageError for the first name that is not allowed."""
+    for name in given:
+        if name not in allowed:
+            hint = nearest(name, allowed)
+            raise UsageError(f"--{option} must be of {', '.join(allowed)}; got {name!r}{hint}")
+
+
 def check_options(name: str, options: Options) -> None:
     """Raise UsageError if a value is out of range or unknown, or a benchmark cannot run with it on this machine."""
     for number in ("rounds", "threads"):
@@ -55,18 +63,13 @@ def check_options(name: str, options: Options) -> None:
             raise UsageError(f"--{number} must be at least 1, got {getattr(options, number)}")
     for shape in options.shapes:
         model_shape(shape)
-    for option, given, allowed in (("peers", options.peers, PEERS), ("backend", [options.backend], BACKENDS)):
-        for value in given:
-            if value not in allowed:
-                said = f"--{option} must be of {', '.join(allowed)}; got {value!r}{nearest(value, allowed)}"
-                raise UsageError(said)
-    for peer in options.peers:
-        if importlib.util.find_spec(peer) is None:
-            raise MissingExtraError(f"--peers {peer} needs PyTorch, which is not here: {install_command('peers')}")
+    check_names("peers", options.peers, PEERS)
+    check_names("backend", [options.backend], BACKENDS)
+    if "torch" in options.peers and importlib.util.find_spec("torch") is None:
+        raise MissingExtraError(f"--peers torch needs PyTorch, which is not here: {install_command('peers')}")
     if (name == "roofline") != (options.backend == "cuda-emulated"):
-        raise UsageError(
-            "the emulator counts for the benchmark roofline, --backend cuda-emulated; its times say nothing"
-        )
+        said = "the emulator counts for the benchmark roofline, --backend cuda-emulated"
+        raise UsageError(f"{said}; its times say nothing")
     if options.on_device:
         if problem := BACKENDS[options.backend].problem():
             raise UsageError(f"the cuda backend cannot run: {problem}")
@@ -91,8 +94,9 @@ def print_benchmark(name: str, options: Options, as_json: bool) -> None:
         return
     print(textwrap.fill(f"{name} on {machine}", 120, break_on_hyphens=False))
     for rows in measured:
-        table = text_table([{key: value for key, value in row.items() if key != "benchmark"} for row in rows])
-        print(f"\n{table}", flush=True)
+        for row in rows:
+            del row["benchmark"]  # the line above names it
+        print(f"\n{text_table(rows)}", flush=True)
 
 
 def print_json(measured: Iterator[list[Record]]) -> None:

@@ -7,7 +7,6 @@ and both may run under bf16 autocast.
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -47,11 +46,10 @@ def norm(scale: NDArray, bias: NDArray) -> nn.LayerNorm:
 class Layer(nn.Module):
     """Attention over memory, segment and persistent vectors, then a feed-forward block or the heads' nets. Pre-norm."""
 
-    def __init__(self, config: ModelConfig, heads: int, mode: str, p: dict[str, NDArray]) -> None:
+    def __init__(self, config: ModelConfig, mode: str, p: dict[str, NDArray]) -> None:
         """Take our parameters of a layer, `p`."""
         super().__init__()
-        self.heads, self.dropout, self.dropout_attention = heads, config.dropout, config.dropout_attention
-        self.attend = MODES[mode]
+        self.config, self.attend = config, MODES[mode]
         self.norm = norm(p["ln.scale"], p["ln.bias"])
         if config.M:
             self.q, self.kv = linear(p["Wq"]), linear(np.hstack([p["Wk"], p["Wv"]]))
@@ -63,23 +61,30 @@ class Layer(nn.Module):
             self.register_parameter(name, parameter(p[name]) if name in p else None)
         self.feedforward = None
         if config.networks:  # all heads' nets side by side
-            first = linear(np.concatenate(p["net.pk"]).T, p["net.pb"].ravel())
-            second = linear(np.concatenate(p["net.pv"]), p["net.bo"])
-            self.feedforward = nn.Sequential(norm(p["net.ln.scale"], p["net.ln.bias"]), first, nn.ReLU(), second)
+            self.feedforward = nn.Sequential(
+                norm(p["net.ln.scale"], p["net.ln.bias"]),
+                linear(np.concatenate(p["net.pk"]).T, p["net.pb"].ravel()),
+                nn.ReLU(),
+                linear(np.concatenate(p["net.pv"]), p["net.bo"]),
+            )
         if config.F:
-            first, second = linear(p["ffn.W1"], p["ffn.b1"]), linear(p["ffn.W2"], p["ffn.b2"])
-            self.feedforward = nn.Sequential(norm(p["ffn.ln.scale"], p["ffn.ln.bias"]), first, nn.ReLU(), second)
+            self.feedforward = nn.Sequential(
+                norm(p["ffn.ln.scale"], p["ffn.ln.bias"]),
+                linear(p["ffn.W1"], p["ffn.b1"]),
+                nn.ReLU(),
+                linear(p["ffn.W2"], p["ffn.b2"]),
+            )
 
     def forward(self, x: Tensor, memory: Tensor | None, R: Tensor | None, visible: Tensor) -> Tensor:
         """Map x (B, T, D), with memory (B, M, D), to (B, T, D)."""
-        q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in self.queries_keys_values(x, memory))
-        r = None if R is None else self.r(R).unflatten(-1, (self.heads, -1))
-        dropout = self.dropout_attention if self.training else 0.0
+        q, k, v = (y.unflatten(-1, (-1, self.config.Dh)) for y in self.queries_keys_values(x, memory))
+        r = None if R is None else self.r(R).unflatten(-1, (-1, self.config.Dh))
+        dropout = self.config.dropout_attention if self.training else 0.0
         o = self.attend(q, k, v, r, self.u, self.w, self.pk, self.pv, visible, dropout)
-        x = x + F.dropout(self.out(o.flatten(2)), self.dropout, self.training)
+        x = x + F.dropout(self.out(o.flatten(2)), self.config.dropout, self.training)
         if self.feedforward is None:
             return x
-        return x + F.dropout(self.feedforward(x), self.dropout, self.training)
+        return x + F.dropout(self.feedforward(x), self.config.dropout, self.training)
 
     def queries_keys_values(self, x: Tensor, memory: Tensor | None) -> tuple[Tensor, ...]:
         """q of x; k and v of memory and x, (B, S, W)."""
@@ -98,28 +103,28 @@ class LanguageModel(nn.Module):
         params = parameters(shape)
         self.embedding, self.out_bias = parameter(params["embedding"]), parameter(params["out_bias"])
         self.positions = parameter(params["R" if config.relative else "positions"])  # relative: row = distance
-        layers = (Layer(config, heads, mode, layer_parameters(params, i)) for i, heads in enumerate(config.heads))
-        self.layers = nn.ModuleList(layers)
+        layers = [layer_parameters(params, i) for i in range(config.L)]
+        self.layers = nn.ModuleList(Layer(config, mode, p) for p in layers)
         self.norm = norm(params["ln.scale"], params["ln.bias"])
         self.register_buffer("visible", visible_keys(config.T, config.M + config.T, config.span))
 
-    def forward(self, ids: Tensor, targets: Tensor, memory: list[Tensor] | None) -> tuple[Tensor, list[Tensor] | None]:
-        """Mean cross-entropy, and the next segment's memory. ids, targets (B, T); memory (B, M, D) per layer."""
+    def forward(self, ids: Tensor, targets: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Mean cross-entropy, and the next segment's memory. ids, targets (B, T); memory (B, M, D) per layer, or []."""
         config, new_memory = self.config, []
         table = self.embedding
         if self.training and config.dropout_embedding:
             table = table * F.dropout(table.new_ones(config.V, 1), config.dropout_embedding)  # whole words
         x = F.embedding(ids, table) * math.sqrt(config.D)
+        R = self.positions
         if not config.relative:
-            x = x + self.positions
-        for i, layer in enumerate(self.layers):
-            m = memory[i] if memory else None
+            x, R = x + R, None
+        for layer, m in zip(self.layers, memory or [None] * config.L, strict=True):
             if config.M:
                 latest = x if x.shape[1] >= config.M else torch.cat([m, x], 1)
                 new_memory.append(latest.detach()[:, -config.M :])
-            x = layer(x, m, self.positions if config.relative else None, self.visible)
+            x = layer(x, m, R, self.visible)
         logits = F.linear(self.norm(x), self.embedding, self.out_bias)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten()), new_memory or None
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten()), new_memory
 
 
 def make_optimizer(model: LanguageModel) -> torch.optim.AdamW:
@@ -142,15 +147,15 @@ def training_step(mode: str, compiled: bool = False, bf16: bool = False, device:
     measured, where = model_shape(**shape), torch_device(device)
     model = LanguageModel(measured, mode).to(where)
     update = make_optimizer(model)
-    loss_of = torch.compile(model) if compiled else model
+    loss_of = torch.compile(model, disable=not compiled)
     ids, targets, memory = batch(measured)
     ids, targets = (torch.from_numpy(x).to(where) for x in (ids, targets))
-    memory = None if memory is None else [torch.from_numpy(m).to(where) for m in memory]
+    memory = [torch.from_numpy(m).to(where) for m in memory or ()]
 
     def step() -> float:
         nonlocal memory
         update.zero_grad()
-        with torch.autocast(where.type, torch.bfloat16) if bf16 else nullcontext():
+        with torch.autocast(where.type, torch.bfloat16, enabled=bf16):
             loss, memory = loss_of(ids, targets, memory)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), TRAIN.clip)

@@ -6,7 +6,7 @@ mask.
 `step` is a whole training step, against PyTorch: plain, SDPA, both under torch.compile, and all four under bf16
 autocast where the processor has instructions for it. Autocast rounds what products and attention read to 8 significant
 bits, which is less work than ours; losses then agree to 2 parts in 1,000. `sgemm_share` is the speed by nominal
-operations over that of NumPy's BLAS at 1024×1024×1024, which takes its turns in the same run; A step's memory is
+operations over that of NumPy's BLAS at 1024×1024×1024, which takes its turns in the same run. A step's memory is
 measured afterwards, see `race.with_memory`; that of compiled code is not, since it would include the compiler's. On a
 GPU there are neither.
 """
@@ -35,7 +35,8 @@ from tinyprune.tables import Record
 LARGE = 1024  # rows and columns of the yardstick
 ATTENTION_TOLERANCE, STEP_TOLERANCE = 1e-4, 1e-5
 BF16_TOLERANCE = 2e-3  # of losses under bf16 autocast
-TF32_TOLERANCE = 5e-3  # of products whose factors are rounded to 10 bits after the point, by each side in its own way
+# of products whose factors are rounded to 10 bits after the point, by each side in its own way
+TF32_TOLERANCE = 5e-3
 
 
 def tolerance(options: Options, usual: float) -> float:
@@ -47,7 +48,8 @@ def attention_contenders(options: Options, name: str) -> list[Contender]:
     """Return our attention and the peers' at one shape."""
     shape = model_shape(name)
     gflop, allowed = attention_gflop(shape.config, shape.B), tolerance(options, ATTENTION_TOLERANCE)
-    target, arguments = "tinyprune.bench.backend_workloads:attention", {"backend": options.backend, "name": name}
+    target = "tinyprune.bench.backend_workloads:attention"
+    arguments = {"backend": options.backend, "name": name}
     contenders = [Contender(options.subject, OURS, target, arguments, gflop, allowed)]
     for mode in options.modes:
         target = "tinyprune.bench.torch_operations:attention"
@@ -59,7 +61,8 @@ def attention_contenders(options: Options, name: str) -> list[Contender]:
 def run_attention(options: Options) -> Iterator[list[Record]]:
     """`tinyprune bench attention`."""
     for name in options.shapes or ATTENTION_SHAPES:
-        yield race("attention", name, attention_contenders(options, name), options.rounds, options.threads)
+        contenders = attention_contenders(options, name)
+        yield race("attention", name, contenders, options.rounds, options.threads)
 
 
 def our_steps(options: Options, name: str) -> list[Contender]:
@@ -84,16 +87,13 @@ def torch_steps(options: Options, name: str, bf16: bool) -> list[Contender]:
     """
     shape, contenders = model_shape(name), []
     gflop, allowed = step_gflop(shape.config, shape.B), tolerance(options, STEP_TOLERANCE)
-    precisions = [("", allowed)]
+    target = "tinyprune.bench.torch_model:training_step"
+    ways = [("torch {}", False, False, allowed), ("torch.compile ({})", True, False, allowed)]
     if bf16:
-        precisions.append((", bf16 autocast", BF16_TOLERANCE))
-    for (precision, allowed), compiled, mode in itertools.product(precisions, (False, True), options.modes):
-        subject = f"torch.compile ({mode})" if compiled else f"torch {mode}"
-        arguments = {"mode": mode, "compiled": compiled, "bf16": bool(precision), "device": options.device}
-        target = "tinyprune.bench.torch_model:training_step"
-        contenders.append(
-            Contender(subject + precision, "torch", target, arguments | {"name": name}, gflop, allowed, compiled)
-        )
+        ways += [(f"{subject}, bf16 autocast", compiled, True, BF16_TOLERANCE) for subject, compiled, *_ in ways]
+    for (subject, compiled, autocast, allowed), mode in itertools.product(ways, options.modes):
+        arguments = {"mode": mode, "compiled": compiled, "bf16": autocast, "device": options.device, "name": name}
+        contenders.append(Contender(subject.format(mode), "torch", target, arguments, gflop, allowed, compiled))
     return contenders
 
 
