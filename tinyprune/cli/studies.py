@@ -29,10 +29,11 @@ def experiment(arguments: argparse.Namespace) -> None:
     sizes = {"backend": backend} | {name: getattr(arguments, name) for name in ("seeds", "scope")}
     sizes |= {"shares": listed(arguments, "shares", float), "methods": listed(arguments, "methods")}
     plan = make_plan(arguments.preset, options, arguments.quick, **sizes)
-    quick = "-quick" if arguments.quick else ""
-    preset = f"-{Path(arguments.preset).stem}" if arguments.preset else ""
-    name = f"{arguments.study}{preset}-{Path(plan.config.data.corpus).stem}{quick}"
-    rows = run_study(arguments.study, plan, arguments.directory or Path("runs", name), workers, not cluster)
+    names = [arguments.study, Path(arguments.preset or "").stem, Path(plan.config.data.corpus).stem]
+    if arguments.quick:
+        names.append("quick")
+    directory = arguments.directory or Path("runs", "-".join(filter(None, names)))
+    rows = run_study(arguments.study, plan, directory, workers, not cluster)
     print_records(rows if arguments.json else summarise(rows), arguments.json)
 
 
@@ -44,7 +45,8 @@ def compare(arguments: argparse.Namespace) -> None:
     sizes = {name: getattr(arguments, name) for name in ("seeds", "tokens", "corpus", "other")}
     sizes |= {"shares": listed(arguments, "shares", float), "prompt": arguments.prompt if arguments.words else None}
     sizes |= {name: listed(arguments, name) for name in ("methods", "parts")}
-    ops, options = get_backend(arguments.backend or default_backend()), parse_options(arguments.options)
+    ops = get_backend(arguments.backend or default_backend())
+    options = parse_options(arguments.options)
     comparison = open_comparison(arguments.run_directory, ops, options, **sizes)
     directory = arguments.directory or Path("runs", f"compare-{Path(arguments.run_directory).name}")
     rows = run_comparison(comparison, directory)
