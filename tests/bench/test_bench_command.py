@@ -1,10 +1,14 @@
 """`tinyprune bench` as it is used."""
 
 import json
+import sys
 
 import pytest
-from command import refused, succeed
+from command import refused, run_here, succeed
 from toy_workloads import write_model
+
+from tinyprune.bench.benchmarks import speed
+from tinyprune.errors import TinypruneError
 
 # Other programs rely on these.
 KEYS = ["benchmark", "shape", "subject", "median_ms", "ratio_to_subject", "gflops"]
@@ -35,11 +39,44 @@ def test_step_has_half_of_the_heads_a_yardstick_and_memory(tmp_path):
     assert closed["subject"].endswith("half of the heads closed")
     assert removed["subject"].endswith("half of the heads removed")
     for record in (closed, removed):
-        ratio = record["ratio_to_subject"]  # None on a busy machine
-        assert ratio is None or ratio == pytest.approx(record["median_ms"] / ours["median_ms"])
+        assert record["ratio_to_subject"] == pytest.approx(record["median_ms"] / ours["median_ms"])
     assert 0 < sgemm["sgemm_share"] <= 1 and sgemm["ratio_to_subject"] is None and sgemm["peak_mib"] is None
     assert ours["sgemm_share"] == pytest.approx(ours["gflops"] / (2 * 1.024**3 / sgemm["median_ms"] * 1e3))
     assert ours["peak_mib"] >= 0 and ours["memory_ratio"] in (1, None)
+
+
+@pytest.mark.parametrize(("ending", "status"), [(KeyboardInterrupt(), 130), (TinypruneError("they disagree"), 1)])
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_each_shape_is_printed_at_once_and_is_not_lost(form, ending, status, monkeypatch):
+    """Neither by Ctrl-C nor by an error at a later shape."""
+
+    def run_step(options):
+        for name in options.shapes:
+            yield [{"benchmark": "step", "shape": name, "subject": "we", "median_ms": 2.0}]
+            assert name in sys.stdout.getvalue()
+        raise ending
+
+    monkeypatch.setattr(speed, "run_step", run_step)
+    done = run_here("bench", "step", "--shapes=tiny,plain-d128", *QUICK, *(["--json"] if form == "json" else []))
+    assert done.returncode == status and done.stderr.count("\n") == 1
+    if form == "json":
+        assert [record["shape"] for record in json.loads(done.stdout)] == ["tiny", "plain-d128"]
+        assert all("1 thread" in record["machine"] for record in json.loads(done.stdout))
+    else:
+        machine, one, two = done.stdout.split("\n\n")
+        assert "1 thread" in machine
+        assert one.splitlines()[-1].split() == ["tiny", "we", "2"]
+        assert two.splitlines()[-1].split() == ["plain-d128", "we", "2"]
+
+
+def test_nothing_is_printed_if_the_first_shape_fails(monkeypatch):
+    def run_step(options):
+        raise TinypruneError("no memory")
+        yield
+
+    monkeypatch.setattr(speed, "run_step", run_step)
+    done = run_here("bench", "step", *QUICK, "--json")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "tinyprune: error: no memory\n")
 
 
 REFUSED = {
@@ -48,7 +85,7 @@ REFUSED = {
     "step --shapes=tiny,enormous": "the benchmarks also know relative-d128",
     "attention --backend=cuda-emulated": "the emulator counts for the benchmark roofline",
     "roofline --backend=numpy": "the emulator counts for the benchmark roofline",
-    "step --backend=fortran": "--backend must be one of ",
+    "step --backend=fortran": "--backend must be of ",
     "step --peers=jax": "--peers must be of torch; got 'jax'",
     "step --threads=0": "--threads must be at least 1, got 0",
 }

@@ -13,31 +13,35 @@ TF32 = Options("cuda-tf32", peers=("torch",), threads=2)
 
 @pytest.mark.parametrize("options", [CPU_TORCH, GPU_TORCH, TF32])
 def test_torch_computes_where_we_do(options):
-    contenders = ours, *peers = speed.attention_contenders(options, name="tiny")
+    contenders = ours, *peers = speed.attention_contenders(options, "tiny")
     assert [c.subject for c in contenders] == [f"tinyprune ({options.backend})", "torch plain", "torch sdpa"]
     assert ours.arguments["backend"] == options.backend
     assert [peer.arguments["device"] for peer in peers] == 2 * [options.device]
 
 
-@pytest.mark.parametrize(("options", "tolerance"), [(GPU_TORCH, 1e-4), (TF32, 5e-3)])
-def test_cublas_is_the_yardstick_on_a_gpu_as_exact_as_we_are(options, tolerance):
-    assert speed.tolerance(options, 1e-4) == tolerance and speed.sgemm(GPU) == ()
-    (yardstick,) = speed.sgemm(options)
-    assert (yardstick.subject, yardstick.compared) == ("cuBLAS", False)
-    assert yardstick.arguments["device"] == options.backend
-    assert speed.with_share([{"subject": "tinyprune (cuda)"}]) == [{"subject": "tinyprune (cuda)", "sgemm_share": None}]
+@pytest.mark.parametrize(("options", "tolerance"), [(CPU, 1e-4), (GPU_TORCH, 1e-4), (TF32, 5e-3)])
+def test_both_sides_are_compared_as_exactly_as_they_compute(options, tolerance):
+    assert {c.tolerance for c in speed.attention_contenders(options, "tiny")} == {tolerance}
+
+
+def test_on_a_gpu_a_step_has_neither_a_yardstick_nor_memory(monkeypatch):
+    monkeypatch.setattr(
+        speed, "race", lambda benchmark, name, contenders, *_: [{"subject": c.subject} for c in contenders]
+    )
+    ((*ours, last),) = speed.run_step(Options("cuda", shapes=("tiny",)))
+    assert last == {"subject": "tinyprune (cuda), half of the heads removed"} and len(ours) == 2
 
 
 def test_steps():
-    compiled = speed.torch_step("sdpa", compiled=True, name="tiny")
-    assert compiled.subject == "torch.compile (sdpa)" and compiled.optional and compiled.compared
-    eager = speed.torch_step("plain", name="tiny")
-    assert not eager.optional and eager.compared and eager.gflop == speed.our_step(CPU, name="tiny").gflop
-    under_bf16 = speed.torch_step("sdpa", compiled=True, bf16=True, name="tiny")
+    ours, closed, removed = speed.our_steps(CPU, "tiny")
+    eager, _, _, compiled, *_, under_bf16 = speed.torch_steps(CPU_TORCH, "tiny", True)
+    assert compiled.subject == "torch.compile (sdpa)" and compiled.optional
+    assert (eager.subject, eager.optional, eager.gflop) == ("torch plain", False, ours.gflop)
+    assert eager.tolerance == compiled.tolerance == ours.tolerance == 1e-5
     assert under_bf16.subject == "torch.compile (sdpa), bf16 autocast"
-    assert under_bf16.compared and under_bf16.tolerance == speed.BF16_TOLERANCE and eager.tolerance is None
-    half = speed.our_step(CPU, "closed", name="tiny")
-    assert not half.compared and half.gflop < 0.55 * eager.gflop
+    assert under_bf16.optional and under_bf16.tolerance == speed.BF16_TOLERANCE
+    for half in (closed, removed):
+        assert half.tolerance is None and half.gflop < 0.55 * eager.gflop
 
 
 def test_bf16_is_a_peer_where_the_processor_has_it(monkeypatch, capsys):

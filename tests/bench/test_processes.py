@@ -1,62 +1,115 @@
 """Libraries' processes: what they answer, and that they end."""
 
 import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
-import toy_workloads
 
-from tinyprune.bench.processes import THREADS, Contender, ProcessError, Processes, Server, environment
+from tinyprune.bench import processes
+from tinyprune.bench.processes import (
+    THREADS,
+    Contender,
+    ProcessError,
+    environment,
+    library_process,
+    measure_peak,
+    prepare,
+    take_turn,
+)
 
 
-def build(processes, library, workload, key="a", arguments=None, **more):
-    contender = Contender("", library, f"toy_workloads:{workload}", arguments or {}, 1.0)
-    results = processes.ask(library, "build", key=key, contender=contender, with_results=True, **more)
-    return {name: x.tolist() for name, x in results.items()}
+def contender(library, workload, **arguments):
+    return Contender(workload, library, f"toy_workloads:{workload}", arguments, 1.0, tolerance=1.0)
 
 
 def test_a_turn():
-    """What the library prints is no answer."""
-    with Processes(1) as processes:
-        assert build(processes, "ours", "quick", arguments={"value": 2.5}) == {"value": [2.5]}
-        assert build(processes, "ours", "quick", "b", {"value": 3.5}, rehearsal={"value": 1.0}) == {"value": [3.5]}
-        assert build(processes, "ours", "talkative", "c") == {"value": [1]}
-        for key in "ac":
-            answer = processes.ask("ours", "turn", key=key)
-            assert answer.keys() == {"seconds", "waited"} and answer["seconds"] > 0 and answer["waited"] >= 0
-        assert len(processes.running) == 1  # all of one library
+    """What the library prints is no answer. Contenders of one library are kept apart."""
+    with library_process("ours", 1) as ask:
+        for c, result in (
+            (contender("ours", "quick", value=2.5), 2.5),
+            (contender("ours", "quick", value=3.5), 3.5),
+            (contender("ours", "talkative"), 1.0),
+        ):
+            assert ask(prepare, c)["value"].tolist() == [result]
+            assert ask(take_turn, c) > 0
 
 
-def test_seconds_are_of_one_unit(monkeypatch):
-    moments = iter([10.0, 16.0])
-    monkeypatch.setattr("tinyprune.bench.processes.time.perf_counter", lambda: next(moments))
-    waiting = iter([1.0, 2.5])
-    monkeypatch.setattr("tinyprune.bench.processes.waiting_seconds", lambda: next(waiting))
-    server = Server()
-    server.workloads["a"], server.once["a"] = toy_workloads.quick(), 2.0
-    assert server.turn("a", seconds=5.0) == {"seconds": 6 / (3 * 2), "waited": 1.5 / 6}  # three calls of two units
+def test_seconds_are_of_one_run(monkeypatch):
+    """A first run, of 0.03 s, tells how many take 0.1 s: four, which take 0.2 s together."""
+    asked, seconds = [], {1: 0.03, 4: 0.2}
+    monkeypatch.setattr(processes.timeit, "timeit", lambda run, number: asked.append(number) or seconds[number])
+    assert take_turn(contender("ours", "quick")) == 0.05 and asked == [1, 4]
+
+
+def test_results_are_asked_for_only_if_they_are_compared():
+    compared = contender("ours", "quick")
+    assert prepare(compared).keys() == {"value"}
+    assert prepare(Contender("", "ours", compared.target, {}, 1.0, tolerance=None)) == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+def test_the_peak_of_memory_is_that_of_a_run():
+    with library_process("ours", 1) as ask:
+        assert 99 < ask(measure_peak, contender("ours", "large", mib=100)) < 110
 
 
 def test_errors_are_answered_and_a_death_is_reported():
-    with Processes(1) as processes:
+    with library_process("torch", 1) as ask:
         with pytest.raises(ProcessError, match=r"^torch: RuntimeError: no compiler$"):
-            build(processes, "torch", "failing")
-        build(processes, "torch", "quick")  # the process goes on
-        with pytest.raises(ProcessError, match="process for torch ended: exit code 3"):
-            build(processes, "torch", "dying")
+            ask(prepare, contender("torch", "failing"))
+        with pytest.raises(ProcessError, match=r"^torch: Unpicklable: no backend$"):
+            ask(prepare, contender("torch", "failing_strangely"))
+        ask(prepare, contender("torch", "quick"))  # the process goes on
+        with pytest.raises(ProcessError, match="process for torch ended"):
+            ask(prepare, contender("torch", "dying"))
 
 
-@pytest.mark.parametrize("how", ["statement", "parent"])
-def test_a_process_ends_with_the_statement_or_when_its_parent_is_gone(how):
-    with contextlib.suppress(ZeroDivisionError), Processes(1) as processes:
-        build(processes, "ours", "quick")
-        process, pipe = processes.running["ours"]
-        assert process.is_alive()
-        if how == "statement":
-            1 / 0
-        pipe.close()
-        process.join(30)
-        assert process.exitcode == 0
+def test_a_process_ends_with_the_statement():
+    before = multiprocessing.active_children()
+    with contextlib.suppress(ZeroDivisionError), library_process("ours", 1):
+        (process,) = (child for child in multiprocessing.active_children() if child not in before)
+        1 / 0
     assert not process.is_alive()
+
+
+def test_ctrl_c_does_not_wait_for_a_run():
+    begin, handler = time.monotonic(), signal.signal(signal.SIGALRM, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt), library_process("ours", 1) as ask:
+        signal.alarm(1)
+        ask(prepare, contender("ours", "endless"))
+    signal.signal(signal.SIGALRM, handler)
+    assert time.monotonic() - begin < 60
+
+
+PARENT = """
+import os, sys
+from tinyprune.bench.processes import library_process
+if __name__ == "__main__":
+    with library_process("ours", 1):
+        import multiprocessing
+        (child,) = multiprocessing.active_children()
+        print(child.pid, flush=True)
+        os._exit(9)
+"""
+
+
+def test_a_process_ends_when_its_parent_is_gone(tmp_path):
+    """It is nobody's child then: what it holds, the pipe here, is closed."""
+    program = tmp_path / "parent.py"
+    program.write_text(PARENT)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 9
+    end = time.monotonic() + 30
+    while Path(f"/proc/{int(done.stdout)}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{int(done.stdout)}").exists()
 
 
 def test_environment(monkeypatch):
@@ -68,7 +121,7 @@ def test_environment(monkeypatch):
         assert {variables[name] for name in THREADS} == {"3"}
         held_back = {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"} & variables.keys()
         assert len(held_back) == (0 if library == "numpy" else 2), library
-    with Processes(1) as processes:
-        for library, expected in (("numpy", -1), ("ours", 512)):
-            found = build(processes, library, "variable", arguments={"name": "OPENBLAS_L2_SIZE"})
-            assert found == {"value": [expected]}
+    for library, expected in (("numpy", -1), ("ours", 512)):
+        with library_process(library, 1) as ask:
+            found = ask(prepare, contender(library, "variable", name="OPENBLAS_L2_SIZE"))
+            assert found["value"].tolist() == [expected]

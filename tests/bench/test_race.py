@@ -1,90 +1,89 @@
-"""Races: ratios, and what makes them void."""
+"""Races: alternating turns, ratios, and what makes them void."""
 
-import contextlib
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from tqdm import tqdm
 
-from tinyprune.bench.processes import Contender
-from tinyprune.bench.race import ATTEMPTS, Case, disagreement, race, records, take_turns
+from tinyprune.bench import race as races
+from tinyprune.bench.processes import Contender, prepare
+from tinyprune.bench.race import disagreement, race, with_memory
 from tinyprune.errors import TinypruneError
 
-KEYS = ["benchmark", "shape", "subject", "median_ms", "ratio_to_subject", "gflops", "waited_percent"]
+KEYS = ["benchmark", "shape", "subject", "median_ms", "ratio_to_subject", "gflops", "spread_percent"]
 
 
-def contender(subject, library, workload="quick", gflop=2.0, value=1.0, **options) -> Contender:
+def contender(subject, library, workload="quick", gflop=2.0, value=1.0, tolerance=1e-4, **options) -> Contender:
     arguments = {"value": value} if workload == "quick" else {}
-    return Contender(subject, library, f"toy_workloads:{workload}", arguments, gflop, **options)
+    return Contender(subject, library, f"toy_workloads:{workload}", arguments, gflop, tolerance, **options)
+
+
+WE, THEY = contender("we", "ours"), contender("they", "torch")
 
 
 def test_a_race():
-    cases = [
-        Case(shape, (contender("we", "ours", value=v), contender("they", "torch", value=v)))
-        for shape, v in (("one", 1.0), ("two", 2.0))
+    ours, theirs = race("toy", "one", [WE, THEY], rounds=2, threads=1)
+    assert [(r["benchmark"], r["shape"], r["subject"]) for r in (ours, theirs)] == [
+        ("toy", "one", "we"),
+        ("toy", "one", "they"),
     ]
-    rows = race("toy", cases, rounds=2, threads=1)
-    assert [(r["benchmark"], r["shape"], r["subject"]) for r in rows] == [
-        ("toy", shape, subject) for shape in ("one", "two") for subject in ("we", "they")
-    ]
-    for ours, theirs in (rows[:2], rows[2:]):
-        assert list(ours) == list(theirs) == KEYS
-        assert ours["ratio_to_subject"] in (1, None)
-        assert theirs["gflops"] == pytest.approx(2e3 / theirs["median_ms"])
-        if theirs["ratio_to_subject"] is not None:
-            assert theirs["ratio_to_subject"] == pytest.approx(theirs["median_ms"] / ours["median_ms"])
+    assert list(ours) == list(theirs) == KEYS
+    assert ours["ratio_to_subject"] == 1
+    assert theirs["gflops"] == pytest.approx(2e3 / theirs["median_ms"])
+    assert theirs["ratio_to_subject"] == pytest.approx(theirs["median_ms"] / ours["median_ms"])
+
+
+def script(monkeypatch, seconds: dict[str, list[float]]) -> list[str]:
+    """Put numbers in place of the processes: by library, what each turn takes. Return who will have been asked."""
+    asked = []
+
+    def ask(do, contender):
+        if do is prepare:
+            return {}
+        asked.append(contender.library)
+        return seconds[contender.library].pop(0)
+
+    @contextmanager
+    def library_process(library, threads):
+        yield ask
+
+    monkeypatch.setattr(races, "library_process", library_process)
+    return asked
+
+
+def test_contenders_alternate_and_ratios_are_of_medians(monkeypatch):
+    turns = {"ours": [0.002, 0.003, 0.001], "torch": [0.005, 0.005, 0.105]}
+    asked = script(monkeypatch, turns)
+    ours, theirs = race("toy", "one", [WE, contender("they", "torch", gflop=6.0)], rounds=3, threads=2)
+    assert asked == 3 * ["ours", "torch"]
+    assert list(ours.values()) == ["toy", "one", "we", 2, 1, 1000, pytest.approx(50)]
+    assert list(theirs.values()) == ["toy", "one", "they", 5, 2.5, 1200, 0]
+
+
+def test_memory_is_that_of_each_contender_over_ours(monkeypatch):
+    script(monkeypatch, {"ours": [20.0], "torch": [50.0]})
+    rows = with_memory([{"subject": "we"}, {"subject": "they"}, {"subject": "BLAS"}], [WE, THEY], threads=1)
+    assert [(row["peak_mib"], row["memory_ratio"]) for row in rows] == [(20, 1), (50, 2.5), (None, None)]
+    script(monkeypatch, {"ours": [None]})  # the system does not tell
+    assert with_memory([{"subject": "we"}], [WE], 1) == [{"subject": "we", "peak_mib": None, "memory_ratio": None}]
 
 
 def test_no_times_without_agreement_unless_results_are_not_compared():
-    we, they = contender("we", "ours"), contender("they", "torch", value=1.001)
+    they = contender("they", "torch", value=1.001)
     with pytest.raises(TinypruneError, match=r"we and they disagree at one: value differs by 1\.0e-03 of its norm"):
-        race("toy", [Case("one", (we, they))], rounds=1, threads=1)
-    for more in ({"compared": False}, {"tolerance": 2e-3}):
-        apart = contender("they", "torch", value=1.001, **more)
-        assert len(race("toy", [Case("one", (we, apart))], rounds=1, threads=1)) == 2
+        race("toy", "one", [WE, they], rounds=1, threads=1)
+    for tolerance in (None, 2e-3):
+        apart = contender("they", "torch", value=1.001, tolerance=tolerance)
+        assert len(race("toy", "one", [WE, apart], rounds=1, threads=1)) == 2
 
 
 def test_what_cannot_be_built_is_left_out_or_an_error(capsys):
-    we, they = contender("we", "ours"), contender("they", "torch", "failing", optional=True)
-    assert [r["subject"] for r in race("toy", [Case("one", (we, they))], rounds=1, threads=1)] == ["we"]
+    they = contender("they", "torch", "failing", optional=True)
+    assert [r["subject"] for r in race("toy", "one", [WE, they], rounds=1, threads=1)] == ["we"]
     assert "they is left out at one: torch: RuntimeError: no compiler" in capsys.readouterr().err
     with pytest.raises(TinypruneError, match="no compiler"):
-        race("toy", [Case("one", (we, contender("they", "torch", "failing")))], rounds=1, threads=1)
-
-
-CASE = Case("one", (contender("we", "ours", gflop=3.0), contender("they", "torch", gflop=6.0)))
-
-
-@pytest.mark.parametrize(("waited", "ratio"), [((0.0, 0.01), 2.5), ((0.18, 0.18), 2.5), ((0.0, 0.22), None)])
-def test_no_ratio_on_a_busy_machine(waited, ratio):
-    """Threads may wait a tenth of the time, here one of two threads a fifth of it."""
-    turns = [{"seconds": 0.002, "waited": waited[0]}, {"seconds": 0.005, "waited": waited[1]}]
-    ours, theirs = records(CASE, turns, threads=2)
-    assert list(ours.values()) == ["one", "we", 2, 1, 1500, 50 * waited[0]]
-    assert list(theirs.values()) == ["one", "they", 5, ratio, 1200, 50 * waited[1]]
-    assert list(ours) == list(theirs) == KEYS[1:]
-
-
-class Script(contextlib.nullcontext):
-    """In place of the processes: turns of one second; `waited` is how long the peer waits in each of its turns."""
-
-    def __init__(self, waited: list[float]) -> None:
-        super().__init__(self)
-        self.threads, self.waited, self.asked = 1, waited, []
-
-    def ask(self, library: str, do: str, key: str) -> dict[str, float]:
-        self.asked.append(library)
-        return {"seconds": 1.0, "waited": self.waited.pop(0) if library == "torch" else 0.0}
-
-
-@pytest.mark.parametrize(("waited", "attempts", "ratio"), [([0.3, 0.0], 2, 1), ([0.3] * ATTEMPTS, ATTEMPTS, None)])
-def test_a_comparison_that_was_disturbed_is_repeated_and_has_no_ratio_if_it_stays_so(waited, attempts, ratio, capsys):
-    script = Script(waited)
-    rows = take_turns(CASE, script, 1, tqdm(disable=True))
-    assert script.asked == ["ours", "torch"] * attempts and [row["ratio_to_subject"] for row in rows] == [1, ratio]
-    said = "no ratio for they at one: other programs had the processors"
-    assert (said in capsys.readouterr().err) == (ratio is None)
+        race("toy", "one", [WE, contender("they", "torch", "failing")], rounds=1, threads=1)
 
 
 RESULTS = [({"x": np.array([1.0, 2.0])}, ""), ({"x": np.array([1.0, 2.0001], np.float32)}, "")]

@@ -1,6 +1,7 @@
 """Workloads and a model small enough for tests, to be built in a library's process."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,12 @@ def write_model(directory: Path, kind: str = "all-attention", B: int = 2, **chan
 
 def quick(value: float = 1.0) -> Workload:
     """Hardly any work; its result is `value`."""
-    return Workload(lambda: np.full(1000, value).sum(), lambda: {"value": np.array([value])}, units=2)
+    return Workload(lambda: np.full(1000, value).sum(), lambda: {"value": np.array([value])})
 
 
-def large(mib: int) -> Workload:
-    """A workload that needs so much memory while it runs."""
-    return Workload(lambda: np.ones(mib * MIB, np.uint8).sum())
+def large(mib: int, B: int = 16) -> Workload:
+    """A workload that needs so much memory while it runs with 16 texts."""
+    return Workload(lambda: np.ones(mib * MIB * B // 16, np.uint8).sum())
 
 
 def talkative() -> Workload:
@@ -45,6 +46,22 @@ def talkative() -> Workload:
 
 def failing() -> Workload:
     raise RuntimeError("no compiler\nsecond line")
+
+
+class Unpicklable(RuntimeError):
+    """Cannot be read in another process, like some errors of compilers."""
+
+    def __init__(self, backend: str, error: str) -> None:
+        super().__init__(f"no {backend}")
+
+
+def failing_strangely() -> Workload:
+    raise Unpicklable("backend", "error")
+
+
+def endless() -> Workload:
+    time.sleep(3600)
+    return quick()
 
 
 def dying() -> Workload:

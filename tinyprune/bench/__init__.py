@@ -9,13 +9,12 @@ finished, and both sides multiply in float32 (in tf32 with `--backend cuda-tf32`
 
 What makes the ratios fair:
 
-- Each library has a separate process (`processes.py`), and these take turns: ours, peer, ours, peer … A process
-  reports that it has finished only when all of its threads sleep, and then waits for its next turn. Within one process
-  libraries disturb each other: Numba's OpenMP layer switches on nested parallelism in the libgomp that PyTorch shares,
-  which makes PyTorch 10 to 100 times slower, and OpenBLAS's threads spin for a while after each product.
-- Times are medians of many turns after a warm-up, so that they include no compilation. `waited_percent` reports how
-  long threads waited for a processor that other programs had. Above a tenth of the time the comparison is repeated,
-  and no ratio is given if it stays so.
+- Each library has a separate process (`processes.py`), and these take turns: ours, peer, ours, peer … A pause after
+  each turn lets its threads go to sleep. Within one process libraries disturb each other: Numba's OpenMP layer switches
+  on nested parallelism in the libgomp that PyTorch shares, which makes PyTorch 10 to 100 times slower, and OpenBLAS's
+  threads spin for a while after each product.
+- Times are medians of many turns after a warm-up, so that they include no compilation. `spread_percent`, the median
+  distance of a turn from the median turn, shows how much other programs disturbed the measurement.
 - A ratio requires that both sides' results agree: same weights, same data, whole arrays. PyTorch under bf16 autocast,
   whose products have 8 significant bits, is held to a larger tolerance.
 - NumPy as a peer runs without OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE, should they be set: they can slow OpenBLAS down
@@ -30,25 +29,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the command asks for names of benchmarks, and should answer at once
     from numpy.typing import NDArray
 
-# name -> module of `tinyprune.bench.benchmarks` that has `run_NAME(options)`, which returns records. It is imported
-# only when that benchmark is asked for.
+# name -> module of `tinyprune.bench.benchmarks` that has `run_NAME(options)`, which yields the records of one shape
+# after the other. The module is imported only when that benchmark is asked for.
 BENCHMARKS = dict.fromkeys(("attention", "step"), "speed") | {"roofline": "roofline"}
 PEERS = ("torch",)
 # A roofline's GPUs: multiprocessors, cycles and bytes a nanosecond (NVIDIA's data sheets).
-GPUS = {"a100": (108, 1.41, 1555), "h100": (132, 1.98, 3350), "rtx3060": (28, 1.78, 360), "rtx4090": (128, 2.52, 1008)}
-IN_A_ROW = 16  # short computations that a GPU gets one after the other, as in training, before it is waited for
-
-
-class Gauge(NamedTuple):
-    """Reads how many bytes of a GPU's memory arrays occupy."""
-
-    begin: Callable[[], int]  # returns the bytes in use now, and starts a new peak
-    peak: Callable[[], int]  # returns the peak since then
+GPUS = {
+    "a100": (108, 1.41, 1555),
+    "h100": (132, 1.98, 3350),
+    "rtx3060": (28, 1.78, 360),
+    "rtx4090": (128, 2.52, 1008),
+}
 
 
 @dataclass(frozen=True)
@@ -57,5 +53,3 @@ class Workload:
 
     run: Callable[[], Any]  # what is timed; it returns when everything is computed, on a GPU too
     results: Callable[[], dict[str, NDArray]] = dict  # on which all contenders must agree; called once, before `run`
-    units: int = 1  # how many things one `run` computes (tokens, for example); times are per unit
-    gauge: Gauge | None = None  # of the GPU memory it occupies; None for the process's own main memory

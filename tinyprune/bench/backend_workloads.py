@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.bench import Gauge, Workload, shapes
-from tinyprune.bench.shapes import TRAIN, ModelShape, attention_arguments, matrices, model_shape, parameters
+from tinyprune.bench import Workload, shapes
+from tinyprune.bench.shapes import TRAIN, ModelShape, attention_arguments, model_shape, parameters
 from tinyprune.config import GateConfig
 from tinyprune.kernels.backend import get_backend
 from tinyprune.method.gates import GateObjective, add_gates
@@ -21,14 +21,9 @@ from tinyprune.training.step import LanguageModelling, Training, train_step
 OPEN, CLOSED = 5.0, -20.0  # log_alpha of gates that stay as they are during a measurement
 
 
-def gauge(ops: Engine) -> Gauge | None:
-    """Return a gauge of the GPU memory that arrays occupy; None if they are in main memory."""
-    return Gauge(lambda: ops.memory_peak(restart=True), ops.memory_peak) if ops.on_device else None
-
-
 def blas(n: int) -> Workload:
-    """Compute the product of two square matrices by NumPy's BLAS."""
-    a, b = matrices(n)
+    """Compute the product of two square float32 matrices by NumPy's BLAS."""
+    a, b = np.random.default_rng(0).standard_normal((2, n, n), np.float32)
     out = np.empty((n, n), np.float32)
     return Workload(lambda: np.matmul(a, b, out=out))
 
@@ -53,7 +48,7 @@ def attention(backend: str, **shape: Any) -> Workload:
         named = {f"d{name}": grad for name, grad in zip(names, grads, strict=False) if grad is not None}
         return {name: ops.to_host(x) for name, x in ({"out": out} | named).items()}
 
-    return Workload(run, results, gauge=gauge(ops))
+    return Workload(run, results)
 
 
 def make_model(shape: ModelShape, ops: Engine, half: str | None) -> Transformer:
@@ -75,10 +70,13 @@ def training_step(backend: str, half: str | None = None, **shape: Any) -> Worklo
     ops, measured = get_backend(backend), model_shape(**shape)
     ids, targets, memory = shapes.batch(measured)
     model = make_model(measured, ops, half)
-    objective = GateObjective(model.gate, 1, measured.config.heads_total) if model.gate else LanguageModelling()
+    objective = LanguageModelling()
+    if model.gate:
+        objective = GateObjective(model.gate, 1, measured.config.heads_total)
     same = SimpleNamespace(batch=lambda step: (ids, targets, False))  # each with the memory of the step before
     training = Training.start(model, same, TRAIN, objective, rng=None)
-    training.memory = None if memory is None else [ops.to_device(m) for m in memory]
+    if memory is not None:
+        training.memory = [ops.to_device(m) for m in memory]
     noise = np.random.default_rng(0)
 
     def losses() -> dict[str, NDArray]:
@@ -91,4 +89,4 @@ def training_step(backend: str, half: str | None = None, **shape: Any) -> Worklo
         train_step(training)
         ops.synchronize()  # the loss is there before backward and optimizer have finished
 
-    return Workload(run, losses, gauge=gauge(ops))
+    return Workload(run, losses)

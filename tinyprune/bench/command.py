@@ -1,32 +1,30 @@
-"""`tinyprune bench` from its options to its table: check what is asked for, measure it, format the records."""
+"""`tinyprune bench` from its options to what it prints: check them, measure, print the records of each shape."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from tinyprune.bench import BENCHMARKS, PEERS
 from tinyprune.bench.shapes import model_shape
 from tinyprune.errors import MissingExtraError, UsageError, install_command, nearest
-from tinyprune.io.tables import Record, text_table
+from tinyprune.io.tables import Record, json_table, text_table
 from tinyprune.kernels.backend import BACKENDS, default_backend
 from tinyprune.kernels.machine import describe_machine, processors
-
-NO_COLUMNS = ("benchmark", "machine")  # printed above the table
 
 
 @dataclass(frozen=True)
 class Options:
     """The options of a benchmark: what is measured, beside whom, and how often."""
 
-    backend: str  # name of the backend that is measured
-    peers: tuple[str, ...] = ()  # what it is compared with, from `PEERS`
-    shapes: tuple[str, ...] = ()  # names of models, see `shapes.py`; empty for the benchmark's own list
-    rounds: int | None = None  # turns of each contender; None for the benchmark's own number
-    threads: int = 1  # of each contender
+    backend: str = field(default_factory=default_backend)  # name of the backend that is measured
+    peers: Sequence[str] = ()  # what it is compared with, from `PEERS`
+    shapes: Sequence[str] = ()  # names of models, see `shapes.py`; empty for the benchmark's own list
+    rounds: int = 9  # turns of each contender
+    threads: int = field(default_factory=processors)  # of each contender
     gpu: str = "h100"  # of a roofline
 
     @property
@@ -50,40 +48,28 @@ class Options:
         return f"tinyprune ({self.backend})"
 
 
-def make_options(
-    backend: str | None = None,
-    peers: Sequence[str] = (),
-    shapes: Sequence[str] = (),
-    rounds: int | None = None,
-    threads: int | None = None,
-    gpu: str = "h100",
-) -> Options:
-    """Build options from the command line's values.
+def check_names(option: str, given: Sequence[str], allowed: Collection[str]) -> None:
+    """Raise UsageError for the first name that is not allowed."""
+    for name in given:
+        if name not in allowed:
+            hint = nearest(name, allowed)
+            raise UsageError(f"--{option} must be of {', '.join(allowed)}; got {name!r}{hint}")
 
-    Raises UsageError if a value is out of range, unknown or needs a package that is not installed.
-    """
-    for name, value in (("rounds", rounds), ("threads", threads)):
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} must be at least 1, got {value}")
-    for shape in shapes:
+
+def check_options(name: str, options: Options) -> None:
+    """Raise UsageError if a value is out of range or unknown, or a benchmark cannot run with it on this machine."""
+    for number in ("rounds", "threads"):
+        if getattr(options, number) < 1:
+            raise UsageError(f"--{number} must be at least 1, got {getattr(options, number)}")
+    for shape in options.shapes:
         model_shape(shape)
-    for peer in peers:
-        if peer not in PEERS:
-            raise UsageError(f"--peers must be of {', '.join(PEERS)}; got {peer!r}{nearest(peer, PEERS)}")
-        if importlib.util.find_spec(peer) is None:
-            raise MissingExtraError(f"--peers {peer} needs PyTorch, which is not here: {install_command('peers')}")
-    if backend is not None and backend not in BACKENDS:
-        said = f"--backend must be one of {', '.join(BACKENDS)}; got {backend!r}{nearest(backend, BACKENDS)}"
-        raise UsageError(said)
-    return Options(backend or default_backend(), tuple(peers), tuple(shapes), rounds, threads or processors(), gpu)
-
-
-def check_options(options: Options, name: str = "step") -> None:
-    """Raise UsageError if a benchmark cannot run with these options on this machine."""
+    check_names("peers", options.peers, PEERS)
+    check_names("backend", [options.backend], BACKENDS)
+    if "torch" in options.peers and importlib.util.find_spec("torch") is None:
+        raise MissingExtraError(f"--peers torch needs PyTorch, which is not here: {install_command('peers')}")
     if (name == "roofline") != (options.backend == "cuda-emulated"):
-        raise UsageError(
-            "the emulator counts for the benchmark roofline, --backend cuda-emulated; its times say nothing"
-        )
+        said = "the emulator counts for the benchmark roofline, --backend cuda-emulated"
+        raise UsageError(f"{said}; its times say nothing")
     if options.on_device:
         if problem := BACKENDS[options.backend].problem():
             raise UsageError(f"the cuda backend cannot run: {problem}")
@@ -93,21 +79,34 @@ def check_options(options: Options, name: str = "step") -> None:
             torch_device(options.device)
 
 
-def run_benchmark(name: str, options: Options) -> list[Record]:
-    """Run a benchmark; each record also describes the machine.
+def print_benchmark(name: str, options: Options, as_json: bool) -> None:
+    """Run a benchmark, and print the records of each shape as soon as they are measured, as text or as a JSON list.
 
     Raises TinypruneError if the options do not fit, results disagree or a library fails.
     """
-    check_options(options, name)
-    module = importlib.import_module(f"tinyprune.bench.benchmarks.{BENCHMARKS[name]}")
-    records = getattr(module, f"run_{name}")(options)
+    check_options(name, options)
     packages = (*BACKENDS[options.backend].packages, *options.peers)
     machine = describe_machine(options.threads, packages, gpu=options.on_device and name != "roofline")
-    return [record | {"machine": machine} for record in records]
+    module = importlib.import_module(f"tinyprune.bench.benchmarks.{BENCHMARKS[name]}")
+    measured = getattr(module, f"run_{name}")(options)
+    if as_json:
+        print_json([row | {"machine": machine} for row in rows] for rows in measured)
+        return
+    print(textwrap.fill(f"{name} on {machine}", 120, break_on_hyphens=False))
+    for rows in measured:
+        for row in rows:
+            del row["benchmark"]  # the line above names it
+        print(f"\n{text_table(rows)}", flush=True)
 
 
-def text_output(records: Sequence[Record]) -> str:
-    """Format records as text: benchmark and machine, then a table with a row for each contender."""
-    rows = [{key: value for key, value in record.items() if key not in NO_COLUMNS} for record in records]
-    head = textwrap.fill(f"{records[0]['benchmark']} on {records[0]['machine']}", 120, break_on_hyphens=False)
-    return f"{head}\n\n{text_table(rows)}"
+def print_json(measured: Iterator[list[Record]]) -> None:
+    """Print a JSON list piece by piece. It is closed if an error or Ctrl-C ends the benchmark after some pieces."""
+    before = "["
+    try:
+        for rows in measured:
+            brackets_apart = json_table(rows)[1:-2]
+            print(before + brackets_apart, end="", flush=True)
+            before = ","
+    finally:
+        if before == ",":
+            print("\n]")

@@ -6,9 +6,6 @@
     …-causal          the same with the causal mask in place of the same-length mask
     plain-d128, …     learned absolute positions and no memory, still with persistent vectors: what relative positions
                       and memory cost
-    paper             the paper's WikiText-103 model with a plain softmax over 8,192 words, B 16: too large for a
-                      processor, so only a GPU runs it by default. Its 59 million parameters take 0.9 GiB with gradients
-                      and AdamW's averages
 
 The product of an (m, k) and a (k, n) matrix counts as 2·m·k·n operations, forward and backward together as three times
 forward. For a layer with width W = heads · Dh, S = M + T and batch B a whole training step takes
@@ -24,6 +21,7 @@ four shapes of D 128 and 256 take 13.0 and 82.7 GFLOP a step with relative posit
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +30,6 @@ from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig, TrainConfig, load_preset
 from tinyprune.errors import UsageError
-from tinyprune.kernels.backend import BACKENDS
 from tinyprune.model.parameters import Parameters, init_parameters
 from tinyprune.model.transformer import Memory
 
@@ -56,45 +53,33 @@ KINDS = {
     "relative-causal": {"M": 128, "mask": "causal"},
     "plain": {"M": 0, "mask": "causal", "positions": "learned"},
 }
-PRESETS = ("tiny", "small")
-PAPER = "paper"
-STEP_SHAPES = (*PRESETS, "relative-d128", "relative-d256", "plain-d128", "plain-d256")
-ATTENTION_SHAPES = (*STEP_SHAPES[:3], "relative-causal-d128", "relative-d256", "relative-causal-d256", *STEP_SHAPES[4:])
-CUDA_SHAPES = ("small", "relative-d128", "relative-d256", "plain-d256", PAPER)
+CONFIGS = {
+    f"{kind}-{size}": ModelConfig(V=VOCABULARY, H=8, T=128, **KINDS[kind], **SIZES[size])
+    for kind, size in itertools.product(KINDS, SIZES)
+}
+ATTENTION_SHAPES = ("tiny", "small", *CONFIGS)
+STEP_SHAPES = tuple(name for name in ATTENTION_SHAPES if "causal" not in name)
 
 
-def default_shapes(backend: str, shapes: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the shapes if none are given: on a GPU the same for all benchmarks, on a processor `shapes`."""
-    return CUDA_SHAPES if BACKENDS[backend].on_device else shapes
-
-
-def model_shape(name: str, **changes: Any) -> ModelShape:
+def model_shape(name: str, B: int | None = None, heads: int | None = None, **changes: Any) -> ModelShape:
     """Return the model called `name`: one of the list above, any preset, or a .toml file.
 
-    `changes` are `B`, `heads` (open in every layer), or fields of `ModelConfig`. Raises UsageError if there is no such
-    model, or if it has an adaptive softmax.
+    `B` replaces its number of texts, `heads` the number of heads in every layer, `changes` other fields of its
+    `ModelConfig`. Raises UsageError if there is no such model, or if it has an adaptive softmax.
     """
-    B = changes.pop("B", None)
-    kind, _, size = name.rpartition("-")
-    if kind in KINDS and size in SIZES:
-        config = ModelConfig(V=VOCABULARY, H=8, T=128, **KINDS[kind], **SIZES[size])
-        B = B or 16
-    elif name == PAPER:
-        model = load_preset("paper-wt103").model
-        config, B = dataclasses.replace(model, V=8192, cutoffs=()), B or 16
+    if name in CONFIGS:
+        config, usual = CONFIGS[name], 16
     else:
         try:
             run = load_preset(name)
         except UsageError as error:
-            known = ", ".join(dict.fromkeys(STEP_SHAPES[2:] + ATTENTION_SHAPES[2:] + (PAPER,)))
-            raise UsageError(f"{error}; the benchmarks also know {known}") from error
-        config = dataclasses.replace(run.model, V=run.model.V or VOCABULARY)
-        B = B or run.train.B
+            raise UsageError(f"{error}; the benchmarks also know {', '.join(CONFIGS)}") from error
+        config, usual = dataclasses.replace(run.model, V=run.model.V or VOCABULARY), run.train.B
     if config.cutoffs:
         raise UsageError(f"{name} has an adaptive softmax, which the benchmarks do not know; give one without cutoffs")
-    if "heads" in changes:
-        changes = changes | {"heads": (changes["heads"],) * config.L, "head_ids": ()}
-    return ModelShape(name, dataclasses.replace(config, **changes), B)
+    if heads is not None:
+        changes |= {"heads": (heads,) * config.L, "head_ids": ()}
+    return ModelShape(name, dataclasses.replace(config, **changes), B or usual)
 
 
 def attention_gflop(config: ModelConfig, B: int) -> float:
@@ -114,11 +99,6 @@ def step_gflop(config: ModelConfig, B: int) -> float:
         if config.relative:
             total += B * 2 * T * S * W + 2 * S * D * W
     return 3 * total / 1e9
-
-
-def matrices(n: int) -> NDArray:
-    """Draw two square matrices, (2, n, n) float32."""
-    return np.random.default_rng(0).standard_normal((2, n, n), np.float32)
 
 
 def attention_arguments(shape: ModelShape) -> tuple[dict[str, NDArray], NDArray]:

@@ -1,4 +1,4 @@
-"""PyTorch's products and attention: plain, and with the fused SDPA; and where PyTorch computes.
+"""PyTorch's attention: plain, and with the fused SDPA; and where PyTorch computes.
 
 The formulas of attention are those of `tinyprune.ops.attention`. Both ways take (B, T, H, Dh) as the projections
 return it.
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinyprune.bench import IN_A_ROW, Gauge, Workload
-from tinyprune.bench.shapes import attention_arguments, matrices, model_shape
+from tinyprune.bench import Workload
+from tinyprune.bench.shapes import attention_arguments, model_shape
 from tinyprune.errors import UsageError
 
 
@@ -28,38 +28,6 @@ def torch_device(device: str) -> torch.device:
         raise UsageError(f"--peers torch: PyTorch {torch.__version__} finds no GPU: install one that is built for CUDA")
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     return torch.device(kind)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until everything is computed. A processor has nothing pending; a GPU computes after the call returns."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def gauge(device: torch.device) -> Gauge | None:
-    """Return a gauge of the GPU memory that tensors occupy; None on the processor."""
-    if device.type != "cuda":
-        return None
-
-    def begin() -> int:
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-
-    return Gauge(begin, torch.cuda.max_memory_allocated)
-
-
-def matmul(n: int, device: str = "cuda") -> Workload:
-    """Compute the product of two square matrices, on a GPU by NVIDIA's cuBLAS."""
-    where = torch_device(device)
-    a, b = (torch.from_numpy(x).to(where) for x in matrices(n))
-    out = torch.empty(n, n, device=where)
-
-    def run() -> None:
-        for _ in range(IN_A_ROW):
-            torch.matmul(a, b, out=out)
-        synchronize(where)
-
-    return Workload(run, units=IN_A_ROW)
 
 
 def visible_keys(T: int, S: int, span: int | None) -> Tensor:
@@ -131,7 +99,8 @@ def attention(mode: str, device: str = "cpu", **shape: Any) -> Workload:
     def run(dropout: float = config.dropout_attention):
         out = MODES[mode](*arguments, visible, dropout)
         grads = torch.autograd.grad(out, list(given.values()), dout)
-        synchronize(where)
+        if where.type == "cuda":
+            torch.cuda.synchronize()  # a GPU computes after the calls have returned
         return out, grads
 
     def results():
@@ -139,4 +108,4 @@ def attention(mode: str, device: str = "cpu", **shape: Any) -> Workload:
         named = {f"d{name}": grad for name, grad in zip(given, grads, strict=True)}
         return {name: x.detach().cpu().numpy() for name, x in ({"out": out} | named).items()}
 
-    return Workload(run, results, gauge=gauge(where))
+    return Workload(run, results)

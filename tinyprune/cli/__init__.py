@@ -13,7 +13,8 @@ from tinyprune.errors import TinypruneError
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 for a failure, 2 for bad usage, 130 after Ctrl-C."""
-    if hasattr(sys.stdout, "reconfigure"):  # show "?" for what the terminal's encoding lacks, rather than fail
+    # Show "?" for what the terminal's encoding lacks, rather than fail.
+    if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     arguments = argparse.Namespace()
     try:
@@ -36,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
             # below, so that nothing else has to know that the user wants quiet.
             with ExitStack() as stack:
                 if arguments.quiet:
-                    stack.enter_context(redirect_stderr(stack.enter_context(Path(os.devnull).open("w"))))
+                    nowhere = stack.enter_context(Path(os.devnull).open("w"))
+                    stack.enter_context(redirect_stderr(nowhere))
                 arguments.run(arguments)
         finally:
             # A closed output is noticed here, and not only when Python exits.

@@ -43,10 +43,10 @@ def methods() -> Records:
     from tinyprune.experiments.methods import COMPARED, CONTROLS, METHODS
     from tinyprune.method.criteria import CRITERIA
 
-    abouts = {
-        name: (CONTROLS | METHODS)[name].about or (CRITERIA[name].__doc__ or "").splitlines()[0] for name in COMPARED
-    }
-    return [{"method": name, "about": first_sentence(about)} for name, about in abouts.items()]
+    def about(name: str) -> str:
+        return (CONTROLS | METHODS)[name].about or (CRITERIA[name].__doc__ or "").splitlines()[0]
+
+    return [{"method": name, "about": first_sentence(about(name))} for name in COMPARED]
 
 
 def settings() -> Records:
@@ -59,8 +59,9 @@ def settings() -> Records:
     hints = typing.get_type_hints(RunConfig)
 
     def record(name: str, setting: dataclasses.Field) -> dict[str, Any]:
-        choices = setting.metadata["choices"]
-        about = f"{setting.metadata['doc']}: {', '.join(choices)}" if choices else setting.metadata["doc"]
+        choices, about = setting.metadata["choices"], setting.metadata["doc"]
+        if choices:
+            about += f": {', '.join(choices)}"
         default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
         return {"setting": name, "default": default, "about": about}
 
@@ -73,8 +74,11 @@ def backends() -> Records:
     """Who computes, for --backend, and what is missing here"""
     from tinyprune.kernels.backend import BACKENDS
 
-    all_of = ((name, choice.about, choice.problem()) for name, choice in BACKENDS.items())
-    return [{"backend": name, "about": about, "usable here": not why, "problem": why} for name, about, why in all_of]
+    def record(name: str) -> dict[str, Any]:
+        problem = BACKENDS[name].problem()
+        return {"backend": name, "about": BACKENDS[name].about, "usable here": not problem, "problem": problem}
+
+    return [record(name) for name in BACKENDS]
 
 
 KINDS = {things.__name__: things for things in (presets, corpora, methods, settings, backends)}
@@ -82,7 +86,7 @@ KINDS = {things.__name__: things for things in (presets, corpora, methods, setti
 
 def list_things(arguments: argparse.Namespace) -> None:
     """Run `tinyprune list`."""
+    records = [{"kind": name, "about": things.__doc__} for name, things in KINDS.items()]
     if arguments.kind:
-        print_records(KINDS[arguments.kind](), arguments.json)
-    else:
-        print_records([{"kind": name, "about": things.__doc__} for name, things in KINDS.items()], arguments.json)
+        records = KINDS[arguments.kind]()
+    print_records(records, arguments.json)

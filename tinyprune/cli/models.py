@@ -32,7 +32,8 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
         record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
         if arguments.words:
             record |= ask(saved.model, saved.tokenizer, facts)["words"]
-    print_records([record | {"split": arguments.split, "tokens": len(getattr(text, arguments.split))}], arguments.json)
+    record |= {"split": arguments.split, "tokens": len(getattr(text, arguments.split))}
+    print_records([record], arguments.json)
 
 
 def show_heads(arguments: argparse.Namespace) -> None:
@@ -79,10 +80,12 @@ def generate_text(arguments: argparse.Namespace) -> None:
     rng = np.random.default_rng(arguments.seed)
     options = {"temperature": arguments.temperature, "top_k": arguments.top_k}
     tokens = generate(saved.model, prompt, arguments.tokens, rng, **options)
-    with announced(saved.model.ops, "generate"), np.errstate(over="ignore", invalid="ignore"):  # as in `evaluate_model`
+    # Overflows are ignored as in `evaluate_model`.
+    with announced(saved.model.ops, "generate"), np.errstate(over="ignore", invalid="ignore"):
         tokens = itertools.chain([next(tokens)], tokens)
     # The tokenizer itself puts spaces between words.
-    print(arguments.prompt.rstrip(" ") if saved.tokenizer.kind == "word" else arguments.prompt, end="", flush=True)
+    beginning = arguments.prompt.rstrip(" ") if saved.tokenizer.kind == "word" else arguments.prompt
+    print(beginning, end="", flush=True)
     with np.errstate(over="ignore", invalid="ignore"):
         for piece in pieces(saved.tokenizer, int(prompt[-1]), tokens):
             print(piece, end="", flush=True)

@@ -12,10 +12,12 @@ from tinyprune.cli.lists import KINDS, backends, corpora, presets, settings
 from tinyprune.errors import UsageError
 from tinyprune.experiments import STUDIES
 
-Option = dict[str, Any]  # name and settings of one argument, as `add_argument` takes them, and argcomplete's completer
+# Name and settings of one argument, as `add_argument` takes them, and argcomplete's completer.
+Option = dict[str, Any]
+Completer = Callable[..., list[str]]
 
 
-def option(name: str, about: str, completer: Callable[..., list[str]] | None = None, **settings: Any) -> Option:
+def option(name: str, about: str, completer: Completer | None = None, **settings: Any) -> Option:
     """Return an option with this help. Its value has the type of its default, unless `settings` say otherwise."""
     if type(settings.get("default")) in (int, float):
         settings["type"] = type(settings["default"])
@@ -38,7 +40,7 @@ def add_options(parser: argparse._ActionsContainer, options: Iterable[Option | t
             parser.add_argument(name, **settings).completer = completer
 
 
-def names_or_files(things: Callable[[], list[dict[str, Any]]], *endings: str) -> Callable[..., list[str]]:
+def names_or_files(things: Callable[[], list[dict[str, Any]]], *endings: str) -> Completer:
     """Return a completer for argcomplete: the names of `things`, and files with these endings (none: all files)."""
 
     def complete(prefix: str, **_: Any) -> list[str]:
@@ -61,13 +63,14 @@ def backend(about: str, **settings: Any) -> Option:
 
 
 STAGES = ("train", "gate", "prune", "finetune")
+TEXTS = names_or_files(corpora)
 MODEL = option("model", "a run's directory (its latest stage) or a checkpoint")
 STAGE = option("--stage", "stage of the run (the latest)", choices=STAGES)
-SPLIT = option("--split", "which part of the text (%(default)s)", choices=("valid", "test"), default="valid")
-CORPUS = option("--corpus", "a corpus's name, a text file, a folder of them, or - (pydoc)", names_or_files(corpora))
-OTHER = option("--corpus", "where the model's text lies now, or another text", names_or_files(corpora))
+SPLIT = option("--split", "which text (%(default)s)", choices=("valid", "test"), default="valid")
+CORPUS = option("--corpus", "a corpus's name, a text file, a folder of them, or - (pydoc)", TEXTS)
+OTHER = option("--corpus", "where the model's text lies now, or another text", TEXTS)
 BACKEND = backend("numba: compiled; numpy: the textbook; cuda, cuda-tf32: a GPU (numba)")
-WORDS = switch("--words", "also which capitals the model knows and how well it copies, for a pretrained one")
+WORDS = switch("--words", "also which capitals a pretrained model knows, and how well it copies")
 JSON = switch("--json", "as JSON on standard output")
 SETTING = option(
     "--set",
@@ -87,7 +90,7 @@ RUN = (
     option("--seed", "random seed of initialisation, dropout and gates (0)", type=int),
     SETTING,
     BACKEND,
-    switch("--tensorboard", "also write the log as TensorBoard's event files, into the run's folder events"),
+    switch("--tensorboard", "also write the log for TensorBoard, into the run's folder events"),
     (
         switch("--resume", RESUME),
         switch("--overwrite", "start anew, deleting the results of this stage and later ones"),
@@ -110,7 +113,6 @@ LOADED = (MODEL, STAGE, BACKEND)
 STUDY = (SETTING, BACKEND, switch("--json", "all rows as JSON on standard output"))
 METHODS = "gates, or criteria as for choose.by, leave-one-out and confidence for heads alone (%(default)s)"
 SHARES = "of the parameters that are no embedding, which stay (%(default)s)"
-PEERS = "compare with these: torch"
 TYPES = (
     "of a .gguf file's matrices: sliced keeps blocks of the imported file, and changed ones get its quantised type "
     "if they lose nothing by it, else Q8_0; source: its type anyway, f32: float32 (%(default)s)"
@@ -139,8 +141,8 @@ OPTIONS = {
     ],
     "export": [
         *LOADED,
-        option("path", "a new folder, as the Hugging Face Hub has it, or a new .gguf file for llama.cpp"),
-        switch("--padded", "zeros where heads and blocks were removed, so that every program knows the shapes"),
+        option("path", "a new folder for the Hugging Face Hub, or a new .gguf file for llama.cpp"),
+        switch("--padded", "zeros where parts were removed, so that all programs know the shapes"),
         option("--type", TYPES, choices=("sliced", "source", "f32"), default="sliced", dest="kind"),
     ],
     "eval": [
@@ -169,7 +171,7 @@ OPTIONS = {
     ],
     "play": [
         MODEL | {"help": "a run's directory (its baseline) or a checkpoint"},
-        option("path", "the HTML file (play.html beside the model)", nargs="?", metavar="FILE.html"),
+        option("path", "HTML file (play.html beside the model)", nargs="?", metavar="FILE.html"),
         STAGE | {"help": "stage of the run (train)"},
         BACKEND,
         OTHER,
@@ -183,7 +185,7 @@ OPTIONS = {
     ],
     "gradcheck": [
         option("--op", "only operations whose name begins with NAME", metavar="NAME"),
-        option("--mode", "how to measure (complex where it can, else central)", choices=("complex", "central")),
+        option("--mode", "complex where it can, else central", choices=("complex", "central")),
         backend("the backend to check: numba or numpy (%(default)s)", default="numpy"),
         JSON,
     ],
@@ -193,8 +195,8 @@ OPTIONS = {
         preset("model and stages: a preset or a .toml file (study)"),
         CORPUS,
         switch("--quick", "few steps, sizes and seeds: three minutes"),
-        option("--seeds", "how many seeds, starting with the configured one (3; quick: 2)", type=int),
-        option("--shares", "shares of the heads to keep (0.9,0.7,0.5,0.3,0.1; quick: 0.5)", metavar="NUMBERS"),
+        option("--seeds", "how many, from the configured one on (3; quick: 2)", type=int),
+        option("--shares", "of heads to keep (0.9,0.7,0.5,0.3,0.1; quick: 0.5)", metavar="NUMBERS"),
         option("--methods", "only these, such as gates,random,michel (all)", metavar="NAMES"),
         option(
             "--scope",
@@ -203,17 +205,17 @@ OPTIONS = {
             default="global",
         ),
         option("--jobs", "models trained at once (all processors; on a GPU 1)", type=int),
-        option("--scheduler", "compute on a Dask cluster, such as tcp://host:8786", metavar="ADDRESS"),
+        option("--scheduler", "a Dask cluster, such as tcp://host:8786", metavar="ADDRESS"),
         *STUDY,
     ],
     "compare": [
         option("run_directory", "directory of the run, whose baseline is pruned", metavar="run"),
         option("--directory", "where results are kept and resumed (runs/compare-RUN)"),
         OTHER,
-        option("--other", "a text that nothing is fitted to, read for the numbers as well", names_or_files(corpora)),
+        option("--other", "a text that nothing is fitted to, read for the numbers as well", TEXTS),
         option("--shares", SHARES, metavar="NUMBERS", default="0.9,0.8"),
         option("--methods", METHODS, metavar="NAMES", default="gates,michel-global,random"),
-        option("--parts", "what is removed: heads, blocks, both (%(default)s)", metavar="NAMES", default="both"),
+        option("--parts", "to remove: heads, blocks, both (%(default)s)", metavar="NAMES", default="both"),
         option("--tokens", "of each text, read for the numbers (%(default)s)", default=20_480),
         option("--seeds", "how many, of gates and random parts (%(default)s)", default=1),
         WORDS,
@@ -222,13 +224,13 @@ OPTIONS = {
     ],
     "bench": [
         option("benchmark", "what to measure", choices=BENCHMARKS),
-        option("--peers", PEERS, metavar="NAMES", default=""),
-        backend("the backend to measure: numba, numpy, cuda, cuda-tf32; cuda-emulated for roofline (numba)"),
+        option("--peers", "compare with these: torch", metavar="NAMES", default=""),
+        backend("numba, numpy, cuda, cuda-tf32; cuda-emulated for roofline (numba)"),
         (
             preset("only the shapes of this preset or .toml file"),
-            option("--shapes", "only these, such as tiny,relative-d128,plain-d256", metavar="NAMES", default=""),
+            option("--shapes", "such as tiny,relative-d128", metavar="NAMES", default=""),
         ),
-        option("--rounds", "runs of each contender (as many as the benchmark needs)", type=int),
+        option("--rounds", "turns of each contender (%(default)s)", default=9),
         option("--threads", "threads of each contender (all processors)", type=int),
         option("--gpu", "of a roofline (%(default)s)", choices=GPUS, default="h100"),
         JSON,

@@ -49,7 +49,8 @@ class Parser(argparse.ArgumentParser):
             table = {"gate": "gate_train"}.get(arguments.command, arguments.command)
             keys = names_by_key(first=table) if "--set" in known else {}
             settings = {f"--{key}": f"--set {name}=…" for key, name in keys.items() if f"--{key}" not in known}
-            unknown.sort(key=lambda given: not given.startswith("-"))  # the option before what was given for it
+            # The option comes before what was given for it.
+            unknown.sort(key=lambda given: not given.startswith("-"))
             name = unknown[0].partition("=")[0]
             hint = nearest(name, known, settings)
             if name in known:
@@ -74,16 +75,16 @@ COMMANDS = {
     "gate": (run_stage, "stage 2: train gates on every head of the baseline"),
     "prune": (run_stage, "stage 3: remove the heads that closed"),
     "finetune": (run_stage, "stage 4: train the smaller model a little more"),
-    "import": (import_pretrained, "make a run of a pretrained GPT-2 or Llama, which can then be gated"),
-    "export": (export_pretrained, "write a pretrained model, also a pruned one, for transformers or llama.cpp"),
+    "import": (import_pretrained, "make a run of a pretrained GPT-2 or Llama, to be gated"),
+    "export": (export_pretrained, "write a model, also a pruned one, for transformers or llama.cpp"),
     "eval": (evaluate_model, "evaluate a model on held-out text, with the memory carried along"),
     "generate": (generate_text, "continue a prompt"),
     "heads": (show_heads, "show what each head attends to, in numbers and as a map of all heads"),
-    "play": (play_page, "write a web page in which one sees what each head reads, and takes heads away"),
+    "play": (play_page, "write a web page that shows what each head reads, and takes heads away"),
     "describe": (describe, "count a model's parameters and multiply-adds, part by part"),
     "gradcheck": (gradcheck, "check every operation's gradient, and whole models'"),
-    "experiment": (experiment, "a study: train, prune and compare many models, then tables and pictures"),
-    "compare": (compare, "prune a trained model by every method and compare: pruned, repaired, healed"),
+    "experiment": (experiment, "train, prune and compare many models; tables and pictures"),
+    "compare": (compare, "prune a trained model by every method, repair, heal and compare"),
     "bench": (bench, "measure speed and memory, alone or against peers, and print ratios"),
     "list": (list_things, "list what there is, in one line each"),
 }

@@ -51,8 +51,8 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]) -> Iterator
     directory = RunDirectory(path)
     with directory.locked():
         ops = get_backend(arguments.backend or default_backend())
-        source = None if getattr(arguments, "source", None) is None else Path(arguments.source)
-        if source is not None and source.is_dir():
+        source = getattr(arguments, "source", None)
+        if source is not None and Path(source).is_dir():
             source = RunDirectory(source).checkpoint("train")
         if arguments.resume and not directory.started:
             raise UsageError(f"{directory.path} holds no run to resume; leave out --resume to start one")
@@ -65,11 +65,12 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]) -> Iterator
         own = directory.started and not arguments.preset
         config = directory.read_config() if own else load_preset(preset)
         again = ["tinyprune", arguments.command, str(directory.path), "--resume"]
-        again += ["--backend", arguments.backend] if arguments.backend else []
+        if arguments.backend:
+            again += ["--backend", arguments.backend]
         again += ["--tensorboard"] * arguments.tensorboard
         run = Run(directory, config, ops, shlex.join(again), events=arguments.tensorboard)
         if source is not None and not arguments.resume:
-            run.adopt(source)
+            run.adopt(Path(source))
         run.config = run.config.with_options(overrides(arguments))
         corpus = run.config.data.corpus
         if not own or corpus != config.data.corpus:  # what the run's file has stays as it is

@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyprune.cli.options import parse_options
 from tinyprune.errors import UsageError
-from tinyprune.io.tables import json_table, print_records
+from tinyprune.io.tables import print_records
 
 
 def experiment(arguments: argparse.Namespace) -> None:
@@ -29,10 +29,11 @@ def experiment(arguments: argparse.Namespace) -> None:
     sizes = {"backend": backend} | {name: getattr(arguments, name) for name in ("seeds", "scope")}
     sizes |= {"shares": listed(arguments, "shares", float), "methods": listed(arguments, "methods")}
     plan = make_plan(arguments.preset, options, arguments.quick, **sizes)
-    quick = "-quick" if arguments.quick else ""
-    preset = f"-{Path(arguments.preset).stem}" if arguments.preset else ""
-    name = f"{arguments.study}{preset}-{Path(plan.config.data.corpus).stem}{quick}"
-    rows = run_study(arguments.study, plan, arguments.directory or Path("runs", name), workers, not cluster)
+    names = [arguments.study, Path(arguments.preset or "").stem, Path(plan.config.data.corpus).stem]
+    if arguments.quick:
+        names.append("quick")
+    directory = arguments.directory or Path("runs", "-".join(filter(None, names)))
+    rows = run_study(arguments.study, plan, directory, workers, not cluster)
     print_records(rows if arguments.json else summarise(rows), arguments.json)
 
 
@@ -44,7 +45,8 @@ def compare(arguments: argparse.Namespace) -> None:
     sizes = {name: getattr(arguments, name) for name in ("seeds", "tokens", "corpus", "other")}
     sizes |= {"shares": listed(arguments, "shares", float), "prompt": arguments.prompt if arguments.words else None}
     sizes |= {name: listed(arguments, name) for name in ("methods", "parts")}
-    ops, options = get_backend(arguments.backend or default_backend()), parse_options(arguments.options)
+    ops = get_backend(arguments.backend or default_backend())
+    options = parse_options(arguments.options)
     comparison = open_comparison(arguments.run_directory, ops, options, **sizes)
     directory = arguments.directory or Path("runs", f"compare-{Path(arguments.run_directory).name}")
     rows = run_comparison(comparison, directory)
@@ -63,10 +65,11 @@ def listed(arguments: argparse.Namespace, name: str, kind: Callable[[str], Any] 
 
 def bench(arguments: argparse.Namespace) -> None:
     """Run `tinyprune bench`."""
-    from tinyprune.bench.command import make_options, run_benchmark, text_output
+    from tinyprune.bench.command import Options, print_benchmark
 
-    shapes = [arguments.preset] if arguments.preset else listed(arguments, "shapes")
-    sizes = {name: getattr(arguments, name) for name in ("backend", "rounds", "threads", "gpu")}
-    options = make_options(peers=listed(arguments, "peers"), shapes=shapes, **sizes)
-    records = run_benchmark(arguments.benchmark, options)
-    print(json_table(records) if arguments.json else text_output(records))
+    given = {name: getattr(arguments, name) for name in ("backend", "rounds", "threads", "gpu")}
+    given |= {name: listed(arguments, name) for name in ("peers", "shapes")}
+    if arguments.preset:
+        given["shapes"] = [arguments.preset]
+    options = Options(**{name: value for name, value in given.items() if value is not None})
+    print_benchmark(arguments.benchmark, options, arguments.json)

@@ -94,10 +94,6 @@ class Machine:
     def synchronize(self) -> None:
         """Wait until every kernel that was launched has ended. Without a GPU nothing is ever pending."""
 
-    def memory_peak(self, restart: bool = False) -> int:
-        """Return the most bytes of GPU memory that arrays have occupied since the last `restart`; 0 without a GPU."""
-        return 0
-
     def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
         """In this context `begin(name)` and `end()` are called around each kernel's compilation; they may be nested."""
         return nullcontext()

@@ -6,6 +6,8 @@ multiprocessor issues four instructions and serves one wave a cycle, and memory 
 times is a kernel's bound. Latency and the launches themselves come on top of it.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,9 +22,9 @@ B = 2  # texts of a step: counts grow with them, but for parameters' updates
 SECTOR = 32  # bytes
 
 
-def run_roofline(options: Options) -> list[Record]:
+def run_roofline(options: Options) -> Iterator[list[Record]]:
     """Count a step of each model; a record for each kernel, the longest first, and one for all."""
-    device, records = emulator(), []
+    device = emulator()
     device.counted = True
     for shape in options.shapes or ("tiny",):
         step = training_step(options.backend, name=shape, B=B)
@@ -30,12 +32,11 @@ def run_roofline(options: Options) -> list[Record]:
         for kernel in device.kernels.values():
             kernel.launches, kernel.counts[:] = 0, 0
         step.run()
-        found = {
-            kernel.name: totals(kernel, *GPUS[options.gpu]) for kernel in device.kernels.values() if kernel.launches
-        }
+        launched = [kernel for kernel in device.kernels.values() if kernel.launches]
+        found = {kernel.name: totals(kernel, *GPUS[options.gpu]) for kernel in launched}
         found = {"all": np.sum([*found.values()], 0)} | found
-        records += [record(options.gpu, shape, *item) for item in sorted(found.items(), key=lambda item: -item[1][-1])]
-    return records
+        longest_first = sorted(found.items(), key=lambda item: -item[1][-1])
+        yield [record(options.gpu, shape, *item) for item in longest_first]
 
 
 def totals(kernel: Kernel, processors: int, cycles: float, bandwidth: float) -> NDArray:
@@ -45,15 +46,22 @@ def totals(kernel: Kernel, processors: int, cycles: float, bandwidth: float) -> 
     in_shared = is_access & (code["flags"] & SHARED != 0)
     fma = counts["lanes"][(code["group"] == GROUP.float32) & (code["op"] == FLOAT.fma)].sum()
     fma += 16 * 8 * 8 * counts["warps"][code["group"] == GROUP.mma].sum()  # of tensor cores: mma.m16n8k8
-    parts = [counts[name][where].sum() for where in (is_access & ~in_shared, in_shared) for name in ("parts", "fewest")]
-    issued, served = counts["warps"].sum() / (4 * processors * cycles), parts[2] / (processors * cycles)
-    return np.array([kernel.launches, fma, *parts, max(issued, served, SECTOR * parts[0] / bandwidth)])
+    sectors, fewest = (counts[name][is_access & ~in_shared].sum() for name in ("parts", "fewest"))
+    waves, fewest_waves = (counts[name][in_shared].sum() for name in ("parts", "fewest"))
+    issued = counts["warps"].sum() / (4 * processors * cycles)
+    bound = max(issued, waves / (processors * cycles), SECTOR * sectors / bandwidth)
+    return np.array([kernel.launches, fma, sectors, fewest, waves, fewest_waves, bound])
 
 
 def record(gpu: str, shape: str, kernel: str, n: NDArray) -> Record:
     """Return the record of these totals."""
     launches, fma, sectors, fewest, waves, fewest_waves, bound = n.tolist()
     about = {"benchmark": "roofline", "gpu": gpu, "shape": shape, "kernel": kernel, "launches": int(launches)}
-    ratios = {"sectors_by_fewest": sectors / max(fewest, 1), "waves_by_fewest": waves / max(fewest_waves, 1)}
-    numbers = {"mega_fma": fma / 1e6, "global_mb": SECTOR * sectors / 1e6} | ratios | {"bound_us": bound / 1e3}
+    numbers = {
+        "mega_fma": fma / 1e6,
+        "global_mb": SECTOR * sectors / 1e6,
+        "sectors_by_fewest": sectors / max(fewest, 1),
+        "waves_by_fewest": waves / max(fewest_waves, 1),
+        "bound_us": bound / 1e3,
+    }
     return about | {name: round(value, 2) for name, value in numbers.items()}

@@ -10,7 +10,6 @@ from tinyprune.kernels import linear
 from tinyprune.kernels.cuda.compiled import compilations
 from tinyprune.kernels.cuda.device import array, jit
 from tinyprune.kernels.cuda.device.driver import driver
-from tinyprune.kernels.cuda.device.memory import POOL
 from tinyprune.kernels.cuda.operations import attention, cross_entropy, embedding, gathers, maps, norms, updates
 from tinyprune.kernels.cuda.parts.arguments import check_in_place
 from tinyprune.kernels.cuda.products import primitives
@@ -34,12 +33,6 @@ class Cuda(Engine):
     def synchronize(self) -> None:
         """See `Machine`."""
         driver().synchronize()
-
-    def memory_peak(self, restart: bool = False) -> int:
-        """See `Machine`."""
-        if restart:
-            POOL.most_used = POOL.bytes_used
-        return POOL.most_used
 
     # Primitives, in the order of `ops.engine`.
     matmul = staticmethod(primitives.matmul)
