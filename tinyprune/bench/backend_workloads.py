@@ -57,7 +57,7 @@ def make_model(shape: ModelShape, ops: Engine, half: str | None) -> Transformer:
     if half is None:
         return Transformer(shape.config, params, ops=ops)
     gate = GateConfig(lr_multiplier=1.0)
-    params = add_gates(params, shape.config.heads, gate)
+    params = add_gates(params, shape.config, gate)
     for i in range(shape.config.L):
         params[f"layers.{i}.log_alpha"][:] = OPEN
         params[f"layers.{i}.log_alpha"][1::2] = CLOSED
