@@ -42,6 +42,8 @@ def is_finished(metadata: dict[str, Any], stage: str, config: RunConfig) -> bool
     if not metadata.get("finished"):
         return False
     trained = "training" in metadata  # not removed from another model, nor adopted from another run
+    if trained and stage == "gate" and config.choose.rewind:
+        return False  # the weights from before have yet to be put back
     return not trained or metadata["step"] >= steps_of(stage, config)
 
 

@@ -240,9 +240,9 @@ class Run:
         own |= {name: origin.metadata[name] for name in ("positions", "file") if name in origin.metadata}
         save_checkpoint(self.directory.checkpoint(stage), tensors, metadata | own)
 
-    def save_untrained(self, stage: str, model: Transformer, before: SavedModel) -> None:
-        """Write the checkpoint of a stage after the first that involves no training."""
-        own = {"metrics_length": before.metadata["metrics_length"], "seed": self.config.seed}
+    def save_untrained(self, stage: str, model: Transformer, before: SavedModel, **own: Any) -> None:
+        """Write the checkpoint of a stage after the first whose weights are not of its training."""
+        own = {"metrics_length": before.metadata["metrics_length"], "seed": self.config.seed} | own
         self.save_finished(stage, model, before, **own, **self.directory.origin(stage))
 
     def train(self, resume: bool = False) -> None:
@@ -264,8 +264,11 @@ class Run:
             if how.by != "gates":  # a stage that trains says itself what is compiled
                 stack.enter_context(announced(self.ops, "gate"))
             gated = choose(before.model, self.recipe, texts, self.generator, Checkpoints(self, before, resume))
-        if how.by != "gates" or how.rewind:
+        if how.by != "gates":
             self.save_untrained("gate", gated, before)
+        elif how.rewind:
+            trained = load_checkpoint(self.directory.checkpoint("gate"))[1]  # whose log stays
+            self.save_untrained("gate", gated, before, metrics_length=trained["metrics_length"])
 
     def prune(self, resume: bool = False) -> None:
         """Run stage 3: remove the closed parts, and fit what stays to their outputs if that is asked for."""
