@@ -44,7 +44,7 @@ def test_all_is_well(machine):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((None,), "there is no NVIDIA driver here; install the one for your GPU from nvidia.com/drivers, or use"),
+        ((None,), "there is no NVIDIA driver here; install your GPU's from nvidia.com/drivers, or use"),
         ((driver_of(13000, gpus=0),), "the NVIDIA driver finds no GPU; see what nvidia-smi says"),
         ((driver_of(13000), False), f"numba-cuda is not installed: {install_command('cuda')}"),
         ((driver_of(12080), False), f"numba-cuda is not installed: {install_command('cuda12')}"),

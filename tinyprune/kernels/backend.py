@@ -86,7 +86,7 @@ BACKENDS = {
         precision="tf32",
     ),
     "cuda-emulated": GPU._replace(
-        about="the same kernels without a GPU, executed and checked by an emulator; thousands of times slower",
+        about="the same kernels, checked by an emulator that needs no GPU; thousands of times slower",
         problem=what_is_missing,
     ),
 }
@@ -107,5 +107,6 @@ def get_backend(name: str) -> Engine:
         UsageError: if there is none, or what it needs is not here.
     """
     if name not in BACKENDS:
-        raise UsageError(f"backend must be one of {', '.join(BACKENDS)}; got {name!r}{nearest(name, BACKENDS)}")
+        hint = nearest(name, BACKENDS)
+        raise UsageError(f"backend must be one of {', '.join(BACKENDS)}; got {name!r}{hint}")
     return BACKENDS[name].make(name)

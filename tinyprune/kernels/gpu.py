@@ -37,20 +37,25 @@ def gpu_present() -> bool:
 def gpu_name() -> str:
     """Return the name of the first GPU, or an empty string without one."""
     name = ctypes.create_string_buffer(256)
-    return name.value.decode() if ask_driver("cuDeviceGetName", name, len(name), 0) else ""
+    if not ask_driver("cuDeviceGetName", name, len(name), 0):
+        return ""
+    return name.value.decode()
 
 
 def gpu_memory() -> float:
     """Return how many bytes of memory the first GPU has; infinity without one."""
     size = ctypes.c_size_t(0)
-    return float(size.value) if ask_driver("cuDeviceTotalMem_v2", ctypes.byref(size), 0) else float("inf")
+    if not ask_driver("cuDeviceTotalMem_v2", ctypes.byref(size), 0):
+        return float("inf")
+    return float(size.value)
 
 
 def driver_version() -> tuple[int, int] | None:
     """Return the newest CUDA that the driver supports, such as (13, 0), or None without a driver or a GPU."""
     version = ctypes.c_int(0)
-    found = ask_driver("cuDriverGetVersion", ctypes.byref(version))
-    return (version.value // 1000, version.value % 1000 // 10) if found else None
+    if not ask_driver("cuDriverGetVersion", ctypes.byref(version)):
+        return None
+    return version.value // 1000, version.value % 1000 // 10
 
 
 def linker() -> Any:
@@ -99,7 +104,7 @@ def why_unusable() -> str | None:
     """Return one line that says why kernels cannot run here and what to install or do; None if they can."""
     instead = "or use --backend numba, or cuda-emulated, which needs no GPU"
     if load_driver() is None:
-        return f"there is no NVIDIA driver here; install the one for your GPU from nvidia.com/drivers, {instead}"
+        return f"there is no NVIDIA driver here; install your GPU's from nvidia.com/drivers, {instead}"
     if not gpu_present():
         return f"the NVIDIA driver finds no GPU; see what nvidia-smi says and CUDA_VISIBLE_DEVICES holds, {instead}"
     driver, toolkit = driver_version() or (0, 0), toolkit_version()

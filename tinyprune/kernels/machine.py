@@ -19,7 +19,9 @@ HOLD_BLAS_BACK = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 def processors() -> int:
     """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def memory_bytes() -> float:
@@ -47,7 +49,9 @@ def processor_name() -> str:
     """Return the processor's name, as far as the system tells, and on Linux the widest vectors of an x86 processor."""
     text = cpuinfo()
     named = re.search(r"^model name[^:\n]*:(.*)", text, re.MULTILINE)
-    name = named[1].strip() if named else platform.processor() or platform.machine()
+    name = platform.processor() or platform.machine()
+    if named:
+        name = named[1].strip()
     flags = set(text.split())
     vectors = next((f" with {vectors}" for flag, vectors in VECTORS.items() if flag in flags), "")
     return name + vectors
