@@ -58,14 +58,14 @@ from tinyprune.model.generation import generate
 from tinyprune.notebook import baseline_run, sliders, use_style, you_are_here
 from tinyprune.plots import BLUE, GREY, KEPT, REMOVED, VERMILION, plot_gates, plot_heads
 from tinyprune.method.gates import open_parts, settle
+from tinyprune.method.prune import heal
 from tinyprune.method.roles import head_roles
 from tinyprune.runs.report import summarise
 from tinyprune.runs.directory import RunDirectory
-from tinyprune.runs.run import Run
+from tinyprune.runs.run import Checkpoints, Run
 from tinyprune.io.tables import markdown_table, text_table
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.metrics import read_metrics
-from tinyprune.training.step import LanguageModelling
 
 use_style()
 
@@ -382,7 +382,8 @@ whole = longer.load("train").model
 steps = run.config.gate_train.steps + run.config.heal.steps
 settings = dataclasses.replace(run.config.heal, steps=steps)
 before = longer.load("train")  # says where to read on
-longer.fit("train", whole, settings, LanguageModelling(), resume=False, before=before)
+texts, watch = longer.texts_for("train", before), Checkpoints(longer, before, resume=False)
+heal(whole, None, "train", settings, texts, longer.generator, watch)
 
 # %% [markdown]
 # How good is a model? A character that really came, and had probability $p$, *costs*
