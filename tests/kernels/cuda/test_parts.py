@@ -2,7 +2,7 @@
 
 import pytest
 
-from tinyprune.kernels.cuda.parts import sums
+from tinyprune.kernels.cuda import sums
 
 from .checks import column_sums, row_dots
 

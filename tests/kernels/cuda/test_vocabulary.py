@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
+from tinyprune.kernels.cuda.cross_entropy import FOUR, THREADS
 from tinyprune.kernels.cuda.device.array import to_device, to_host
-from tinyprune.kernels.cuda.operations.cross_entropy import FOUR, THREADS
-from tinyprune.kernels.cuda.operations.embedding import CHUNK, chunks_of, sum_rows
-from tinyprune.kernels.cuda.parts.sums import row_sums
+from tinyprune.kernels.cuda.embedding import CHUNK, chunks_of, sum_rows
+from tinyprune.kernels.cuda.sums import row_sums
 
 from .compare import assert_close, assert_equal_to_textbook, cuda, normal
 

@@ -11,6 +11,7 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, copied
 from tinyprune.kernels.cuda.device.jit import blocks
 from tinyprune.kernels.cuda.products.arithmetic import ALIGNED_A, ALIGNED_B, ALIGNED_OUT, STRIP
 from tinyprune.kernels.cuda.products.product import ALONE, TILES
+from tinyprune.kernels.rows import Rows, in_groups, rows_of
 
 BLOCKS = 256  # about as many as run at once on the largest GPUs: two on each of 132 multiprocessors
 ENOUGH = 128  # blocks; with so many, smaller tiles are not worthwhile
@@ -23,22 +24,6 @@ class Form(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in entries
     first: int  # where it begins in its block of memory, modulo 4
-
-
-class Rows(NamedTuple):
-    """Where the rows of a matrix lie: row i of group g begins at entry g · group + i · row."""
-
-    groups: int
-    group: int
-    row: int
-
-    def regrouped(self, groups: int, rows: int) -> "Rows":
-        """Split rows that are all in one group into so many groups."""
-        return Rows(groups, rows // groups * self.row, self.row) if self.groups == 1 < groups else self
-
-    def aligned(self, first: int) -> bool:
-        """Return whether all begin on a multiple of 4, the first at `first`. (A group is a number of rows long.)"""
-        return not (first % 4 or self.row % 4)
 
 
 class Plan(NamedTuple):
@@ -55,22 +40,9 @@ def form(x: DeviceArray) -> Form:
     return Form(x.shape, x.strides, x.first % 4)
 
 
-@lru_cache(maxsize=4096)
-def rows_of(shape: tuple[int, ...], strides: tuple[int, ...]) -> Rows | None:
-    """Return the rows of an array (..., columns), or None if its rows are not contiguous or not evenly spaced."""
-    *lead, columns = shape
-    if columns > 1 and strides[-1] != 1:
-        return None
-    axes: list[tuple[int, int]] = []
-    for n, stride in zip(lead, strides, strict=False):
-        if n > 1:
-            # an axis that only continues the one before it is not counted
-            before = axes.pop()[0] if axes and axes[-1][1] == n * stride else 1
-            axes.append((before * n, stride))
-    if len(axes) == 2:
-        (groups, group), (_, row) = axes
-        return Rows(groups, group, row)
-    return Rows(1, 0, axes[0][1] if axes else columns) if len(axes) < 2 else None
+def aligned(rows: Rows, first: int) -> bool:
+    """Return whether all rows begin on a multiple of 4, the first at `first`. (A group is a number of rows long.)"""
+    return not (first % 4 or rows.row % 4)
 
 
 def as_it_lies(x: DeviceArray, transpose: bool) -> tuple[DeviceArray, bool]:
@@ -96,20 +68,19 @@ def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, ou
     of_a, of_b, of_out = (rows_of(x.shape, x.strides) for x in (a, b, out))
     # Two matrices whose rows are read side by side need the same groups; if one has them, the other is split likewise.
     rows, beside = (K, of_b) if transpose_a else (M, of_out)
-    groups = max(of_a.groups, beside.groups)
-    of_a, beside = of_a.regrouped(groups, rows), beside.regrouped(groups, rows)
+    of_a, beside = in_groups(rows, of_a, beside)
     if of_a.groups != beside.groups:
         return None
     of_b, of_out = (beside, of_out) if transpose_a else (of_b, beside)
-    group_rows = max(rows // groups, 1)
+    group_rows = max(rows // of_a.groups, 1)
     tile, parts = division(M, N, K, whole=not transpose_a)
     depth = STRIP // tile
     part = max(blocks(K, parts * depth), 1) * depth
     parts = max(blocks(K, part), 1)
     if parts > 1:
         of_out, out = Rows(1, 0, N), out._replace(first=0)  # of the slots
-    flags = ALIGNED_A * of_a.aligned(a.first) | ALIGNED_B * of_b.aligned(b.first)
-    flags |= ALIGNED_OUT * of_out.aligned(out.first)
+    flags = ALIGNED_A * aligned(of_a, a.first) | ALIGNED_B * aligned(of_b, b.first)
+    flags |= ALIGNED_OUT * aligned(of_out, out.first)
     across, down = blocks(N, tile), blocks(M, tile)
     strides = of_a.group, of_a.row, of_b.group, of_b.row, of_out.group, of_out.row
     numbers = (M, N, K, part, group_rows, *strides, finish, flags, across, down)

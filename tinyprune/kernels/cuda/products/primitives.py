@@ -10,15 +10,16 @@ import math
 from collections.abc import Iterable, Sequence
 
 from tinyprune.errors import UsageError
+from tinyprune.kernels.cuda.arguments import check_floats, contiguous
 from tinyprune.kernels.cuda.device.array import DeviceArray, copied, empty
 from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.together import launch_together
-from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous
-from tinyprune.kernels.cuda.parts.sums import sum_all
 from tinyprune.kernels.cuda.products.arithmetic import BIAS, RELU, RESIDUAL, WHERE
-from tinyprune.kernels.cuda.products.plans import as_it_lies, form, plan, rows_of
+from tinyprune.kernels.cuda.products.plans import as_it_lies, form, plan
 from tinyprune.kernels.cuda.products.product import ARITHMETICS, PRODUCTS
 from tinyprune.kernels.cuda.products.tensor_cores import EARLIEST
+from tinyprune.kernels.cuda.sums import sum_all
+from tinyprune.kernels.rows import rows_of
 from tinyprune.ops.products import check_matmul, check_rows, check_weight_gradient
 
 

@@ -14,10 +14,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.kernels.cuda.arguments import check_floats, check_gradient, check_in_place, contiguous, zeros
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, check_in_place, contiguous, zeros
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, KEEP_ALL, keep_factor
+from tinyprune.kernels.cuda.dropout import DROPOUT, KEEP_ALL, keep_factor
 from tinyprune.kernels.formulas import Dropout, draw_mask
 from tinyprune.ops.embedding import check_arguments
 from tinyprune.ops.rows import check_each_row, check_rows_index

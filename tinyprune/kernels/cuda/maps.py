@@ -18,11 +18,11 @@ from functools import lru_cache
 import numpy as np
 
 from tinyprune.kernels import formulas
+from tinyprune.kernels.cuda.arguments import by_rows, check_alike, check_floats, check_gradient, contiguous
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, check_gradient, contiguous
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, keep_factor
+from tinyprune.kernels.cuda.dropout import DROPOUT, keep_factor
 from tinyprune.ops import rotary
 from tinyprune.ops.dropout import check_rate
 from tinyprune.ops.gelu import CUBIC, LINEAR
