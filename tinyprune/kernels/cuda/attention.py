@@ -165,10 +165,12 @@ def slot_sums(*pairs: tuple[DeviceArray | None, DeviceArray | None]) -> list[Dev
     """Sum slots, each of which has the entries of the array beside it, into its shape; None for None."""
     found, launched = [], []
     for slots, like in pairs:
-        if slots is None or slots.size == like.size:
-            found.append(slots if slots is None else slots.reshape(like.shape))
-            continue
-        found.append(empty(like.shape))
-        launched.append((slots, slots.size // max(like.size, 1), found[-1]))
+        if slots is None:
+            found.append(None)
+        elif slots.size == like.size:
+            found.append(slots.reshape(like.shape))
+        else:
+            found.append(empty(like.shape))
+            launched.append((slots, slots.size // max(like.size, 1), found[-1]))
     sum_all(launched)
     return found

@@ -131,8 +131,7 @@ def cross_entropy_backward(dout: float | DeviceArray, cache: tuple) -> DeviceArr
     also have shape () in the GPU's memory.
     """
     (dlogits,) = cache
-    if not isinstance(dout, DeviceArray) and dout == 1:
-        return dlogits
     if isinstance(dout, DeviceArray):
         check_gradient(dout, ())
-    return scaled(dlogits, dout if isinstance(dout, DeviceArray) else np.full(1, dout, np.float32), dlogits.size)
+        return scaled(dlogits, dout, dlogits.size)
+    return dlogits if dout == 1 else scaled(dlogits, np.full(1, dout, np.float32), dlogits.size)

@@ -116,9 +116,7 @@ def sums_by_word(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout = KEEP_A
     """Add R rows (R, D) of equal id, times the factors of the ids; zeros for other ids: (V, D)."""
     D = rows.shape[1]
     total = zeros((V, D))
-    parts = chunks_of(ids.reshape(-1))
-    joined, ends = numbers(np.concatenate(parts)), np.cumsum([part.size for part in parts]).tolist()  # in one copy
-    places, words, chunk_starts, word_starts = (joined[end - x.size : end] for x, end in zip(parts, ends, strict=True))
+    places, words, chunk_starts, word_starts = map(numbers, chunks_of(ids.reshape(-1)))
     sums = empty((chunk_starts.size - 1, D))
     across = blocks(D, THREADS)
     sum_chunks((len(sums), across), contiguous(rows), places, chunk_starts, D, sums)

@@ -159,8 +159,8 @@ def row_dots(x: DeviceArray, y: DeviceArray, factor: float = 1.0) -> DeviceArray
     check_alike(x=x, y=y)
     check_row_dots(x, y)
     rows = len(x), 1, math.prod(x.shape[1:])
-    (dots,) = sums.row_dots((contiguous(x).reshape(rows), contiguous(y).reshape(rows)), factor=np.float32(factor))
-    return dots[0]
+    pair = contiguous(x).reshape(rows), contiguous(y).reshape(rows)
+    return sums.row_dots(pair, factor=np.float32(factor))[0][0]
 
 
 def units_gradient(

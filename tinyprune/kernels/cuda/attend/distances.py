@@ -16,9 +16,9 @@ from tinyprune.kernels.cuda.attend import steps, tiles
 from tinyprune.kernels.cuda.attend.inputs import INPUTS, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.keys import keys_layout, store_gradients, to_weights
 from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Layout
-from tinyprune.kernels.cuda.attend.walk import rows_of
+from tinyprune.kernels.cuda.attend.walk import gate_of, source_of
 from tinyprune.kernels.cuda.device.instructions import ALIGNMENT
-from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32
 from tinyprune.kernels.cuda.dropout import DROPOUT
 
 
@@ -50,9 +50,8 @@ def hide_distances(s, key, far, side):
 def make_distances_backward(n: Layout) -> Kernel:
     """Make the kernel of a width; the layout's `keys` are distances."""
     SIZE, SCORES, Z_REGS, SUMS = n.size, ROWS * COLUMNS, n.z_regs, 4 * n.out_keys
-    types = (INPUTS, SAVED, *3 * (floats,), SIZES, int32, SCALES, DROPOUT)
 
-    @kernel(*types, name=f"distances_backward_{n.width}", threads=n.threads, resident=n.resident, tiles=n)
+    @tiles.kernel_of(n, INPUTS, SAVED, *3 * (floats,), SIZES, int32, SCALES, DROPOUT)
     def distances_backward(g, saved, w, dr, dw, sizes, group, scales, dropout):
         """Compute dr (slots, S, H, W) and dw (slots, tiles, H, W): a block for a tile, grid (slots, H, tiles).
 
@@ -68,18 +67,19 @@ def make_distances_backward(n: Layout) -> Kernel:
         slot, h, first = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * n.keys
         place = tiles.first_score(n)
         out_column, d = tiles.first_key_out(n)
-        tiles.load_rows(n, rows_of(g.r, 0, h, S, sizes), first, 0, smem, n.y, n.keys, n.width)
+        tiles.load_rows(n, source_of(g.r, 0, h, S, sizes), first, 0, smem, n.y, n.keys, n.width)
         tiles.load_biases(n, g.distance_bias, h * S, S, first, smem, n.y, n.keys, n.width)
         tiles.clear(sums, SUMS)
         tiles.clear(ds_sums, COLUMNS)
-        factor = g.gate[h] if sizes.gated else float32(1)
+        factor = gate_of(g, sizes)
 
         begin = max(0, first - (S - T))
         end = begin if factor == 0 or first > sizes.span else T
-        far, row_entries = int32(sizes.span - first - place.j), n.side * (S + N + 1)  # + 1: a query later, a key later
+        far = int32(sizes.span - first - place.j)
+        row_entries = n.side * (S + N + 1)  # + 1: a query later, a key later
         for b in range(slot * group, min(B, (slot + 1) * group)):
-            queries, douts = rows_of(g.q, b, h, T, sizes), rows_of(saved.dout, b, h, T, sizes)
-            keys, values = rows_of(g.k, b, h, S, sizes), rows_of(g.v, b, h, S, sizes)
+            queries, douts = source_of(g.q, b, h, T, sizes), source_of(saved.dout, b, h, T, sizes)
+            keys, values = source_of(g.k, b, h, S, sizes), source_of(g.v, b, h, S, sizes)
             at = (h * B + b) * T + begin + place.i  # of the thread's first query
             key = int32(begin + S - T - first + place.i - place.j)  # at the thread's first query and distance
             entry = steps.add32(key, ((b * H + h) * T + begin + place.i) * (S + N))
@@ -114,9 +114,11 @@ def make_distances_backward(n: Layout) -> Kernel:
             if first + distance < S and d < W:
                 steps.add_bias(n, smem, distance, w, h * W + d, sums, m)
                 steps.write(dr, ((slot * S + first + distance) * H + h) * W + d, sums, m, factor)
-        steps.write_bias_gradient(n, smem, W, dw, ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W, factor)
+        at = ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W
+        steps.write_bias_gradient(n, smem, W, dw, at, factor)
 
     return distances_backward
 
 
-DISTANCES_BACKWARD = {width: make_distances_backward(keys_layout(width, has_values=False)) for width in (16, 32, 64)}
+LAYOUTS = {width: keys_layout(width, has_values=False) for width in (16, 32, 64)}
+DISTANCES_BACKWARD = {width: make_distances_backward(n) for width, n in LAYOUTS.items()}

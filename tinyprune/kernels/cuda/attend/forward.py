@@ -26,9 +26,9 @@ import math
 from tinyprune.kernels.cuda.attend import steps, tiles
 from tinyprune.kernels.cuda.attend.inputs import INPUTS, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Layout
-from tinyprune.kernels.cuda.attend.walk import key_tile, key_tiles, load_keys, rows_of
+from tinyprune.kernels.cuda.attend.walk import gate_of, key_tile, key_tiles, load_keys, source_of
 from tinyprune.kernels.cuda.device.instructions import ALIGNMENT, exp2, larger, load1, store1
-from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32
 from tinyprune.kernels.cuda.dropout import DROPOUT
 
 
@@ -98,9 +98,8 @@ def total_of(n, smem, query):
 def make_forward(n: Layout) -> Kernel:
     """Make the kernel of a width."""
     SIZE, SCORES, Z_REGS, SUMS = n.size, ROWS * COLUMNS, n.z_regs, 4 * n.out_queries
-    types = (INPUTS, *3 * (floats,), SIZES, SCALES, SCALES, float32, DROPOUT)
 
-    @kernel(*types, name=f"attend_{n.width}", threads=n.threads, resident=n.resident, tiles=n)
+    @tiles.kernel_of(n, INPUTS, *3 * (floats,), SIZES, SCALES, SCALES, float32, DROPOUT)
     def attend(g, out, o, lse, sizes, context, persistent, scale, dropout):
         """Compute out and o (B, T, H, W), lse (H, B, T): a block for a tile of queries, grid (B, H, tiles).
 
@@ -116,7 +115,7 @@ def make_forward(n: Layout) -> Kernel:
         b, h, t0 = cuda.blockIdx.x, cuda.blockIdx.y, int32(cuda.blockIdx.z * n.queries)
         place = tiles.first_score(n)
         out_i, d = tiles.first_out(n)
-        queries, distances = rows_of(g.q, b, h, T, sizes), rows_of(g.r, 0, h, S, sizes)
+        queries, distances = source_of(g.q, b, h, T, sizes), source_of(g.r, 0, h, S, sizes)
         for m in range(ROWS):
             highest[m], total[m] = LOWEST, float32(0)
         tiles.clear(sums, SUMS)
@@ -151,9 +150,7 @@ def make_forward(n: Layout) -> Kernel:
         for m in range(ROWS):
             store1(smem, n.maxima + (place.i + m * n.side) * n.side + place.j, total[m])
         cuda.syncthreads()  # all threads' totals are there
-        factor = scale
-        if sizes.gated:
-            factor *= g.gate[h]
+        factor = scale * gate_of(g, sizes)
         for m in range(n.out_queries):
             query = out_i + m * n.side
             if t0 + query < T and d < sizes.W:

@@ -32,16 +32,17 @@ from typing import NamedTuple
 
 from tinyprune.kernels.cuda.attend import steps, tiles
 from tinyprune.kernels.cuda.attend.inputs import INPUTS, KEY_GRADIENTS, KEY_ROWS, SAVED, SCALES, SIZES
-from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Layout, Rows
-from tinyprune.kernels.cuda.attend.walk import rows_of
+from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Layout, Source
+from tinyprune.kernels.cuda.attend.walk import gate_of, source_of
 from tinyprune.kernels.cuda.device.instructions import ALIGNMENT, exp2, rounded_product
-from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, int32, kernel
+from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, int32
 from tinyprune.kernels.cuda.dropout import DROPOUT
 
 
 def keys_layout(width: int, has_values: bool = True) -> Layout:
     """Return the constants of a width; `distances` has no values, and distances in place of keys."""
-    n = tiles.layout(width, queries=64, keys=32) if width == 64 else tiles.layout(width, queries=32, keys=64)
+    queries, keys = (64, 32) if width == 64 else (32, 64)
+    n = tiles.layout(width, queries, keys)
     x = n.keys * n.x_stride * (1 + has_values)
     z = x + n.queries * n.x_stride
     room = max(n.z_rows * n.z_stride, n.queries * n.p_stride, n.keys * (n.queries // ROWS))
@@ -102,7 +103,8 @@ def store_dropped(n, smem, p, entry, row_entries, dropout, s, da):
     steps.drop(da, entry, row_entries, n.side, dropout)
     if dropout.limit > 0:
         for k in range(ROWS * COLUMNS):
-            s[k] = s[k] if da[k] > 0 else -s[k]
+            if not da[k] > 0:
+                s[k] = -s[k]
     steps.store_weights(n, smem, p, da)
 
 
@@ -111,7 +113,8 @@ def drop_negative(dropout, s, da):
     """Set da to zero where `store_dropped` made s negative, and make s positive again."""
     if dropout.limit > 0:
         for k in range(ROWS * COLUMNS):
-            da[k], s[k] = float32(0) if s[k] < 0 else da[k], abs(s[k])
+            if s[k] < 0:
+                da[k], s[k] = float32(0), -s[k]
 
 
 @device
@@ -136,9 +139,8 @@ def write_gradients(n, smem, out, sizes, keys, first, scales, factor, dk_sums, d
 def make_keys_backward(n: Layout) -> Kernel:
     """Make the kernel of a width."""
     SIZE, SCORES, Z_REGS, SUMS = n.size, ROWS * COLUMNS, n.z_regs, 4 * n.out_keys
-    types = (INPUTS, SAVED, KEY_GRADIENTS, SIZES, KEY_ROWS, SCALES, int32, DROPOUT)
 
-    @kernel(*types, name=f"keys_backward_{n.width}", threads=n.threads, resident=n.resident, tiles=n)
+    @tiles.kernel_of(n, INPUTS, SAVED, KEY_GRADIENTS, SIZES, KEY_ROWS, SCALES, int32, DROPOUT)
     def keys_backward(g, saved, out, sizes, keys, scales, context, dropout):
         """Compute dk and dv: a block for a tile of keys, grid (slots, H, tiles).
 
@@ -159,8 +161,9 @@ def make_keys_backward(n: Layout) -> Kernel:
         k_begin = h * keys.head_stride
         if context:
             k_begin += slot * keys.slot_stride
-        ks, vs = Rows(g.k, k_begin, keys.key_stride, keys.count, W), Rows(g.v, k_begin, keys.key_stride, keys.count, W)
-        distances = rows_of(g.r, 0, h, S, sizes)
+        ks = Source(g.k, k_begin, keys.key_stride, keys.count, W)
+        vs = Source(g.v, k_begin, keys.key_stride, keys.count, W)
+        distances = source_of(g.r, 0, h, S, sizes)
         tiles.load_rows(n, ks, first, 0, smem, n.y, n.keys, n.width)
         tiles.load_rows(n, vs, first, 0, smem, n.values, n.keys, n.width)
         if sizes.relative:
@@ -168,15 +171,16 @@ def make_keys_backward(n: Layout) -> Kernel:
         tiles.clear(dk_sums, SUMS)
         tiles.clear(dv_sums, SUMS)
         tiles.clear(ds_sums, COLUMNS)
-        factor = g.gate[h] if sizes.gated else float32(1)
+        factor = gate_of(g, sizes)
 
         seen = seen_by(n, context, sizes, place, first)
         end = seen.begin if factor == 0 else seen.end
         row_entries = n.side * (S + N)
         for b in range(slot * keys.group, min(B, (slot + 1) * keys.group)):
-            queries, douts = rows_of(g.q, b, h, T, sizes), rows_of(saved.dout, b, h, T, sizes)
+            queries, douts = source_of(g.q, b, h, T, sizes), source_of(saved.dout, b, h, T, sizes)
             at = (h * B + b) * T + seen.begin + place.i  # of the thread's first query
-            last, entry = int32(seen.last), steps.add32(seen.entry, ((b * H + h) * T + seen.begin + place.i) * (S + N))
+            last = int32(seen.last)
+            entry = steps.add32(seen.entry, ((b * H + h) * T + seen.begin + place.i) * (S + N))
             for t0 in range(seen.begin, end, n.queries):
                 left = T - t0 - place.i
                 nearest = t0 + S - T - first - n.keys + 1  # distance of the first row of z

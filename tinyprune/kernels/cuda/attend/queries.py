@@ -12,9 +12,9 @@ head whose gate is 0 is skipped. dq of a tile of queries stays in registers and 
 from tinyprune.kernels.cuda.attend import steps, tiles
 from tinyprune.kernels.cuda.attend.inputs import INPUTS, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Layout
-from tinyprune.kernels.cuda.attend.walk import key_tile, key_tiles, load_keys, rows_of
+from tinyprune.kernels.cuda.attend.walk import gate_of, key_tile, key_tiles, load_keys, source_of
 from tinyprune.kernels.cuda.device.instructions import ALIGNMENT, exp2, load4, pointer_to, rounded_product
-from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32
 from tinyprune.kernels.cuda.dropout import DROPOUT
 
 
@@ -62,9 +62,8 @@ def find_deltas(n, saved, sizes, place, queries, t0, scale, lse, delta):
 def make_queries_backward(n: Layout) -> Kernel:
     """Make the kernel of a width."""
     SIZE, SCORES, Z_REGS, SUMS = n.size, ROWS * COLUMNS, n.z_regs, 4 * n.out_queries
-    types = (INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, DROPOUT)
 
-    @kernel(*types, name=f"queries_backward_{n.width}", threads=n.threads, resident=n.resident, tiles=n)
+    @tiles.kernel_of(n, INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, DROPOUT)
     def queries_backward(g, saved, dq, sizes, context, persistent, scale, dropout):
         """Compute dq (B, T, H, W) and delta: a block for a tile of queries, grid (B, H, tiles).
 
@@ -81,16 +80,17 @@ def make_queries_backward(n: Layout) -> Kernel:
         b, h, t0 = cuda.blockIdx.x, cuda.blockIdx.y, int32(cuda.blockIdx.z * n.queries)
         place = tiles.first_score(n)
         out_i, d = tiles.first_out(n)
-        queries, douts = rows_of(g.q, b, h, T, sizes), rows_of(saved.dout, b, h, T, sizes)
-        distances = rows_of(g.r, 0, h, S, sizes)
+        queries, douts = source_of(g.q, b, h, T, sizes), source_of(saved.dout, b, h, T, sizes)
+        distances = source_of(g.r, 0, h, S, sizes)
         find_deltas(n, saved, sizes, place, queries, t0, scale, lse, delta)
         tiles.clear(sums, SUMS)
-        factor = g.gate[h] if sizes.gated else float32(1)
+        factor = gate_of(g, sizes)
 
         persistent_turns, turns, low = key_tiles(n, sizes, t0)
         if factor == 0:
             turns = int32(0)
-        entry_0, row_entries = ((b * H + h) * T + t0 + place.i) * (S + N) + place.j, n.side * (S + N)  # as `forward`
+        entry_0 = ((b * H + h) * T + t0 + place.i) * (S + N) + place.j  # as in `forward`
+        row_entries = n.side * (S + N)
         first, entry = int32(0), steps.add32(entry_0, S)
         for turn in range(turns):
             if turn == persistent_turns:

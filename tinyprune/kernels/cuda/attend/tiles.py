@@ -21,8 +21,9 @@ i − j + keys − 1. With 3 queries and 4 keys:
 In `distances` the roles change: y has distances, and z the keys, which slide in the same way.
 
 Scores. A thread computes those of 4 queries × 4 keys, whose rows are `side` = 8 apart: from its first query i and first
-key j on the queries i, i + 8, i + 16, i + 24 and the keys j, j + 8, j + 16, j + 24. A tile of 64 × 32 is two halves of
-32 × 32, one for each 64 threads, and a half is 4 × 4 squares of 8 × 8. Each square is the same table of threads:
+key j on the queries i, i + 8, i + 16, i + 24 and the keys j, j + 8, j + 16, j + 24. A tile of 64 × 32 or 32 × 64 is two
+halves of 32 × 32, one for each 64 threads, and a half is 4 × 4 squares of 8 × 8. Each square of the first half has the
+same threads, and each of the second half those with 64 more:
 
     key j         0    1    2    3    4    5    6    7
     query i = 0   0    2    4    6    8   10   12   14
@@ -51,13 +52,14 @@ Each kernel comes for several widths, and hands a `Layout` of constants, n, to t
 puts them in place of a call, and then knows all of these numbers.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyprune.kernels.cuda.device.array import DeviceArray
 from tinyprune.kernels.cuda.device.instructions import load4, store1, store4, thread_index
-from tinyprune.kernels.cuda.device.jit import device, float32, int32
+from tinyprune.kernels.cuda.device.jit import Kernel, device, float32, int32, kernel
 
 LOWEST = np.float32(-1e30)  # score of a key that a query does not see; not −∞, since −∞ − (−∞) is NaN
 PAD = 4  # numbers after each row in shared memory; the first of them holds the row's bias, if it has one
@@ -115,6 +117,16 @@ def layout(width: int, queries: int, keys: int, z_columns: int = 32, side: int =
     )
 
 
+def kernel_of(n: Layout, *arguments: Any) -> Callable[[Callable], Kernel]:
+    """Make a kernel of one of several widths, whose name it gets, too; arguments: types, see `jit.kernel`."""
+
+    def made(function: Callable) -> Kernel:
+        name = f"{function.__name__}_{n.width}"
+        return kernel(*arguments, name=name, threads=n.threads, resident=n.resident, tiles=n)(function)
+
+    return made
+
+
 class Place(NamedTuple):
     """Which scores a thread has."""
 
@@ -124,7 +136,7 @@ class Place(NamedTuple):
     z: int  # where row i − j of z is
 
 
-class Rows(NamedTuple):
+class Source(NamedTuple):
     """Rows of an array in the GPU's memory, of one head: row i begins at entry begin + i · stride, a multiple of 4."""
 
     array: DeviceArray

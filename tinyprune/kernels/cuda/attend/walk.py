@@ -7,15 +7,15 @@ there are M = S − T of them, and query t is at position t + M.
 from typing import NamedTuple
 
 from tinyprune.kernels.cuda.attend.inputs import Scales
-from tinyprune.kernels.cuda.attend.tiles import Rows, load_biases, load_rows
-from tinyprune.kernels.cuda.device.jit import cuda, device, int32
+from tinyprune.kernels.cuda.attend.tiles import Source, load_biases, load_rows
+from tinyprune.kernels.cuda.device.jit import cuda, device, float32, int32
 
 
 class KeyTile(NamedTuple):
     """A tile of keys and values; `last`, `rise` and `span` say which keys a thread's queries see, see `steps.hide`."""
 
-    keys: Rows
-    values: Rows
+    keys: Source
+    values: Source
     last: int  # the last key that the thread's first query sees, counted from the thread's first key
     rise: int  # of `last` from one of the thread's queries to its next
     span: int  # keys before the last one that a query sees, too
@@ -24,10 +24,16 @@ class KeyTile(NamedTuple):
 
 
 @device
-def rows_of(array, b, h, count, sizes):
+def gate_of(g, sizes):
+    """Return the gate of the block's head, or 1 without gates."""
+    return g.gate[cuda.blockIdx.y] if sizes.gated else float32(1)
+
+
+@device
+def source_of(array, b, h, count, sizes):
     """Return the rows of head h in batch entry b of an array (B, count, H, W)."""
     step = int32(sizes.H * sizes.W)  # entries from one position to the next
-    return Rows(array, b * count * step + h * sizes.W, step, count, sizes.W)
+    return Source(array, b * count * step + h * sizes.W, step, count, sizes.W)
 
 
 @device
@@ -48,10 +54,11 @@ def key_tile(n, is_persistent, g, sizes, place, first, own, context, persistent)
     S, N, W = sizes.S, sizes.N, sizes.W
     b, h = cuda.blockIdx.x, cuda.blockIdx.y
     if is_persistent:
-        keys, values = Rows(g.pk, h * N * W, W, N, W), Rows(g.pv, h * N * W, W, N, W)
+        keys, values = Source(g.pk, h * N * W, W, N, W), Source(g.pv, h * N * W, W, N, W)
         return KeyTile(keys, values, int32(N - 1 - first - place.j), 0, N, False, persistent)
-    keys, values = rows_of(g.k, b, h, S, sizes), rows_of(g.v, b, h, S, sizes)
-    return KeyTile(keys, values, int32(own + place.i - place.j), n.side, sizes.span, sizes.relative != 0, context)
+    keys, values = source_of(g.k, b, h, S, sizes), source_of(g.v, b, h, S, sizes)
+    last = int32(own + place.i - place.j)
+    return KeyTile(keys, values, last, n.side, sizes.span, sizes.relative != 0, context)
 
 
 @device
