@@ -3,7 +3,7 @@
 import numpy as np
 
 from tinyprune import ops
-from tinyprune.kernels.cuda.operations import attention
+from tinyprune.kernels.cuda import attention
 
 from ..compare import attention_arguments, attention_results
 from .compare import on_device

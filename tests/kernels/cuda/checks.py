@@ -5,8 +5,8 @@ from functools import partial
 
 import numpy as np
 
+from tinyprune.kernels.cuda import sums
 from tinyprune.kernels.cuda.device.array import to_device
-from tinyprune.kernels.cuda.parts import sums
 from tinyprune.kernels.cuda.products import primitives
 
 from .attention_case import arguments, on_gpu, textbook
@@ -28,9 +28,9 @@ def row_dots(shape=(3, 7, 2, 11)):
 
     for other in (y, same):
         expected = 0.5 * dots(x, other)
-        assert_close(sums.row_dots(to_device(x), to_device(other), 0.5), expected)
+        assert_close(sums.row_dots((to_device(x), to_device(other)), factor=0.5), [expected])
     pairs = (x, same), (x[1:], -same)
-    got = sums.two_row_dots(*(to_device(each) for pair in pairs for each in pair))
+    got = sums.row_dots(*(tuple(map(to_device, pair)) for pair in pairs))
     assert_close(got, [dots(*pair) for pair in pairs])
 
 

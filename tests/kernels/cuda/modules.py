@@ -10,9 +10,8 @@ PACKAGE = f"{cuda.__name__}."
 
 
 def all_modules():
-    """Names of the modules in the folders of `kernels/cuda`, such as "updates.norm"."""
-    rooms = pkgutil.walk_packages(cuda.__path__, PACKAGE)
-    return [module.name.removeprefix(PACKAGE) for module in rooms if module.name.count(".") > PACKAGE.count(".")]
+    """Names of all modules of `kernels/cuda`, such as "norms" and "attend.keys"."""
+    return [module.name.removeprefix(PACKAGE) for module in pkgutil.walk_packages(cuda.__path__, PACKAGE)]
 
 
 def kernels_of(modules):

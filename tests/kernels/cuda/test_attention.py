@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from tinyprune.kernels.cuda import attention
 from tinyprune.kernels.cuda.device.array import to_device, to_host
 from tinyprune.kernels.cuda.device.memory import POOL
-from tinyprune.kernels.cuda.operations import attention
 
 from ..compare import assert_errors_like, mapped
 from .attention_case import arguments, on_gpu, textbook

@@ -11,7 +11,7 @@ from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.array import copied, empty, to_device, to_host
 from tinyprune.kernels.cuda.device.instructions import load4, store4
 from tinyprune.kernels.cuda.device.jit import KERNELS, blocks, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.memory import POOL, Pool
+from tinyprune.kernels.cuda.device.memory import POOL, DevicePool
 from tinyprune.kernels.pool import size_class
 
 from .compare import cuda as cuda_engine
@@ -92,13 +92,13 @@ def test_a_block_comes_back_when_its_last_view_is_gone(place):
     POOL.clear()
     used, size = POOL.bytes_used, size_class(4000)
     x = to_device(np.arange(1000, dtype=np.float32))
-    block, view = x.storage.block, x[10:]
+    block, view = x.storage.address, x[10:]
     del x
-    assert empty(1000).storage.block is not block and to_host(view)[0] == 10
+    assert empty(1000).storage.address is not block and to_host(view)[0] == 10
     assert POOL.bytes_used == used + size and 4000 <= size <= 4500
     del view
     assert POOL.bytes_used == used and POOL.bytes_free == 2 * size
-    assert empty(1000).storage.block is block
+    assert empty(1000).storage.address is block
 
 
 def fail(x):
@@ -147,7 +147,7 @@ def test_whatever_frees_arrays_each_has_memory_that_no_other_has(place, seed):
 
 
 def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place):
-    pool, given_back = Pool(), []
+    pool, given_back = DevicePool(), []
     pool.clear = lambda: given_back.append(True)
     pool.take(3 * 2**20)
     pool.allocate = mock.Mock(side_effect=MemoryError)

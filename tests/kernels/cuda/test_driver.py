@@ -132,7 +132,7 @@ def test_numbers_are_read_with_one_wait(gpu, machine, monkeypatch):
 def pool(gpu, monkeypatch):
     """A pool of memory of that GPU."""
     monkeypatch.setattr(memory, "driver", lambda: gpu)
-    monkeypatch.setattr(memory, "POOL", memory.Pool())
+    monkeypatch.setattr(memory, "POOL", memory.DevicePool())
     return memory.POOL
 
 
@@ -151,10 +151,10 @@ def test_a_block_of_an_array_in_a_cycle_is_not_freed_under_the_next_one(pool, ma
     storage = memory.Storage(16)
     cycle = [storage]
     cycle.append(cycle)
-    address = storage.block
+    address = storage.address
     del storage, cycle
     gc.collect()
-    assert memory.Storage(16).block == address and address in machine.memory
+    assert memory.Storage(16).address == address and address in machine.memory
 
 
 def test_another_thread_gets_the_context(gpu, machine):

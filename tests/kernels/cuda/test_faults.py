@@ -13,7 +13,7 @@ from tinyprune.kernels.cuda import compiled
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.device.instructions import load4
 from tinyprune.kernels.cuda.device.jit import KERNELS, cuda, float32, floats, int32
-from tinyprune.kernels.cuda.operations.updates import address_table, blocks_of, squares
+from tinyprune.kernels.cuda.updates import address_table, blocks_of, squares
 
 from ..compare import GPU
 from ..test_contract import LONG_ROWS, SIZES, assert_like_the_textbook
@@ -130,24 +130,24 @@ def operation(name):
 
 
 BUGS = [  # module, what stands there, what is planted, the check or the operation that has to fail
-    ("operations.norms", "scratch[1, line, column] = dbias", "scratch[1, column, line] = dbias", "norms"),
-    ("operations.norms", "if thread == 0:", "if thread <= 1:", "norms"),
-    ("operations.norms", "sums[(2 * run + 1) * D + d] = dbias", "sums[2 * run * D + D] = dbias", "norms"),
-    ("operations.cross_entropy", "if thread == target % THREADS:", "if thread == 0:", "cross entropy"),
-    ("operations.cross_entropy", "losses[row] = math.log(total)", "losses[0] = math.log(total)", "cross entropy"),
-    ("operations.gathers", "if i < split:", "if i <= split:", "context"),
-    ("operations.gathers", "if h >= 0 else float32(0)", "if h >= -1 else float32(0)", "put_slices"),
-    ("operations.maps", "out[j] = x2 * c + x1 * s", "out[i + 1] = x2 * c + x1 * s", "rotary"),
-    ("operations.updates", "BLOCK_ENTRIES, sizes[n])", "BLOCK_ENTRIES, sizes[n] + 1)", "adamw_updates"),
-    ("operations.updates", "d[i] = float32(0)", "d[0] = float32(0)", "lamb_update"),
-    ("parts.sums", "if c < C:", "if c <= C:", "sums of columns"),
-    ("parts.sums", "if r < R:", "if r <= R:", "sums of rows"),
+    ("norms", "scratch[1, line, column] = dbias", "scratch[1, column, line] = dbias", "norms"),
+    ("norms", "if thread == 0:", "if thread <= 1:", "norms"),
+    ("norms", "sums[(2 * run + 1) * D + d] = dbias", "sums[2 * run * D + D] = dbias", "norms"),
+    ("cross_entropy", "if thread == target % THREADS:", "if thread == 0:", "cross entropy"),
+    ("cross_entropy", "losses[row] = math.log(total)", "losses[0] = math.log(total)", "cross entropy"),
+    ("gathers", "if i < split:", "if i <= split:", "context"),
+    ("gathers", "if h >= 0 else float32(0)", "if h >= -1 else float32(0)", "put_slices"),
+    ("maps", "out[j] = x2 * c + x1 * s", "out[i + 1] = x2 * c + x1 * s", "rotary"),
+    ("updates", "BLOCK_ENTRIES, sizes[n])", "BLOCK_ENTRIES, sizes[n] + 1)", "adamw_updates"),
+    ("updates", "d[i] = float32(0)", "d[0] = float32(0)", "lamb_update"),
+    ("sums", "if c < C:", "if c <= C:", "sums of columns"),
+    ("sums", "if r < p.R:", "if r <= p.R:", "sums of rows"),
     ("products.product", "buffer = int32(BUFFER - buffer)", "buffer = int32(BUFFER - BUFFER)", "products"),
     ("attend.forward", "highest[m] = best", "highest[0] = best", "attention, width 16"),
     ("attend.forward", "if t0 + query < T and", "if t0 + query <= T and", "attention, width 16"),
-    ("attend.queries", "add32(entry, KEYS)\n", "entry\n", "attention, width 16"),
-    ("attend.keys", "saved.delta[at + m * SIDE]", "saved.delta[at + m * SIDE + 1]", "attention, width 16"),
-    ("attend.distances", "saved_at += QUERIES\n", "saved_at += SIDE\n", "attention, width 16"),
+    ("attend.queries", "steps.add32(entry, n.keys)\n", "entry\n", "attention, width 16"),
+    ("attend.keys", "saved.delta[at + m * n.side]", "saved.delta[at + m * n.side + 1]", "attention, width 16"),
+    ("attend.distances", "at += n.queries\n", "at += n.side\n", "attention, width 16"),
 ]  # fmt: skip
 
 

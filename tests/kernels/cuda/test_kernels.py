@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tinyprune.kernels.cuda.device.array import to_device
-from tinyprune.kernels.cuda.products import plans
+from tinyprune.kernels.cuda.products import primitives
 from tinyprune.kernels.cuda.products.primitives import matmul, weight_gradient
 from tinyprune.kernels.cuda.products.product import ARITHMETICS
 
@@ -21,16 +21,16 @@ def products(monkeypatch):
     """Those by tiles: both precisions, sizes of tiles, layouts, in one part and in several."""
     a, b, bias = map(to_tf32, normal((9, 70), (70, 6), (6,)))
     x, y, y_transposed, x_transposed, there = map(to_device, (a, b, b.T.copy(), a.T.copy(), bias))
-    for precision, tile, shortest in product(ARITHMETICS, plans.TILES, (16, plans.SHORTEST)):
-        plans.plan.cache_clear()
+    for precision, tile, shortest in product(ARITHMETICS, primitives.TILES, (16, primitives.SHORTEST)):
+        primitives.plan.cache_clear()
         with monkeypatch.context() as changed:
-            changed.setattr(plans, "TILES", (tile,))
-            changed.setattr(plans, "SHORTEST", shortest)
+            changed.setattr(primitives, "TILES", (tile,))
+            changed.setattr(primitives, "SHORTEST", shortest)
             got = [matmul(x, each, bias=there, precision=precision) for each in (y, y_transposed.T)]
             gradient = weight_gradient(x_transposed, y, precision=precision)
         expected = a.astype(float) @ b
         assert_close([*got, gradient], [expected + bias, expected + bias, expected])
-    plans.plan.cache_clear()
+    primitives.plan.cache_clear()
 
 
 @pytest.mark.slow

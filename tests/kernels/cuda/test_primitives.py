@@ -7,9 +7,15 @@ import pytest
 
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.array import to_device, to_host
-from tinyprune.kernels.cuda.products import plans, primitives
-from tinyprune.kernels.cuda.products.plans import division
-from tinyprune.kernels.cuda.products.primitives import column_sums, matmul, matmuls, weight_gradient, weight_gradients
+from tinyprune.kernels.cuda.products import primitives
+from tinyprune.kernels.cuda.products.primitives import (
+    column_sums,
+    division,
+    matmul,
+    matmuls,
+    weight_gradient,
+    weight_gradients,
+)
 from tinyprune.ops import products
 
 from .compare import assert_close, in_float64, normal, on_device, to_tf32
@@ -44,12 +50,12 @@ def laid_out(x, layout):
 def settings(monkeypatch):
 
     def to(**values):
-        plans.plan.cache_clear()
+        primitives.plan.cache_clear()
         for name, value in values.items():
-            monkeypatch.setattr(plans, name, value)
+            monkeypatch.setattr(primitives, name, value)
 
     yield to
-    plans.plan.cache_clear()
+    primitives.plan.cache_clear()
 
 
 @pytest.mark.parametrize(("of_a", "of_b"), TRANSPOSES)
@@ -66,7 +72,8 @@ def test_shapes_and_transposes(place, settings, M, K, N, of_a, of_b):
 @pytest.mark.parametrize("M", [9, 3])
 def test_layouts_and_what_is_added(place, monkeypatch, layout, M):
     """Views of rows, also transposed, are read where they lie."""
-    monkeypatch.delattr(plans, "copied")
+    copies, copy = [], primitives.copied
+    monkeypatch.setattr(primitives, "copied", lambda x: copies.append(x) or copy(x))
     a, b, bias, r, where = normal((M, 21), (21, 34), (34,), (M, 34), (M, 34))
     x, y, there = laid_out(a, layout), laid_out(b, layout), laid_out(where, layout)
     expected = textbook(a, b, bias=bias, relu=True, where=where)
@@ -76,6 +83,7 @@ def test_layouts_and_what_is_added(place, monkeypatch, layout, M):
         assert matmul(x, y, bias=to_device(bias), onto=onto) is onto
         assert_close(onto, textbook(a, b, bias=bias, onto=r))
     assert np.array_equal(to_host(there), where) and np.array_equal(to_host(x), a)
+    assert len(copies) == layout.startswith("transposed")  # of two transposed factors one is copied
 
 
 @pytest.mark.parametrize("N", [8, 7])
@@ -187,8 +195,10 @@ def test_how_it_is_divided(M, N, K, whole, expected):
 
 def test_a_kernel_is_given_numbers_of_32_bits():
     """Though a matrix may have more numbers than those can count."""
-    a, b, out = (plans.Form(shape, (shape[1], 1), 0) for shape in ((10**5, 40_000), (40_000, 50_000), (10**5, 50_000)))
-    assert max(plans.plan(a, False, b, False, 0, out).numbers) < 2**31
+    a, b, out = (
+        primitives.Form(shape, (shape[1], 1), 0) for shape in ((10**5, 40_000), (40_000, 50_000), (10**5, 50_000))
+    )
+    assert max(primitives.plan(a, False, b, False, 0, out).numbers) < 2**31
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
+from tinyprune.kernels.cuda import arguments
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.device.driver import driver
-from tinyprune.kernels.cuda.operations import updates
-from tinyprune.kernels.cuda.operations.updates import BLOCK_ENTRIES, clipping_factor
+from tinyprune.kernels.cuda.updates import BLOCK_ENTRIES, clipping_factor
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.clipping import clip_factor
 
@@ -67,9 +67,9 @@ def test_bad_arrays_change_nothing(place, rule, bad, said, names):
 
 def test_a_schedule_of_the_learning_rate_copies_nothing(place, monkeypatch):
     arrays = [on_device([x]) for x in inputs((3, 5))]
-    copies, copy = [], updates.to_device
-    monkeypatch.setattr(updates, "to_device", lambda x: copies.append(x) or copy(x))
-    updates.on_device.cache_clear()
+    copies, copy = [], arguments.to_device
+    monkeypatch.setattr(arguments, "to_device", lambda x: copies.append(x) or copy(x))
+    arguments.on_device.cache_clear()
     for t in range(3):
         constants = CONSTANTS._replace(step=t + 1)
         cuda.adamw_updates(*arrays, lr=0.1 * t, multipliers=[2.0], decays=[0.3], constants=constants)

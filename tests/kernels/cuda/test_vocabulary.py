@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
+from tinyprune.kernels.cuda.cross_entropy import FOUR, THREADS
 from tinyprune.kernels.cuda.device.array import to_device, to_host
-from tinyprune.kernels.cuda.operations.cross_entropy import FOUR, THREADS
-from tinyprune.kernels.cuda.operations.embedding import CHUNK, chunks_of, sum_rows
-from tinyprune.kernels.cuda.parts.sums import row_sums
+from tinyprune.kernels.cuda.embedding import CHUNK, chunks_of, sum_rows
 
 from .compare import assert_close, assert_equal_to_textbook, cuda, normal
 
@@ -33,11 +32,6 @@ def test_no_chunk_is_longer_than_its_limit_or_of_two_words():
     assert lengths.min() > 0 and lengths.max() == CHUNK and chunk_starts[-1] == 500
     for word, first, end in zip(present, word_starts, word_starts[1:], strict=False):
         assert np.array_equal(places[chunk_starts[first] : chunk_starts[end]], np.flatnonzero(ids == word))
-
-
-def test_means_over_more_numbers_than_a_block_has_threads(place, both_orders):
-    (x,) = normal((3, 2 * THREADS + 1))
-    assert_close(row_sums(to_device(x), x.shape[1]), x.mean(1, dtype=float))
 
 
 def test_each_word_as_target(place):

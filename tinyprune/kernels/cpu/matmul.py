@@ -32,6 +32,7 @@ from tinyprune.kernels.cpu.product import (
     shared,
 )
 from tinyprune.kernels.cpu.simd import VECTOR_BYTES
+from tinyprune.kernels.rows import Rows, in_groups, rows_of
 
 WHOLE, COPY = -1, 0  # values of `Layout.span`: the array has no gaps in memory; it has to be copied first
 
@@ -51,36 +52,27 @@ def form(x: NDArray) -> tuple:
 
 
 class Layout(NamedTuple):
-    """Where the rows of a matrix lie: row i of group g starts at entry g · group + i · row."""
+    """Where the rows of a matrix lie, and how much memory that takes."""
 
     span: int  # entries from the first to the last, gaps included; or WHOLE or COPY
-    groups: int  # how many
-    group: int  # entries from one group to the next
-    row: int  # entries from one row to the next
+    rows: Rows
 
 
 def layout(x: Form) -> Layout:
     """Find the layout of the rows of an array (..., columns)."""
     *lead, columns = x.shape
-    item = x.dtype.itemsize
-    copied = Layout(COPY, 1, 0, columns)
+    item, rows = x.dtype.itemsize, math.prod(lead)
+    copied = Layout(COPY, Rows(1, 0, columns))
     # to Numba a read-only or unaligned array has another type, for which it would compile again
-    if not x.behaved:
+    if not x.behaved or any(stride % item or stride < 0 for stride in x.strides):
         return copied
-    axes: list[tuple[int, int]] = []  # length of an axis of rows, and entries from one to the next
-    for n, stride in zip(lead, x.strides, strict=False):
-        if n > 1:
-            # an axis that continues the one before it is merged with it
-            before = axes.pop()[0] if axes and axes[-1][1] * item == n * stride else 1
-            axes.append((before * n, stride // item))
-    irregular = any(stride % item or stride < 0 for stride in x.strides) or (x.strides[-1] != item and columns > 1)
+    found = rows_of(x.shape, tuple(stride // item for stride in x.strides))
     # Groups need two axes. Of three or more, different ones could be merged in the matrices of one product.
-    if irregular or len(axes) > (1 if len(lead) > 2 else 2):
+    if found is None or (found.groups > 1 and len(lead) > 2):
         return copied
-    if axes in ([], [(math.prod(lead), columns)]):
-        return copied._replace(span=WHOLE)
-    (groups, group), (rows, row) = [(1, 0), *axes][-2:]
-    return Layout((groups - 1) * group + (rows - 1) * row + columns, groups, group, row)
+    if found == Rows(1, 0, columns):
+        return Layout(WHOLE, found)
+    return Layout((found.groups - 1) * found.group + (rows // found.groups - 1) * found.row + columns, found)
 
 
 def transposed(x: Form) -> Form:
@@ -129,7 +121,8 @@ def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple 
         raise misfit
     if onto and not onto.behaved:
         raise ValueError("onto must be writeable and aligned")
-    in_a, in_b, in_c = layout(a), layout(b), layout(onto) if onto else Layout(WHOLE, 1, 0, N)
+    of_a, of_b, of_c = layout(a), layout(b), layout(onto) if onto else Layout(WHOLE, Rows(1, 0, N))
+    in_a, in_b, in_c = of_a.rows, of_b.rows, of_c.rows
     if transpose_a:
         in_a, in_b = (in_a, in_b) if transpose_b else in_groups(K, in_a, in_b)
         a_steps, groups, k_groups = (0, 1, in_a.group, in_a.row), 1, in_a.groups
@@ -146,19 +139,13 @@ def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple 
     panels = min(BLOCK, -(-N // width)) if packing == PACKED else int(N % width > 0)
     return Plan(
         shape,
-        spans=(in_a.span, in_b.span, in_c.span, layout(bias).span if bias else WHOLE),
+        spans=(of_a.span, of_b.span, of_c.span, layout(bias).span if bias else WHOLE),
         steps=(a_steps, b_steps, c_steps, c_steps, sizes),
         work=M * N * K,
         # a power of two, so that many products share one scratch
         scratch=1 << (panels * min(K, DEPTH) * width + ROWS * DEPTH).bit_length(),
         nothing=np.empty(0, a.dtype),
     )
-
-
-def in_groups(rows: int, *matrices: Layout) -> list[Layout]:
-    """Cut matrices whose rows are read side by side into the same number of groups, which those with gaps have."""
-    most = max(m.groups for m in matrices)
-    return [m if m.groups == most else m._replace(groups=most, group=rows // most * m.row) for m in matrices]
 
 
 def memory(x: NDArray, span: int) -> NDArray:

@@ -1,8 +1,10 @@
-"""The operations of `tinyprune.ops` as kernels for NVIDIA GPUs, written in `numba.cuda`.
+"""The operations of `tinyprune.ops` as kernels for NVIDIA GPUs, written in `numba.cuda`: one file a subject.
 
-    device/                                     how a kernel is compiled and launched; arrays and the GPU's memory
-    parts/, products/, attend/                  pieces of kernels, matrix products, the kernels of attention
-    operations/                                 the operations
+    products/, attend/      the kernels of matrix products and of attention
+    sums, dropout           what the kernels of several operations share
+    arguments               what the operations check before a launch
+    device/, compiled       arrays, the GPU's memory, and how a kernel is compiled and launched
+    emulator/               executes compiled kernels without a GPU
 
 `engine` lists the operations, `tinyprune.kernels.backend` makes the engine.
 """

@@ -57,8 +57,11 @@ def compiled(kernel: Any, capability: Capability, ptx: bool = False) -> Compiled
     except Exception as error:  # Numba's errors, of which there are many kinds
         said = f"Numba cannot compile {kernel.function.__module__}.{kernel.__name__}: {error}"
         raise explained(error) or TinypruneError(said) from error
-    symbol = re.search(r"(?:\.entry |entry function ')(\w+)", result.decode() if ptx else report)[1]
-    return Compiled(symbol, result.rstrip(b"\0") if ptx else result, report)
+    named_in = report
+    if ptx:
+        result = result.rstrip(b"\0")
+        named_in = result.decode()
+    return Compiled(re.search(r"(?:\.entry |entry function ')(\w+)", named_in)[1], result, report)
 
 
 def llvm_code(kernel: Any, capability: Capability) -> bytes:
@@ -73,15 +76,15 @@ def llvm_code(kernel: Any, capability: Capability) -> bytes:
         return cuda.compile(kernel.function, kernel.signature, cc=capability, **options)[0]
 
 
-def linked(code: bytes, name: str, capability: Capability, ptx: bool = False) -> tuple[bytes, str]:
+def linked(code: bytes, name: str, capability: Capability, ptx: bool) -> tuple[bytes, str]:
     """Make the cubin of a kernel, or its PTX; return it and the linker's report.
 
     Raises TinypruneError with its message if it refuses.
     """
     nvjitlink, architecture = linker(), f"-arch=sm_{capability[0]}{capability[1]}"
-    options = [architecture, "-lto", "-ptx" if ptx else "-verbose"]
+    kind, option = ("ptx", "-ptx") if ptx else ("cubin", "-verbose")
+    options = [architecture, "-lto", option]
     handle = nvjitlink.create(len(options), options)
-    kind = "ptx" if ptx else "cubin"
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, code, len(code), name)
         nvjitlink.complete(handle)

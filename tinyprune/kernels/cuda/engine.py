@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from tinyprune.kernels import linear
+from tinyprune.kernels.cuda import attention, cross_entropy, embedding, gathers, maps, norms, updates
+from tinyprune.kernels.cuda.arguments import check_in_place
 from tinyprune.kernels.cuda.compiled import compilations
 from tinyprune.kernels.cuda.device import array, jit
 from tinyprune.kernels.cuda.device.driver import driver
-from tinyprune.kernels.cuda.operations import attention, cross_entropy, embedding, gathers, maps, norms, updates
-from tinyprune.kernels.cuda.parts.arguments import check_in_place
 from tinyprune.kernels.cuda.products import primitives
 from tinyprune.ops.engine import Array, Engine
 

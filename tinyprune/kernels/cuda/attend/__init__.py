@@ -1,5 +1,5 @@
-"""The kernels of attention, forward and backward; `operations.attention` launches them.
+"""The kernels of attention, forward and backward; `cuda.attention` launches them.
 
-`tiles` says how a block works; each kernel is put together from its functions and those of `sums`. In the innermost
-loops most instructions are multiply-adds.
+`tiles` draws how a block of threads works, and `steps` has what it does with a tile; each of the four kernels is put
+together from their functions. In the innermost loops most instructions are multiply-adds.
 """

@@ -32,11 +32,11 @@ FLOAT32, INT32 = np.dtype(np.float32), np.dtype(np.int32)
 
 @dataclass(eq=False, repr=False, slots=True)
 class DeviceArray:
-    """A strided view of a block of the GPU's memory.
+    """A strided view of some of the GPU's memory.
 
     Attributes:
-        storage: the block of memory, which views share.
-        first: index in the block of the array's first entry.
+        storage: the memory, which views share.
+        first: index in it of the array's first entry.
         shape: as in NumPy.
         strides: in *entries*, for each axis.
         dtype: float32, int32 or float64.
@@ -74,12 +74,13 @@ class DeviceArray:
     @property
     def pointer(self) -> Any:
         """Return what a kernel gets for it. The array has to be contiguous."""
-        return self.storage.block + 4 * self.first
+        return self.storage.address + 4 * self.first
 
     @property
     def span(self) -> int:
-        """Return the number of entries of the block from its first to its last, both included."""
-        return 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True)) if self.size else 0
+        """Return the number of entries of its memory from its first to its last, both included."""
+        steps = [(n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True)]
+        return 1 + sum(steps) if self.size else 0
 
     @property
     def T(self) -> DeviceArray:

@@ -1,7 +1,7 @@
-"""The GPU's memory: a pool of blocks, see `kernels.pool`.
+"""The GPU's memory: a pool of recycled allocations, which `kernels.pool` calls blocks.
 
-All kernels run in order on the default stream, so a recycled block is written only after earlier kernels have read it.
-A block belongs to the pool alone, which frees it when it is cleared; at the program's end the driver does.
+All kernels run in order on the default stream, so a recycled one is written only after earlier kernels have read it.
+It belongs to the pool alone, which frees it when it is cleared; at the program's end the driver does.
 """
 
 from tinyprune.kernels import pool
@@ -10,8 +10,8 @@ from tinyprune.kernels.cuda.device.driver import driver
 SMALLEST = 256  # bytes of a block
 
 
-class Pool(pool.Pool):
-    """A pool of blocks, each an address."""
+class DevicePool(pool.Pool):
+    """A pool of addresses."""
 
     most_used = 0  # largest `bytes_used` so far
 
@@ -44,21 +44,21 @@ class Pool(pool.Pool):
             ) from None
 
 
-POOL = Pool()
+POOL = DevicePool()
 
 
 class Storage:
-    """A block, as `entries` of 4 bytes, for an array and its views; it returns to the pool when the last is deleted."""
+    """The memory of an array and its views: `entries` of 4 bytes. It returns to the pool when the last is deleted."""
 
-    __slots__ = ("block", "driver", "pool", "size")
+    __slots__ = ("address", "driver", "pool", "size")
 
     def __init__(self, entries: int) -> None:
         self.size = pool.size_class(max(4 * entries, SMALLEST))
-        self.block = POOL.take(self.size)
+        self.address = POOL.take(self.size)
         self.pool, self.driver = POOL, driver()  # at exit, the module's names may be gone before the last array
-        self.driver.begin(self.block, 4 * entries)
+        self.driver.begin(self.address, 4 * entries)
 
     def __del__(self) -> None:
         if hasattr(self, "driver"):
-            self.driver.end(self.block, self.size)
-            self.pool.give(self.size, self.block)
+            self.driver.end(self.address, self.size)
+            self.pool.give(self.size, self.address)

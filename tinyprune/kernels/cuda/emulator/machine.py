@@ -139,8 +139,9 @@ def access(m, b, w, i, place, mask, counted):
         base = np.int64(w.u32[i.a, 2 * lane]) if i.flags & NARROW else w.s64[i.a, lane]
         addresses[lane] = base + i.offset
     in_shared, size = i.flags & SHARED != 0, i.size * i.count
-    memory, words = (b.shared, b.words) if in_shared else (m.memory, m.words)
-    begin = b.first[0] if in_shared else b.first[1]
+    memory, words, begin = m.memory, m.words, b.first[1]
+    if in_shared:
+        memory, words, begin = b.shared, b.words, b.first[0]
     if counted:
         count_parts(m.counts[place], addresses, mask, size, in_shared)
     for lane in range(LANES):
@@ -159,9 +160,10 @@ def access(m, b, w, i, place, mask, counted):
             continue
         for n in range(at >> 2, (at + size + 3) >> 2):
             found = touch(words[n], thread, i.flags & WRITES, m.phase[0], b.first[0], begin)
-            for wrong in range(len(WRONG) if found else 0):
-                if found >> wrong & 1:
-                    report(m, b, wrong, place, thread, 4 * n)
+            if found:
+                for wrong in range(len(WRONG)):
+                    if found >> wrong & 1:
+                        report(m, b, wrong, place, thread, 4 * n)
         for n in range(i.count):
             if i.flags & WRITES:
                 x = w.u64[i.more[n], lane]
@@ -226,7 +228,9 @@ def compare(w, i, mask):
     for place, value in ((i.d, bits), (i.to, ~bits)):
         if place >= 0:
             if i.flags:
-                other = ~w.predicates[i.c] if i.size else w.predicates[i.c]
+                other = w.predicates[i.c]
+                if i.size:
+                    other = ~other
                 value = truth(i.flags, value, other)
             w.predicates[place] = (w.predicates[place] & ~mask) | (value & mask)
 
@@ -234,10 +238,11 @@ def compare(w, i, mask):
 @compiled
 def truth(table, x, y):
     """Compute an operation on predicates from its truth table, see `PREDICATE`."""
-    value = x & y if table & 8 else np.uint32(0)
-    value |= x & ~y if table & 4 else np.uint32(0)
-    value |= ~x & y if table & 2 else np.uint32(0)
-    return value | (~x & ~y if table & 1 else np.uint32(0))
+    value = np.uint32(0)
+    for bit, lanes in ((8, x & y), (4, x & ~y), (2, ~x & y), (1, ~x & ~y)):
+        if table & bit:
+            value |= lanes
+    return value
 
 
 @compiled
@@ -257,8 +262,13 @@ def compute_float32(w, i, mask):
 def compute_integer(w, i, mask):
     """Compute an operation on integers in each lane; some operands have other types than the result."""
     op, kind = i.op, i.kind
-    second = K.u32 if op == I.shl or op == I.shr else kind
-    third = K.s64 if op == I.mad_wide else K.u32 if op == I.bfi else kind
+    second = third = kind
+    if op == I.shl or op == I.shr:
+        second = K.u32
+    elif op == I.mad_wide:
+        third = K.s64
+    elif op == I.bfi:
+        third = K.u32
     if mask == FULL and op == I.add:
         for lane in range(LANES):
             w.s64[i.d, lane] = w.s64[i.a, lane] + w.s64[i.b, lane]
@@ -346,7 +356,8 @@ def run_warp(m, b, w, code, masks, places, alive, counted, budget):
             i = code[place]
             mask, group = active, i.group
             if i.guard >= 0:
-                mask &= ~w.predicates[i.guard] if i.negated else w.predicates[i.guard]
+                guard = w.predicates[i.guard]
+                mask &= ~guard if i.negated else guard
             m.counts[place].warps += 1
             if counted:
                 for lane in range(LANES):

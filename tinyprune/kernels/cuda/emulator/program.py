@@ -32,12 +32,15 @@ GROUP = numbered(
     "integer float32 float64 convert compare select predicate access parameter pack unpack mma branch exit barrier "
     "nothing"
 )
+FLOATS = {"f32": GROUP.float32, "f64": GROUP.float64}
 # How the bits of an operand are read: 4 types without a sign, 4 with one.
 KIND = numbered("u8 u16 u32 u64 s8 s16 s32 s64 f32 f64")
 # Operations on integers and on floats of one type, and how a conversion rounds.
 INTEGER = numbered("add sub mul.lo mad.lo mul.wide mad.wide div rem min max neg and or xor not mov shl shr bfi")
 FLOAT = numbered("add sub mul fma div neg abs min max sqrt rcp ex2.ftz fms fnma fma.rm")
 CONVERT = numbered("rn sat tf32")
+# What a sum becomes if its first, or its second operand is a product.
+FUSED = {"add.f32": ("fma", "fma"), "sub.f32": ("fms", "fnma")}
 # Relations for which a comparison is true: 1 less, 2 equal, 4 greater, 8 one is NaN.
 COMPARE = {"lt": 1, "eq": 2, "le": 3, "gt": 4, "ne": 5, "ge": 6, "num": 7, "nan": 8}
 COMPARE |= {f"{name}u": 8 | COMPARE[name] for name in ("lt", "eq", "le", "gt", "ne", "ge")} | {"lo": 1, "ls": 3}
@@ -142,8 +145,9 @@ class Program:
                 made = self._translate(*name.split("."), operands=operands)
             except (AttributeError, KeyError, ValueError, IndexError) as error:
                 raise TinypruneError(f"{self.name}: the emulator does not know `{line}`") from error
-            made |= {"guard": self._register(guard) if guard else -1, "negated": int(negated == "!")}
-            self._records.append(made)
+            self._records.append({"guard": -1, "negated": negated == "!"} | made)
+            if guard:
+                self._records[-1]["guard"] = self._register(guard)
             self.text.append(line)
             self.lines.append(self._line)
         elif line and line[0] not in ".{})(":
@@ -196,7 +200,9 @@ class Program:
         if base == "setp":
             first, _, second = o[0].partition("|")
             made = self._computation(GROUP.compare, COMPARE[words[0]], kind, ["0", *o[1:3]])
-            made |= {"d": self._register(first), "to": self._register(second) if second and second != "_" else -1}
+            made |= {"d": self._register(first), "to": -1}
+            if second not in ("", "_"):
+                made["to"] = self._register(second)
             if len(o) > 3:
                 made |= {"flags": PREDICATE[words[1]], "c": self._register(o[3].lstrip("!")), "size": "!" in o[3]}
             return made
@@ -215,16 +221,16 @@ class Program:
         if base == "cvta":  # all memory has one range of addresses, as far as kernels take them
             return self._computation(GROUP.integer, INTEGER.mov, "u64", o)
         if base == "cvt":
-            to = words[-2]
-            how = "tf32" if to == "tf32" else ".".join(words[:-2]) or "rn"
-            made = self._computation(GROUP.convert, number(CONVERT, how), kind, o)
-            return made | {"to": kind_of("u32" if to == "tf32" else to)}
+            to, how = words[-2], ".".join(words[:-2]) or "rn"
+            if to == "tf32":
+                to, how = "u32", "tf32"
+            return self._computation(GROUP.convert, number(CONVERT, how), kind, o) | {"to": kind_of(to)}
         if base == "mma":
             registers = [self._register(name) for part in o for name in re.findall(r"%\w+", part)]
             return {"group": GROUP.mma, "more": registers}
-        if kind in ("f32", "f64") and base != "mov":
+        if kind in FLOATS and base != "mov":
             name = ".".join([base, *(word for word in words[:-1] if word not in ("rn", "approx", "full"))])
-            return self._computation(GROUP.float32 if kind == "f32" else GROUP.float64, number(FLOAT, name), kind, o)
+            return self._computation(FLOATS[kind], number(FLOAT, name), kind, o)
         if kind == "u64" and base in ("div", "rem", "min", "max"):
             raise ValueError("numbers of 64 bits without a sign")
         return self._computation(GROUP.integer, number(INTEGER, ".".join([base, *words[:-1]])), kind, o)
@@ -237,9 +243,8 @@ class Program:
         made = {"kind": kind_of(kind), "size": bytes_of(kind), "count": len(numbers), "more": numbers}
         if "param" in words:
             return made | {"group": GROUP.parameter, "offset": self._offsets[name] + int(offset or 0)}
-        flags = (
-            WRITES * (base == "st") | NARROW * (name.startswith("%r") and name[2] != "d") | SHARED * ("shared" in words)
-        )
+        flags = WRITES * (base == "st") | SHARED * ("shared" in words)
+        flags |= NARROW * (name.startswith("%r") and name[2] != "d")
         if name[0] != "%":
             name, offset = "0", str(self._offsets[name] + int(offset or 0))
         return made | {"group": GROUP.access, "a": self._operand(name), "offset": int(offset or 0), "flags": flags}
@@ -253,13 +258,11 @@ class Program:
             if n in self._labels.values() or made["group"] == GROUP.branch:
                 products.clear()
             name, d = self.text[n].split()[0], made.get("d", -1)  # mul.rn and add.rn are not fused
-            if name in ("add.f32", "sub.f32"):
-                sign = "fms" if name == "sub.f32" else "fma"
-                for x, other, op in (("a", "b", sign), ("b", "a", "fnma" if sign == "fms" else "fma")):
-                    if made[x] in products and uses[made[x]] == 1:
-                        a, b = products[made[x]]
-                        made |= {"op": number(FLOAT, op), "a": a, "b": b, "c": made[other]}
-                        break
+            for x, other, op in zip("ab", "ba", FUSED.get(name, ()), strict=False):
+                if made[x] in products and uses[made[x]] == 1:
+                    a, b = products[made[x]]
+                    made |= {"op": number(FLOAT, op), "a": a, "b": b, "c": made[other]}
+                    break
             written = {d, *made.get("more", ())}
             products = {at: ab for at, ab in products.items() if not written & {at, *ab}}
             if name == "mul.f32" and d not in (made["a"], made["b"]):

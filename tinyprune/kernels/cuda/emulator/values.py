@@ -63,24 +63,29 @@ def integer(op, kind, x, y, z, n):
         return ~x
     if op == I.neg:
         return -x
-    if op == I.shl:
-        return x << y if y < bits else np.int64(0)
-    if op == I.shr:
-        if kind == K.u64:
-            return np.int64(np.uint64(x) >> np.uint64(y)) if y < bits else np.int64(0)
+    if op == I.shr and kind != K.u64:
         return x >> min(y, 63)
+    if op == I.shl or op == I.shr:
+        if y >= bits:
+            return np.int64(0)
+        return x << y if op == I.shl else np.int64(np.uint64(x) >> np.uint64(y))
     if op == I.min or op == I.max:
         return x if (x < y) == (op == I.min) else y
     if op == I.bfi:
-        field = np.int64(-1) if n >= 64 else (np.int64(1) << n) - 1
-        field = field << z if z < bits else np.int64(0)
+        field = (np.int64(1) << n) - 1
+        if n >= 64:
+            field = np.int64(-1)
+        if z >= bits:
+            return y
+        field <<= z
         return (y & ~field) | ((x << z) & field)
     if y == 0:  # of a division
-        return x if op == I.rem else np.int64(-1)
-    if y == -1:
-        return np.int64(0) if op == I.rem else -x
-    quotient = x // y  # rounded down; towards zero is due
-    quotient += quotient * y != x and (x < 0) != (y < 0)
+        quotient = np.int64(-1)
+        return x if op == I.rem else quotient
+    quotient = -x
+    if y != -1:
+        quotient = x // y  # rounded down; towards zero is due
+        quotient += quotient * y != x and (x < 0) != (y < 0)
     return x - quotient * y if op == I.rem else quotient
 
 
@@ -98,7 +103,9 @@ def fma_down(x, y, z):
     t = s - p
     e = (p - (s - t)) + (z - t)
     r = np.float32(s)
-    return np.nextafter(r, np.float32(-np.inf)) if np.float64(r) - s > e else r
+    if np.float64(r) - s > e:
+        return np.nextafter(r, np.float32(-np.inf))
+    return r
 
 
 @compiled
@@ -122,8 +129,10 @@ def floating(op, x, y, z):
     if op == F.div:
         return x / y
     if op == F.min or op == F.max:  # of a NaN and a number the number; −0 < +0
-        if x != x or y != y:
-            return y if x != x else x
+        if x != x:
+            return y
+        if y != y:
+            return x
         less = x < y or (x == y and math.copysign(1.0, x) < 0)
         return x if less == (op == F.min) else y
     if op == F.fms:
@@ -143,7 +152,20 @@ def floating(op, x, y, z):
 @compiled
 def relation(x, y):
     """Return how two numbers are related, as `COMPARE` has it: 1 less, 2 equal, 4 greater, 8 one is NaN."""
-    return 1 if x < y else 2 if x == y else 4 if x > y else 8
+    if x == y:
+        return 2
+    if x < y:
+        return 1
+    return 4 if x > y else 8
+
+
+@compiled
+def store_float(w, d, lane, to, x):
+    """Set a register to a number, rounded to a type of floats."""
+    if to == K.f32:
+        w.f32[d, 2 * lane] = np.float32(x)
+    else:
+        w.f64[d, lane] = np.float64(x)
 
 
 @compiled
@@ -157,10 +179,10 @@ def convert(w, i, mask):
             x = cut(w.s64[a, lane], kind)
             if to < K.f32:
                 w.s64[d, lane] = cut(x, to)
-            elif to == K.f32:
-                w.f32[d, 2 * lane] = np.float32(np.uint64(x)) if kind == K.u64 else np.float32(x)
+            elif kind == K.u64:
+                store_float(w, d, lane, to, np.uint64(x))
             else:
-                w.f64[d, lane] = np.float64(np.uint64(x)) if kind == K.u64 else np.float64(x)
+                store_float(w, d, lane, to, x)
         elif op == R.tf32:  # 10 bits after the leading one, half away from zero; infinity and NaN remain
             bits = w.u32[a, 2 * lane]
             special = bits & np.uint32(0x7F800000) == np.uint32(0x7F800000)
@@ -169,10 +191,7 @@ def convert(w, i, mask):
             y = np.float64(w.f32[a, 2 * lane]) if kind == K.f32 else w.f64[a, lane]
             if op == R.sat:
                 y = min(max(y, 0.0), 1.0) if y == y else 0.0
-            if to == K.f32:
-                w.f32[d, 2 * lane] = np.float32(y)
-            else:
-                w.f64[d, lane] = y
+            store_float(w, d, lane, to, y)
 
 
 @compiled

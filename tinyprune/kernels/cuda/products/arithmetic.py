@@ -28,7 +28,7 @@ class Product(NamedTuple):
     M: int
     N: int
     K: int
-    part: int  # numbers along k that are summed in one slot of out: a multiple of a strip's depth
+    slot_depth: int  # numbers along k that are summed in one slot of out: a multiple of a strip's depth
     group_rows: int  # rows of a group
     a_group: int
     a_row: int
@@ -53,24 +53,17 @@ def row_begin(i, group_rows, group, row):
 
 
 @device
-def positive(x):
-    """Return max(x, 0), or NaN for NaN."""
-    return float32(0) if x < float32(0) else x
+def finished(x, p, row, j):
+    """Return x after the steps that p.finish has: + bias[j], + residual, · 0 unless residual > 0, ReLU; NaN stays NaN.
 
-
-@device
-def where(x, other):
-    """Return x where the other number is positive, else x · 0, which is NaN for NaN."""
-    return x * (float32(1) if other > float32(0) else float32(0))
-
-
-@device
-def finished(x, bias, j, residual, to, finish):
-    """Return x after the steps that `finish` has: + bias[j], + residual[to], 0 unless residual[to] > 0, ReLU."""
-    if finish & BIAS:
-        x += bias[j]
-    if finish & RESIDUAL:
-        x += residual[to]
-    if finish & WHERE:
-        x = where(x, residual[to])
-    return positive(x) if finish & RELU else x
+    row: where x's row begins in out, and in the residual.
+    """
+    if p.finish & BIAS:
+        x += p.bias[j]
+    if p.finish & RESIDUAL:
+        x += p.residual[row + j]
+    if p.finish & WHERE:
+        x *= float32(1) if p.residual[row + j] > float32(0) else float32(0)
+    if p.finish & RELU and x < float32(0):
+        x = float32(0)
+    return x

@@ -6,19 +6,9 @@ from shared memory, four per instruction, for 64 multiply-adds: 16 for each load
 
 from collections.abc import Callable
 
-from tinyprune.kernels.cuda.device.instructions import load4, load_some, store_some
+from tinyprune.kernels.cuda.device.instructions import load4, store_some
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32
-from tinyprune.kernels.cuda.products.arithmetic import (
-    ALIGNED_OUT,
-    BIAS,
-    RELU,
-    RESIDUAL,
-    STRIP,
-    WHERE,
-    positive,
-    row_begin,
-    where,
-)
+from tinyprune.kernels.cuda.products.arithmetic import ALIGNED_OUT, STRIP, finished, row_begin
 
 ROWS, COLUMNS = 16, 32  # of out from one square of a thread to its next: 4 × 8 threads of a warp lie between
 
@@ -88,17 +78,11 @@ def make_multiply_add(TILE: int) -> tuple[int, Callable, Callable, Callable]:
                 j = left + x_0 + s * COLUMNS
                 there = p.N - j if i < p.M else 0
                 x0, x1, x2, x3 = sums[4 * s], sums[4 * s + 1], sums[4 * s + 2], sums[4 * s + 3]
-                if p.finish & BIAS:
-                    y0, y1, y2, y3 = load_some(p.bias, j, there, True)
-                    x0, x1, x2, x3 = x0 + y0, x1 + y1, x2 + y2, x3 + y3
-                if p.finish & RESIDUAL:
-                    y0, y1, y2, y3 = load_some(p.residual, to + j, there, p.alignment & ALIGNED_OUT)
-                    x0, x1, x2, x3 = x0 + y0, x1 + y1, x2 + y2, x3 + y3
-                if p.finish & WHERE:
-                    y0, y1, y2, y3 = load_some(p.residual, to + j, there, p.alignment & ALIGNED_OUT)
-                    x0, x1, x2, x3 = where(x0, y0), where(x1, y1), where(x2, y2), where(x3, y3)
-                if p.finish & RELU:
-                    x0, x1, x2, x3 = positive(x0), positive(x1), positive(x2), positive(x3)
+                if p.finish:
+                    x0 = finished(x0, p, to, j) if there > 0 else x0
+                    x1 = finished(x1, p, to, j + 1) if there > 1 else x1
+                    x2 = finished(x2, p, to, j + 2) if there > 2 else x2
+                    x3 = finished(x3, p, to, j + 3) if there > 3 else x3
                 store_some(p.out, to + j, there, p.alignment & ALIGNED_OUT, x0, x1, x2, x3)
             # The next row moves to the first one's registers: indexed by a variable, sums would not be in any.
             for n in range(SUMS - SIDE):

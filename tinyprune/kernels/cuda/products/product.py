@@ -10,8 +10,8 @@ A strip is stored as `[k][line]`, a line being a row of a or a column of b. Wher
 transposed on the way. There are two buffers for each strip. While the strips in one are multiplied, each thread loads
 its four numbers of the next into registers, and then stores them in the other, so that a strip needs one barrier.
 
-A long sum with few outputs, such as a weight's gradient, is split along k: each part has separate blocks, which write
-to a slot, and `run_sums` adds the slots in order. Their number depends on the shapes alone.
+A long sum with few outputs, such as a weight's gradient, is split along k: each slot of out has separate
+blocks, and `run_sums` adds the slots in order. Their number depends on the shapes alone.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ ARITHMETICS = {"float32": make_multiply_add, "tf32": make_tensor_cores}
 def load_numbers(x, at, lines_left, k_left, along_k, alignment):
     """Load four numbers of a matrix, zeros beyond its edges: `lines_left` and `k_left` exist from the first on."""
     if along_k:
-        return load_some(x, at, k_left if lines_left > 0 else 0, alignment)
+        lines_left, k_left = k_left, lines_left
     return load_some(x, at, lines_left if k_left > 0 else 0, alignment)
 
 
@@ -82,17 +82,17 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
 
     @device
     def sum_products(p, top, left, slot, thread, sums):
-        """Set the thread's sums for the tile at row `top` and column `left`, over the slot's part of k.
+        """Set the thread's sums for the tile at row `top` and column `left`, over the slot's numbers along k.
 
         Rows of a may be in groups; if k counts them, those of b are in the same groups, otherwise in one.
         """
-        M, N, K, part, group_rows = p.M, p.N, p.K, p.part, p.group_rows
+        M, N, K, slot_depth, group_rows = p.M, p.N, p.K, p.slot_depth, p.group_rows
         strips_a = cuda.shared.array(BUFFERS, float32, ALIGNMENT)
         strips_b = cuda.shared.array(BUFFERS, float32, ALIGNMENT)
         for n in range(SUMS):
             sums[n] = float32(0)
-        begin = slot * part
-        k_left = int32(min(part, K - begin))
+        begin = slot * slot_depth
+        k_left = int32(min(slot_depth, K - begin))
 
         # this thread's numbers: a_to, b_to in a strip; a_at, b_at in memory, and a_step, b_step from strip to strip
         i, a_k = first_number(thread, A_ALONG_K)
@@ -135,7 +135,7 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
 
     @device
     def write_tile(p, slot, down, across):
-        """Compute a tile of a slot of out: the finished sums over a part of k. Out's rows are grouped as those of a."""
+        """Compute a tile of a slot of out: its finished sums along k. Out's rows are grouped as those of a."""
         sums = cuda.local.array(SUMS, float32)
         thread = cuda.threadIdx.x & (THREADS - 1)  # the mask tells the compiler that it is not negative
         top, left = down * TILE, across * TILE

@@ -104,7 +104,7 @@ def make_tensor_cores(TILE: int) -> tuple[int, Callable, Callable, Callable]:
             for x in range(EACH):
                 j = left + x_0 + x // 2 * 8 + thread % 4 * 2 + x % 2
                 if i < p.M and j < p.N:
-                    p.out[to + j] = finished(sums[x], p.bias, j, p.residual, to + j, p.finish)
+                    p.out[to + j] = finished(sums[x], p, to, j)
             # the next row moves to the first one's registers, see `multiply_add`
             for n in range(SUMS - EACH):
                 sums[n] = sums[n + EACH]

@@ -18,11 +18,11 @@ from functools import lru_cache
 import numpy as np
 
 from tinyprune.kernels import formulas
+from tinyprune.kernels.cuda.arguments import by_rows, check_alike, check_floats, check_gradient, contiguous
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, check_gradient, contiguous
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, keep_factor
+from tinyprune.kernels.cuda.dropout import DROPOUT, keep_factor
 from tinyprune.ops import rotary
 from tinyprune.ops.dropout import check_rate
 from tinyprune.ops.gelu import CUBIC, LINEAR
@@ -33,13 +33,18 @@ REMEMBERED = 16  # tables of T · Dh / 2 numbers: for training, for evaluation, 
 sigmoid = device(formulas.sigmoid)
 
 
+@device
+def gelu_sigmoid(x):
+    """Return s of GELU's formula."""
+    return sigmoid(x * (x * x * float32(THIRD) + float32(FIRST)))
+
+
 @kernel(floats, int32, floats, threads=THREADS)
 def gelu(a, size, out):
     """Compute out = a · s, flat."""
     i = cuda.grid(1)
     if i < size:
-        x = a[i]
-        out[i] = x * sigmoid(x * (x * x * float32(THIRD) + float32(FIRST)))
+        out[i] = a[i] * gelu_sigmoid(a[i])
 
 
 @kernel(floats, floats, int32, floats, threads=THREADS)
@@ -48,7 +53,7 @@ def gelu_gradient(dout, a, size, da):
     i = cuda.grid(1)
     if i < size:
         x = a[i]
-        s = sigmoid(x * (x * x * float32(THIRD) + float32(FIRST)))
+        s = gelu_sigmoid(x)
         du = x * x * float32(3 * THIRD) + float32(FIRST)
         da[i] = dout[i] * (s + x * s * (float32(1) - s) * du)
 

@@ -140,46 +140,57 @@ def row_sums(x: DeviceArray, divisor: float = 1.0) -> DeviceArray:
     return out
 
 
-@kernel(*2 * (floats, floats, int32, floats), *4 * (int32,), float32, threads=(LANES, DOT_ROWS))
-def dot_rows(x, y, R, out, x2, y2, R2, out2, H, D, y_step, first, factor):
-    """Compute out (H, R): a block for 16 r of one h; and from block `first` on out2 (H, R2), of x2 and y2, likewise.
+class Dots(NamedTuple):
+    """What `dot_rows` is told of one problem: out (H, R) has factor · Σ_d x · y of the rows of x (R, H, D)."""
 
-    y_step: entries from row r of y to the next one.
-    """
+    x: DeviceArray
+    y: DeviceArray
+    out: DeviceArray
+    R: int
+    H: int
+    D: int
+    y_step: int  # entries from y[r] to y[r + 1]: 0 if all r have the same
+    factor: float
+    first: int
+
+
+DOTS = types.NamedTuple((*3 * (floats,), *4 * (int32,), float32, int32), Dots)
+
+
+@kernel(*TOGETHER * (DOTS,), threads=(LANES, DOT_ROWS))
+def dot_rows(p, p1, p2, p3):
+    """Compute the products of rows of each problem: a block for 16 r of one h."""
     scratch = cuda.shared.array((DOT_ROWS, LANES), float32)
-    lane, line, h = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.y
-    block = cuda.blockIdx.x
-    if block >= first:
-        x, y, R, out, block = x2, y2, R2, out2, block - first
-    r = block * DOT_ROWS + line
+    lane, line, block = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.x
+    p = of_block(block, p, p1, p2, p3)
+    H, D = p.H, p.D
+    r, h = divmod32(block - p.first, H)
+    r = r * DOT_ROWS + line
     total = float32(0)
-    if r < R:
+    if r < p.R:
         for d in range(lane, D, LANES):
-            total += x[(r * H + h) * D + d] * y[r * y_step + h * D + d]
+            total += p.x[(r * H + h) * D + d] * p.y[r * p.y_step + h * D + d]
     scratch[line, lane] = total
     cuda.syncthreads()  # all lanes have written before the first one sums them
-    if lane == 0 and r < R:
+    if lane == 0 and r < p.R:
         for other in range(1, LANES):
             total += scratch[line, other]
-        out[h * R + r] = total * factor
+        p.out[h * p.R + r] = total * p.factor
 
 
-def row_dots(x: DeviceArray, y: DeviceArray, factor: float = 1.0) -> DeviceArray:
-    """Multiply x (…, H, D) by y, of the same shape or (H, D), row by row: out[h, r] = factor · Σ_d x · y, (H, R).
+def row_dots(*pairs: tuple[DeviceArray, DeviceArray], factor: float = 1.0) -> list[DeviceArray]:
+    """Multiply x (…, H, D) of each pair by y, of the same shape or (H, D), row by row, in one launch.
 
-    Both are contiguous; R is the product of the other axes. Neighbouring threads write neighbouring numbers.
+    Returns for each out[h, r] = factor · Σ_d x · y, (H, R). x and y are contiguous; R is the product of the other axes.
+    Neighbouring threads write neighbouring numbers.
     """
-    return two_row_dots(x, y, empty((0, *x.shape[-2:])), y, factor)[0]
-
-
-def two_row_dots(
-    x: DeviceArray, y: DeviceArray, x2: DeviceArray, y2: DeviceArray, factor: float = 1.0
-) -> tuple[DeviceArray, DeviceArray]:
-    """Do that for two x with the same H and D, in one launch."""
-    H, D = x.shape[-2:]
-    R, R2 = math.prod(x.shape[:-2]), math.prod(x2.shape[:-2])
-    out, out2 = empty((H, R)), empty((H, R2))
-    first, step = blocks(R, DOT_ROWS), H * D if y.ndim == x.ndim else 0
-    grid = first + blocks(R2, DOT_ROWS), H
-    dot_rows(grid, x, y, R, out, x2, y2, R2, out2, H, D, step, first, factor)
-    return out, out2
+    problems, found = [], []
+    for x, y in pairs:
+        *lead, H, D = x.shape
+        R, step = math.prod(lead), 0
+        if y.ndim == x.ndim:
+            step = H * D
+        found.append(empty((H, R)))
+        problems.append((blocks(R, DOT_ROWS) * H, (x, y, found[-1], R, H, D, step, factor)))
+    launch_together(dot_rows, problems)
+    return found

@@ -14,10 +14,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.kernels.cuda.arguments import check_floats, check_gradient, check_in_place, contiguous, zeros
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, check_in_place, contiguous, zeros
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, KEEP_ALL, keep_factor
+from tinyprune.kernels.cuda.dropout import DROPOUT, KEEP_ALL, keep_factor
 from tinyprune.kernels.formulas import Dropout, draw_mask
 from tinyprune.ops.embedding import check_arguments
 from tinyprune.ops.rows import check_each_row, check_rows_index
@@ -116,9 +116,7 @@ def sums_by_word(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout = KEEP_A
     """Add R rows (R, D) of equal id, times the factors of the ids; zeros for other ids: (V, D)."""
     D = rows.shape[1]
     total = zeros((V, D))
-    parts = chunks_of(ids.reshape(-1))
-    joined, ends = numbers(np.concatenate(parts)), np.cumsum([part.size for part in parts]).tolist()  # in one copy
-    places, words, chunk_starts, word_starts = (joined[end - x.size : end] for x, end in zip(parts, ends, strict=True))
+    places, words, chunk_starts, word_starts = map(numbers, chunks_of(ids.reshape(-1)))
     sums = empty((chunk_starts.size - 1, D))
     across = blocks(D, THREADS)
     sum_chunks((len(sums), across), contiguous(rows), places, chunk_starts, D, sums)

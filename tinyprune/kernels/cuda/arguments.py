@@ -4,10 +4,12 @@ Kernels that can read a view where it lies need no copy.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from tinyprune.kernels.cuda.device.array import FLOAT32, DeviceArray, copied, empty
+from tinyprune.kernels.cuda.device.array import FLOAT32, DeviceArray, copied, empty, to_device
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
 from tinyprune.ops.add import check_same_shape
 
@@ -77,12 +79,22 @@ def zeros(shape: int | tuple[int, ...]) -> DeviceArray:
     return x
 
 
-def wide(x: DeviceArray) -> DeviceArray:
+def wide(x: DeviceArray | None) -> DeviceArray | None:
     """Return `x`, contiguous, its rows padded with zeros to a multiple of 4 numbers, to be read 16 bytes at a time."""
+    if x is None:
+        return None
     W = -(-x.shape[-1] // 4) * 4
     return contiguous(x) if x.shape[-1] == W else copied(x, width=W)
 
 
-def narrow(x: DeviceArray, D: int) -> DeviceArray:
+def narrow(x: DeviceArray | None, D: int) -> DeviceArray | None:
     """Take the first D numbers of each row, contiguous; nothing is copied if that is all of them."""
-    return x if x.shape[-1] == D else copied(x, width=D)
+    if x is None or x.shape[-1] == D:
+        return x
+    return copied(x, width=D)
+
+
+@lru_cache(512)
+def on_device(values: tuple[float, ...], dtype: DTypeLike = np.float32) -> DeviceArray:
+    """Copy numbers to the GPU's memory, where they stay: for what is the same in every step."""
+    return to_device(np.array(values, dtype))

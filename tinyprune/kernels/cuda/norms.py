@@ -10,11 +10,11 @@ in the same launch, and the runs are summed afterwards, in order, so no bit depe
 
 import math
 
+from tinyprune.kernels.cuda.arguments import check_floats, check_gradient, contiguous
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.instructions import rounded_product
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous
-from tinyprune.kernels.cuda.parts.sums import WIDE, block_sum, grid_of, sum_all
+from tinyprune.kernels.cuda.sums import WIDE, block_sum, grid_of, sum_all
 from tinyprune.ops.layernorm import check_scale_and_bias
 from tinyprune.ops.rmsnorm import check_scale
 

@@ -16,23 +16,22 @@ networks the gates multiply the values pv, which are few, and not the units, of 
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache, reduce
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.kernels.cuda import sums
+from tinyprune.kernels.cuda.arguments import by_rows, check_alike, check_floats, check_in_place, contiguous, on_device
 from tinyprune.kernels.cuda.device.array import DeviceArray, copied, empty, to_device
 from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
-from tinyprune.kernels.cuda.parts import sums
-from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, check_in_place, contiguous
 from tinyprune.ops.head_networks import check_units
 from tinyprune.ops.repeat_heads import check_sum_heads
 from tinyprune.ops.rows import check_concatenate, check_factors, check_row_dots
 from tinyprune.ops.slices import check_index, check_part, slice_count
 
 THREADS = 256
-REMEMBERED = 256  # indices that stay on the device, of a few numbers each
 
 
 @kernel(floats, ints, int32, int32, int32, int32, floats, threads=THREADS)
@@ -84,18 +83,12 @@ def scale_rows(x, factors, r, rectified, R, width, size, out):
         out[i] = product
 
 
-@lru_cache(REMEMBERED)
-def on_device(index: tuple[int, ...]) -> DeviceArray:
-    """Copy an index to the GPU's memory."""
-    return to_device(np.array(index, np.int32))
-
-
 def picked(x: DeviceArray, index: Sequence[int], axis: int, n: int, width: int) -> DeviceArray:
     """Return the slices of `index`, zeros for −1, along an axis of n slices of `width` entries."""
     shape = x.shape
     out = empty((*shape[:axis], len(index) * width, *shape[axis + 1 :]))
     inner = width * math.prod(shape[axis + 1 :])
-    numbers = on_device(tuple(map(int, index)))
+    numbers = on_device(tuple(map(int, index)), np.int32)
     pick(blocks(out.size, THREADS), contiguous(x), numbers, n, len(index), inner, out.size, out)
     return out
 
@@ -123,8 +116,8 @@ def sum_heads(x: DeviceArray, index: Sequence[int] | NDArray, K: int) -> DeviceA
     check_floats(x=x)
     check_sum_heads(x, index, K)
     B, S, H, Dh = x.shape
-    out = empty((B, S, K, Dh))
-    sum_shared(blocks(out.size, THREADS), contiguous(x), on_device(tuple(map(int, index))), H, K, Dh, out.size, out)
+    out, numbers = empty((B, S, K, Dh)), on_device(tuple(map(int, index)), np.int32)
+    sum_shared(blocks(out.size, THREADS), contiguous(x), numbers, H, K, Dh, out.size, out)
     return out
 
 
@@ -166,7 +159,8 @@ def row_dots(x: DeviceArray, y: DeviceArray, factor: float = 1.0) -> DeviceArray
     check_alike(x=x, y=y)
     check_row_dots(x, y)
     rows = len(x), 1, math.prod(x.shape[1:])
-    return sums.row_dots(contiguous(x).reshape(rows), contiguous(y).reshape(rows), np.float32(factor))[0]
+    pair = contiguous(x).reshape(rows), contiguous(y).reshape(rows)
+    return sums.row_dots(pair, factor=np.float32(factor))[0][0]
 
 
 def units_gradient(
@@ -179,8 +173,8 @@ def units_gradient(
     N = r.shape[-1] // max(H, 1)
     by_head = math.prod(r.shape[:-1]), H, N
     products, r = contiguous(products), contiguous(r)
-    dgate = sums.row_sums(sums.row_dots(r.reshape(by_head), products.reshape(by_head), np.float32(scale)))
-    return scaled(products, weights, N, r if relu else None), dgate
+    (dots,) = sums.row_dots((r.reshape(by_head), products.reshape(by_head)), factor=np.float32(scale))
+    return scaled(products, weights, N, r if relu else None), sums.row_sums(dots)
 
 
 def set_rows(x: DeviceArray, rows: DeviceArray) -> None:

@@ -1,11 +1,11 @@
-"""Arguments of the kernels of attention: NamedTuples of arrays, sizes and factors; a launch passes their fields."""
+"""What the kernels of attention are given: NamedTuples of arrays, sizes and factors; a launch passes their fields."""
 
 from typing import NamedTuple
 
 from numba import types
 
 from tinyprune.kernels.cuda.device.array import DeviceArray
-from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, pointers
+from tinyprune.kernels.cuda.device.jit import float32, floats, int32, pointers
 
 
 class Inputs(NamedTuple):
@@ -35,15 +35,29 @@ class Saved(NamedTuple):
     pointer = property(pointers)
 
 
-class AttentionSizes(NamedTuple):
-    """Layout of the axes, and how far back a query sees."""
+class KeyGradients(NamedTuple):
+    """What `keys_backward` writes, and u, which it adds; u and du are None for persistent keys."""
 
+    u: DeviceArray | None  # (H, W)
+    dk: DeviceArray  # of the shape of k, or slots of dpk, (slots, H, N, W)
+    dv: DeviceArray
+    du: DeviceArray | None  # slots: (B · tiles, H, W)
+
+    pointer = property(pointers)
+
+
+class AttentionSizes(NamedTuple):
+    """Lengths of the axes, how far back a query sees, and which of the optional arrays there are."""
+
+    B: int
     T: int
     S: int
     H: int
     N: int
     W: int
     span: int
+    relative: int  # whether there are r, u and w
+    gated: int  # whether there are gates
 
 
 class Scales(NamedTuple):
@@ -64,36 +78,8 @@ class KeyRows(NamedTuple):
     key_stride: int
 
 
-class KeyTile(NamedTuple):
-    """A tile of keys and values; `last`, `rise` and `span` say which keys a thread's queries see, see `sums.hide`."""
-
-    keys: DeviceArray
-    values: DeviceArray
-    begin: int  # entry where row 0 begins
-    stride: int  # entries from one row to the next
-    count: int  # rows of the array
-    last: int  # the last key that the thread's first query sees, counted from the thread's first key
-    rise: int  # of `last` from one of the thread's queries to its next
-    span: int  # keys before the last one that a query sees, too
-    sliding: bool  # whether scores have position keys
-    scales: Scales
-
-
-@device
-def key_tile(is_persistent, g, sizes, own, first, i, j, side, relative, context, persistent):
-    """Return the `KeyTile` that begins with key `first`: of the context, or of the persistent keys.
-
-    own: index in the tile of the key at the position of the first query.   i, j: the thread's first query and key.
-    context, persistent: `Scales` of their keys.
-    """
-    _, S, H, N, W, span = sizes
-    b, h, step = cuda.blockIdx.x, cuda.blockIdx.y, int32(H * W)
-    if is_persistent:
-        return KeyTile(g.pk, g.pv, h * N * W, W, N, int32(N - 1 - first - j), 0, N, False, persistent)
-    begin, last = b * S * step + h * W, int32(own + i - j)
-    return KeyTile(g.k, g.v, begin, step, S, last, side, span, relative != 0, context)
-
-
-INPUTS, SAVED = (types.NamedTuple(len(kind._fields) * (floats,), kind) for kind in (Inputs, Saved))
+INPUTS, SAVED, KEY_GRADIENTS = (
+    types.NamedTuple(len(kind._fields) * (floats,), kind) for kind in (Inputs, Saved, KeyGradients)
+)
 SIZES, KEY_ROWS = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind in (AttentionSizes, KeyRows))
 SCALES = types.NamedTuple(3 * (float32,), Scales)

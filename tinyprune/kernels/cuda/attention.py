@@ -17,15 +17,15 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyprune.errors import UsageError
-from tinyprune.kernels.cuda.attend.arguments import AttentionSizes, Inputs, KeyRows, Saved, Scales
+from tinyprune.kernels.cuda.arguments import check_floats, check_gradient, contiguous, narrow, wide
 from tinyprune.kernels.cuda.attend.distances import DISTANCES_BACKWARD
 from tinyprune.kernels.cuda.attend.forward import FORWARD
+from tinyprune.kernels.cuda.attend.inputs import AttentionSizes, Inputs, KeyGradients, KeyRows, Saved, Scales
 from tinyprune.kernels.cuda.attend.keys import KEYS_BACKWARD
 from tinyprune.kernels.cuda.attend.queries import QUERIES_BACKWARD
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import Kernel, blocks
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous, narrow, wide
-from tinyprune.kernels.cuda.parts.sums import row_sums, sum_all, two_row_dots
+from tinyprune.kernels.cuda.sums import row_dots, row_sums, sum_all
 from tinyprune.kernels.formulas import Dropout, draw_mask
 from tinyprune.ops.attention import check_arguments
 
@@ -42,8 +42,6 @@ class AttentionCache(NamedTuple):
     sizes: AttentionSizes
     scale: float
     scales: tuple[Scales, Scales]  # of keys of the context, and of persistent keys
-    relative: bool  # whether there are position keys
-    gated: bool  # whether there are gates
     dropout: Dropout
     lse: DeviceArray  # base-2 logarithm of Σ 2^s, (H, B · T)
     o: DeviceArray  # head outputs before their gates, (B, T, H, Dh)
@@ -73,74 +71,71 @@ def attention_forward(
     B, T, H, Dh = q.shape
     S, N = k.shape[1], 0 if pk is None else pk.shape[1]
     attend = variant(FORWARD, Dh)
-    q, k, v, r, u, w, pk, pv = (x if x is None else wide(x) for x in (q, k, v, r, u, w, pk, pv))
-    biases = (None, None) if r is None else two_row_dots(k, u, r, w)
+    q, k, v, r, u, w, pk, pv = map(wide, (q, k, v, r, u, w, pk, pv))
+    biases = (None, None) if r is None else row_dots((k, u), (r, w))
     inputs = Inputs(q, k, v, r, pk, pv, *biases, None if gate is None else contiguous(gate))
-    sizes = AttentionSizes(T, S, H, N, q.shape[-1], S if span is None else min(span, S))
-    mask, relative, gated = draw_mask(dropout, rng), r is not None, gate is not None
+    seen = S if span is None else min(span, S)
+    sizes = AttentionSizes(B, T, S, H, N, q.shape[-1], seen, relative=r is not None, gated=gate is not None)
+    mask = draw_mask(dropout, rng)
 
     out, lse = empty(q.shape), empty((H, B * T))
-    o = empty(q.shape) if gated or scale != 1 else out  # they are the same numbers
-    grid = B, H, blocks(T, attend.tiles.queries)
-    attend(grid, inputs, out, o, lse, sizes, *scales_of(Dh, N, 1.0), scale, relative, gated, mask)
+    o = empty(q.shape) if sizes.gated or scale != 1 else out  # they are the same numbers
+    attend((B, H, blocks(T, attend.tiles.queries)), inputs, out, o, lse, sizes, *scales_of(Dh, N, 1.0), scale, mask)
     o = narrow(o, Dh)
     scales = scales_of(Dh, N, float(scale) * mask.factor)
-    return narrow(out, Dh), AttentionCache(inputs, u, w, sizes, float(scale), scales, relative, gated, mask, lse, o)
+    return narrow(out, Dh), AttentionCache(inputs, u, w, sizes, float(scale), scales, mask, lse, o)
 
 
 def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[DeviceArray | None, ...]:
     """Gradients of `attention_forward` in argument order, as `ops.attention_backward`; None for what was None."""
-    c = cache
+    c, given = cache, cache.inputs
     B, T, H, Dh = c.o.shape
     check_gradient(dout, c.o.shape)
-    dout = wide(dout)
-    saved = Saved(dout, wide(c.o), c.lse, empty(c.lse.shape))
-    kernel, dq = variant(QUERIES_BACKWARD, Dh), empty(c.inputs.q.shape)
+    saved = Saved(wide(dout), wide(c.o), c.lse, empty(c.lse.shape))
+    kernel, dq = variant(QUERIES_BACKWARD, Dh), empty(given.q.shape)
     grid = B, H, blocks(T, kernel.tiles.queries)
-    kernel(grid, c.inputs, saved, dq, c.sizes, *c.scales, c.scale, c.relative, c.gated, c.dropout)  # and delta
+    kernel(grid, given, saved, dq, c.sizes, *c.scales, c.scale, c.dropout)  # and delta
     dk, dv, du = key_gradients(saved, c)
-    dr, dw = distance_gradients(saved, c) if c.relative else (None, None)
-    dpk, dpv = (None, None) if c.inputs.pk is None else persistent_gradients(saved, c)
-    dr, du, dw, dpk, dpv = slot_sums((dr, c.inputs.r), (du, c.u), (dw, c.w), (dpk, c.inputs.pk), (dpv, c.inputs.pv))
-    dgate = row_sums(saved.delta) if c.gated else None
-    return narrow(dq, Dh), dk, dv, *(x if x is None else narrow(x, Dh) for x in (dr, du, dw, dpk, dpv)), dgate
+    dr, dw = distance_gradients(saved, c) if c.sizes.relative else (None, None)
+    dpk, dpv = (None, None) if given.pk is None else persistent_gradients(saved, c)
+    summed = slot_sums((dr, given.r), (du, c.u), (dw, c.w), (dpk, given.pk), (dpv, given.pv))
+    dgate = row_sums(saved.delta) if c.sizes.gated else None
+    return *(narrow(x, Dh) for x in (dq, dk, dv, *summed)), dgate
 
 
 def key_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray, DeviceArray | None]:
     """Compute dk, dv and slots of du."""
     B, S, H, W = c.inputs.k.shape
-    Dh = c.o.shape[-1]
-    kernel = variant(KEYS_BACKWARD, Dh)
-    grid = B, H, blocks(S, kernel.tiles.keys)
-    dk, dv = empty(c.inputs.k.shape), empty(c.inputs.k.shape)
-    du = empty((B * grid[-1], H * W)) if c.relative else None
+    kernel = variant(KEYS_BACKWARD, c.o.shape[-1])
+    tiles = blocks(S, kernel.tiles.keys)
+    du = empty((B * tiles, H * W)) if c.sizes.relative else None
+    out = KeyGradients(c.u, empty(c.inputs.k.shape), empty(c.inputs.k.shape), du)
     keys = KeyRows(count=S, group=1, slot_stride=S * H * W, head_stride=W, key_stride=H * W)
-    kernel(grid, c.inputs, saved, c.u, dk, dv, du, B, c.sizes, keys, c.scales[0], True, c.relative, c.gated, c.dropout)
-    return narrow(dk, Dh), narrow(dv, Dh), du
+    kernel((B, H, tiles), c.inputs, saved, out, c.sizes, keys, c.scales[0], True, c.dropout)
+    return out.dk, out.dv, du
 
 
 def persistent_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray]:
     """Compute slots of dpk and dpv, for `slot_sums`."""
-    (H, N, W), B, Dh = c.inputs.pk.shape, len(c.o), c.o.shape[-1]
-    kernel = variant(KEYS_BACKWARD, Dh)
+    (H, N, W), B = c.inputs.pk.shape, len(c.o)
+    kernel = variant(KEYS_BACKWARD, c.o.shape[-1])
     tiles = blocks(N, kernel.tiles.keys)
     group, slots = groups(B, H * tiles)
-    dpk, dpv = empty((slots, H, N, W)), empty((slots, H, N, W))
-    inputs = c.inputs._replace(k=c.inputs.pk, v=c.inputs.pv)
-    grid = slots, H, tiles
+    out = KeyGradients(None, empty((slots, H, N, W)), empty((slots, H, N, W)), None)
+    inputs, sizes = c.inputs._replace(k=c.inputs.pk, v=c.inputs.pv), c.sizes._replace(relative=False)
     keys = KeyRows(count=N, group=group, slot_stride=H * N * W, head_stride=N * W, key_stride=W)
-    kernel(grid, inputs, saved, None, dpk, dpv, None, B, c.sizes, keys, c.scales[1], False, False, c.gated, c.dropout)
-    return dpk, dpv
+    kernel((slots, H, tiles), inputs, saved, out, sizes, keys, c.scales[1], False, c.dropout)
+    return out.dk, out.dv
 
 
 def distance_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray]:
     """Compute slots of dr and dw."""
-    (S, H, W), B, Dh = c.inputs.r.shape, len(c.o), c.o.shape[-1]
-    kernel = variant(DISTANCES_BACKWARD, Dh)
+    (S, H, W), B = c.inputs.r.shape, len(c.o)
+    kernel = variant(DISTANCES_BACKWARD, c.o.shape[-1])
     tiles = blocks(S, kernel.tiles.keys)
     group, slots = groups(B, H * tiles)
     dr, dw = empty((slots, S, H, W)), empty((slots * tiles, H * W))
-    kernel((slots, H, tiles), c.inputs, saved, c.w, dr, dw, B, c.sizes, group, c.scales[0], c.gated, c.dropout)
+    kernel((slots, H, tiles), c.inputs, saved, c.w, dr, dw, c.sizes, group, c.scales[0], c.dropout)
     return dr, dw
 
 
@@ -170,10 +165,12 @@ def slot_sums(*pairs: tuple[DeviceArray | None, DeviceArray | None]) -> list[Dev
     """Sum slots, each of which has the entries of the array beside it, into its shape; None for None."""
     found, launched = [], []
     for slots, like in pairs:
-        if slots is None or slots.size == like.size:
-            found.append(slots if slots is None else slots.reshape(like.shape))
-            continue
-        found.append(empty(like.shape))
-        launched.append((slots, slots.size // max(like.size, 1), found[-1]))
+        if slots is None:
+            found.append(None)
+        elif slots.size == like.size:
+            found.append(slots.reshape(like.shape))
+        else:
+            found.append(empty(like.shape))
+            launched.append((slots, slots.size // max(like.size, 1), found[-1]))
     sum_all(launched)
     return found

@@ -17,12 +17,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.kernels.cuda.arguments import check_floats, check_gradient, contiguous
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, ints, kernel
-from tinyprune.kernels.cuda.operations.embedding import numbers
-from tinyprune.kernels.cuda.operations.gathers import scaled
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous
-from tinyprune.kernels.cuda.parts.sums import block_max, block_sum, row_sums
+from tinyprune.kernels.cuda.embedding import numbers
+from tinyprune.kernels.cuda.gathers import scaled
+from tinyprune.kernels.cuda.sums import block_max, block_sum, row_sums
 from tinyprune.ops.cross_entropy import check_targets
 
 THREADS = 128
@@ -131,8 +131,7 @@ def cross_entropy_backward(dout: float | DeviceArray, cache: tuple) -> DeviceArr
     also have shape () in the GPU's memory.
     """
     (dlogits,) = cache
-    if not isinstance(dout, DeviceArray) and dout == 1:
-        return dlogits
     if isinstance(dout, DeviceArray):
         check_gradient(dout, ())
-    return scaled(dlogits, dout if isinstance(dout, DeviceArray) else np.full(1, dout, np.float32), dlogits.size)
+        return scaled(dlogits, dout, dlogits.size)
+    return dlogits if dout == 1 else scaled(dlogits, np.full(1, dout, np.float32), dlogits.size)

@@ -26,10 +26,17 @@ import numpy as np
 from numba import float64, types
 
 from tinyprune.kernels import formulas
+from tinyprune.kernels.cuda.arguments import (
+    check_alike,
+    check_floats,
+    check_gradient,
+    check_in_place,
+    contiguous,
+    on_device,
+)
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device, to_host
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, ints, kernel
-from tinyprune.kernels.cuda.parts.arguments import check_alike, check_floats, check_gradient, check_in_place, contiguous
-from tinyprune.kernels.cuda.parts.sums import block_sum
+from tinyprune.kernels.cuda.sums import block_sum
 from tinyprune.ops.adamw import AdamConstants
 
 THREADS = 256
@@ -148,12 +155,6 @@ def adamw_all(arrays, count, owners, begins, sizes, lr, multipliers, decays, sca
         for i in range(begin + cuda.threadIdx.x, min(begin + BLOCK_ENTRIES, sizes[n]), THREADS):
             m[i], v[i], direction = adam(factor * grad[i], m[i], v[i], constants)
             param[i] = shrink * param[i] - rate * direction
-
-
-@lru_cache(64)
-def on_device(values: tuple[float, ...]) -> DeviceArray:
-    """Copy numbers to the GPU's memory; they are the same in every step."""
-    return to_device(np.array(values, np.float32))
 
 
 def scale_and_constants(constants: AdamConstants) -> tuple[DeviceArray, tuple]:

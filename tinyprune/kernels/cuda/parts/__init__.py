@@ -1,1 +1,0 @@
-"""Pieces that several operations share: checks of arguments, copies, sums."""
