@@ -93,8 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands and their options."""
     parser = Parser(
         prog="tinyprune",
-        description="A small language model whose attention heads can be removed: a Transformer-XL whose heads own the\n"
-        "hidden units of the feed-forward block, every gradient by hand; the paper's All-attention beside it.",
+        description="A small language model whose attention heads can be removed: a Transformer-XL whose heads own\n"
+        "the hidden units of the feed-forward block, every gradient by hand; the paper's All-attention beside it.",
         epilog=COMPLETION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
