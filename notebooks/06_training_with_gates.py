@@ -17,7 +17,7 @@
 # with a controller.
 #
 # **You need** the gate of [chapter 02](02_hard_concrete_gate.ipynb), and L0 and the difference that a head makes from
-# [chapter 05](05_l0_and_the_difference.ipynb). Words are in the [glossary](README.md#glossary). The chapter trains models.
+# [chapter 05](05_l0_and_the_difference.ipynb). The chapter trains models.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -231,7 +231,7 @@ assert 100 < closed < 200 and paths["plain descent"][-1] > 1.9
 #
 # A head that nothing holds needs some 160 steps to close, whatever the price is. A head that the task holds needs longer.
 # Train gates on the real model for 2,000 steps, at the tour's price `lam` = 0.1 and the tour's rate. Then change one thing
-# at a time: let the gates learn four times as fast, then also halve the price. (These runs take the longest in this chapter.)
+# at a time: let the gates learn four times as fast, then also halve the price.
 #
 # **Before you look:** the tour stopped at 500 steps. What will the number of heads do afterwards?
 
@@ -364,8 +364,8 @@ print("passed: right on average, and both gradients agree with complex steps")
 show_source(linear_warmup, docstring=False)
 
 # %% [markdown]
-# The next picture shows the first two stabilisers before any training. On the left is the loss of the first step, for
-# several starts of every `log_alpha`; on the right, the loss with heads closed at random.
+# The next picture shows the first two before any training: on the left the loss of the first step, for several starts of
+# every `log_alpha`, on the right the loss with heads closed at random.
 
 # %%
 starts, counts = [-1.0, 0.0, 1.0, 2.0, 3.0, 5.0], [32, 28, 24, 20, 16, 12, 8, 4]
@@ -549,7 +549,8 @@ plt.show()
 # - Price, steps and rate decide how many heads stay; a controller holds the number that you choose.
 # - Start nearly open, keep a block's output right on average ($c=H/n$, without a gradient), and let the price rise slowly.
 #
-# The assignment [A4](assignments/README.md) goes with this chapter.
+# The whole stage is `choose` on [the method's page](../tinyprune/method/prune.py). The assignment
+# [A4](assignments/README.md) goes with this chapter.
 #
 # ## Questions
 #

@@ -115,7 +115,7 @@ for i, layer in enumerate(gates):
 # %% [markdown]
 # One gate closes a head in the attention block, and the head's N = 32 hidden units in the block after it. The gated model
 # still has all of its parameters. It skips closed heads where it can, but stores them, loads them and slices around them
-# in every pass. We want a model that does not contain closed heads.
+# in every pass.
 #
 # ## 2 · Why slicing equals gating
 #
@@ -525,8 +525,8 @@ for name, value in zip(("all heads", "closed by gates", "removed"), ms):
 
 # %% [markdown]
 # Skipping saves most of the closed heads' arithmetic, but the copies cost time in every pass. After the removal nothing is
-# left to copy. (On a busy machine all three numbers vary; run the cell again before you believe them.) The next picture
-# shows the time from 8 heads in each layer down to none, with random weights.
+# left to copy. (On a busy machine all three numbers vary; run the cell again.) The next picture shows the time from 8 heads
+# in each layer down to none, with random weights.
 
 # %% jupyter={"source_hidden": true}
 # Parameters fall with the heads exactly, time less closely: models with 8, 7, … 0 heads in every layer
@@ -600,9 +600,9 @@ assert np.abs(h[row, column] - h[row[0], column[0]]).max() > 0.1  # with heads i
 #   from rounding.
 # - Parameters, multiply-adds and time fall with the heads, because nearly all of a layer belongs to some head.
 #
-# [Assignment A5](assignments/README.md) continues from here. The code is in
-# [`method/remove.py`](../tinyprune/method/remove.py), [`model/parameters.py`](../tinyprune/model/parameters.py) and
-# [`model/counting.py`](../tinyprune/model/counting.py).
+# [Assignment A5](assignments/README.md) continues from here. On [the method's page](../tinyprune/method/prune.py) this is
+# step 2; its code is in [`method/remove.py`](../tinyprune/method/remove.py),
+# [`model/parameters.py`](../tinyprune/model/parameters.py) and [`model/counting.py`](../tinyprune/model/counting.py).
 #
 # ## Questions
 #

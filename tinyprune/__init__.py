@@ -1,4 +1,5 @@
-"""tinyprune: attention-head pruning from scratch, every gradient by hand.
+"""A small language model whose attention heads can be removed: a Transformer-XL whose heads own the hidden units of the
+feed-forward block, every gradient by hand; the paper's All-attention beside it.
 
     import tinyprune as tp
 

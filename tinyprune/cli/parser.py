@@ -94,8 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands and their options."""
     parser = Parser(
         prog="tinyprune",
-        description="Train a small All-attention language model, gate its attention heads, remove those that close,\n"
-        "fine-tune: every gradient by hand.",
+        description="A small language model whose attention heads can be removed: a Transformer-XL whose heads own\n"
+        "the hidden units of the feed-forward block, every gradient by hand; the paper's All-attention beside it.",
         epilog=COMPLETION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

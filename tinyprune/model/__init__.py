@@ -1,4 +1,4 @@
-"""The language model: operations form blocks, blocks form a Transformer; parameter counts; generation."""
+"""The language model: operations form blocks, blocks form a Transformer; its parts, counts and gates; generation."""
 
 from __future__ import annotations
 

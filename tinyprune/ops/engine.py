@@ -187,7 +187,6 @@ class Engine(Machine):
     adaptive_log_probabilities = adaptive_softmax.adaptive_log_probabilities
     # Before an update; the engine of a GPU overrides it, so that nothing waits.
     clipping = clipping.clipping
-    # A layer's error as a loss of its gates.
 
 
 OPERATIONS = tuple(name for name in vars(Engine) if not name.startswith("__"))

@@ -1,1 +1,1 @@
-"""Training: the step and the loop around it, optimizers, schedules, checkpoints and evaluation."""
+"""Training: the step and the loop around it, optimizers, schedules, checkpoints, evaluation, warm-up."""
