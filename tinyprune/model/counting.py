@@ -25,7 +25,7 @@ MUCH = 1 << 24  # numbers in the inputs of all layers; where there are more, bac
 
 
 @dataclass(frozen=True)
-class Part:
+class Row:
     """A line of the table, which names a part and gives its parameters and its multiply-adds per token."""
 
     part: str
@@ -38,7 +38,7 @@ def context_keys(config: ModelConfig) -> float:
     return config.M + 1 if config.mask == "same-length" else config.M + (config.T + 1) / 2
 
 
-def head_part(config: ModelConfig) -> Part:
+def head_part(config: ModelConfig) -> Row:
     """Return the counts of one head, which are exactly what its removal saves."""
     D, Dh, N, K = config.D, config.Dh, config.N, context_keys(config)
     own = 2 if config.kv_heads else 4  # of Wq, Wo and, unless they are shared, Wk, Wv
@@ -46,7 +46,7 @@ def head_part(config: ModelConfig) -> Part:
     biases += (own - 1) * Dh if config.biased_projections else 0  # bo belongs to no head
     parameters = (own + config.relative) * D * Dh + 2 * Dh * config.relative + 2 * N * width + biases
     scores_and_values = (2 + config.relative) * K * Dh + 2 * N * width
-    return Part("one head", parameters, round(own * D * Dh + scores_and_values))
+    return Row("one head", parameters, round(own * D * Dh + scores_and_values))
 
 
 def training_bytes(config: ModelConfig, B: int, teacher: ModelConfig | None = None, frozen: bool = False) -> int:
@@ -70,7 +70,7 @@ def products_of(config: ModelConfig) -> int:
     return 3 if config.feedforward == "swiglu" else 2
 
 
-def count_parts(config: ModelConfig) -> list[Part]:
+def count_parts(config: ModelConfig) -> list[Row]:
     """Return the parts of the model, the embedding separately; their sums are the whole model.
 
     Raises:
@@ -84,28 +84,28 @@ def count_parts(config: ModelConfig) -> list[Part]:
     names = ("embedding", "unembedding", "projection", "cluster", "out_bias")
     outputs = config.cutoffs[0] + len(config.cutoffs) if config.cutoffs else config.V
     ends = sum(size for name, size in sizes.items() if name.startswith(names))
-    parts = [Part("embedding and softmax", ends, outputs * config.D)]
+    parts = [Row("embedding and softmax", ends, outputs * config.D)]
     own: dict[int, dict[str, int]] = {}  # sizes of each layer's parameters, by short name
     for name in sizes:
         if name.startswith("layers."):
             _, number, short = name.split(".", 2)
             own.setdefault(int(number), {})[short] = sizes[name]
-    parts.append(Part("positions", sizes.get("R", 0) + sizes.get("positions", 0), 0))
+    parts.append(Row("positions", sizes.get("R", 0) + sizes.get("positions", 0), 0))
     shared_biases = 2 * config.Dh if config.biased_projections else 0
     for i, H in enumerate(config.heads):
-        parts.append(Part(f"layer {i}: {H} heads", H * head.parameters, H * head.multiply_adds_per_token))
+        parts.append(Row(f"layer {i}: {H} heads", H * head.parameters, H * head.multiply_adds_per_token))
         if config.kv_heads:
             K, products = len(config.kv_ids(i)), 2 * config.D * config.Dh
-            parts.append(Part(f"layer {i}: {K} key-value heads", K * (products + shared_biases), K * products))
+            parts.append(Row(f"layer {i}: {K} key-value heads", K * (products + shared_biases), K * products))
         layer = own[i]
         shared = {n: s for n, s in layer.items() if n not in HEAD_AXIS and not n.startswith("ffn.")}
-        parts.append(Part(f"layer {i}: shared (norm, bo)", sum(shared.values()), 0))
+        parts.append(Row(f"layer {i}: shared (norm, bo)", sum(shared.values()), 0))
         if config.F:
             block = sum(s for n, s in layer.items() if n.startswith("ffn."))
             units = f", {config.width(i)} units" if config.U else ""
             products = products_of(config) * config.D * config.width(i)
-            parts.append(Part(f"layer {i}: feed-forward{units}", block, products))
-    parts.append(Part("last norm", sum(sizes[name] for name in norm_shapes(config, "ln")), 0))
+            parts.append(Row(f"layer {i}: feed-forward{units}", block, products))
+    parts.append(Row("last norm", sum(sizes[name] for name in norm_shapes(config, "ln")), 0))
     return parts
 
 

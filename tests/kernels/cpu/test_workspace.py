@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.workspace import LINE, POOL, Pool, empty, size_class
+from tinyprune.kernels.cpu.workspace import LINE, POOL, ArrayPool, empty, size_class
 
 
 def address(x: np.ndarray) -> int:
@@ -54,7 +54,7 @@ def test_an_array_outlives_the_pool_it_is_from():
 
 def test_counts_and_gives_back_what_lies_idle():
     gc.collect()
-    pool = Pool()
+    pool = ArrayPool()
     first = pool.take(8192)
     pool.give(8192, first)
     assert (pool.bytes_used, pool.bytes_free) == (0, 8192)
@@ -70,7 +70,7 @@ def test_counts_and_gives_back_what_lies_idle():
 
 
 def test_idle_blocks_are_given_up_for_one_that_finds_no_room(monkeypatch):
-    pool = Pool()
+    pool = ArrayPool()
     pool.take(2**20)
     pool.give(8192, pool.take(8192))
     room = []
@@ -81,12 +81,12 @@ def test_idle_blocks_are_given_up_for_one_that_finds_no_room(monkeypatch):
             raise MemoryError
         return size
 
-    monkeypatch.setattr(workspace, "Block", new)
+    monkeypatch.setattr(workspace, "Buffer", new)
     used = pool.bytes_used
     assert pool.take(4096) == 4096
     assert room == [False, True]
     assert (pool.bytes_used, pool.bytes_free) == (used + 4096, 0)
-    monkeypatch.setattr(workspace, "Block", mock.Mock(side_effect=MemoryError))
+    monkeypatch.setattr(workspace, "Buffer", mock.Mock(side_effect=MemoryError))
     with pytest.raises(MemoryError):
         pool.take(16384)
     assert pool.bytes_used == used + 4096
@@ -101,7 +101,7 @@ def test_size_class(nbytes):
 
 def test_a_block_that_returns_while_the_pool_is_cleared_is_released(monkeypatch):
     """As when Python's collector runs in between."""
-    pool, released = Pool(), []
+    pool, released = ArrayPool(), []
 
     def release(block):
         if not released:

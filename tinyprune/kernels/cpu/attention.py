@@ -66,7 +66,7 @@ from tinyprune.kernels.cpu.attention_tiles import (
     softmax_rows,
     softmax_rows_backward,
 )
-from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
+from tinyprune.kernels.cpu.jit import inner, kernel, parallel_kernel
 from tinyprune.kernels.cpu.panels import pack_rows, unpack_rows
 from tinyprune.kernels.cpu.product import PARTS
 from tinyprune.kernels.cpu.simd import (
@@ -177,13 +177,13 @@ def panel_places(sizes, width):
     return Panels(front, pk, pv, k, v, v + context * sizes.D)
 
 
-@part
+@inner
 def range_of_part(i, n, units):
     """Return where part i begins and ends, if `units` are cut in n parts of nearly the same size."""
     return i * units // n, (i + 1) * units // n
 
 
-@part
+@inner
 def pack_parameters(x, h, panels, places, sizes):
     """Pack head h's r and pk, which all batch entries share."""
     H, S, N, D = sizes.H, sizes.S, sizes.N, sizes.D
@@ -193,7 +193,7 @@ def pack_parameters(x, h, panels, places, sizes):
     pack_rows(x.pk, h * N * D, D, N, panels, places.pk, zero, (places.pv - places.pk) // (width * D), D, 1.0)
 
 
-@part
+@inner
 def load_queries(x, b, h, t0, sizes, queries):
     """Load three scaled tiles of queries from t0 on: q · log2 e, (q + u) · log2 e / √Dh, (q + w) · log2 e / √Dh.
 
@@ -218,7 +218,7 @@ def load_queries(x, b, h, t0, sizes, queries):
         fill_zero(queries, copy * size + count * D, size - count * D)
 
 
-@part
+@inner
 def visible_keys(t0, sizes, front, width):
     """Return which context keys the queries t0 … t0 + TILE − 1 see."""
     # Key j is at distance own + t − j of query t, and row front + i of r's panels holds distance S − 1 − i.
@@ -228,7 +228,7 @@ def visible_keys(t0, sizes, front, width):
     return Visible(first, own + TILE - first, own, sizes.T + front - t0 - TILE + first, unread)
 
 
-@part
+@inner
 def context_scores(queries, panels, places, visible, a, n, ready, s, sizes, mask):
     """Compute the scores of n context keys, from the a-th visible one on, at s[TILE + a]; masked ones may be missing.
 
@@ -248,7 +248,7 @@ def context_scores(queries, panels, places, visible, a, n, ready, s, sizes, mask
     return needed
 
 
-@part
+@inner
 def head_forward(x, factor, out, lse, gated, b, h, sizes, dropout, places, scratch):
     """Compute out, lse and gated = factor · out of one head of one batch entry.
 
@@ -299,7 +299,7 @@ def head_forward(x, factor, out, lse, gated, b, h, sizes, dropout, places, scrat
                 store(gated, at, multiply(o, factors))
 
 
-@part
+@inner
 def forward_scratch(memory, sizes):
     """Split a worker's scratch into three tiles of queries, their online softmax, their scores and panels."""
     W = lanes(memory)
@@ -309,7 +309,7 @@ def forward_scratch(memory, sizes):
     return queries, Running(top, sums, out), memory[:s_size], memory[s_size:]
 
 
-@part
+@inner
 def forward_heads(counter, parts, x, factors, out, lse, gated, sizes, dropout, memory):
     """Compute parts of the units until none is left. Unit h · B + b: a head's entries in a row, to pack it once."""
     x, sizes, dropout = Inputs(*x), Sizes(*sizes), Dropout(*dropout)
@@ -342,7 +342,7 @@ def forward(x, factors, out, lse, gated, sizes, dropout, parts, scratch):
         forward_heads(counter, parts, x, factors, out, lse, gated, sizes, dropout, scratch[i])
 
 
-@part
+@inner
 def load_gradients(dout, out, lse, b, h, t0, factor, sizes, tile, gate_sum):
     """Load do = factor · dout, lse and delta of a tile of queries; returns `gate_sum` + Σ dout · o."""
     T, H, D = sizes.T, sizes.H, sizes.D
@@ -363,7 +363,7 @@ def load_gradients(dout, out, lse, b, h, t0, factor, sizes, tile, gate_sum):
     return gate_sum
 
 
-@part
+@inner
 def store_gradients(dqueries, b, h, t0, grad, duw_at, sizes):
     """Store a tile's dq, which sums the gradients of q, q + u and q + w; add to du and dw at duw_at."""
     T, H, D = sizes.T, sizes.H, sizes.D
@@ -382,7 +382,7 @@ def store_gradients(dqueries, b, h, t0, grad, duw_at, sizes):
             store(grad.dq, ((b * T + t0 + t) * H + h) * D + d, gradient)
 
 
-@part
+@inner
 def persistent_backward(x, h, count, entry, sizes, dropout, places, scratch):
     """Add what the persistent keys contribute to the gradients of a tile's queries, and these to those of pk and pv."""
     S, N, D, row = sizes.S, sizes.N, sizes.D, sizes.row
@@ -402,7 +402,7 @@ def persistent_backward(x, h, count, entry, sizes, dropout, places, scratch):
         outer(tile.queries, zero, ds, edge, row, wide, d_panels, pk, D, mask)
 
 
-@part
+@inner
 def context_backward(x, b, h, t0, count, entry, sizes, dropout, places, scratch):
     """Add what the context keys contribute to the gradients of a tile's queries, and these to those of k, v and r."""
     S, H, D, row = sizes.S, sizes.H, sizes.D, sizes.row
@@ -428,7 +428,7 @@ def context_backward(x, b, h, t0, count, entry, sizes, dropout, places, scratch)
             positions_backward(x, h, visible, a, n, sizes, places, scratch)
 
 
-@part
+@inner
 def positions_backward(x, h, visible, a, n, sizes, places, scratch):
     """Add what the columns a … a + n − 1 of position scores contribute to the gradients of q + w, and to that of r.
 
@@ -448,7 +448,7 @@ def positions_backward(x, h, visible, a, n, sizes, places, scratch):
     outer(tile.queries, q_w, ds, at, row, wide, d_panels, to, D, EVERY_KEY)
 
 
-@part
+@inner
 def head_backward(x, out, lse, dout, grad, slot, b, factor, sizes, dropout, places, scratch):
     """Compute dq, dk and dv of one head of one batch entry, and add to the gradients of r, pk, pv, u and w.
 
@@ -482,7 +482,7 @@ def head_backward(x, out, lse, dout, grad, slot, b, factor, sizes, dropout, plac
     return gate_sum
 
 
-@part
+@inner
 def backward_scratch(memory, sizes, places):
     """Split a worker's scratch into a tile, its scores and their gradients, panels and their gradients."""
     size, s_size = TILE * sizes.D, TILE * (sizes.row + 2)
@@ -494,7 +494,7 @@ def backward_scratch(memory, sizes, places):
     return tile, s, ds, memory[: places.end], memory[places.end :]
 
 
-@part
+@inner
 def closed_head_backward(out, dout, grad, h, group, first, end, sizes):
     """Zero the gradients of a head whose gate is 0, for some batch entries; returns the gate's gradient, Σ dout · o."""
     never_inline()
@@ -519,7 +519,7 @@ def closed_head_backward(out, dout, grad, h, group, first, end, sizes):
     return gate_sum
 
 
-@part
+@inner
 def backward_heads(counter, x, out, lse, dout, grad, factors, groups, sizes, dropout, memory):
     """Compute units until none is left. Unit h · groups + group is head h for a group of batch entries."""
     x, grad, sizes, dropout = Inputs(*x), Gradients(*grad), Sizes(*sizes), Dropout(*dropout)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from numba import int64
 from numpy.typing import NDArray
 
-from tinyprune.kernels.cpu.jit import kernel, part
+from tinyprune.kernels.cpu.jit import inner, kernel
 from tinyprune.kernels.cpu.simd import (
     REGISTERS,
     add,
@@ -79,7 +79,7 @@ def round_up(n, multiple):
     return (n + multiple - 1) // multiple * multiple
 
 
-@part
+@inner
 def fill_zero(x, at, n):
     """Set x[at : at + n] = 0, n a multiple of the lanes."""
     zero = zeros(x)
@@ -87,7 +87,7 @@ def fill_zero(x, at, n):
         store(x, i, zero)
 
 
-@part
+@inner
 def seen_by(mask, j, n):
     """Return the range of queries, in whole register tiles, that see any of the n keys from j on."""
     if mask.slope == 0:
@@ -95,7 +95,7 @@ def seen_by(mask, j, n):
     return max(j - mask.high + 1, 0) // ROWS * ROWS, round_up(min(j + n - mask.low, TILE), ROWS)
 
 
-@part
+@inner
 def scores(a, a0, panels, p0, n, s, s0, s_row, D, mask, accumulate):
     """Set s[t, j] = Σ_d a[t, d] · panels[j, d], or add it, for TILE queries and n keys, n a multiple of WIDTH.
 
@@ -113,13 +113,13 @@ def scores(a, a0, panels, p0, n, s, s0, s_row, D, mask, accumulate):
                 tile_set(a, at, panels, panel, s, to, D)
 
 
-@part
+@inner
 def seen_from(mask, t, rows, n):
     """Return the range of keys, among n, that any of the queries t … t + rows − 1 sees."""
     return max(mask.low + t * mask.slope, 0), min(mask.high + (t + rows - 1) * mask.slope, n)
 
 
-@part
+@inner
 def mix(s, s0, s_row, x, x0, x_row, n, out, out0, D, mask):
     """Add Σ_j s[t, j] · x[j, d] to out[t, d] for the tile's queries and n keys; s is 0 for keys that are not seen."""
     never_inline()
@@ -142,7 +142,7 @@ def mix(s, s0, s_row, x, x0, x_row, n, out, out0, D, mask):
                     narrow_add(s, at, x, row, out, to, high - low)
 
 
-@part
+@inner
 def outer(a, a0, s, s0, s_row, n, panels, p0, D, mask):
     """Add Σ_t s[t, j] · a[t, d] over the tile's queries to panels[j, d], for n keys, n a multiple of WIDTH.
 
@@ -159,7 +159,7 @@ def outer(a, a0, s, s0, s_row, n, panels, p0, D, mask):
                 tile_add(a, at, s, row, panels, to, end - first)
 
 
-@part
+@inner
 def visible_lanes(s, at, j, low, high):
     """Load the scores of the keys from j on, at s[at + j]; those of keys outside low … high − 1 become LOWEST.
 
@@ -168,7 +168,7 @@ def visible_lanes(s, at, j, low, high):
     return only_lanes(load(s, at + j), low - j, high - j, LOWEST)
 
 
-@part
+@inner
 def weigh(s, at, score, m, total, entry, dropout):
     """Store the weights 2^(score − m), some of them dropped; returns `total` plus all of them, dropped or not."""
     p = exp2(subtract(score, m))
@@ -179,7 +179,7 @@ def weigh(s, at, score, m, total, entry, dropout):
     return add(total, p)
 
 
-@part
+@inner
 def softmax_rows(s, at, n, mask, running, entry, sizes, dropout):
     """Add n scores (base 2) of each query to its online softmax (Milakov & Gimelshein 2018, Alg. 3).
 
@@ -220,7 +220,7 @@ def softmax_rows(s, at, n, mask, running, entry, sizes, dropout):
         store(running.sum, t * W, total)
 
 
-@part
+@inner
 def weigh_backward(s, ds, at, score, lse, delta, entry, dropout):
     """Store the weights of some scores, and ds, see `softmax_rows_backward`."""
     a = exp2(subtract(score, lse))
@@ -234,7 +234,7 @@ def weigh_backward(s, ds, at, score, lse, delta, entry, dropout):
         store(ds, at, multiply(a, subtract(load(ds, at), delta)))
 
 
-@part
+@inner
 def softmax_rows_backward(s, ds, at, n, mask, count, lse, delta, entry, sizes, dropout):
     """Turn n scores of each query, in s, and their da = do·v, in ds, into weights and ds, in place.
 

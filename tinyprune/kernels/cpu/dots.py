@@ -7,14 +7,14 @@ panel; with one row it takes longer than the product. Here eight rows of b are r
 for each other, and one load of a serves all eight. Further rows of a find them in the cache.
 """
 
-from tinyprune.kernels.cpu.jit import part
+from tinyprune.kernels.cpu.jit import inner
 from tinyprune.kernels.cpu.simd import broadcast, lanes, load, load_some, muladd, never_inline, total
 
 MOST_ROWS = 4  # of a: with twice as many, packing is faster
 SIDE = 8  # rows of b side by side
 
 
-@part
+@inner
 def side_by_side(a, a_at, b, b_at, b_row, c, c_at, K, rows, accumulate):
     """Compute c[c_at + j] (+)= Σ_k<K a[a_at + k] · b[b_at + j · b_row + k] for j < rows ≤ SIDE; K, rows ≥ 1.
 
@@ -46,7 +46,7 @@ def side_by_side(a, a_at, b, b_at, b_row, c, c_at, K, rows, accumulate):
         c[c_at + j] = c[c_at + j] + sums[j] if accumulate else sums[j]
 
 
-@part
+@inner
 def dots(a, a_at, a_row, b, b_at, b_row, c, c_at, c_row, K, rows, columns, accumulate):
     """Compute c[rows, columns] (+)= a · bᵀ, for `columns` rows of b."""
     for j in range(0, columns, SIDE):

@@ -45,13 +45,13 @@ def can_cache() -> bool:
 
 CACHED = can_cache()
 
-# Omitting unused entry points makes compilation a fifth faster: C code calls none of these functions, Python no `part`.
-# (Calling a `part` from Python crashes the process.)
+# Omitting unused entry points makes compilation a fifth faster: C code calls none of these functions, and Python no
+# `inner` one. (Calling one from Python crashes the process.)
 kernel = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True)
 parallel_kernel = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, parallel=not BOUNDS_CHECKED)
-# A `part` does not count references to its arguments, which outlive it: Numba counts even in inner loops, and threads
+# An `inner` function counts no references to its arguments, which outlive it: Numba counts even in loops, and threads
 # then wait for one another at the counts (a quarter of attention's forward at small sizes). So it makes no arrays.
-part = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True, _nrt=False)
+inner = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True, _nrt=False)
 
 
 def loop_kernel(function: Callable) -> Callable:

@@ -3,11 +3,11 @@
 A panel has two vectors of lanes. With four, the rows abc def ghi jkl mno (D = 3) become adgj behk cfil m000 n000 o000.
 """
 
-from tinyprune.kernels.cpu.jit import part
+from tinyprune.kernels.cpu.jit import inner
 from tinyprune.kernels.cpu.simd import lanes, never_inline, transpose
 
 
-@part
+@inner
 def pack_rows(source, at, stride, n, target, to, front, panels, D, factor):
     """Transpose n rows of `source` times `factor` into panels: `front` rows of zeros, the n rows, zeros to the end.
 
@@ -35,7 +35,7 @@ def pack_rows(source, at, stride, n, target, to, front, panels, D, factor):
                         target[x + d * width + lane] = 0
 
 
-@part
+@inner
 def unpack_rows(source, at, front, n, target, to, stride, D, factor):
     """Reverse `pack_rows`: write n rows of D numbers, D a multiple of the lanes, at target[to + j · stride]."""
     never_inline()

@@ -21,7 +21,7 @@ import numpy as np
 from numba import int64, prange
 
 from tinyprune.kernels.cpu.dots import dots
-from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
+from tinyprune.kernels.cpu.jit import inner, kernel, parallel_kernel
 from tinyprune.kernels.cpu.panels import pack_rows
 from tinyprune.kernels.cpu.simd import (
     REGISTERS,
@@ -61,7 +61,7 @@ flat_tile = ragged_microkernel(FEW, 2)
 long_tile = ragged_microkernel(1, 2 * LONG)
 
 
-@part
+@inner
 def pack(b, at, b_row, b_column, depth, columns, panel, packed):
     """Copy b[at:], depth × columns, into panels `[panel][k][width]`, from number `panel` on; the last may be padded."""
     never_inline()
@@ -86,7 +86,7 @@ def pack(b, at, b_row, b_column, depth, columns, panel, packed):
         pack_rows(b, at + first * b_column, b_column, columns - first, packed, int64(0), int64(0), panels, depth, 1.0)
 
 
-@part
+@inner
 def copy_rows(source, at, stride, n, columns, target, to, target_stride):
     """Copy a matrix (n, columns) from source[at] on, with a distance between its rows, to target[to] on."""
     never_inline()
@@ -96,7 +96,7 @@ def copy_rows(source, at, stride, n, columns, target, to, target_stride):
             store_some(target, to + i * target_stride + j, load_some(source, at + i * stride + j, left), left)
 
 
-@part
+@inner
 def ragged_tiles(a, a_at, b, b_at, c, c_at, depth, rows, columns, accumulate):
     """Compute c[rows, columns] (+)= a · panel for a tile at the end of the rows or columns, rows ≤ ROWS."""
     never_inline()
@@ -109,7 +109,7 @@ def ragged_tiles(a, a_at, b, b_at, c, c_at, depth, rows, columns, accumulate):
             flat_tile(a, x_at, b, b_at, c, to, depth, rows - i, columns, accumulate)
 
 
-@part
+@inner
 def start_rows(c, c_at, residual, r_at, bias, first, rows, columns):
     """Set c[rows, columns] = residual + bias, either of which may be empty; the sums are then added to it."""
     never_inline()
@@ -124,7 +124,7 @@ def start_rows(c, c_at, residual, r_at, bias, first, rows, columns):
             store_some(c, c_at.first + r * c_at.row + j, x, columns - j)
 
 
-@part
+@inner
 def products_with_rows(a, b, c, residual, bias, steps, extents):
     """Compute a part of the product as `product`, with op(b) = bᵀ, whose rows are read where they lie, see `dots`."""
     (a_group, a_row, _, _), (_, _, b_column), (c_group, c_row), (r_group, r_row), sizes = steps
@@ -152,7 +152,7 @@ class Columns(NamedTuple):
     ragged: int  # where the last panel begins in scratch, if it has fewer columns
 
 
-@part
+@inner
 def place_rows(a, a_at, depth, whole, scratch):
     """Return where a tile reads ROWS rows of a: where they lie, or copied to the strip at the end of scratch."""
     strip = len(scratch) - ROWS * DEPTH
@@ -166,7 +166,7 @@ def place_rows(a, a_at, depth, whole, scratch):
     return a, a_at
 
 
-@part
+@inner
 def tile_of_rows(a, a_at, panels, columns, scratch, c, c_at, depth, rows, packing, add_up):
     """Compute c[rows, columns] (+)= a · panels, rows ≤ ROWS.
 
@@ -199,7 +199,7 @@ def tile_of_rows(a, a_at, panels, columns, scratch, c, c_at, depth, rows, packin
         ragged_tiles(a, a_at, scratch, b_at, c, to, depth, rows, left, add_up)
 
 
-@part
+@inner
 def product(a, b, c, residual, bias, steps, extents, scratch, packed):
     """Compute a part of the product: some row tiles by some panels (`extents`), which may be `packed` already.
 
@@ -253,7 +253,7 @@ def product(a, b, c, residual, bias, steps, extents, scratch, packed):
                 tile_of_rows(x, x_at, panels, columns, scratch, c, c_at, depth, rows, packing, add_up)
 
 
-@part
+@inner
 def grid(tiles, panels, width, N, threads):
     """Return into how many parts the row tiles are cut, and the panels, so that the largest part is small.
 
@@ -280,7 +280,7 @@ def alone(a, b, c, residual, bias, steps, scratch):
     product(a, b, c, residual, bias, steps, extents, scratch[0], zero)
 
 
-@part
+@inner
 def parts(a, b, c, residual, bias, steps, counter, cuts, scratch):
     """Compute parts of the product until all are taken: parts of the same columns one after the other."""
     M, N, K, k_groups, groups, packing, accumulate = steps[4]

@@ -22,7 +22,7 @@ SMALL = 4096  # bytes; below it NumPy's own allocator is as good
 MAPPED = range(1 << 19, 1 << 22)  # bytes of blocks that the C library would keep; larger ones NumPy puts on huge pages
 
 
-class Block(np.ndarray):
+class Buffer(np.ndarray):
     """A block of bytes whose first cache line begins at byte `start`.
 
     It has its own type because the base of a view of a view is otherwise the innermost plain array, past the `Owner`.
@@ -37,18 +37,18 @@ class Block(np.ndarray):
         return block
 
 
-class Pool(pool.Pool):
+class ArrayPool(pool.Pool):
     """A pool of such blocks."""
 
-    def allocate(self, size: int) -> Block:
+    def allocate(self, size: int) -> Buffer:
         """Allocate a block."""
         # Shapes have changed, for example because heads were removed: give idle blocks back to the system.
         if self.bytes_free > self.bytes_used:
             self.clear()
-        return Block(size)
+        return Buffer(size)
 
 
-POOL = Pool()
+POOL = ArrayPool()
 
 
 class Owner(np.ndarray):
@@ -56,7 +56,7 @@ class Owner(np.ndarray):
 
     __slots__ = ()
 
-    def __del__(self, give: Callable[[int, Block], None] = POOL.give) -> None:
+    def __del__(self, give: Callable[[int, Buffer], None] = POOL.give) -> None:
         # `give` is a default argument because at exit module names may be gone before the last array is
         give(self.base.size - LINE, self.base)
 
