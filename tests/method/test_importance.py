@@ -99,6 +99,15 @@ def test_magnitude_of_a_head_is_that_of_its_own_slices(kind):
         assert score("magnitude", whole)[1][head] == pytest.approx(by_hand, rel=1e-12)
 
 
+@pytest.mark.parametrize(("name", "value"), [("persistent", "routed"), ("feedforward", "experts")])
+def test_magnitude_refuses_kinds_whose_matrices_it_does_not_know(name, value):
+    """A kind that is added to the configuration must not be scored by a part of its matrices."""
+    whole = model("transformer-xl")
+    object.__setattr__(whole.config, name, value)
+    with pytest.raises(UsageError, match=f"magnitude must be told which matrices belong to .* '{value}'"):
+        score("magnitude", whole)
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_confidence_is_the_mean_of_the_largest_weights(kind):
     whole = model(kind)

@@ -11,9 +11,12 @@ from command import files_up_to, harmless, refused, succeed, write_text
 
 import tinyprune as tp
 from tinyprune.config import DataConfig
+from tinyprune.errors import UsageError
 from tinyprune.method.criteria import michel
 from tinyprune.method.masks import keep_best, with_parts
 from tinyprune.ops.engine import Engine
+from tinyprune.play.page import check_model
+from tinyprune.runs.directory import SavedModel
 
 SIZES = {"L": 2, "D": 16, "H": 4, "T": 12, "M": 12}
 MODELS = {
@@ -84,6 +87,9 @@ def test_the_file_is_small_whole_and_of_known_models_only(book, finished, tmp_pa
     assert list(data["choices"]) == ["random"] and base64.b64decode(data["weights"]) == params
     with files_up_to(100_000):
         assert "untouched" in harmless(1, tmp_path, "play", run, page)
+    object.__setattr__(model.config, "positions", "slopes")  # a kind of positions that the page has never heard of
+    with pytest.raises(UsageError, match=r'would need model\.positions = "relative" or "learned"$'):
+        check_model(SavedModel(model, model.origin.tokenizer, DataConfig(), "", {}))
     assert "without gates" in refused(2, "play", finished, "--stage=gate")
     of_bytes = tp.load_text(DataConfig(corpus=str(book), tokenizer="byte"))
     tp.save(tp.new_model(of_bytes, 0, "numpy", **SIZES), tmp_path / "bytes")
