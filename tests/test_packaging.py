@@ -1,7 +1,10 @@
 """What is installed and what is shown by an index: requirements, the sdist, the README."""
 
+import json
 import re
+import shutil
 import subprocess
+import sysconfig
 import tarfile
 import tomllib
 from email import message_from_string
@@ -28,6 +31,24 @@ def needed(environment: dict[str, str]) -> dict[str, Requirement]:
     apply = [r for r in found if r.marker is None or r.marker.evaluate(environment)]
     assert len({r.name for r in apply}) == len(apply)
     return {r.name: r for r in apply}
+
+
+def test_the_installed_command_works(tmp_path):
+    """What `pip install` puts beside Python, started by itself and from another folder."""
+    command = shutil.which("tinyprune", path=sysconfig.get_path("scripts"))
+    assert command and PROJECT["scripts"] == {"tinyprune": "tinyprune.cli:main"}
+    for arguments, status, out in (
+        (["--version"], 0, f"tinyprune {tinyprune.__version__}\n"),
+        (["list", "presets", "--json"], 0, None),
+        (["eval", "nowhere"], 2, ""),
+    ):
+        done = subprocess.run([command, *arguments], capture_output=True, text=True, encoding="utf-8", cwd=tmp_path)
+        assert done.returncode == status, done.stderr
+        assert done.stderr == "" or (status and done.stderr.startswith("tinyprune: error: "))
+        if out is None:
+            assert "tiny" in [record["preset"] for record in json.loads(done.stdout)]
+        else:
+            assert done.stdout == out
 
 
 def test_every_platform_has_a_numpy_that_computes():

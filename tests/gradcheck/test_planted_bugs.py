@@ -312,3 +312,11 @@ MODEL_BUGS = {
 @pytest.mark.parametrize("bug", MODEL_BUGS)
 def test_a_wrong_operation_in_a_model_is_found(bug):
     assert wrong_gradients(model_case("all-attention", ops=backend_with(**MODEL_BUGS[bug])))
+
+
+@pytest.mark.parametrize("mode", ["complex", "central"])
+def test_no_false_alarm(mode):
+    for case in [*CASES.values(), *model_cases()]:
+        if mode == "complex" or "straight-through" not in case.operation:
+            records = check_gradients(case.forward, case.backward, *case.inputs.values(), mode=mode, directions=1)
+            assert all(record.passed for record in records), case.operation

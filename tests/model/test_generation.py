@@ -86,6 +86,17 @@ def test_a_text_read_at_once_is_read_as_by_tokens(kind, options, T, M, first):
         np.testing.assert_allclose(got, expected[first + n - 1 :], rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("options", [{}, {"rope_scaling": (8.0, 1.0, 4.0, 16.0)}], ids=["plain", "scaled"])
+def test_only_distances_count_however_late_the_position(options):
+    """In float32 an angle of a million would be off by a thirtieth."""
+    model = small_model(small_config("llama", rope_base=100.0, **options), dtype=np.float32)
+    early, late = CachedDecoder(model), CachedDecoder(model)
+    late.read = 1_000_001
+    for token in draw_text(model.config, 20):
+        expected, got = (reader.predict(reader.read_token(int(token))) for reader in (early, late))
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("scaling", [True, False], ids=["scaled", "unscaled"])
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
 @pytest.mark.parametrize(("kind", "options"), [(kind, {}) for kind in MODELS] + [*UNUSUAL.items()])

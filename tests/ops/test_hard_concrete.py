@@ -49,6 +49,15 @@ def test_extreme_numbers_stay_finite(dtype):
         np.testing.assert_array_equal(hard_concrete_backward(np.ones(4, dtype), cache), 0)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_noise_lies_inside_of_0_and_1(dtype):
+    """The ends themselves are too rare to be seen in samples, so the draws are compared with those of that range."""
+    u = draw_noise((300, 400), np.random.default_rng(0), dtype)
+    expected = np.random.default_rng(0).uniform(1e-6, 1 - 1e-6, (300, 400)).astype(dtype)
+    np.testing.assert_array_equal(u, expected, strict=True)
+    assert u.min() > 0 and u.max() < 1
+
+
 @pytest.mark.parametrize("change", [{"beta": 0.0}, {"gamma": 0.0}, {"gamma": 0.1}, {"zeta": 1.0}], ids=str)
 def test_constants_at_the_end_of_their_range(change):
     (name, value) = next(iter(change.items()))
