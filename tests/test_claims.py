@@ -16,6 +16,7 @@ from tinyprune.experiments.results import SPLITS, grouped, read_csv
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "data" / "results"
 PAGE, LAW = ((RESULTS / name / "README.md").read_text(encoding="utf-8") for name in (".", "law-stdlib"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 LAMS = "0.03", "0.05", "0.08", "0.13"
 # Studies whose models start from one baseline for each seed.
 PAIRED = ("tradeoff", "ablation", "budgets", "map")  # newer ones say so
@@ -73,46 +74,88 @@ def test_every_difference_follows_from_its_cells():
         assert [row.group() for row in rows] == [line(*own, r) for own, r in zip(names, records, strict=True)]
 
 
+TEXTS = ("run", "other")  # the language reference, which a run reads, and Moby Dick, which nothing read
+
+
+@cache
+def summary() -> dict[tuple, dict]:
+    """The study (d): rows by parts, method, state of the model and text."""
+    rows = csv_of("smollm2-parts/summary.csv")
+    return {(r["parts"], r["method"], r["model"], r["text"]): r for r in rows}
+
+
+def times(parts: str, method: str, model: str) -> list[float]:
+    """Perplexities on both texts, as multiples of the whole model's."""
+    return [summary()[parts, method, model, text]["times"] for text in TEXTS]
+
+
+def assert_says(page: str, sentence: str, *numbers: float) -> None:
+    assert sentence.format(*numbers) in " ".join(page.split())
+
+
 def test_every_multiple_of_a_perplexity_follows_from_its_cells():
-    """Perplexity by that of the whole model, pruned, repaired and healed, on the run's text and on another."""
-    of = {tuple(r[x] for x in ("parts", "method", "model", "text")): r for r in csv_of("smollm2-parts/summary.csv")}
-    speed = csv_of("smollm2-parts/speed.csv")
-    (rows,) = tables(re.compile(r"^\| (heads|blocks|both) \| ([\w-]+) \| (.*) \|$", re.MULTILINE))
-    assert len(rows) == len({key[:2] for key in of}) - 1
+    """A row has two texts, each with the pruned, the repaired and the healed model."""
+    row = re.compile(r"^\| (heads|blocks|both) \| ([\w-]+) \| (.*) \|$", re.MULTILINE)
+    (rows,) = tables(row)
+    assert len(rows) == len({key[:2] for key in summary()}) - 1  # without the whole model
     for parts, method, numbers in (row.groups() for row in rows):
-        of_texts = itertools.product(("run", "other"), ("pruned", "repaired", "healed"))
-        found = [of[parts, method, model, text] for text, model in of_texts]
-        first = [f"{found[0]['seeds']}", f"{found[0]['heads']:.0f}", f"{found[0]['blocks'] or 1440:.0f}"]
-        first += [f"{found[0]['bytes'] / 1e6:.1f}"]
-        times = [f"{r['times']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in found]
-        assert numbers.split(" | ") == [*first, *times]
-    page, readme = " ".join(PAGE.split()), " ".join(README.split())
-    own = [[r for r in speed if r["parts"] == x and r["share"] == 0.9] for x in ("heads", "blocks", "both")]
-    fast = [np.mean([r[name] for r in x]) for x in (*own, speed[1:2]) for name in ("reading_times", "writing_times")]
-    said = "read {:.2f} and write {:.2f} times as fast, without blocks {:.2f} and {:.2f}, without both {:.2f} and "
-    assert (said + "{:.2f}; the whole file, loaded again, {:.2f} and {:.2f}.").format(*fast) in page
-    whole = [of["all", "whole", model, text] for model in ("whole", "healed") for text in ("run", "other")]
-    ends = [r["perplexity"] for r in whole[:2]] + [r["times"] for r in whole[2:]]
-    assert "({:.1f} on the language reference, {:.1f} on *Moby Dick*, 20,480 tokens each)".format(*ends) in page
-    assert "healed as long, has {:.2f} and {:.2f}".format(*ends[2:]) in page
-    assert f"whole {whole[0]['bytes'] / 1e6:.1f}" in page
-    blocks = [of["blocks", "michel-global", "healed", text]["times"] for text in ("run", "other")]
-    assert "have {:.2f} and {:.2f} times".format(*(x / y for x, y in zip(blocks, ends[2:], strict=True))) in page
+        states = itertools.product(TEXTS, ("pruned", "repaired", "healed"))
+        found = [summary()[parts, method, model, text] for text, model in states]
+        seeds, heads, blocks, size = (found[0][key] for key in ("seeds", "heads", "blocks", "bytes"))
+        expected = [f"{seeds}", f"{heads:.0f}", f"{blocks or 1440:.0f}", f"{size / 1e6:.1f}"]
+        expected += [f"{r['times']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in found]
+        assert numbers.split(" | ") == expected
+
+
+def test_the_whole_model_is_described_by_its_cells():
+    reference, other = (summary()["all", "whole", "whole", text] for text in TEXTS)
+    said = "({:.1f} on the language reference, {:.1f} on *Moby Dick*, 20,480 tokens each)"
+    assert_says(PAGE, said, reference["perplexity"], other["perplexity"])
+    assert_says(PAGE, "whole {:.1f}", reference["bytes"] / 1e6)
+
+
+def test_healed_models_are_compared_with_the_whole_one_healed_as_long():
+    whole = times("all", "whole", "healed")
+    blocks = times("blocks", "michel-global", "healed")
+    assert_says(PAGE, "healed as long, has {:.2f} and {:.2f}", *whole)
+    assert_says(PAGE, "have {:.2f} and {:.2f} times", *np.divide(blocks, whole))
+    assert_says(README, "healed as long, has {:.2f}; ", whole[0])
+
+
+def test_the_spread_of_three_seeds_follows_from_its_cells():
     healed = [r for r in csv_of("smollm2-parts/results.csv") if r["model"] == "healed"]
-    groups = [[r["times"] for r in x] + [x[0]["method"]] for x in grouped(healed, "method", "parts", "text").values()]
-    spans = [100 * max(max(x) / min(x) - 1 for *x, way in groups if way == m) for m in ("gates", "random")]
-    assert "differ by at most {:.0f} % (gates) and {:.0f} % (random)".format(*spans) in page
-    ways, own = (
-        ("michel-global", "gates"),
-        (("pruned", "run"), ("healed", "run"), ("pruned", "other"), ("healed", "other")),
-    )
-    a, b, c, d = ([of["blocks", way, *x]["times"] for way in ways] for x in own)
-    heads = of["heads", "gates", "pruned", "run"]["times"]
-    assert "perplexity is {:.2f} ({:.2f}) times the whole model's; ".format(*a) in readme
-    assert f"chosen by gates, it is {heads:.2f} times" in readme
-    assert "lower the first to {:.2f} ({:.2f}) times on".format(*b) in readme
-    assert f"healed as long, has {ends[2]:.2f}; " in readme
-    assert "and from {:.2f} ({:.2f}) to {:.2f} ({:.2f}) times on *Moby Dick*".format(*c, *d) in readme
+    spreads = []
+    for way in ("gates", "random"):
+        of_way = [r for r in healed if r["method"] == way]
+        seeds = [[r["times"] for r in rows] for rows in grouped(of_way, "parts", "text").values()]
+        spreads.append(max(100 * (max(each) / min(each) - 1) for each in seeds))
+    assert_says(PAGE, "differ by at most {:.0f} % (gates) and {:.0f} % (random)", *spreads)
+
+
+def test_the_speed_in_llama_cpp_follows_from_its_cells():
+    """Means over the methods that take a tenth, and the whole file, measured a second time."""
+    speed = csv_of("smollm2-parts/speed.csv")
+    tenth = [[r for r in speed if (r["parts"], r["share"]) == (x, 0.9)] for x in ("heads", "blocks", "both")]
+    again = [r for r in speed if r["method"] == "whole, once more"]
+    means = []
+    for rows in (*tenth, again):
+        means += [np.mean([r[key] for r in rows]) for key in ("reading_times", "writing_times")]
+    said = "read {:.2f} and write {:.2f} times as fast, without blocks {:.2f} and {:.2f}, "
+    said += "without both {:.2f} and {:.2f}; the whole file, loaded again, {:.2f} and {:.2f}."
+    assert_says(PAGE, said, *means)
+
+
+def test_the_multiples_that_the_readme_quotes_follow_from_their_cells():
+    """Those of blocks that |gradient| chose, and in brackets of those that gates chose."""
+    pruned, healed = (
+        np.transpose([times("blocks", way, model) for way in ("michel-global", "gates")])
+        for model in ("pruned", "healed")
+    )  # a row for each text
+    assert_says(README, "perplexity is {:.2f} ({:.2f}) times the whole model's; ", *pruned[0])
+    assert_says(README, "chosen by gates, it is {:.2f} times", times("heads", "gates", "pruned")[0])
+    assert_says(README, "lower the first to {:.2f} ({:.2f}) times on", *healed[0])
+    said = "and from {:.2f} ({:.2f}) to {:.2f} ({:.2f}) times on *Moby Dick*"
+    assert_says(README, said, *pruned[1], *healed[1])
 
 
 def test_every_difference_at_a_fixed_lam_follows_from_its_cells():
@@ -239,9 +282,6 @@ def test_healing_closes_half_of_what_a_random_choice_costs():
 
 def part_of_readme(heading: str) -> str:
     return re.search(rf"\n## {heading}\n(.*?)\n## ", README, re.DOTALL).group(1)
-
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_pages():
