@@ -116,14 +116,9 @@ def record(folder: Path) -> Iterator[tuple[str, str]]:
         do("finetune", run)
         yield from stages(f"pretrained, {name}", run)
 
-    common = [
-        "--preset",
-        SETTINGS / "study.toml",
-        "--corpus",
-        folder / "book.txt",
-        f"--directory={folder / 'tradeoff'}",
-    ]
-    do("experiment", "tradeoff", *common, f"--methods={METHODS}", "--shares=0.5", "--seeds=2", "--jobs=1")
+    common = ["--preset", SETTINGS / "study.toml", "--corpus", folder / "book.txt", "--seeds=2"]
+    common += [f"--directory={folder / 'tradeoff'}"]
+    do("experiment", "tradeoff", *common, f"--methods={METHODS}", "--shares=0.5", "--jobs=1")
     yield from ((f"tradeoff: {name}", found) for name, found in cells(folder / "tradeoff"))
     where = folder / "compare"
     do("compare", folder / "pretrained-gates", f"--directory={where}", "--methods=gates,michel", "--tokens=100",

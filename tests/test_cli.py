@@ -52,7 +52,7 @@ def test_run_prints_its_table_as_json_and_leaves_checkpoints_and_a_report(finish
 
 
 def test_a_run_without_a_name_has_one(book, tmp_path):
-    process = commands.start("run", "--corpus", book, *settings(steps=300), cwd=tmp_path)
+    process = commands.start("run", "--corpus", book, "--backend=numpy", *settings(steps=300), cwd=tmp_path)
     commands.wait_until((tmp_path / "runs" / "tiny-book" / "train.safetensors").exists, process)
     process.kill()
     process.communicate()

@@ -270,7 +270,7 @@ def test_a_loss_that_is_not_a_number(book, tmp_path):
 
 def test_a_model_that_is_too_large(book, tmp_path):
     """For this process, whose limit the machine's memory does not tell."""
-    limit = 3 << 29
+    limit = 1 << 30
     given = ["--corpus", book, "--backend=numpy", *settings(MODEL | {"D": 8000, "T": 1, "M": 1})]
     options = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))}
     said = refused(1, "train", tmp_path / "run", *given, **options)

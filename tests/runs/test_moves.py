@@ -13,7 +13,8 @@ from tinyprune.runs.directory import RunDirectory
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 
 COMMANDS = {"eval": [], "heads": ["--tokens=40"], "gate": ["--overwrite"], "run": ["--resume"]}
-COMMANDS |= {"compare": ["--methods=random", "--shares=0.8", "--parts=heads", "--tokens=40", "--set=heal.steps=1"]}
+QUICK = ["--methods=random", "--shares=0.8", "--parts=heads", "--tokens=40", "--set=heal.steps=1", "--backend=numpy"]
+COMMANDS["compare"] = QUICK
 
 
 @pytest.fixture
