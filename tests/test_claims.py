@@ -32,7 +32,8 @@ def csv_of(path: str) -> list[dict]:
 
 def rows_of(study: str) -> list[dict]:
     made = csv_of(f"{study}/results.csv")
-    shared, apart = study.startswith(PAIRED), {"start": "new"} if study == "architecture-stdlib" else {}
+    shared = study.startswith(PAIRED)
+    apart = {"start": "new"} if study == "architecture-stdlib" else {}
     return [{"start": "baseline" if shared and "scratch" not in r["method"] else "new"} | r | apart for r in made]
 
 
@@ -74,7 +75,8 @@ def test_every_difference_follows_from_its_cells():
         assert [row.group() for row in rows] == [line(*own, r) for own, r in zip(names, records, strict=True)]
 
 
-TEXTS = ("run", "other")  # the language reference, which a run reads, and Moby Dick, which nothing read
+# the language reference, which a run reads, and Moby Dick, which nothing read
+TEXTS = ("run", "other")
 
 
 @cache
@@ -176,7 +178,8 @@ def test_every_difference_at_a_fixed_lam_follows_from_its_cells():
             mean = np.reshape(more, (-1, 2)).mean(1)
             half = student().ppf(CONFIDENCE, 4) * mean.std(ddof=1) / math.sqrt(5)
             assert said.strip() == (f"{signed(mean.mean())} ± {half:.3f}" if len(mean) == 5 else "–")
-    more, names = [], [f"all three, lam {x}" for x in LAMS] + ["without output scaling, lam 0.05"]  # on stdlib, a cubic
+    # on stdlib, a cubic
+    more, names = [], [f"all three, lam {x}" for x in LAMS] + ["without output scaling, lam 0.05"]
     for seed in range(10, 15):
         bits = [np.mean([made[name, seed, split]["bits_per_character"] for split in SPLITS]) for name in names]
         heads = [made[name, seed, "test"]["heads_open"] for name in names]
@@ -192,7 +195,8 @@ SEVERAL = ": 3500", ": 14000", ", twice as wide: 3500"
 def test_the_law_of_the_distance_follows_from_its_cells():
     bits: dict[tuple, dict[str, list]] = {}
     for text in (RESULTS / "law-stdlib/cells.jsonl").read_text(encoding="utf-8").splitlines():
-        config, record = json.loads(text)["cell"]["config"], json.loads(text)["record"]["bits_per_character"]
+        config = json.loads(text)["cell"]["config"]
+        record = json.loads(text)["record"]["bits_per_character"]
         model, read = config["model"], np.array([record["valid"], record["test"]])
         size = config["train"]["steps"] / 3500, model["L"] / 4, model["D"] / model["H"] / 16, model["D"] / 128
         bits.setdefault(size, {}).setdefault(model["kind"], []).append(read)
@@ -216,7 +220,8 @@ def test_the_law_of_the_distance_follows_from_its_cells():
     assert f"deviation of {spread:.3f}, with 8 degrees of freedom" in " ".join(LAW.split())
     assert f"differ by up to {t * spread * math.sqrt(2):.3f} in 95 %" in " ".join(LAW.split())
     interval = f"{signed(predicted - t * spread * norm)} to {signed(predicted + t * spread * norm)}"
-    assert f"of 95 % from {interval}. " in LAW and f"for a larger one, {interval}, " in " ".join(PAGE.split())
+    assert f"of 95 % from {interval}. " in LAW
+    assert f"for a larger one, {interval}, " in " ".join(PAGE.split())
     *five, came = [(ours - theirs).mean() for ours, theirs in best.values()]
     assert f"**{signed(predicted)}** bits more" in LAW and f"**{signed(came)}**, above" in LAW
     for said, guess in (("The law is wrong", predicted), ("wrong", five[0]), ("pairs", np.mean(five))):
@@ -225,7 +230,8 @@ def test_the_law_of_the_distance_follows_from_its_cells():
     means = [
         f"{(losses[0] - losses[1])[steps.searchsorted(k, 'right') :][:20].mean():.3f}" for k in range(2000, 8000, 1000)
     ]
-    assert f"it is {means[0]} from step 2,000" in LAW and f"{', '.join(means[1:5])} and {means[5]}" in LAW
+    assert f"it is {means[0]} from step 2,000" in LAW
+    assert f"{', '.join(means[1:5])} and {means[5]}" in LAW
 
 
 def decimals(text: str) -> set[str]:
@@ -235,7 +241,8 @@ def decimals(text: str) -> set[str]:
 
 
 # Of the paper, of tests, of sizes; and differences of two numbers in a table.
-WHOLE = {"13.8", "65.9", "98.4", "0.85", "0.99", "1.14", "1.39", "1.11", "1.07"}  # of (d), see above
+# of (d), see above
+WHOLE = {"13.8", "65.9", "98.4", "0.85", "0.99", "1.14", "1.39", "1.11", "1.07"}
 STATES = (None, "whole"), (0.9, "repaired"), (0.8, "repaired")
 OTHERS = {"0.05", "0.01", "30.7", "47.9", "0.6", "0.9", "0.81", "0.67", "0.02", "8.3"}
 OTHERS |= {"0.113", "0.222", "0.074", "0.019"}
@@ -286,7 +293,8 @@ def part_of_readme(heading: str) -> str:
 
 def test_the_numbers_of_the_readme_are_those_of_the_pages():
     whole, _, healed, *_, more, _, tenth = csv_of("smollm2-words/files.csv")[:9]
-    size, speed = f"{healed['megabytes']:.0f} of {whole['megabytes']:.0f} MB", csv_of("smollm2-parts/speed.csv")[2]
+    size = f"{healed['megabytes']:.0f} of {whole['megabytes']:.0f} MB"
+    speed = csv_of("smollm2-parts/speed.csv")[2]
     times = [x[k] / whole[k] for x in (healed, more, tenth) for k in ("perplexity_run", "perplexity_other")]
     own = [f"{x:.2f}" for x in (speed["reading_times"], speed["writing_times"], *times)]
     assert re.search(".*".join((size, *own)), part := part_of_readme("Prune a model that you know"), re.DOTALL)

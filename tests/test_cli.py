@@ -118,7 +118,8 @@ def test_a_run_by_scores_has_a_report_without_gates(book, tmp_path):
 def test_eval(finished, done):
     (record,) = json.loads(succeed("eval", finished, "--split=test", "--time", "--json").stdout)
     (other,) = json.loads(succeed("eval", finished / "train.safetensors", "--json").stdout)
-    assert list(record) == [*KEYS, "split", "tokens"] and record.keys() - other.keys() == {"ms_per_1k_tokens"}
+    assert list(record) == [*KEYS, "split", "tokens"]
+    assert record.keys() - other.keys() == {"ms_per_1k_tokens"}
     assert (record["stage"], record["split"], other["stage"], other["split"]) == ("finetune", "test", "train", "valid")
     assert record["tokens"] == len(load_text(read_config((finished / "config.toml").read_text(), "").data).test)
     printed = json.loads(done.stdout)[3]  # the same model and text as in the run's own table
@@ -171,7 +172,8 @@ def test_gradcheck(mode):
     for record in records:
         assert list(record) == ["operation", "argument", "mode", "relative_error", "passed"]
         assert record["operation"].startswith("layernorm") and record["passed"] is True
-        assert record["mode"] == mode and record["relative_error"] < (1e-12 if mode == "complex" else 1e-6)
+        assert record["mode"] == mode
+        assert record["relative_error"] < (1e-12 if mode == "complex" else 1e-6)
     assert "layernorm" in succeed(*arguments).stdout
 
 
@@ -184,8 +186,10 @@ def test_list():
     assert names["methods"] == list(COMPARED) and names["backends"] == list(BACKENDS)
     for record in [*kinds, *(record for records in listed.values() for record in records)]:
         about = record["about"]
-        assert about and "\n" not in about and not about.endswith(".") and about.count("(") == about.count(")")
-    assert "wikitext-103" in succeed("list", "corpora").stdout and "wikitext-103" not in succeed("list").stdout
+        assert about and "\n" not in about and not about.endswith(".")
+        assert about.count("(") == about.count(")")
+    assert "wikitext-103" in succeed("list", "corpora").stdout
+    assert "wikitext-103" not in succeed("list").stdout
 
 
 def test_listed_settings_are_those_of_a_run_and_their_defaults():

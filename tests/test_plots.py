@@ -63,7 +63,8 @@ def readable(figure):
 
 
 def test_losses_are_plotted_in_bits_over_the_whole_run_and_named():
-    other = {"stage": "finetune", "step": 999, "split": "test", "loss": 50.0}  # no split that is plotted
+    # no split that is plotted
+    other = {"stage": "finetune", "step": 999, "split": "test", "loss": 50.0}
     (axes,) = readable(plot_losses([*RECORDS, other])).axes
     start, drawn = 0, lines(axes)
     for losses in RUN.values():
@@ -152,7 +153,8 @@ def test_heads_that_stayed_are_filled_and_numbered(H, head_ids):
     assert removed == {(layer, head) for layer in range(len(head_ids)) for head in range(H)} - kept
     written = {text.get_position(): text.get_text() for text in axes.texts if text.get_text().isdigit()}
     assert written == {(head, layer): str(head) for layer, head in kept}
-    assert axes.get_title(loc="left") == f"{len(kept)} of {H * len(head_ids)} heads kept" and axes.yaxis.get_inverted()
+    assert axes.get_title(loc="left") == f"{len(kept)} of {H * len(head_ids)} heads kept"
+    assert axes.yaxis.get_inverted()
 
 
 def random_roles(L: int, H: int, persistent: bool = True) -> HeadRoles:

@@ -80,7 +80,8 @@ NUMBERED = ["the", "<eos>", "dog", "cat", "ran", "saw", "<unk>"]
     [
         ([LINES], NUMBERED),
         (["the cat saw ", "the dog\nthe ", "dog ran\n"], NUMBERED),
-        (["a <unk> b <unk> a\n\n\n"], ["<eos>", "<unk>", "a", "b"]),  # unknown and end of line count like words
+        # unknown and end of line count like words
+        (["a <unk> b <unk> a\n\n\n"], ["<eos>", "<unk>", "a", "b"]),
     ],
 )
 def test_words_are_numbered_by_falling_frequency_then_by_the_alphabet(chunks, words):

@@ -33,7 +33,8 @@ def gates_of(arrays: dict) -> list[str]:
 def example(kind: str, gate: GateConfig, **options) -> tuple:
     """Make a model and what an objective takes: ids, targets, memory."""
     model = small_model(small_config(kind, **options), gate)
-    same = small_model(small_config(), gate).params  # the noise leaves some of these gates room to move
+    # the noise leaves some of these gates room to move
+    same = small_model(small_config(), gate).params
     model.params |= {name: same[name] for name in gates_of(same)}
     rng = np.random.default_rng(9)
     ids, targets = rng.integers(0, 11, (2, 2, 5))

@@ -29,7 +29,8 @@ def by_loop(model, segments: list, carry: bool) -> dict[str, np.ndarray]:
     for ids in segments:
         _, memory, cache = model.forward(ids[None], memory if carry else None)
         read += ids.tolist()
-        layers = np.array([block.attention.a[0] for block in cache.attention_blocks])  # (L, H, T, S + N)
+        # (L, H, T, S + N)
+        layers = np.array([block.attention.a[0] for block in cache.attention_blocks])
         S = layers.shape[-1] - model.config.N * (model.config.persistent == "softmax")
         start = len(read) - S
         for query, a in enumerate(np.moveaxis(layers, 2, 0), len(read) - len(ids)):
@@ -66,7 +67,8 @@ def test_repeated_tokens_have_one_copy_as_far_away_as_can_be():
     for options, P in (({"T": 16}, 4), ({"T": 16, "mask": "causal"}, 8), ({"T": 64, "M": 64}, 11)):
         segments = repeated_tokens(TEXT, small_config(**options))
         assert all(len(set(ids)) == P and ids.tolist() == 2 * ids[:P].tolist() for ids in segments)
-        assert len(np.concatenate(segments)) >= len(TEXT) and len({tuple(ids) for ids in segments}) > 1
+        assert len(np.concatenate(segments)) >= len(TEXT)
+        assert len({tuple(ids) for ids in segments}) > 1
 
 
 def test_hand_made_patterns_get_their_names(monkeypatch):
@@ -92,7 +94,8 @@ def test_hand_made_patterns_get_their_names(monkeypatch):
     np.testing.assert_allclose(np.diag(shares), 1)
     np.testing.assert_allclose(shares[:3, 6], 1 / 3)
     sink = roles._replace(first=np.full((1, 7), 0.9), induction=np.full((1, 7), 0.5))
-    assert (sink.names() == "induction").all() and roles._replace(first=sink.first).names()[0, 6] == "first token"
+    assert (sink.names() == "induction").all()
+    assert roles._replace(first=sink.first).names()[0, 6] == "first token"
     np.testing.assert_allclose(roles.effective_keys[0, [0, 1, 2, 4, 5, 6]], [1, 1, 1, 6, roles.keys, 3])
 
 
@@ -123,7 +126,8 @@ def test_the_command(finished, tmp_path):
     assert len(records) == 3 and (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
     assert list(records[0]) == ["layer", "head", *KINDS, "effective_keys", "mostly"]
     table = succeed("heads", finished, "--stage=train", "--split=test").stdout.splitlines()
-    assert table[0].split() == ["layer", "head", *KINDS, "effective", "keys", "mostly"] and len(table) == 2 + 4
+    assert table[0].split() == ["layer", "head", *KINDS, "effective", "keys", "mostly"]
+    assert len(table) == 2 + 4
     assert "--tokens must be at least 3, got 2" in refused(2, "heads", finished, "--tokens=2")
     succeed("gate", tmp_path / "run", "--from", finished / "train.safetensors", *settings(), "--target-heads=0")
     assert "has no open heads" in refused(2, "heads", tmp_path / "run")

@@ -195,7 +195,8 @@ def test_the_distribution_of_draws(temperature, top_k):
 @pytest.mark.parametrize(
     ("p", "temperature", "top_k", "drawn"),
     [
-        (np.full(5, 0.2), 1.0, 2, {0, 1}),  # among equally likely tokens those with the lower numbers stay
+        # among equally likely tokens those with the lower numbers stay
+        (np.full(5, 0.2), 1.0, 2, {0, 1}),
         (P, 0.0, None, {1}),
         (P, 1e-310, None, {1}),
         (P, 1e-30, None, {1}),

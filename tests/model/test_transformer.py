@@ -122,7 +122,8 @@ def test_layers_that_backward_computes_again_give_the_same_bits(kind, rng, monke
         found.append([loss, *model.backward(1.0, cache).values()])
     model = build(kind, dropout=0.1)
     assert all(map(np.array_equal, *found)) and not model.loss(*both)[2].inputs
-    assert len(model.forward(ids, recompute=True)[2].inputs) == 2  # in evaluation nothing is dropped
+    # in evaluation nothing is dropped
+    assert len(model.forward(ids, recompute=True)[2].inputs) == 2
     with pytest.raises(ValueError, match="recompute must be False in training with dropout"):
         model.forward(ids, rng=np.random.default_rng(4), recompute=True)
 
@@ -210,7 +211,8 @@ def test_the_past_matters_and_its_order_and_the_future_does_not(kind, rng):
 @pytest.mark.parametrize("kind", MODELS)
 def test_work_is_done_in_the_type_of_the_parameters(kind, rng):
     ids, targets = rng.integers(0, V, (2, 2, T))
-    log_alpha, dropout = [[0.2, -9, 1], [0.1, -0.1, 0.3]], {"dropout": 0.1, "dropout_attention": 0.1}
+    log_alpha = [[0.2, -9, 1], [0.1, -0.1, 0.3]]
+    dropout = {"dropout": 0.1, "dropout_attention": 0.1}
     results = {}
     for dtype in (np.float32, np.float64):
         model = build(kind, GateConfig(), log_alpha, dtype, **dropout)

@@ -316,4 +316,5 @@ def flat(out) -> list:
 
 def test_examples_in_docstrings():
     results = [doctest.testmod(import_module(f"tinyprune.ops.{module.name}")) for module in iter_modules(ops.__path__)]
-    assert sum(result.attempted for result in results) > 0 and not any(result.failed for result in results)
+    assert sum(result.attempted for result in results) > 0
+    assert not any(result.failed for result in results)

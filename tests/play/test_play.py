@@ -87,7 +87,8 @@ def test_the_file_is_small_whole_and_of_known_models_only(book, finished, tmp_pa
     assert list(data["choices"]) == ["random"] and base64.b64decode(data["weights"]) == params
     with files_up_to(100_000):
         assert "untouched" in harmless(1, tmp_path, "play", run, page)
-    object.__setattr__(model.config, "positions", "slopes")  # a kind of positions that the page has never heard of
+    # a kind of positions that the page has never heard of
+    object.__setattr__(model.config, "positions", "slopes")
     with pytest.raises(UsageError, match=r'would need model\.positions = "relative" or "learned"$'):
         check_model(SavedModel(model, model.origin.tokenizer, DataConfig(), "", {}))
     assert "without gates" in refused(2, "play", finished, "--stage=gate")

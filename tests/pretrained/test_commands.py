@@ -71,9 +71,11 @@ def test_an_imported_model_is_evaluated_continued_and_written_back(their, run, t
     np.testing.assert_allclose(logits(run, "train"), expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(exported(run, tmp_path / "new", "--stage=train"), expected)
     written = json.loads((tmp_path / "new" / "config.json").read_text())
-    assert written.get("max_position_embeddings", T + 2) == T + 2 and written.get("n_positions", T) == T
+    assert written.get("max_position_embeddings", T + 2) == T + 2
+    assert written.get("n_positions", T) == T
 
-    assert "holds a run already" in refused(2, "import", tmp_path / "none", run)  # before the model is looked for
+    # before the model is looked for
+    assert "holds a run already" in refused(2, "import", tmp_path / "none", run)
 
     (record,) = json.loads(succeed("eval", run, "--stage=train", "--json", "--backend=numpy").stdout)
     before = saved(run, "train")

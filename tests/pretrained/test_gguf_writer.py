@@ -81,7 +81,8 @@ def test_what_stays_is_sliced_and_read_again(source, tmp_path, masks):
     np.testing.assert_allclose(again(tmp_path / "m.gguf").log_p(IDS), smaller.log_p(IDS), rtol=0, atol=1e-5)
     found = read_pretrained(tmp_path / "m.gguf")
     assert found.config.T == 18 and found.tokenizer.description == given.tokenizer.description
-    reader, kinds = gguf.GGUFReader(tmp_path / "m.gguf"), {name: x.tensor_type for name, x in tensors(path).items()}
+    reader = gguf.GGUFReader(tmp_path / "m.gguf")
+    kinds = {name: x.tensor_type for name, x in tensors(path).items()}
     alike = masks is ALIKE and given.config.bias == "none"
     assert reader.fields["general.architecture"].contents() == ("llama" if alike else "deci")
     assert all(tensor.tensor_type == kinds[tensor.name] for tensor in reader.tensors)
@@ -93,7 +94,8 @@ def test_what_stays_is_sliced_and_read_again(source, tmp_path, masks):
 
 def test_a_run_keeps_to_the_numbers_of_its_file(source, tmp_path, book):
     """What is repaired and healed has the types of the imported file, and loses nothing in them."""
-    run, short = tmp_path / "run", [f"--set=heal.{x}" for x in ("steps=4", "B=2", "evaluate_every=0")]
+    run = tmp_path / "run"
+    short = [f"--set=heal.{x}" for x in ("steps=4", "B=2", "evaluate_every=0")]
     succeed("import", source[0], run, "--corpus", book, "--set=model.T=16", "--set=texts=run", *short)
     config, quantised = RunDirectory(run).read_config(), source[0].parent.name.startswith("Q")
     kinds = ("q4_1", "scales-offsets") if quantised else ("", "adamw")
@@ -102,7 +104,8 @@ def test_a_run_keeps_to_the_numbers_of_its_file(source, tmp_path, book):
     for stage in ("prune", "finetune"):
         succeed(stage, run, "--backend=numpy")
         succeed("export", run, tmp_path / f"{stage}.gguf")
-        model, found = load_model(run / f"{stage}.safetensors", Engine()).model, tensors(tmp_path / f"{stage}.gguf")
+        model = load_model(run / f"{stage}.safetensors", Engine()).model
+        found = tensors(tmp_path / f"{stage}.gguf")
         before = {name: x.tensor_type for name, x in tensors(source[0]).items()}
         assert not quantised or all(x.tensor_type == before[name] for name, x in found.items())
         got, expected = (m.log_p(IDS[:, :16]) for m in (again(tmp_path / f"{stage}.gguf"), model))
@@ -122,7 +125,8 @@ def test_what_has_changed_is_quantised(source, tmp_path):
         write_gguf(tmp_path / f"{kind}.gguf", smaller, given.tokenizer, path, kind)
         assert tensors(tmp_path / f"{kind}.gguf")["blk.0.attn_output.weight"].tensor_type == form
         assert tensors(tmp_path / f"{kind}.gguf")["blk.0.ffn_up.weight"].tensor_type in (before, form)
-    x, theirs = np.ones((2, 256)), SimpleNamespace(tensor_type=Type.Q4_K, data=np.zeros((2, 144), np.uint8))
+    x = np.ones((2, 256))
+    theirs = SimpleNamespace(tensor_type=Type.Q4_K, data=np.zeros((2, 144), np.uint8))
     uncut = Cut("embedding", "token_embd", False, None, None, None)
     assert stored_as(x, uncut, theirs, "source", gguf)[1] == Type.Q8_0  # gguf cannot write theirs
     for kind, error in (("f32", 1e-5), ("sliced", 0.3)):
@@ -134,7 +138,8 @@ def test_what_has_changed_is_quantised(source, tmp_path):
 def test_a_model_of_the_hub_has_its_tokenizer_written(tmp_path, cut):
     config = replace(CONFIG, V=320, tied=False, **MORE[cut])
     params = samples.random_model(config)[0].params
-    model, tokenizer = Transformer(config, params), samples.BytePairTokenizer(samples.train_tokenizer(cut), 320, "j")
+    model = Transformer(config, params)
+    tokenizer = samples.BytePairTokenizer(samples.train_tokenizer(cut), 320, "j")
     write_gguf(tmp_path / "m.gguf", model, tokenizer, kind="f32", positions=99)
     found = read_pretrained(tmp_path / "m.gguf")
     fields = gguf.GGUFReader(tmp_path / "m.gguf").fields
@@ -159,7 +164,8 @@ def test_removed_parts_become_zeros(source):
 
 def test_what_a_file_cannot_say_is_refused_and_nothing_written(tmp_path, monkeypatch):
     model, tokenizer = samples.random_model(CONFIG)
-    other, pairs = samples.random_model(samples.GPT2)[0], samples.train_tokenizer("llama3").replace("{1,3}", "{1,2}")
+    other = samples.random_model(samples.GPT2)[0]
+    pairs = samples.train_tokenizer("llama3").replace("{1,3}", "{1,2}")
     gated = with_parts(model)
     (tmp_path / "there").touch()
     for wrong, match in (
@@ -173,7 +179,8 @@ def test_what_a_file_cannot_say_is_refused_and_nothing_written(tmp_path, monkeyp
             write_gguf(**{"path": tmp_path / "m", "model": model, "tokenizer": tokenizer} | wrong)
     with pytest.raises(SaveError, match=r"cannot write model .*No such file"):
         write_gguf(tmp_path / "none" / "m", model, tokenizer)
-    assert [path.name for path in tmp_path.iterdir()] == ["there"] and isinstance(gated.gate, GateConfig)
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert isinstance(gated.gate, GateConfig)
 
 
 @pytest.mark.parametrize("heads", [[3, 2, 6], [6, 1, 1, 1], 5])

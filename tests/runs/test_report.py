@@ -79,7 +79,8 @@ def test_milliseconds_leave_out_the_reading_in_which_memory_is_renewed(at_least,
 
     monkeypatch.setattr(report.Transformer, "loss", loss)
     monkeypatch.setattr(report.time, "perf_counter", lambda: clock[0])
-    found = report.milliseconds_per_1k_tokens(models, run.text.valid, at_least)  # of 16 streams of 8 tokens
+    # of 16 streams of 8 tokens
+    found = report.milliseconds_per_1k_tokens(models, run.text.valid, at_least)
     assert found == [1e6 / (16 * 8)] * 4 and clock[0] >= 16 * max(at_least, 5)
 
 
@@ -135,4 +136,5 @@ def test_the_written_report_its_sample_and_its_plots(run, records):
     assert report.fenced(prompt) in text and report.fenced(continuation) in text
     assert text.count("```") == 4
     # Text of the model cannot break out of its block.
-    assert report.fenced("\n```\n# title\n````\n") == "'''\n# title\n'''`" and "```" not in report.fenced("`" * 7)
+    assert report.fenced("\n```\n# title\n````\n") == "'''\n# title\n'''`"
+    assert "```" not in report.fenced("`" * 7)

@@ -29,7 +29,8 @@ def read_both(objective, model: Transformer) -> tuple:
 def test_the_loss_is_its_formula_and_the_gradient_that_of_the_loss(kind):
     """The student has lost heads; its teacher has read the first segment, too."""
     heads = {"heads": (2, 1), "head_ids": ((0, 2), (1,))}
-    student, teacher = small_model(small_config(kind, **heads)), small_model(small_config(kind), seed=1)
+    student = small_model(small_config(kind, **heads))
+    teacher = small_model(small_config(kind), seed=1)
     loss, grads = read_both(Distillation(teacher, 0.3), student)
     _, memory, _ = teacher.forward(IDS[0])
     t = teacher.log_probabilities(teacher.forward(IDS[1], memory)[0])

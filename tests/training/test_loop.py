@@ -120,7 +120,8 @@ def test_a_signal_at_the_very_end_is_not_forgotten(where, tmp_path):
     resumed = run(make(tmp_path))
     assert load_checkpoint(trainer.path)[1]["finished"] and resumed.step == STEPS
     whole = run(make(tmp_path / "whole"))
-    assert contents(tmp_path / "whole").items() <= contents(tmp_path).items() and whole.step == STEPS
+    assert contents(tmp_path / "whole").items() <= contents(tmp_path).items()
+    assert whole.step == STEPS
 
 
 @pytest.mark.parametrize("step", [4, STEPS])
@@ -160,7 +161,8 @@ def test_afterwards_signals_do_what_they_did_before(hangup, tmp_path):
         assert [signal.getsignal(number) for number in numbers] == before
     finally:
         signal.signal(signal.SIGHUP, earlier)
-    assert not set(during[:2]) & set(before) and (during[2] is signal.SIG_IGN) == (hangup is signal.SIG_IGN)
+    assert not set(during[:2]) & set(before)
+    assert (during[2] is signal.SIG_IGN) == (hangup is signal.SIG_IGN)
 
 
 def test_never_means_never(tmp_path, capfd):

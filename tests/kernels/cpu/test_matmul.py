@@ -149,7 +149,8 @@ def test_threads_do_not_matter(dtype, sizes):
 def test_few_rows_times_a_transposed_matrix_of_every_width(dtype, M, K):
     a, b, added = draw(dtype, (M, K), (2 * WIDTH + 1, K), (M, 2 * WIDTH + 1))
     for N in range(1, len(b) + 1):
-        x, y = laid_out(a, "gaps"), laid_out(b[:N], "gaps").T  # what lies beside a and b must not get in
+        # what lies beside a and b must not get in
+        x, y = laid_out(a, "gaps"), laid_out(b[:N], "gaps").T
         check(matmul(x, y), a, b[:N].T, dtype)
         for bias in (None, added[0, :N]):
             out = laid_out(added[:, :N], "gaps")
@@ -163,7 +164,8 @@ def test_an_entry_does_not_depend_on_its_neighbours():
     whole, few = matmul(a, b), matmul(a[:MOST_ROWS], b_columns)
     for i, j in ((0, 0), (60, 66), (59, 3), (7, 64)):
         assert_same_bits(matmul(a[i : i + 1], b[:, j : j + 1]), whole[i : i + 1, j : j + 1])
-    for i, j in ((0, 0), (MOST_ROWS - 1, 65), (2, SIDE - 1), (1, SIDE)):  # two columns: one alone is not transposed
+    # two columns: one alone is not transposed
+    for i, j in ((0, 0), (MOST_ROWS - 1, 65), (2, SIDE - 1), (1, SIDE)):
         assert_same_bits(matmul(a[i : i + 1], b_columns[:, j : j + 2]), few[i : i + 1, j : j + 2])
 
 

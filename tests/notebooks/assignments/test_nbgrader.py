@@ -15,7 +15,8 @@ from tinyprune.course import isolation
 pytestmark = pytest.mark.slow
 
 WRONG = wrong_answers("a1")[0]  # test_assignments.py has all of them
-EDITED = [mischief for mischief in MISCHIEF if mischief.edit]  # the others are in test_assignments.py
+# the others are in test_assignments.py
+EDITED = [mischief for mischief in MISCHIEF if mischief.edit]
 # Enough for an honest answer on a busy machine.
 LIMITS = ["--IsolatedExecute.seconds_per_call=3"]
 
