@@ -82,8 +82,8 @@ def text(lines: int) -> str:
 
 def record(folder: Path) -> Iterator[tuple[str, str]]:
     """Compute everything in a folder; yield names and hashes."""
-    (folder / "book.txt").write_text(text(900), encoding="utf-8")
-    (folder / "other.txt").write_text(text(200)[::-1], encoding="utf-8")
+    (folder / "book.txt").write_text(text(900), "utf-8")
+    (folder / "other.txt").write_text(text(200)[::-1], "utf-8")
 
     for backend in ("numpy", "numba"):
         for seed in (0, 1):
@@ -102,10 +102,10 @@ def record(folder: Path) -> Iterator[tuple[str, str]]:
 
     write_gguf(folder / "llama.gguf", *random_model(LLAMA))
     lines = [f"The head of line {i % 23} says {i % 11}; it is right. " for i in range(900)]
-    (folder / "lines.txt").write_text("".join(np.random.default_rng(0).permutation(lines)), encoding="utf-8")
+    (folder / "lines.txt").write_text("".join(np.random.default_rng(0).permutation(lines)), "utf-8")
     preset, several = SETTINGS / "pretrained.toml", folder / "texts.toml"
     texts = f'[gate]\nrepair_corpus = "run,self,{folder / "other.txt"}"'
-    several.write_text(preset.read_text(encoding="utf-8").replace("[gate]", texts), encoding="utf-8")
+    several.write_text(preset.read_text("utf-8").replace("[gate]", texts), "utf-8")
     routes = {"gates": (preset, []), "michel": (preset, ["--by=michel"]), "three texts": (several, [])}
     for name, (settings, options) in routes.items():
         run = folder / f"pretrained-{name}"
@@ -146,9 +146,9 @@ def main() -> int:
         found = dict(record(Path(folder)))
     if arguments.write:
         content = {"machine": machine(), "sha256": found}
-        arguments.file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        arguments.file.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
         return 0
-    kept = json.loads(arguments.file.read_text(encoding="utf-8"))
+    kept = json.loads(arguments.file.read_text("utf-8"))
     if kept["machine"] != machine():
         print(f"the record is of another machine: {kept['machine']}; this one is {machine()}")
     wrong = [name for name in kept["sha256"] if found.get(name) != kept["sha256"][name]]

@@ -103,7 +103,7 @@ def test_what_is_refused_and_how(stages, tmp_path):
     with pytest.raises(UsageError, match="the model does not know its tokenizer; make it"):
         tp.save(tp.Transformer(model.config, model.params), tmp_path / "run")
     other = tmp_path / "other.txt"
-    other.write_text("abc" * 200, encoding="utf-8")
+    other.write_text("abc" * 200, "utf-8")
     tp.save(tp.prune(stages["models"]["gate"]), tmp_path / "run")
     with pytest.raises(UsageError, match="run has stage prune already; give another directory"):
         tp.save(model, tmp_path / "run")
@@ -121,7 +121,7 @@ def test_what_is_refused_and_how(stages, tmp_path):
 
 def test_the_lines_of_the_readme_run(book, tmp_path, monkeypatch, capsys):
     """With fewer steps."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
     (block,) = re.findall(r"```python\n(import tinyprune as tp\n.*?)```", readme, re.DOTALL)
     short = block.replace("steps=900", "steps=2").replace("target_heads=16", "target_heads=16, steps=2")
     short = short.replace("tp.prune(gated), text", "tp.prune(gated), text, steps=2").replace('"Once"', '"1 heads"')

@@ -15,8 +15,8 @@ from tinyprune.experiments.results import SPLITS, grouped, read_csv
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "data" / "results"
-PAGE, LAW = ((RESULTS / name / "README.md").read_text(encoding="utf-8") for name in (".", "law-stdlib"))
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE, LAW = ((RESULTS / name / "README.md").read_text("utf-8") for name in (".", "law-stdlib"))
+README = (ROOT / "README.md").read_text("utf-8")
 LAMS = "0.03", "0.05", "0.08", "0.13"
 # Studies whose models start from one baseline for each seed.
 PAIRED = ("tradeoff", "ablation", "budgets", "map")  # newer ones say so
@@ -27,7 +27,7 @@ ROW = re.compile(
 
 @cache
 def csv_of(path: str) -> list[dict]:
-    return read_csv((RESULTS / path).read_text(encoding="utf-8"))
+    return read_csv((RESULTS / path).read_text("utf-8"))
 
 
 def rows_of(study: str) -> list[dict]:
@@ -194,7 +194,7 @@ SEVERAL = ": 3500", ": 14000", ", twice as wide: 3500"
 
 def test_the_law_of_the_distance_follows_from_its_cells():
     bits: dict[tuple, dict[str, list]] = {}
-    for text in (RESULTS / "law-stdlib/cells.jsonl").read_text(encoding="utf-8").splitlines():
+    for text in (RESULTS / "law-stdlib/cells.jsonl").read_text("utf-8").splitlines():
         config = json.loads(text)["cell"]["config"]
         record = json.loads(text)["record"]["bits_per_character"]
         model, read = config["model"], np.array([record["valid"], record["test"]])
@@ -271,7 +271,7 @@ def test_every_number_in_the_text_stands_in_a_table_or_follows_from_one():
 
 
 def test_healing_closes_half_of_what_a_random_choice_costs():
-    lines = map(json.loads, (RESULTS / "shares-stdlib/cells.jsonl").read_text(encoding="utf-8").splitlines())
+    lines = map(json.loads, (RESULTS / "shares-stdlib/cells.jsonl").read_text("utf-8").splitlines())
     after = {
         (c["method"], c.get("heads"), c["config"]["seed"]): r for c, r in ((x["cell"], x["record"]) for x in lines)
     }
@@ -299,13 +299,13 @@ def test_the_numbers_of_the_readme_are_those_of_the_pages():
     own = [f"{x:.2f}" for x in (speed["reading_times"], speed["writing_times"], *times)]
     assert re.search(".*".join((size, *own)), part := part_of_readme("Prune a model that you know"), re.DOTALL)
     assert decimals(part_of_readme("Compare") + part) - set(own) <= decimals(PAGE)
-    report = (RESULTS / "tiny-pydoc" / "report.md").read_text(encoding="utf-8")
+    report = (RESULTS / "tiny-pydoc" / "report.md").read_text("utf-8")
     rows = dict(re.findall(r"^\| (train|finetune): [^|]* \| (.*) \|$", report, re.MULTILINE))
     whole, small = (rows[stage].split(" | ") for stage in ("train", "finetune"))
     said = " ".join(part_of_readme("Two commands").split())
     heads, parameters = small[0], int(small[2].replace(",", "")) / 1000
     assert f"Of {small[1]} heads {heads} stay, of 625 thousand parameters {parameters:.0f}. " in said
-    lines = (RESULTS / "tiny-pydoc/cells.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (RESULTS / "tiny-pydoc/cells.jsonl").read_text("utf-8").splitlines()
     of = {c["cell"]["method"]: c["record"] for c in map(json.loads, lines)}
     own, steps, longer = (
         of[x]["bits_per_character"]["test"] for x in ("unpruned", "small-from-scratch", "small-longer")
@@ -315,7 +315,7 @@ def test_the_numbers_of_the_readme_are_those_of_the_pages():
         f"needs {float(small[4]):.2f} bits per character, the whole one {float(whole[4]):.2f}, or {own:.2f} if" in said
     )
     assert f"needs {steps:.2f} after as many steps, and {longer:.2f} after as many multiply-adds" in said
-    other = (RESULTS / "small-stdlib" / "report.md").read_text(encoding="utf-8")
+    other = (RESULTS / "small-stdlib" / "report.md").read_text("utf-8")
     stay, of = (int(n.replace(",", "")) for n in re.search(r"has ([\d,]+) of ([\d,]+) parameters", other).groups())
     assert f"half of its heads and {100 * (1 - stay / of):.0f} % of its parameters" in said
 

@@ -47,7 +47,7 @@ def test_run_prints_its_table_as_json_and_leaves_checkpoints_and_a_report(finish
     assert said[-1] == f"tinyprune: report: {finished / 'report.md'} and plots/ are written"
     plots = [f"plots/{name}.png" for name in ("gates", "heads", "losses")]
     assert sorted(contents(finished)) == sorted([*LASTING, *plots, "report.md"])
-    config = read_config((finished / "config.toml").read_text(encoding="utf-8"), "config.toml")
+    config = read_config((finished / "config.toml").read_text("utf-8"), "config.toml")
     assert (config.model.N, config.choose.target_heads, config.heal.steps) == (4, 3, 20)
 
 
@@ -100,7 +100,7 @@ def test_gates_from_another_run(finished, tmp_path):
     succeed("gate", run, "--from", finished, "--set=gate_train.steps=20", "--set=gate_train.B=2")
     saved, baseline = (load_checkpoint(path)[1] for path in (run / "gate.safetensors", finished / "train.safetensors"))
     assert (saved["model"], saved["digest"]) == (baseline["model"], baseline["digest"])
-    config = read_config((run / "config.toml").read_text(encoding="utf-8"), "config.toml")
+    config = read_config((run / "config.toml").read_text("utf-8"), "config.toml")
     assert (config.model.N, config.data.corpus) == (4, baseline["data"]["corpus"])
     succeed("prune", run)
     succeed("finetune", run, "--set=heal.steps=3", "--set=heal.B=2")
@@ -110,7 +110,7 @@ def test_gates_from_another_run(finished, tmp_path):
 def test_a_run_by_scores_has_a_report_without_gates(book, tmp_path):
     said = succeed("run", tmp_path / "r", "--corpus", book, *settings(), "--target-heads=3", "--by=magnitude").stderr
     assert "run: train 20, gate by magnitude, prune, finetune 20 steps" in said
-    report = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
+    report = (tmp_path / "r" / "report.md").read_text("utf-8")
     assert "Chosen by magnitude, without training, target 3 heads. Steps: 20 + 20." in report
     assert "plots/gates.png" not in report and not (tmp_path / "r" / "plots" / "gates.png").exists()
 
@@ -231,12 +231,12 @@ def test_completion(tmp_path):
 def test_a_corpus_is_found_from_any_folder(book, tmp_path, monkeypatch):
     """A path on the command line or in a preset is relative to the current folder, and kept as an absolute one."""
     shutil.copy(book, tmp_path / "near.txt")
-    (tmp_path / "mine.toml").write_text('[data]\ncorpus = "near.txt"\n', encoding="utf-8")
+    (tmp_path / "mine.toml").write_text('[data]\ncorpus = "near.txt"\n', "utf-8")
     monkeypatch.chdir(tmp_path)
     ways = {"option": ["--corpus=near.txt"], "set": ["--set=data.corpus=near.txt"], "preset": ["--preset=mine.toml"]}
     for name, way in ways.items():
         succeed("train", name, *way, *settings(steps=2))
-        config = read_config((tmp_path / name / "config.toml").read_text(encoding="utf-8"), name)
+        config = read_config((tmp_path / name / "config.toml").read_text("utf-8"), name)
         assert config.data.corpus == str(tmp_path / "near.txt")
     assert "already finished" in succeed("train", "option", "--resume", "--corpus=near.txt").stderr
     (tmp_path / "elsewhere").mkdir()

@@ -202,7 +202,7 @@ def test_a_run_file_explains_every_setting():
 
 
 def test_presets_are_found_by_name_or_path(tmp_path):
-    (tmp_path / "run.toml").write_text(to_toml(RICH.to_dict()), encoding="utf-8")
+    (tmp_path / "run.toml").write_text(to_toml(RICH.to_dict()), "utf-8")
     assert load_preset(str(tmp_path / "run.toml")) == RICH
     for name in ("nope", "nope.toml", "/", __file__):
         with pytest.raises(UsageError, match=f"no preset or .toml file '{name}'; presets are"):

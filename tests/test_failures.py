@@ -171,9 +171,9 @@ def test_a_text_that_cannot_be(content, options, said, tmp_path):
 def test_a_text_that_changed(book, tmp_path):
     corpus, run = Path(shutil.copy(book, tmp_path)), tmp_path / "run"
     succeed("train", run, "--corpus", corpus, *settings(MODEL, steps=2))
-    text = corpus.read_text(encoding="utf-8")
+    text = corpus.read_text("utf-8")
     for changed in (text.replace("heads", "shade"), text[:-1], text + "Ж"):
-        corpus.write_text(changed, encoding="utf-8")
+        corpus.write_text(changed, "utf-8")
         for arguments in (["train", run, "--resume"], ["gate", run], ["eval", run]):
             said = harmless(2, run, *arguments)
             assert said.startswith("the text 'book.txt' with which the model was trained (sha256 ")
@@ -264,8 +264,8 @@ def test_a_loss_that_is_not_a_number(book, tmp_path):
     said = refused(1, "train", new, "--corpus", book, *settings(MODEL), "--set=train.lr=1e30", "--set=train.clip=0")
     assert said.startswith("train: loss is nan in step 2; no checkpoint has been saved yet; lower lr ")
     config = new / "config.toml"
-    content = config.read_text(encoding="utf-8")
-    config.write_text(content.replace("lr = 1e+30 ", "lr = 1e-3 "), encoding="utf-8")
+    content = config.read_text("utf-8")
+    config.write_text(content.replace("lr = 1e+30 ", "lr = 1e-3 "), "utf-8")
     succeed(*shlex.split(said.split("go on with: tinyprune ")[1]))
 
 

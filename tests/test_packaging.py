@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 import tinyprune
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 PACKAGE = "\n".join(path.read_text("utf-8") for path in ROOT.glob("tinyprune/**/*.py"))
 LINUX = {"sys_platform": "linux", "platform_machine": "x86_64", "python_version": "3.12", "extra": ""}
@@ -94,15 +94,15 @@ def test_the_sdist_is_whole_and_small(sdist):
 
 def test_the_release_names_one_version():
     """The package, the citation and the changelog."""
-    changes = (ROOT / ".github" / "CHANGELOG.md").read_text(encoding="utf-8")
+    changes = (ROOT / ".github" / "CHANGELOG.md").read_text("utf-8")
     assert re.search(r"^## ([\d.]+) ", changes, re.MULTILINE)[1] == tinyprune.__version__
-    assert f"\nversion: {tinyprune.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {tinyprune.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
 
 
 def test_the_readme_on_an_index_has_no_relative_links(sdist):
     *_, info = (member for member in sdist.getmembers() if member.name.endswith("/PKG-INFO"))
     shown = message_from_string(sdist.extractfile(info).read().decode("utf-8"))
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text("utf-8")
     here, there = (re.findall(r"\]\(([^)\s]+)\)", readme) for readme in (text, shown.get_payload()))
     assert len(here) == len(there) and any(not link.startswith("https:") for link in here)
     assert all(link.startswith("https://") for link in there)

@@ -114,7 +114,7 @@ def test_a_folder_is_its_text_files_in_order(tmp_path):
     """Hidden files, other encodings and files with zero bytes are left out; a packed one is unpacked."""
     folder = tmp_path / "texts"
     (folder / "b").mkdir(parents=True)
-    (folder / "b" / "first.txt").write_text("two\n", encoding="utf-8")
+    (folder / "b" / "first.txt").write_text("two\n", "utf-8")
     (folder / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\n")
     (folder / "c.txt.gz").write_bytes(gzip.compress("drei ä\n".encode()))
     for name, data in ((".hidden", b"no"), ("picture", b"P\0"), ("latin", b"\xe9"), ("empty", b"")):

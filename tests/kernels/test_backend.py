@@ -37,7 +37,7 @@ def test_numpy_is_the_textbook():
 def test_an_engine_has_no_public_name_but_those_of_the_textbooks_engine(folder):
     """Otherwise a kernel whose name is misspelt would never be called. The page is read, as CUDA may not be here."""
     page = Path(kernels.__file__).parent / folder / "engine.py"
-    engines = [node for node in ast.parse(page.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
+    engines = [node for node in ast.parse(page.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
     assert len(engines) == 2
     for engine in engines:
         assigned = [node.targets[0].id for node in engine.body if isinstance(node, ast.Assign)]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 from tinyprune import ops
 from tinyprune.gradcheck.catalogue import SIZES, Case, Dimensions, no_backward, operation_cases, other_cases
@@ -280,7 +281,7 @@ def test_one_bad_number_spoils_what_it_spoils_in_the_textbook(bad, name):
                 results = [run(*pair, inputs, np.float64) for pair in (("numba", own), ("numpy", expected))]
             for one, other in zip(*map(leaves, results), strict=True):
                 if other is not None:
-                    np.testing.assert_array_equal(np.isfinite(one), np.isfinite(other), err_msg=f"{place} {at}")
+                    assert_array_equal(np.isfinite(one), np.isfinite(other), err_msg=f"{place} {at}")
 
 
 def outcome(compute):
@@ -411,7 +412,7 @@ def test_lamb_with_a_norm_of_zero(backend, start, gradient):
     own, constants = get_backend(backend), ops.adamw.AdamConstants(0.8, 0.95, eps=1e-12, step=1)
     arrays = [own.to_device(np.full(5, value, np.float32)) for value in (start, gradient, 0, 0)]
     own.lamb_update(*arrays, lr=0.1, decay=0.0, constants=constants)
-    np.testing.assert_allclose(own.to_host(arrays[0]), np.full(5, start - 0.1 * gradient), rtol=1e-6)
+    assert_allclose(own.to_host(arrays[0]), np.full(5, start - 0.1 * gradient), rtol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["adamw", "lamb"])

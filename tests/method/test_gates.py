@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from small import MODELS, small_config, small_model, small_trainer
 
 from tinyprune.config import ChooseConfig, GateConfig, TrainConfig
@@ -89,14 +90,14 @@ def test_lam_grows_linearly_and_weighs_the_gradient_of_l0():
         assert losses["lam"] == pytest.approx(lam, abs=1e-15) and list(grads) == list(plain)
         for name in gates_of(plain):
             p = sigmoid(model.params[name] - 0.333 * np.log(0.1 / 1.1))
-            np.testing.assert_allclose(grads[name] - plain[name], lam * p * (1 - p), rtol=1e-9, atol=1e-12)
+            assert_allclose(grads[name] - plain[name], lam * p * (1 - p), rtol=1e-9, atol=1e-12)
         assert all(np.array_equal(grads[name], plain[name]) for name in set(plain) - set(gates_of(plain)))
 
 
 def test_heads_that_share_keys_have_one_gate():
     gates = [GateConfig(groups=x, distribution="deterministic", hard=False) for x in (False, True)]
     separate, shared = (gradients(gate, *example("llama", gate), target=5)[1] for gate in gates)
-    np.testing.assert_allclose(shared["layers.1.log_alpha"], [separate["layers.1.log_alpha"].sum()] * 3, rtol=1e-12)
+    assert_allclose(shared["layers.1.log_alpha"], [separate["layers.1.log_alpha"].sum()] * 3, rtol=1e-12)
     model = small_model(small_config("llama", H=6, kv_heads=3))
     how = ChooseConfig(by="michel", target_heads=5)
     scored = open_best(model, Recipe(how, gates[1]), [np.arange(6), np.array([0, 9, 4, 3, 0, 0])])
@@ -136,7 +137,7 @@ def test_the_controllers_pressure_takes_the_place_of_lam():
     assert 0 < pressures[1] < pressures[2] < pressures[3] == pressures[4]
     _, expected = gradients(GateConfig(lam=pressures[4]), model, *arguments)
     for name, grad in results[4][1].items():
-        np.testing.assert_allclose(grad, expected[name], rtol=1e-13)
+        assert_allclose(grad, expected[name], rtol=1e-13)
 
 
 @pytest.mark.parametrize("targets", [(None, 3), (3, None)])
@@ -216,8 +217,8 @@ def test_settling_opens_exactly_as_many_as_wanted_and_moves_nothing_else(log_alp
             assert opened[ranked].tolist() == [True] * target + [False] * (total - target)
         same = opened == were_open
         assert same.sum() == total - abs(were_open.sum() - target)
-        np.testing.assert_array_equal(after[same], before[same])
-        np.testing.assert_array_equal(settled[same], values[same])
+        assert_array_equal(after[same], before[same])
+        assert_array_equal(settled[same], values[same])
         assert (settled[opened & ~were_open] >= (1 if gate.hard else 0.4)).all()
 
 
@@ -234,7 +235,7 @@ def test_added_gates_are_open_and_change_nothing_in_evaluation(kind, rng):
     gated = Transformer(config, params, GateConfig())
     assert [layer.tolist() for layer in open_parts(gated)] == [[True] * 2, [True] * 3]
     ids = rng.integers(0, 11, (2, 5))
-    np.testing.assert_array_equal(gated.forward(ids)[0], model.forward(ids)[0])
+    assert_array_equal(gated.forward(ids)[0], model.forward(ids)[0])
 
 
 def test_pressure_closes_heads_and_without_pressure_they_stay(tmp_path):

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from small import MODELS, small_config, small_model
 
 from tinyprune.config import GateConfig
@@ -118,7 +119,7 @@ def test_confidence_is_the_mean_of_the_largest_weights(kind):
             a = cache.attention_blocks[layer].attention.a  # (B, H, T, S + N)
             largest[layer].append([[max(row) for row in a[:, h].reshape(-1, a.shape[-1])] for h in range(3)])
     for layer in range(2):
-        np.testing.assert_allclose(score("confidence", whole)[layer], np.mean(largest[layer], (0, 2)), rtol=1e-12)
+        assert_allclose(score("confidence", whole)[layer], np.mean(largest[layer], (0, 2)), rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -146,9 +147,9 @@ def test_michel_is_the_mean_size_of_the_gates_slopes(kind):
             differences.append(abs((loss - below) / h))
         slopes[layer, head] = np.mean(differences)
     expected = slopes / np.sqrt((slopes**2).sum(1, keepdims=True))
-    np.testing.assert_allclose(np.array(score("michel", whole, SHORT)), expected, rtol=2e-3)
+    assert_allclose(np.array(score("michel", whole, SHORT)), expected, rtol=2e-3)
     unnormalised = michel_global(whole, SHORT, np.random.default_rng(0))
-    np.testing.assert_allclose(np.array(unnormalised), slopes, rtol=2e-3)
+    assert_allclose(np.array(unnormalised), slopes, rtol=2e-3)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -173,7 +174,7 @@ def test_output_difference_is_the_layers_output_with_and_without_the_head(kind):
                     units = cache.second_blocks[0].inside.r.reshape(*x.shape, 3, 6)[..., head, :]
                     outputs[0] += units @ whole.params["layers.0.net.pv"][head]
             norms[head, s] = np.sqrt(((outputs[0] - outputs[1]) ** 2).sum(-1)).mean()
-    np.testing.assert_allclose(score("output-difference", whole)[0], norms.mean(1), rtol=1e-9)
+    assert_allclose(score("output-difference", whole)[0], norms.mean(1), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", sorted(CRITERIA))
@@ -181,7 +182,7 @@ def test_the_compiled_core_scores_alike(name):
     whole = model()
     compiled = dataclasses.replace(whole, ops=get_backend("numba"))
     for a, b in zip(score(name, whole), score(name, compiled), strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
+        assert_allclose(b, a, rtol=1e-9, atol=1e-12)
 
 
 SCORES = [np.array([3.0, 1.0, 2.0]), np.array([5.0, 0.0, 4.0])]
@@ -232,4 +233,4 @@ def test_what_a_mask_leaves_computes_what_it_did():
     _, _, cache = pruned.forward(streams(LONG, 16, 5)[0][0])
     assert [g.scale for g in cache.gates] == [1.0, 1.0]
     assert [open_layer.tolist() for open_layer in open_parts(pruned)] == [m.tolist() for m in mask]
-    np.testing.assert_array_equal(remove_closed_heads(pruned).params["layers.1.Wo"], whole.params["layers.1.Wo"][8:])
+    assert_array_equal(remove_closed_heads(pruned).params["layers.1.Wo"], whole.params["layers.1.Wo"][8:])

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from command import refused, settings, succeed
+from numpy.testing import assert_allclose
 from small import MODELS, small_config, small_model
 
 from tinyprune.config import GateConfig
@@ -59,7 +60,7 @@ def test_shares_are_those_of_a_loop_over_queries_and_keys(options):
     if not config.attended:
         assert not expected.pop("persistent").any() and np.isnan(roles.persistent).all()
     for kind, values in expected.items():
-        np.testing.assert_allclose(getattr(roles, kind), values, rtol=1e-9, atol=1e-15, err_msg=kind)
+        assert_allclose(getattr(roles, kind), values, rtol=1e-9, atol=1e-15, err_msg=kind)
     assert (roles.effective_keys <= roles.keys).all()
 
 
@@ -91,12 +92,12 @@ def test_hand_made_patterns_get_their_names(monkeypatch):
     roles = head_roles(small_model(config), np.random.default_rng(0).permutation(11)[np.arange(300) % 11])
     assert roles.names().tolist() == [[*KINDS.values(), "broad", "mixed"]]
     shares = np.array([getattr(roles, kind)[0] for kind in KINDS])
-    np.testing.assert_allclose(np.diag(shares), 1)
-    np.testing.assert_allclose(shares[:3, 6], 1 / 3)
+    assert_allclose(np.diag(shares), 1)
+    assert_allclose(shares[:3, 6], 1 / 3)
     sink = roles._replace(first=np.full((1, 7), 0.9), induction=np.full((1, 7), 0.5))
     assert (sink.names() == "induction").all()
     assert roles._replace(first=sink.first).names()[0, 6] == "first token"
-    np.testing.assert_allclose(roles.effective_keys[0, [0, 1, 2, 4, 5, 6]], [1, 1, 1, 6, roles.keys, 3])
+    assert_allclose(roles.effective_keys[0, [0, 1, 2, 4, 5, 6]], [1, 1, 1, 6, roles.keys, 3])
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -106,7 +107,7 @@ def test_closed_and_removed_heads_are_left_out_and_the_others_keep_their_numbers
     closed, removed = head_roles(gated, TEXT), head_roles(remove_closed_heads(gated), TEXT)
     assert ((closed.names() != "") == opened).all()
     for a, b in zip(closed, removed, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9)
+        assert_allclose(a, b, rtol=1e-9)
     assert [(r["layer"], r["head"]) for r in removed.records()] == [(0, 1), (1, 0), (1, 2)]
     nothing = head_roles(remove_closed_heads(small_model(gated.config, GateConfig(), opened & False)), TEXT)
     assert nothing.records() == [] and np.isnan(nothing.previous).all()

@@ -8,13 +8,13 @@ import jupytext
 import pytest
 from folder import FOLDER, NAMES
 
-README = (FOLDER / "README.md").read_text(encoding="utf-8")
+README = (FOLDER / "README.md").read_text("utf-8")
 REPOSITORY = FOLDER.parent
 COLAB = "https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks"
 
 
 def executed(name):
-    return json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
+    return json.loads((FOLDER / f"{name}.ipynb").read_text("utf-8"))
 
 
 def sources(name, kind):
@@ -141,5 +141,5 @@ def test_links_work(name):
         assert file.exists(), f"{target} does not exist"
         assert file.is_relative_to(REPOSITORY)
         if fragment:
-            inside = markdown(file.stem) if file.suffix == ".ipynb" else file.read_text(encoding="utf-8")
+            inside = markdown(file.stem) if file.suffix == ".ipynb" else file.read_text("utf-8")
             assert fragment in anchors(inside), f"{target}: no such heading"

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from command import files_up_to, harmless, refused, succeed, write_text
+from numpy.testing import assert_allclose
 
 import tinyprune as tp
 from tinyprune.config import DataConfig
@@ -45,9 +46,9 @@ def test_javascript_computes_what_numpy_computes(driver, book, tmp_path, rng, ki
     for segment, (logits, weights) in zip(segments, found, strict=True):
         h, memory, cache = double.forward(segment[None], memory)
         expected = h[0] @ double.params["embedding"].T + double.params["out_bias"]
-        np.testing.assert_allclose(np.reshape(logits, expected.shape), expected, atol=1e-9)
+        assert_allclose(np.reshape(logits, expected.shape), expected, atol=1e-9)
         for layer, block in zip(weights, cache.attention_blocks, strict=True):
-            np.testing.assert_allclose(np.reshape(layer, block.attention.a[0].shape), block.attention.a[0], atol=1e-9)
+            assert_allclose(np.reshape(layer, block.attention.a[0].shape), block.attention.a[0], atol=1e-9)
 
 
 @pytest.mark.browser

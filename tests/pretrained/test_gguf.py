@@ -9,6 +9,7 @@ import pytest
 import samples
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFWriter
+from numpy.testing import assert_allclose, assert_array_equal
 from samples import refused
 
 from tinyprune.config import ModelConfig
@@ -106,10 +107,10 @@ def test_what_the_converter_writes_is_read(tmp_path, config):
 def test_narrow_and_quantised_numbers_become_float32(tmp_path, params, kind, error):
     model = read_pretrained(write(tmp_path / "m.gguf", LLAMA, params, kind))
     quantised = gguf.quants.dequantize(gguf.quants.quantize(params["embedding"], kind), kind)
-    np.testing.assert_array_equal(model.params["embedding"], quantised)
+    assert_array_equal(model.params["embedding"], quantised)
     for name, x in model.params.items():
         assert x.dtype == np.float32 and x.flags.c_contiguous
-        np.testing.assert_allclose(x, params[name], rtol=0, atol=error * np.abs(params[name]).max(), err_msg=name)
+        assert_allclose(x, params[name], rtol=0, atol=error * np.abs(params[name]).max(), err_msg=name)
 
 
 NOT_OURS = [

@@ -11,6 +11,7 @@ import pytest
 import samples
 from command import succeed
 from gguf import GGMLQuantizationType as Type
+from numpy.testing import assert_allclose
 from test_gguf import write
 
 from tinyprune.config import GateConfig, ModelConfig
@@ -78,7 +79,7 @@ def test_what_stays_is_sliced_and_read_again(source, tmp_path, masks):
     path, given = source
     smaller = pruned(given, masks)
     write_gguf(tmp_path / "m.gguf", smaller, given.tokenizer, path)
-    np.testing.assert_allclose(again(tmp_path / "m.gguf").log_p(IDS), smaller.log_p(IDS), rtol=0, atol=1e-5)
+    assert_allclose(again(tmp_path / "m.gguf").log_p(IDS), smaller.log_p(IDS), rtol=0, atol=1e-5)
     found = read_pretrained(tmp_path / "m.gguf")
     assert found.config.T == 18 and found.tokenizer.description == given.tokenizer.description
     reader = gguf.GGUFReader(tmp_path / "m.gguf")
@@ -87,7 +88,7 @@ def test_what_stays_is_sliced_and_read_again(source, tmp_path, masks):
     assert reader.fields["general.architecture"].contents() == ("llama" if alike else "deci")
     assert all(tensor.tensor_type == kinds[tensor.name] for tensor in reader.tensors)
     write_gguf(tmp_path / "twice.gguf", Transformer(found.config, found.params), found.tokenizer, tmp_path / "m.gguf")
-    np.testing.assert_allclose(again(tmp_path / "twice.gguf").log_p(IDS), smaller.log_p(IDS), rtol=0, atol=0.3)
+    assert_allclose(again(tmp_path / "twice.gguf").log_p(IDS), smaller.log_p(IDS), rtol=0, atol=0.3)
     # layer 1 has no attention; layer 2 has units of zeros, without which llama.cpp would leave out its only head
     assert ("blk.1.attn_q.weight" in tensors(tmp_path / "m.gguf")) == (masks is ALIKE)
 
@@ -109,7 +110,7 @@ def test_a_run_keeps_to_the_numbers_of_its_file(source, tmp_path, book):
         before = {name: x.tensor_type for name, x in tensors(source[0]).items()}
         assert not quantised or all(x.tensor_type == before[name] for name, x in found.items())
         got, expected = (m.log_p(IDS[:, :16]) for m in (again(tmp_path / f"{stage}.gguf"), model))
-        np.testing.assert_allclose(got, expected, atol=0.03 if quantised else 0.1)
+        assert_allclose(got, expected, atol=0.03 if quantised else 0.1)
 
 
 def test_what_has_changed_is_quantised(source, tmp_path):
@@ -131,7 +132,7 @@ def test_what_has_changed_is_quantised(source, tmp_path):
     assert stored_as(x, uncut, theirs, "source", gguf)[1] == Type.Q8_0  # gguf cannot write theirs
     for kind, error in (("f32", 1e-5), ("sliced", 0.3)):
         got = again(tmp_path / f"{kind}.gguf").log_p(IDS)
-        np.testing.assert_allclose(got, smaller.log_p(IDS), rtol=0, atol=error)
+        assert_allclose(got, smaller.log_p(IDS), rtol=0, atol=error)
 
 
 @pytest.mark.parametrize("cut", MORE)
@@ -157,7 +158,7 @@ def test_removed_parts_become_zeros(source):
     smaller = pruned(source[1])
     whole = padded(smaller)
     assert whole.config == replace(source[1].config, U=32)
-    np.testing.assert_allclose(whole.log_p(IDS), smaller.log_p(IDS), rtol=1e-5, atol=1e-5)
+    assert_allclose(whole.log_p(IDS), smaller.log_p(IDS), rtol=1e-5, atol=1e-5)
     for i, mask in enumerate(EACH[0]):
         assert np.any(whole.params[f"layers.{i}.Wo"].reshape(6, -1), 1).tolist() == [x == 1 for x in mask]
 
@@ -215,7 +216,7 @@ def test_llama_cpp_computes_the_same(source, tmp_path, masks):
     smaller = pruned(given, masks)
     write_gguf(tmp_path / "m.gguf", smaller, given.tokenizer, path, "f32")
     log_p = their_log_p(tmp_path / "m.gguf", IDS[0], 300, type_k="f32", type_v="f32")
-    np.testing.assert_allclose(log_p, smaller.log_p(IDS)[0], rtol=0, atol=1e-3)
+    assert_allclose(log_p, smaller.log_p(IDS)[0], rtol=0, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def test_a_run_finds_its_text_beside_it_or_where_one_says(command, moved, tmp_pa
 
 def test_another_text_is_evaluated_if_one_asks_for_it(finished, tmp_path):
     other = tmp_path / "other.txt"
-    other.write_text("they see heads; " * 400, encoding="utf-8")
+    other.write_text("they see heads; " * 400, "utf-8")
     done = succeed("eval", finished, "--corpus", other, "--json")
     assert "other.txt is another text than the model was trained on" in done.stderr
     own = json.loads(succeed("eval", finished, "--json").stdout)

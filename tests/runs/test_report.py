@@ -24,7 +24,7 @@ CONFIG |= {"heal": {"steps": 3, "B": 2}}
 def run(tmp_path_factory) -> Run:
     directory = tmp_path_factory.mktemp("report")
     corpus = directory / "lines.txt"
-    corpus.write_text("".join(f"{i} heads, {i * i % 97} vectors; `code`.\n" for i in range(300)), encoding="utf-8")
+    corpus.write_text("".join(f"{i} heads, {i * i % 97} vectors; `code`.\n" for i in range(300)), "utf-8")
     config = RunConfig.from_dict(CONFIG | {"data": {"corpus": str(corpus)}})
     run = Run(RunDirectory(directory / "small"), config, get_backend("numpy"), "tinyprune run here --resume")
     run.directory.write("config.toml", to_toml(config.to_dict()))
@@ -124,7 +124,7 @@ def test_the_paragraphs_give_text_heads_steps_and_objective(run, records):
 
 def test_the_written_report_its_sample_and_its_plots(run, records):
     report.write_report(run, records)
-    text = (run.directory.path / "report.md").read_text(encoding="utf-8")
+    text = (run.directory.path / "report.md").read_text("utf-8")
     shown = re.findall(r"!\[.+\]\((.+)\)", text)
     assert shown == [f"plots/{name}.png" for name in ("losses", "gates", "heads")]
     for name in shown:

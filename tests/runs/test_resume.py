@@ -236,7 +236,7 @@ def test_overwrite_keeps_the_stages_before_and_starts_anew(reference, copy, book
     assert_same(copy, reference, "train.safetensors", "gate.safetensors")
     (copy / "train.safetensors").write_bytes(b"broken")
     other = tmp_path / "other.txt"
-    other.write_text("Ж is not in the book. " * 100, encoding="utf-8")
+    other.write_text("Ж is not in the book. " * 100, "utf-8")
     succeed("train", copy, "--overwrite", "--corpus", other, "--seed=3", "--set=model.D=8")
     assert [path.name for path in copy.glob("*.safetensors*")] == ["train.safetensors"]
     assert {record["stage"] for record in records(copy)} == {"train"}
@@ -297,4 +297,4 @@ def test_another_baseline_is_not_taken_before_all_that_can_be_checked_is(referen
     harmless(2, tmp_path, "gate", run, "--from", other, "--overwrite", "--target-heads=5", *short)
     succeed("gate", run, "--from", other, "--overwrite", "--target-heads=4", *short)
     succeed("prune", run)
-    assert "L = 1\n" in re.sub(" *#.*", "", (run / "config.toml").read_text(encoding="utf-8"))
+    assert "L = 1\n" in re.sub(" *#.*", "", (run / "config.toml").read_text("utf-8"))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from tinyprune.config import TrainConfig
 from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
@@ -50,7 +51,7 @@ def test_three_steps_by_hand(rule):
             gradients = [grads[name] for grads in history]
             direction = direction_by_hand(rule, expected[name], gradients, group.weight_decay)
             expected[name] = expected[name] - lr * group.lr_multiplier * direction
-            np.testing.assert_allclose(params[name], expected[name], rtol=1e-13, atol=1e-13, err_msg=f"{step} {name}")
+            assert_allclose(params[name], expected[name], rtol=1e-13, atol=1e-13, err_msg=f"{step} {name}")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -63,8 +64,8 @@ def test_a_step_keeps_dtypes_gradients_and_what_has_no_gradient(rule, dtype):
     for name, param in params.items():
         assert param is same[name] and param.dtype == dtype
     for name, grad in grads.items():
-        np.testing.assert_array_equal(grad, before[name])
-    np.testing.assert_array_equal(params["layers.0.Wq"], arrays(0, dtype)["layers.0.Wq"])
+        assert_array_equal(grad, before[name])
+    assert_array_equal(params["layers.0.Wq"], arrays(0, dtype)["layers.0.Wq"])
     assert {value.dtype for key, value in optimizer.state().items() if key != "steps"} == {np.dtype(dtype)}
 
 
@@ -86,7 +87,7 @@ def test_resumed_steps_are_bit_identical(rule, before):
     train(resumed, params, range(before, 6))
     assert resumed.steps == 6
     for name in SHAPES:
-        np.testing.assert_array_equal(params[name], straight[name], err_msg=name)
+        assert_array_equal(params[name], straight[name], err_msg=name)
 
 
 def state_after_one_step(rule: str) -> dict[str, np.ndarray]:
@@ -119,7 +120,7 @@ def assert_refuses(optimizer: optimizers.Optimizer, error: type, words: str, par
         optimizer.step(given, arrays(1) | grads, 0.1)
     assert optimizer.steps == steps
     for name, param in arrays(0).items():
-        np.testing.assert_array_equal(usual[name], param)
+        assert_array_equal(usual[name], param)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 1)), np.zeros(4, np.float32)])

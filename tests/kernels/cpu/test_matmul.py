@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu.dots import MOST_ROWS, SIDE
@@ -193,10 +194,10 @@ def test_a_kept_plan_does_not_hide_that_an_array_is_another_one():
         matmul(x, x, bias=bias, onto=onto)
     with pytest.raises(ValueError, match="bias must have the dtype of a"):
         matmul(x, x, bias=bias.astype(f32))
-    np.testing.assert_array_equal(matmul(x, x, bias=np.arange(8.0)[::2]), 4 + np.arange(8.0)[None, ::2].repeat(4, 0))
+    assert_array_equal(matmul(x, x, bias=np.arange(8.0)[::2]), 4 + np.arange(8.0)[None, ::2].repeat(4, 0))
     bias.flags.writeable = x.flags.writeable = False
     kernels = len(alone.signatures)
-    np.testing.assert_array_equal(matmul(x, x, bias=bias), 4 + bias[None].repeat(4, 0))
+    assert_array_equal(matmul(x, x, bias=bias), 4 + bias[None].repeat(4, 0))
     assert len(alone.signatures) == kernels  # nothing was compiled for read-only arrays
 
 

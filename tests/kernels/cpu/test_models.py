@@ -103,5 +103,5 @@ def test_a_step_like_the_textbooks_without_its_products(kind, dtype, cutoffs):
 
 
 def test_no_product_in_the_source_of_a_kernel():
-    found = {path.name: products(path.read_text(encoding="utf-8")) for path in Path(cpu.__file__).parent.glob("*.py")}
+    found = {path.name: products(path.read_text("utf-8")) for path in Path(cpu.__file__).parent.glob("*.py")}
     assert not any(found.values()), found

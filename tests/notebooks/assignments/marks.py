@@ -43,7 +43,7 @@ class Wrong(NamedTuple):
 def wrong_answers(name):
     """Read wrong/aN.txt, whose first lines explain it."""
     found, task, texts = [], "", {}
-    for line in Path(__file__).with_name("wrong").joinpath(f"{name}.txt").read_text(encoding="utf-8").splitlines():
+    for line in Path(__file__).with_name("wrong").joinpath(f"{name}.txt").read_text("utf-8").splitlines():
         if line.startswith("# "):
             task = line[2:]
         elif line.startswith(("-", "+")):
