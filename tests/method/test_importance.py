@@ -88,15 +88,19 @@ def test_leave_one_out_counts_from_the_heads_that_are_there():
     assert scores[0][2] == pytest.approx(expected, rel=1e-9)
 
 
+def length(W: np.ndarray) -> float:
+    return math.sqrt(sum(x * x for x in W.flat))
+
+
 @pytest.mark.parametrize("kind", ["all-attention", "head networks"])
 def test_magnitude_of_a_head_is_that_of_its_own_slices(kind):
     whole = model(kind)
     Wv, Wo = whole.params["layers.1.Wv"], whole.params["layers.1.Wo"]
     for head, own in enumerate((slice(0, 4), slice(4, 8), slice(8, 12))):
-        by_hand = math.sqrt(sum(x * x for x in Wv[:, own].flat)) * math.sqrt(sum(x * x for x in Wo[own].flat))
+        by_hand = length(Wv[:, own]) * length(Wo[own])
         if kind == "head networks":
             pk, pv = whole.params["layers.1.net.pk"], whole.params["layers.1.net.pv"]
-            by_hand += math.sqrt(sum(x * x for x in pk[head].flat)) * math.sqrt(sum(x * x for x in pv[head].flat))
+            by_hand += length(pk[head]) * length(pv[head])
         assert score("magnitude", whole)[1][head] == pytest.approx(by_hand, rel=1e-12)
 
 
@@ -118,8 +122,8 @@ def test_confidence_is_the_mean_of_the_largest_weights(kind):
         for layer in range(2):
             a = cache.attention_blocks[layer].attention.a  # (B, H, T, S + N)
             largest[layer].append([[max(row) for row in a[:, h].reshape(-1, a.shape[-1])] for h in range(3)])
-    for layer in range(2):
-        assert_allclose(score("confidence", whole)[layer], np.mean(largest[layer], (0, 2)), rtol=1e-12)
+    for found, expected in zip(score("confidence", whole), largest, strict=True):
+        assert_allclose(found, np.mean(expected, (0, 2)), rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -233,4 +237,5 @@ def test_what_a_mask_leaves_computes_what_it_did():
     _, _, cache = pruned.forward(streams(LONG, 16, 5)[0][0])
     assert [g.scale for g in cache.gates] == [1.0, 1.0]
     assert [open_layer.tolist() for open_layer in open_parts(pruned)] == [m.tolist() for m in mask]
-    assert_array_equal(remove_closed_heads(pruned).params["layers.1.Wo"], whole.params["layers.1.Wo"][8:])
+    smaller = remove_closed_heads(pruned)
+    assert_array_equal(smaller.params["layers.1.Wo"], whole.params["layers.1.Wo"][8:])

@@ -89,7 +89,8 @@ def test_hand_made_patterns_get_their_names(monkeypatch):
             yield ids, [(np.arange(7), a)]
 
     monkeypatch.setattr(module, "_attention_weights", made)
-    roles = head_roles(small_model(config), np.random.default_rng(0).permutation(11)[np.arange(300) % 11])
+    text = np.random.default_rng(0).permutation(11)[np.arange(300) % 11]
+    roles = head_roles(small_model(config), text)
     assert roles.names().tolist() == [[*KINDS.values(), "broad", "mixed"]]
     shares = np.array([getattr(roles, kind)[0] for kind in KINDS])
     assert_allclose(np.diag(shares), 1)
@@ -109,7 +110,8 @@ def test_closed_and_removed_heads_are_left_out_and_the_others_keep_their_numbers
     for a, b in zip(closed, removed, strict=True):
         assert_allclose(a, b, rtol=1e-9)
     assert [(r["layer"], r["head"]) for r in removed.records()] == [(0, 1), (1, 0), (1, 2)]
-    nothing = head_roles(remove_closed_heads(small_model(gated.config, GateConfig(), opened & False)), TEXT)
+    closed = small_model(gated.config, GateConfig(), opened & False)
+    nothing = head_roles(remove_closed_heads(closed), TEXT)
     assert nothing.records() == [] and np.isnan(nothing.previous).all()
 
 

@@ -71,8 +71,8 @@ def test_prices_of_a_whole_group_are_what_it_saves():
     for price, count in (("parameters", count_parameters), ("multiply-adds", count_multiply_adds)):
         prices, whole = Parts(config).prices(price)
         assert count(config) - count(smaller) == pytest.approx(prices[closed].sum())
-        assert whole == sum(getattr(p, price if price == "parameters" else "multiply_adds_per_token")
-                            for p in count_parts(config)[2:])  # fmt: skip
+        key = price if price == "parameters" else "multiply_adds_per_token"
+        assert whole == sum(getattr(part, key) for part in count_parts(config)[2:])
     assert Parts(config).prices("cache")[0].tolist() == [2 * 4 / 3] * 6 + [0] * 8
     # each reads as much, with fewer others
     fewer = dataclasses.replace(smaller, heads=(2, 1), head_ids=((0, 2), (1,)))
@@ -102,7 +102,8 @@ def test_the_stage_ends_within_its_share(price, kind):
     weights, _ = budget(gated.config, how)
     assert weights is None if price == "gates" else weights.mean() == pytest.approx(1)
     with pytest.raises(UsageError, match=r"choose\.target_share must be at least 0\.\d+, for so much"):
-        with_gates(model, Recipe(dataclasses.replace(how, target_share=0.0, price="parameters"), gate), 1)
+        nothing = dataclasses.replace(how, target_share=0.0, price="parameters")
+        with_gates(model, Recipe(nothing, gate), 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,7 +128,8 @@ def test_criteria_score_blocks(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("price", ["gates", "parameters"])
 def test_gates_open_by_scores_for_their_price(kind, price):
-    model = small_model(dataclasses.replace(config_of(kind), U=0, blocks=(), block_ids=(), kv_heads=0), seed=2)
+    plain = dataclasses.replace(config_of(kind), U=0, blocks=(), block_ids=(), kv_heads=0)
+    model = small_model(plain, seed=2)
     how = ChooseConfig(by="magnitude", units=2, target_share=0.6, price=price)
     parted = in_parts(model, how)
     scores = CRITERIA["magnitude"](parted, TOKENS, None)

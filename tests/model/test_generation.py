@@ -31,7 +31,8 @@ def draw_text(config: ModelConfig, n: int) -> np.ndarray:
 
 
 def assert_the_same(model: Transformer, text: np.ndarray, tolerance: float = 1e-12) -> None:
-    assert_allclose(one_by_one(model, text), expected_log_p(model, text), rtol=tolerance, atol=tolerance)
+    got, expected = one_by_one(model, text), expected_log_p(model, text)
+    assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
 
 
 MASKS = [("same-length", *sizes) for sizes in ((5, 4), (3, 7), (4, 4), (4, 1), (4, 0))]
@@ -43,7 +44,8 @@ MASKS += [("causal", *sizes) for sizes in ((5, 4), (4, 4), (3, 6), (4, 5))]
 def test_the_same_is_seen(kind, mask, T, M):
     """In a text so long that keys fall out of sight; with a causal mask as long as memory holds all before."""
     config = small_config(kind, mask=mask, T=T, M=M)
-    assert_the_same(small_model(config), draw_text(config, M // T * T + T if mask == "causal" else 5 * (T + M) + 2))
+    n = M // T * T + T if mask == "causal" else 5 * (T + M) + 2
+    assert_the_same(small_model(config), draw_text(config, n))
 
 
 def test_a_causal_mask_then_sees_the_latest_m_plus_t():
@@ -124,7 +126,8 @@ def test_an_adaptive_softmax_and_single_precision(kind):
 def test_dropout_is_off():
     config = small_config(dropout=0.5, dropout_attention=0.5, dropout_embedding=0.5)
     text = draw_text(config, 12)
-    assert_array_equal(one_by_one(small_model(config), text), one_by_one(small_model(small_config()), text))
+    dropping, plain = small_model(config), small_model(small_config())
+    assert_array_equal(one_by_one(dropping, text), one_by_one(plain, text))
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -59,7 +59,8 @@ def test_memory_holds_the_latest_layer_inputs_and_nobody_modifies_it(rng):
     again = model.backward(1.0, cache, once=True)
     assert all(np.array_equal(again[name], grad) for name, grad in grads.items())
     assert kept() is None  # the gradient of the logits
-    assert all(np.array_equal(m, b) for m, b in zip([*memory, *new], before + new_before, strict=True))
+    now = [*memory, *new]
+    assert all(np.array_equal(m, b) for m, b in zip(now, before + new_before, strict=True))
 
 
 def test_memory_that_is_released_is_freed_before_backward_and_no_number_changes(rng):
@@ -73,7 +74,8 @@ def test_memory_that_is_released_is_freed_before_backward_and_no_number_changes(
     given, memory, cache = Released(memory), None, None
     loss, after, cache = model.loss(ids, ids, given)
     assert loss == expected and given == [] and not any(m() is not None for m in freed)
-    for got, want in zip([*after, *model.backward(1.0, cache).values()], [*new, *grads.values()], strict=True):
+    found = *after, *model.backward(1.0, cache).values()
+    for got, want in zip(found, [*new, *grads.values()], strict=True):
         assert_array_equal(got, want)
 
 
@@ -115,7 +117,8 @@ def test_evaluation_leaves_closed_heads_out_and_nothing_changes(kind, hard, scal
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_layers_that_backward_computes_again_give_the_same_bits(kind, rng, monkeypatch):
-    model, (ids, *both), found = build(kind, GateConfig(hard=False)), rng.integers(0, V, (3, 2, T)), []
+    model, found = build(kind, GateConfig(hard=False)), []
+    ids, *both = rng.integers(0, V, (3, 2, T))
     for much in (1 << 24, 0):
         monkeypatch.setattr("tinyprune.model.transformer.MUCH", much)
         loss, _, cache = model.loss(*both, model.forward(ids)[1], np.random.default_rng(4))

@@ -69,7 +69,8 @@ def test_a_run_heals_by_it_and_does_not_without(finished, tmp_path):
 
 
 def test_a_step_takes_little_more_than_both_predictions_and_a_checkpoint_nothing(tmp_path):
-    student, teacher = (small_model(small_config("llama", V=4000, T=30), seed=seed) for seed in (0, 1))
+    config = small_config("llama", V=4000, T=30)
+    student, teacher = (small_model(config, seed=seed) for seed in (0, 1))
     ids = np.random.default_rng(0).integers(0, 4000, (2, 8, 30))
     tracemalloc.start()
     grads = Distillation(teacher, 0.5)(student, *ids, None, None, 0)[2]

@@ -132,7 +132,8 @@ def test_state_that_does_not_fit_the_parameters_is_refused(wrong):
 
 REFUSED = [({}, {"layers.0.bo": np.ones(1)}, "shape")]
 REFUSED += [({}, {"layers.0.log_alpha": np.ones(2, np.float32)}, "dtype float64 and shape .*, got float32")]
-REFUSED += [({}, {"R": np.ones(1)}, "no parameter R"), ({"R": np.ones(1)}, {"R": np.ones(1)}, "no parameter group")]
+R = {"R": np.ones(1)}
+REFUSED += [({}, R, "no parameter R"), (R, R, "no parameter group")]
 REFUSED += [({"layers.0.Wq": None}, {}, r"no parameter layers\.0\.Wq")]
 REFUSED += [({"layers.0.log_alpha": np.frombuffer(bytes(16))}, {}, "must be writeable")]
 REFUSED += [({"layers.0.log_alpha": np.ones(4)[::2]}, {}, r"C-contiguous, got strides \(16,\) for shape \(2,\)")]
@@ -151,7 +152,8 @@ APART = "embedding embedding.0 projection.1 cluster.weight R positions", "cluste
 def test_parameter_groups():
     decays, plain, gate = ([f"layers.12.{name}" for name in names.split()] for names in IN_LAYERS)
     decays, plain = decays + APART[0].split(), plain + APART[1].split()
-    expected = dict.fromkeys(decays, ParameterGroup(1.0, 0.25)) | dict.fromkeys(plain, ParameterGroup(1.0, 0.0))
+    expected = dict.fromkeys(decays, ParameterGroup(1.0, 0.25))
+    expected |= dict.fromkeys(plain, ParameterGroup(1.0, 0.0))
     expected |= dict.fromkeys(gate, ParameterGroup(7.0, 0.0))
     assert parameter_groups(expected, 0.25, 7.0) == expected
 

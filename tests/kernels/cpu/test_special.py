@@ -81,11 +81,11 @@ def test_logits_far_apart_and_far_from_zero(dtype, V):
     logits = draw(dtype, (50, V))[0] * dtype(1000) + dtype(20000)
     targets = np.argmax(logits, axis=-1)
     targets[::2] = 3
-    (loss, kept), (expected, expected_kept) = (
-        backend.cross_entropy_forward(x, targets) for backend, x in ((cpu, logits), (ops, logits.astype(float)))
-    )
+    loss, kept = cpu.cross_entropy_forward(logits, targets)
+    expected, expected_kept = ops.cross_entropy_forward(logits.astype(float), targets)
     assert_close(loss, expected, dtype)
-    assert_close(cpu.cross_entropy_backward(50, kept), ops.cross_entropy_backward(50, expected_kept), dtype)
+    expected = ops.cross_entropy_backward(50, expected_kept)
+    assert_close(cpu.cross_entropy_backward(50, kept), expected, dtype)
     assert_close(cpu.log_softmax(logits), ops.log_softmax(logits.astype(float)), dtype)
 
 
