@@ -28,8 +28,9 @@ def test_shares_of_closed_partly_and_fully_open(gate, log_alpha):
     opened = logistic(log_alpha - beta * math.log(-gamma / zeta))
     fully = logistic(log_alpha - beta * math.log((1 - gamma) / (zeta - 1)))
     assert p_open(np.array(log_alpha), **gate) == pytest.approx(opened)
-    for share, p in (((g > 0).mean(), opened), ((g == 1).mean(), fully), (((g > 0) & (g < 1)).mean(), opened - fully)):
-        assert abs(share - p) <= 5 * math.sqrt(p * (1 - p) / SAMPLES)
+    states = (g > 0, opened), (g == 1, fully), ((g > 0) & (g < 1), opened - fully)
+    for state, p in states:
+        assert abs(state.mean() - p) <= 5 * math.sqrt(p * (1 - p) / SAMPLES)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
