@@ -51,7 +51,8 @@ any_sizes = st.builds(
 @cache
 def cases(backend: str, sizes: Dimensions = SIZES) -> dict[str, Case]:
     own = get_backend(backend)
-    return {case.operation: case for case in [*operation_cases(own, sizes), *other_cases(own, sizes)]}
+    every = *operation_cases(own, sizes), *other_cases(own, sizes)
+    return {case.operation: case for case in every}
 
 
 def engine_has(operation: str) -> bool:
@@ -174,8 +175,10 @@ def test_views_like_arrays_without_gaps(view, backend, name, sizes):
     case = cases(backend, sizes)[name]
     out, _ = textbook(name, sizes)
     inputs, dout = (mapped(VIEWS[view], value) for value in (case.inputs, draw_dout(out, np.float64)))
-    constants = {key: VIEWS[view](value) for key, value in case.constants.items() if isinstance(value, np.ndarray)}
-    assert_close(run(backend, case, inputs, np.float64, dout, **constants), textbook(name, sizes), np.float64)
+    arrays = {key: x for key, x in case.constants.items() if isinstance(x, np.ndarray)}
+    constants = {key: VIEWS[view](x) for key, x in arrays.items()}
+    found = run(backend, case, inputs, np.float64, dout, **constants)
+    assert_close(found, textbook(name, sizes), np.float64)
 
 
 @pytest.mark.parametrize("sizes", [SIZES, LARGE], ids=["small", "large"])

@@ -51,7 +51,8 @@ def test_without_a_dependence_on_steps_more_of_them_give_the_same_bits(name, ste
     assert "train: 30 steps instead of 20; a cosine of the learning rate and a target of heads depend on" in said
     assert f"going on after step {step}" in said
     whole = tmp_path / "whole"
-    succeed("train", whole, "--corpus", book, *settings(**TRAINING | SCHEDULES[name] | {"steps": 30}))
+    options = settings(**TRAINING | SCHEDULES[name] | {"steps": 30})
+    succeed("train", whole, "--corpus", book, *options)
     assert parameters(run / "train.safetensors") == parameters(whole / "train.safetensors")
     config = read_config((run / "config.toml").read_text("utf-8"), "config.toml")
     assert (config.train.steps, config.train.evaluate_every) == (30, 10 if often else 5)
@@ -59,7 +60,8 @@ def test_without_a_dependence_on_steps_more_of_them_give_the_same_bits(name, ste
 
 def test_fewer_steps_end_at_the_step_reached(begun, tmp_path):
     run = shutil.copytree(begun / "cosine", tmp_path / "run")
-    assert "train: 10 steps instead of 20; " in succeed("train", run, "--resume", "--set=train.steps=10").stderr
+    done = succeed("train", run, "--resume", "--set=train.steps=10")
+    assert "train: 10 steps instead of 20; " in done.stderr
     metadata = load_checkpoint(run / "train.safetensors")[1]
     assert (metadata["step"], metadata["finished"]) == (10, True)
     succeed("gate", run, "--target-heads=3")
