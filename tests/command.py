@@ -42,7 +42,7 @@ def settings(model: dict[str, Any] = MODEL | DROPOUT, **training: Any) -> list[s
 def write_text(directory: Path, name: str = "book.txt") -> Path:
     """A corpus of 7,000 characters, 26 of them different."""
     path = directory / name
-    path.write_text("".join(f"{i} heads see {i * i % 97} words; they close.\n" for i in range(200)), encoding="utf-8")
+    path.write_text("".join(f"{i} heads see {i * i % 97} words; they close.\n" for i in range(200)), "utf-8")
     return path
 
 

@@ -25,126 +25,8 @@ sys.path[:0] = [str(HERE), str(HERE / "pretrained"), str(HERE.parent)]
 
 from command import STAGES, tinyprune  # noqa: E402
 
-RECORD = HERE / "golden.json"
+RECORD, SETTINGS = HERE / "golden.json", HERE / "golden"
 
-TINY = """
-[model]
-kind = "all-attention"
-L = 4
-D = 128
-H = 8
-persistent = "stream"
-N = 32
-init_gain = 2.0
-T = 64
-M = 64
-
-[train]
-steps = 24
-B = 4
-lr = 2e-3
-weight_decay = 0.1
-warmup = 5
-evaluate_every = 10
-
-[gate]
-objective = "task"
-lam = 0.1
-lam_warmup = 8
-
-[gate_train]
-steps = 20
-B = 4
-lr = 1e-3
-schedule = "constant"
-
-[finetune]
-steps = 10
-B = 4
-lr = 1e-3
-"""
-STUDY = """
-seed = 3
-
-[model]
-kind = "all-attention"
-L = 2
-D = 32
-H = 4
-persistent = "stream"
-N = 8
-init_gain = 2.0
-T = 32
-M = 32
-dropout = 0.05
-dropout_attention = 0.05
-
-[data]
-split = "documents"
-
-[train]
-steps = 30
-B = 4
-lr = 2e-3
-warmup = 5
-evaluate_every = 0
-
-[gate]
-objective = "task"
-controller_lr = 0.02
-lr_multiplier = 300.0
-
-[gate_train]
-steps = 20
-B = 4
-lr = 1e-3
-schedule = "constant"
-evaluate_every = 0
-
-[finetune]
-steps = 15
-B = 4
-lr = 1e-3
-evaluate_every = 0
-"""
-PRETRAINED = """
-[model]
-kind = "llama"
-L = 4
-D = 128
-H = 8
-kv_heads = 4
-N = 0
-F = 344
-T = 16
-M = 0
-mask = "causal"
-
-[gate]
-frozen = true
-output_scaling = false
-lam_warmup = 0
-controller_lr = 0.02
-beta = 0.66
-lr_multiplier = 1000.0
-units = 4
-criterion_tokens = 90
-repair_tokens = 180
-
-[gate_train]
-steps = 12
-B = 4
-lr = 2e-4
-schedule = "constant"
-
-[finetune]
-steps = 8
-B = 4
-lr = 1e-3
-warmup = 2
-weight_decay = 0.0
-distill = 0.5
-"""
 METHODS = "gates,gates-heads,gates-random,voita,deterministic,michel,random,fluctuation,least-squares-distilled"
 METHODS += ",small-from-scratch,small-longer"
 # how a run's gates are chosen, in the command's words
@@ -200,16 +82,14 @@ def text(lines: int) -> str:
 
 def record(folder: Path) -> Iterator[tuple[str, str]]:
     """Compute everything in a folder; yield names and hashes."""
-    (folder / "book.txt").write_text(text(900), encoding="utf-8")
-    (folder / "other.txt").write_text(text(200)[::-1], encoding="utf-8")
-    for name, settings in {"tiny": TINY, "study": STUDY, "pretrained": PRETRAINED}.items():
-        (folder / f"{name}.toml").write_text(settings, encoding="utf-8")
+    (folder / "book.txt").write_text(text(900), "utf-8")
+    (folder / "other.txt").write_text(text(200)[::-1], "utf-8")
 
     for backend in ("numpy", "numba"):
         for seed in (0, 1):
             for how, options in CHOICES.items() if seed == 0 else [("lam", [])]:
                 run = folder / f"{backend}-{seed}-{how}"
-                start = ["--preset", folder / "tiny.toml", "--corpus", folder / "book.txt", f"--seed={seed}"]
+                start = ["--preset", SETTINGS / "tiny.toml", "--corpus", folder / "book.txt", f"--seed={seed}"]
                 do("train", run, *start, f"--backend={backend}")
                 do("gate", run, *options, f"--backend={backend}")
                 for stage in ("prune", "finetune"):
@@ -222,21 +102,23 @@ def record(folder: Path) -> Iterator[tuple[str, str]]:
 
     write_gguf(folder / "llama.gguf", *random_model(LLAMA))
     lines = [f"The head of line {i % 23} says {i % 11}; it is right. " for i in range(900)]
-    (folder / "lines.txt").write_text("".join(np.random.default_rng(0).permutation(lines)), encoding="utf-8")
+    (folder / "lines.txt").write_text("".join(np.random.default_rng(0).permutation(lines)), "utf-8")
+    preset, several = SETTINGS / "pretrained.toml", folder / "texts.toml"
     texts = f'[gate]\nrepair_corpus = "run,self,{folder / "other.txt"}"'
-    (folder / "texts.toml").write_text(PRETRAINED.replace("[gate]", texts), encoding="utf-8")
-    routes = {"gates": ("pretrained", []), "michel": ("pretrained", ["--by=michel"]), "three texts": ("texts", [])}
-    for name, (preset, options) in routes.items():
+    several.write_text(preset.read_text("utf-8").replace("[gate]", texts), "utf-8")
+    routes = {"gates": (preset, []), "michel": (preset, ["--by=michel"]), "three texts": (several, [])}
+    for name, (settings, options) in routes.items():
         run = folder / f"pretrained-{name}"
-        start = ["--preset", folder / f"{preset}.toml", "--corpus", folder / "lines.txt"]
+        start = ["--preset", settings, "--corpus", folder / "lines.txt"]
         do("import", folder / "llama.gguf", run, *start)
         do("gate", run, "--target-parameters=0.8", *options)
         do("prune", run)
         do("finetune", run)
         yield from stages(f"pretrained, {name}", run)
 
-    common = ["--preset", folder / "study.toml", "--corpus", folder / "book.txt", f"--directory={folder / 'tradeoff'}"]
-    do("experiment", "tradeoff", *common, f"--methods={METHODS}", "--shares=0.5", "--seeds=2", "--jobs=1")
+    common = ["--preset", SETTINGS / "study.toml", "--corpus", folder / "book.txt", "--seeds=2"]
+    common += [f"--directory={folder / 'tradeoff'}"]
+    do("experiment", "tradeoff", *common, f"--methods={METHODS}", "--shares=0.5", "--jobs=1")
     yield from ((f"tradeoff: {name}", found) for name, found in cells(folder / "tradeoff"))
     where = folder / "compare"
     do("compare", folder / "pretrained-gates", f"--directory={where}", "--methods=gates,michel", "--tokens=100",
@@ -264,9 +146,9 @@ def main() -> int:
         found = dict(record(Path(folder)))
     if arguments.write:
         content = {"machine": machine(), "sha256": found}
-        arguments.file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        arguments.file.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
         return 0
-    kept = json.loads(arguments.file.read_text(encoding="utf-8"))
+    kept = json.loads(arguments.file.read_text("utf-8"))
     if kept["machine"] != machine():
         print(f"the record is of another machine: {kept['machine']}; this one is {machine()}")
     wrong = [name for name in kept["sha256"] if found.get(name) != kept["sha256"][name]]

@@ -18,7 +18,8 @@ from tinyprune.training.metrics import MetricsLog
 from tinyprune.training.step import LanguageModelling
 
 MODELS = (*KINDS, "head networks")  # what `small_config` makes
-ADAPTIVE = tuple(kind for kind in MODELS if kind not in ("gpt2", "llama"))  # those that can have an adaptive softmax
+# those that can have an adaptive softmax
+ADAPTIVE = tuple(kind for kind in MODELS if kind not in ("gpt2", "llama"))
 
 
 def backend_with(**changes: Any) -> Engine:

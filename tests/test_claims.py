@@ -15,7 +15,8 @@ from tinyprune.experiments.results import SPLITS, grouped, read_csv
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "data" / "results"
-PAGE, LAW = ((RESULTS / name / "README.md").read_text(encoding="utf-8") for name in (".", "law-stdlib"))
+PAGE, LAW = ((RESULTS / name / "README.md").read_text("utf-8") for name in (".", "law-stdlib"))
+README = (ROOT / "README.md").read_text("utf-8")
 LAMS = "0.03", "0.05", "0.08", "0.13"
 # Studies whose models start from one baseline for each seed.
 PAIRED = ("tradeoff", "ablation", "budgets", "map")  # newer ones say so
@@ -26,12 +27,13 @@ ROW = re.compile(
 
 @cache
 def csv_of(path: str) -> list[dict]:
-    return read_csv((RESULTS / path).read_text(encoding="utf-8"))
+    return read_csv((RESULTS / path).read_text("utf-8"))
 
 
 def rows_of(study: str) -> list[dict]:
     made = csv_of(f"{study}/results.csv")
-    shared, apart = study.startswith(PAIRED), {"start": "new"} if study == "architecture-stdlib" else {}
+    shared = study.startswith(PAIRED)
+    apart = {"start": "new"} if study == "architecture-stdlib" else {}
     return [{"start": "baseline" if shared and "scratch" not in r["method"] else "new"} | r | apart for r in made]
 
 
@@ -73,46 +75,89 @@ def test_every_difference_follows_from_its_cells():
         assert [row.group() for row in rows] == [line(*own, r) for own, r in zip(names, records, strict=True)]
 
 
+# the language reference, which a run reads, and Moby Dick, which nothing read
+TEXTS = ("run", "other")
+
+
+@cache
+def summary() -> dict[tuple, dict]:
+    """The study (d): rows by parts, method, state of the model and text."""
+    rows = csv_of("smollm2-parts/summary.csv")
+    return {(r["parts"], r["method"], r["model"], r["text"]): r for r in rows}
+
+
+def times(parts: str, method: str, model: str) -> list[float]:
+    """Perplexities on both texts, as multiples of the whole model's."""
+    return [summary()[parts, method, model, text]["times"] for text in TEXTS]
+
+
+def assert_says(page: str, sentence: str, *numbers: float) -> None:
+    assert sentence.format(*numbers) in " ".join(page.split())
+
+
 def test_every_multiple_of_a_perplexity_follows_from_its_cells():
-    """Perplexity by that of the whole model, pruned, repaired and healed, on the run's text and on another."""
-    of = {tuple(r[x] for x in ("parts", "method", "model", "text")): r for r in csv_of("smollm2-parts/summary.csv")}
-    speed = csv_of("smollm2-parts/speed.csv")
-    (rows,) = tables(re.compile(r"^\| (heads|blocks|both) \| ([\w-]+) \| (.*) \|$", re.MULTILINE))
-    assert len(rows) == len({key[:2] for key in of}) - 1
+    """A row has two texts, each with the pruned, the repaired and the healed model."""
+    row = re.compile(r"^\| (heads|blocks|both) \| ([\w-]+) \| (.*) \|$", re.MULTILINE)
+    (rows,) = tables(row)
+    assert len(rows) == len({key[:2] for key in summary()}) - 1  # without the whole model
     for parts, method, numbers in (row.groups() for row in rows):
-        of_texts = itertools.product(("run", "other"), ("pruned", "repaired", "healed"))
-        found = [of[parts, method, model, text] for text, model in of_texts]
-        first = [f"{found[0]['seeds']}", f"{found[0]['heads']:.0f}", f"{found[0]['blocks'] or 1440:.0f}"]
-        first += [f"{found[0]['bytes'] / 1e6:.1f}"]
-        times = [f"{r['times']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in found]
-        assert numbers.split(" | ") == [*first, *times]
-    page, readme = " ".join(PAGE.split()), " ".join(README.split())
-    own = [[r for r in speed if r["parts"] == x and r["share"] == 0.9] for x in ("heads", "blocks", "both")]
-    fast = [np.mean([r[name] for r in x]) for x in (*own, speed[1:2]) for name in ("reading_times", "writing_times")]
-    said = "read {:.2f} and write {:.2f} times as fast, without blocks {:.2f} and {:.2f}, without both {:.2f} and "
-    assert (said + "{:.2f}; the whole file, loaded again, {:.2f} and {:.2f}.").format(*fast) in page
-    whole = [of["all", "whole", model, text] for model in ("whole", "healed") for text in ("run", "other")]
-    ends = [r["perplexity"] for r in whole[:2]] + [r["times"] for r in whole[2:]]
-    assert "({:.1f} on the language reference, {:.1f} on *Moby Dick*, 20,480 tokens each)".format(*ends) in page
-    assert "healed as long, has {:.2f} and {:.2f}".format(*ends[2:]) in page
-    assert f"whole {whole[0]['bytes'] / 1e6:.1f}" in page
-    blocks = [of["blocks", "michel-global", "healed", text]["times"] for text in ("run", "other")]
-    assert "have {:.2f} and {:.2f} times".format(*(x / y for x, y in zip(blocks, ends[2:], strict=True))) in page
+        states = itertools.product(TEXTS, ("pruned", "repaired", "healed"))
+        found = [summary()[parts, method, model, text] for text, model in states]
+        seeds, heads, blocks, size = (found[0][key] for key in ("seeds", "heads", "blocks", "bytes"))
+        expected = [f"{seeds}", f"{heads:.0f}", f"{blocks or 1440:.0f}", f"{size / 1e6:.1f}"]
+        expected += [f"{r['times']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in found]
+        assert numbers.split(" | ") == expected
+
+
+def test_the_whole_model_is_described_by_its_cells():
+    reference, other = (summary()["all", "whole", "whole", text] for text in TEXTS)
+    said = "({:.1f} on the language reference, {:.1f} on *Moby Dick*, 20,480 tokens each)"
+    assert_says(PAGE, said, reference["perplexity"], other["perplexity"])
+    assert_says(PAGE, "whole {:.1f}", reference["bytes"] / 1e6)
+
+
+def test_healed_models_are_compared_with_the_whole_one_healed_as_long():
+    whole = times("all", "whole", "healed")
+    blocks = times("blocks", "michel-global", "healed")
+    assert_says(PAGE, "healed as long, has {:.2f} and {:.2f}", *whole)
+    assert_says(PAGE, "have {:.2f} and {:.2f} times", *np.divide(blocks, whole))
+    assert_says(README, "healed as long, has {:.2f}; ", whole[0])
+
+
+def test_the_spread_of_three_seeds_follows_from_its_cells():
     healed = [r for r in csv_of("smollm2-parts/results.csv") if r["model"] == "healed"]
-    groups = [[r["times"] for r in x] + [x[0]["method"]] for x in grouped(healed, "method", "parts", "text").values()]
-    spans = [100 * max(max(x) / min(x) - 1 for *x, way in groups if way == m) for m in ("gates", "random")]
-    assert "differ by at most {:.0f} % (gates) and {:.0f} % (random)".format(*spans) in page
-    ways, own = (
-        ("michel-global", "gates"),
-        (("pruned", "run"), ("healed", "run"), ("pruned", "other"), ("healed", "other")),
-    )
-    a, b, c, d = ([of["blocks", way, *x]["times"] for way in ways] for x in own)
-    heads = of["heads", "gates", "pruned", "run"]["times"]
-    assert "perplexity is {:.2f} ({:.2f}) times the whole model's; ".format(*a) in readme
-    assert f"chosen by gates, it is {heads:.2f} times" in readme
-    assert "lower the first to {:.2f} ({:.2f}) times on".format(*b) in readme
-    assert f"healed as long, has {ends[2]:.2f}; " in readme
-    assert "and from {:.2f} ({:.2f}) to {:.2f} ({:.2f}) times on *Moby Dick*".format(*c, *d) in readme
+    spreads = []
+    for way in ("gates", "random"):
+        of_way = [r for r in healed if r["method"] == way]
+        seeds = [[r["times"] for r in rows] for rows in grouped(of_way, "parts", "text").values()]
+        spreads.append(max(100 * (max(each) / min(each) - 1) for each in seeds))
+    assert_says(PAGE, "differ by at most {:.0f} % (gates) and {:.0f} % (random)", *spreads)
+
+
+def test_the_speed_in_llama_cpp_follows_from_its_cells():
+    """Means over the methods that take a tenth, and the whole file, measured a second time."""
+    speed = csv_of("smollm2-parts/speed.csv")
+    tenth = [[r for r in speed if (r["parts"], r["share"]) == (x, 0.9)] for x in ("heads", "blocks", "both")]
+    again = [r for r in speed if r["method"] == "whole, once more"]
+    means = []
+    for rows in (*tenth, again):
+        means += [np.mean([r[key] for r in rows]) for key in ("reading_times", "writing_times")]
+    said = "read {:.2f} and write {:.2f} times as fast, without blocks {:.2f} and {:.2f}, "
+    said += "without both {:.2f} and {:.2f}; the whole file, loaded again, {:.2f} and {:.2f}."
+    assert_says(PAGE, said, *means)
+
+
+def test_the_multiples_that_the_readme_quotes_follow_from_their_cells():
+    """Those of blocks that |gradient| chose, and in brackets of those that gates chose."""
+    pruned, healed = (
+        np.transpose([times("blocks", way, model) for way in ("michel-global", "gates")])
+        for model in ("pruned", "healed")
+    )  # a row for each text
+    assert_says(README, "perplexity is {:.2f} ({:.2f}) times the whole model's; ", *pruned[0])
+    assert_says(README, "chosen by gates, it is {:.2f} times", times("heads", "gates", "pruned")[0])
+    assert_says(README, "lower the first to {:.2f} ({:.2f}) times on", *healed[0])
+    said = "and from {:.2f} ({:.2f}) to {:.2f} ({:.2f}) times on *Moby Dick*"
+    assert_says(README, said, *pruned[1], *healed[1])
 
 
 def test_every_difference_at_a_fixed_lam_follows_from_its_cells():
@@ -133,7 +178,8 @@ def test_every_difference_at_a_fixed_lam_follows_from_its_cells():
             mean = np.reshape(more, (-1, 2)).mean(1)
             half = student().ppf(CONFIDENCE, 4) * mean.std(ddof=1) / math.sqrt(5)
             assert said.strip() == (f"{signed(mean.mean())} ± {half:.3f}" if len(mean) == 5 else "–")
-    more, names = [], [f"all three, lam {x}" for x in LAMS] + ["without output scaling, lam 0.05"]  # on stdlib, a cubic
+    # on stdlib, a cubic
+    more, names = [], [f"all three, lam {x}" for x in LAMS] + ["without output scaling, lam 0.05"]
     for seed in range(10, 15):
         bits = [np.mean([made[name, seed, split]["bits_per_character"] for split in SPLITS]) for name in names]
         heads = [made[name, seed, "test"]["heads_open"] for name in names]
@@ -148,8 +194,9 @@ SEVERAL = ": 3500", ": 14000", ", twice as wide: 3500"
 
 def test_the_law_of_the_distance_follows_from_its_cells():
     bits: dict[tuple, dict[str, list]] = {}
-    for text in (RESULTS / "law-stdlib/cells.jsonl").read_text(encoding="utf-8").splitlines():
-        config, record = json.loads(text)["cell"]["config"], json.loads(text)["record"]["bits_per_character"]
+    for text in (RESULTS / "law-stdlib/cells.jsonl").read_text("utf-8").splitlines():
+        config = json.loads(text)["cell"]["config"]
+        record = json.loads(text)["record"]["bits_per_character"]
         model, read = config["model"], np.array([record["valid"], record["test"]])
         size = config["train"]["steps"] / 3500, model["L"] / 4, model["D"] / model["H"] / 16, model["D"] / 128
         bits.setdefault(size, {}).setdefault(model["kind"], []).append(read)
@@ -173,7 +220,8 @@ def test_the_law_of_the_distance_follows_from_its_cells():
     assert f"deviation of {spread:.3f}, with 8 degrees of freedom" in " ".join(LAW.split())
     assert f"differ by up to {t * spread * math.sqrt(2):.3f} in 95 %" in " ".join(LAW.split())
     interval = f"{signed(predicted - t * spread * norm)} to {signed(predicted + t * spread * norm)}"
-    assert f"of 95 % from {interval}. " in LAW and f"for a larger one, {interval}, " in " ".join(PAGE.split())
+    assert f"of 95 % from {interval}. " in LAW
+    assert f"for a larger one, {interval}, " in " ".join(PAGE.split())
     *five, came = [(ours - theirs).mean() for ours, theirs in best.values()]
     assert f"**{signed(predicted)}** bits more" in LAW and f"**{signed(came)}**, above" in LAW
     for said, guess in (("The law is wrong", predicted), ("wrong", five[0]), ("pairs", np.mean(five))):
@@ -182,7 +230,8 @@ def test_the_law_of_the_distance_follows_from_its_cells():
     means = [
         f"{(losses[0] - losses[1])[steps.searchsorted(k, 'right') :][:20].mean():.3f}" for k in range(2000, 8000, 1000)
     ]
-    assert f"it is {means[0]} from step 2,000" in LAW and f"{', '.join(means[1:5])} and {means[5]}" in LAW
+    assert f"it is {means[0]} from step 2,000" in LAW
+    assert f"{', '.join(means[1:5])} and {means[5]}" in LAW
 
 
 def decimals(text: str) -> set[str]:
@@ -192,7 +241,8 @@ def decimals(text: str) -> set[str]:
 
 
 # Of the paper, of tests, of sizes; and differences of two numbers in a table.
-WHOLE = {"13.8", "65.9", "98.4", "0.85", "0.99", "1.14", "1.39", "1.11", "1.07"}  # of (d), see above
+# of (d), see above
+WHOLE = {"13.8", "65.9", "98.4", "0.85", "0.99", "1.14", "1.39", "1.11", "1.07"}
 STATES = (None, "whole"), (0.9, "repaired"), (0.8, "repaired")
 OTHERS = {"0.05", "0.01", "30.7", "47.9", "0.6", "0.9", "0.81", "0.67", "0.02", "8.3"}
 OTHERS |= {"0.113", "0.222", "0.074", "0.019"}
@@ -221,7 +271,7 @@ def test_every_number_in_the_text_stands_in_a_table_or_follows_from_one():
 
 
 def test_healing_closes_half_of_what_a_random_choice_costs():
-    lines = map(json.loads, (RESULTS / "shares-stdlib/cells.jsonl").read_text(encoding="utf-8").splitlines())
+    lines = map(json.loads, (RESULTS / "shares-stdlib/cells.jsonl").read_text("utf-8").splitlines())
     after = {
         (c["method"], c.get("heads"), c["config"]["seed"]): r for c, r in ((x["cell"], x["record"]) for x in lines)
     }
@@ -241,23 +291,21 @@ def part_of_readme(heading: str) -> str:
     return re.search(rf"\n## {heading}\n(.*?)\n## ", README, re.DOTALL).group(1)
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
 def test_the_numbers_of_the_readme_are_those_of_the_pages():
     whole, _, healed, *_, more, _, tenth = csv_of("smollm2-words/files.csv")[:9]
-    size, speed = f"{healed['megabytes']:.0f} of {whole['megabytes']:.0f} MB", csv_of("smollm2-parts/speed.csv")[2]
+    size = f"{healed['megabytes']:.0f} of {whole['megabytes']:.0f} MB"
+    speed = csv_of("smollm2-parts/speed.csv")[2]
     times = [x[k] / whole[k] for x in (healed, more, tenth) for k in ("perplexity_run", "perplexity_other")]
     own = [f"{x:.2f}" for x in (speed["reading_times"], speed["writing_times"], *times)]
     assert re.search(".*".join((size, *own)), part := part_of_readme("Prune a model that you know"), re.DOTALL)
     assert decimals(part_of_readme("Compare") + part) - set(own) <= decimals(PAGE)
-    report = (RESULTS / "tiny-pydoc" / "report.md").read_text(encoding="utf-8")
+    report = (RESULTS / "tiny-pydoc" / "report.md").read_text("utf-8")
     rows = dict(re.findall(r"^\| (train|finetune): [^|]* \| (.*) \|$", report, re.MULTILINE))
     whole, small = (rows[stage].split(" | ") for stage in ("train", "finetune"))
     said = " ".join(part_of_readme("Two commands").split())
     heads, parameters = small[0], int(small[2].replace(",", "")) / 1000
     assert f"Of {small[1]} heads {heads} stay, of 625 thousand parameters {parameters:.0f}. " in said
-    lines = (RESULTS / "tiny-pydoc/cells.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (RESULTS / "tiny-pydoc/cells.jsonl").read_text("utf-8").splitlines()
     of = {c["cell"]["method"]: c["record"] for c in map(json.loads, lines)}
     own, steps, longer = (
         of[x]["bits_per_character"]["test"] for x in ("unpruned", "small-from-scratch", "small-longer")
@@ -267,7 +315,7 @@ def test_the_numbers_of_the_readme_are_those_of_the_pages():
         f"needs {float(small[4]):.2f} bits per character, the whole one {float(whole[4]):.2f}, or {own:.2f} if" in said
     )
     assert f"needs {steps:.2f} after as many steps, and {longer:.2f} after as many multiply-adds" in said
-    other = (RESULTS / "small-stdlib" / "report.md").read_text(encoding="utf-8")
+    other = (RESULTS / "small-stdlib" / "report.md").read_text("utf-8")
     stay, of = (int(n.replace(",", "")) for n in re.search(r"has ([\d,]+) of ([\d,]+) parameters", other).groups())
     assert f"half of its heads and {100 * (1 - stay / of):.0f} % of its parameters" in said
 

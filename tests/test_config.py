@@ -29,7 +29,8 @@ RICH = RunConfig(
 XL = {"kind": "transformer-xl", "N": 0, "F": 8}
 PLAIN = {"kind": "transformer", "N": 0, "F": 8, "M": 0, "mask": "causal"}
 MODELS = [XL, PLAIN, {"V": 20, "cutoffs": [10, 19]}, {"N": 0}, {"M": 0}, {"H": 1}, {"D": 8}]
-MODELS += [{"L": 1, "H": 2, "heads": [1], "head_ids": [[1]]}]  # not the first, which the count alone would mean
+# not the first, which the count alone would mean
+MODELS += [{"L": 1, "H": 2, "heads": [1], "head_ids": [[1]]}]
 RUNS = [RICH, *(RunConfig.from_dict({"model": x}) for x in [{}, *MODELS]), *map(load_preset, config.preset_names())]
 
 
@@ -144,7 +145,8 @@ def test_what_is_refused(tables, message):
 
 def test_options_replace_single_values_and_are_validated():
     run = RICH.with_options({"train.lr": 0.5, "model.T": 3, "seed": 4, "choose.target_heads": 2})
-    assert run.train == dataclasses.replace(RICH.train, lr=0.5) and run.seed == 4 and run.model.T == 3
+    assert run.train == dataclasses.replace(RICH.train, lr=0.5) and run.seed == 4
+    assert run.model.T == 3
     assert run.choose.target_heads == 2 and run.heal == RICH.heal
     assert RICH.with_options({}) == RICH
     assert RunConfig().with_options({"model.L": 2, "model.H": 4}).model.head_ids == ((0, 1, 2, 3),) * 2
@@ -180,12 +182,14 @@ def test_files_of_version_0_2_are_read():
     gate = {"criterion": "michel", "criterion_tokens": 7, "target_share": 0.5, "price": "cache", "units": 4}
     gate |= {"heads": False, "groups": True, "repair_tokens": 9, "repair_type": "q8_0", "repair_corpus": "run,self"}
     read = RunConfig.from_dict({"gate": gate, "finetune": {"steps": 3, "distill": 0.5}})
-    assert read.choose == config.ChooseConfig("michel", 7, None, 0.5, "cache", 4, False) and read.gate.groups
+    assert read.choose == config.ChooseConfig("michel", 7, None, 0.5, "cache", 4, False)
+    assert read.gate.groups
     assert read.repair == config.RepairConfig(9, "q8_0") and read.texts == "run,self"
     assert (read.heal.steps, read.heal.distill) == (3, 0.5)
     assert RunConfig.from_dict({"gate": {"criterion": ""}}) == RunConfig.from_dict({})
     again = config.as_version_02(read)
-    assert {key: again["gate"][key] for key in gate} == gate and again["finetune"] == read.heal.to_dict()
+    assert {key: again["gate"][key] for key in gate} == gate
+    assert again["finetune"] == read.heal.to_dict()
     for old, now in (("gate.target_heads", "choose.target_heads"), ("finetune.lr", "heal.lr")):
         with pytest.raises(UsageError, match=f"{old} is called {now} since version 0.3"):
             RunConfig().with_options({old: 1})
@@ -198,7 +202,7 @@ def test_a_run_file_explains_every_setting():
 
 
 def test_presets_are_found_by_name_or_path(tmp_path):
-    (tmp_path / "run.toml").write_text(to_toml(RICH.to_dict()), encoding="utf-8")
+    (tmp_path / "run.toml").write_text(to_toml(RICH.to_dict()), "utf-8")
     assert load_preset(str(tmp_path / "run.toml")) == RICH
     for name in ("nope", "nope.toml", "/", __file__):
         with pytest.raises(UsageError, match=f"no preset or .toml file '{name}'; presets are"):

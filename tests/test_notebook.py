@@ -87,7 +87,8 @@ def test_functions_take_turns_and_the_shortest_call_counts(monkeypatch):
         left = list(seconds)
         return lambda: (called.append(name), clock.__setitem__(0, clock[0] + left.pop(0)))
 
-    works = {"a": work("a", 9, 3, 2, 4), "b": work("b", 1, 5, 6, 7)}  # b's first call is short, and not timed
+    # b's first call is short, and not timed
+    works = {"a": work("a", 9, 3, 2, 4), "b": work("b", 1, 5, 6, 7)}
     assert notebook.best_of_each(works, turns=3) == {"a": 2, "b": 5}
     assert called == ["a", "b"] * 4
     assert notebook.best(work("c", 9, 3, 2), turns=2) == 2
@@ -119,7 +120,8 @@ def test_sliders_are_a_widget_and_all_frames_in_advance(slid):
     assert "application/vnd.jupyter.widget-view+json" in bundle
     said = "Sliders for mask, n: they move on the project's site, "
     assert bundle["text/plain"].startswith(f"[{said}")
-    assert data["names"] == ["mask", "n"] and data["labels"] == [["a", "b"], ["0", "1", "2", "3", "4"]]
+    assert data["names"] == ["mask", "n"]
+    assert data["labels"] == [["a", "b"], ["0", "1", "2", "3", "4"]]
     assert data["start"] == [0, 3]  # where the widget starts
     printed = [re.sub("<[^>]*>", "", frame) for frame in data["frames"]]
     assert [printed[i] for i in data["index"]] == [f"{m} &lt;{n // 2}&gt;" for m in "ab" for n in range(5)]
@@ -148,7 +150,8 @@ def test_of_many_frames_fewer_are_drawn_and_it_is_said(slid):
     assert len(drawn) == len(data["index"]) == 36
     assert data["caption"].startswith("36 of 2,121 pictures")
     alphas, ns = data["labels"]
-    assert alphas[0] == "0" and alphas[-1] == "1" and alphas[data["start"][0]] == "0.33" and len(alphas) == 6
+    assert alphas[0] == "0" and alphas[-1] == "1" and alphas[data["start"][0]] == "0.33"
+    assert len(alphas) == 6
     assert ns == ["0", "7", "40", "60", "80", "100"] and data["start"][1] == 1
     _, data = slid(lambda **_: print("x" * 50_000), a=(0, 9), b=(0, 9))
     assert len(data["index"]) == 4  # some 270 kB
@@ -166,7 +169,8 @@ def test_baseline_is_trained_once_and_a_variant_is_kept_beside_it(tmp_path, monk
     variant = notebook.baseline_run({"model.persistent": "softmax", "train.steps": 2}, name="published")
     assert variant.directory.path.name == f"{first.directory.path.name}-published"
     assert variant.load("train").metadata["step"] == 2
-    assert not variant.load("train").model.config.networks and first.load("train").model.config.networks
+    assert not variant.load("train").model.config.networks
+    assert first.load("train").model.config.networks
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     # other settings than those it was trained with: anew
     config = config.with_options({"train.steps": 4})

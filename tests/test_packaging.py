@@ -1,7 +1,10 @@
 """What is installed and what is shown by an index: requirements, the sdist, the README."""
 
+import json
 import re
+import shutil
 import subprocess
+import sysconfig
 import tarfile
 import tomllib
 from email import message_from_string
@@ -14,7 +17,7 @@ from packaging.requirements import Requirement
 import tinyprune
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 PACKAGE = "\n".join(path.read_text("utf-8") for path in ROOT.glob("tinyprune/**/*.py"))
 LINUX = {"sys_platform": "linux", "platform_machine": "x86_64", "python_version": "3.12", "extra": ""}
@@ -28,6 +31,24 @@ def needed(environment: dict[str, str]) -> dict[str, Requirement]:
     apply = [r for r in found if r.marker is None or r.marker.evaluate(environment)]
     assert len({r.name for r in apply}) == len(apply)
     return {r.name: r for r in apply}
+
+
+def test_the_installed_command_works(tmp_path):
+    """What `pip install` puts beside Python, started by itself and from another folder."""
+    command = shutil.which("tinyprune", path=sysconfig.get_path("scripts"))
+    assert command and PROJECT["scripts"] == {"tinyprune": "tinyprune.cli:main"}
+    for arguments, status, out in (
+        (["--version"], 0, f"tinyprune {tinyprune.__version__}\n"),
+        (["list", "presets", "--json"], 0, None),
+        (["eval", "nowhere"], 2, ""),
+    ):
+        done = subprocess.run([command, *arguments], capture_output=True, text=True, encoding="utf-8", cwd=tmp_path)
+        assert done.returncode == status, done.stderr
+        assert done.stderr == "" or (status and done.stderr.startswith("tinyprune: error: "))
+        if out is None:
+            assert "tiny" in [record["preset"] for record in json.loads(done.stdout)]
+        else:
+            assert done.stdout == out
 
 
 def test_every_platform_has_a_numpy_that_computes():
@@ -73,15 +94,15 @@ def test_the_sdist_is_whole_and_small(sdist):
 
 def test_the_release_names_one_version():
     """The package, the citation and the changelog."""
-    changes = (ROOT / ".github" / "CHANGELOG.md").read_text(encoding="utf-8")
+    changes = (ROOT / ".github" / "CHANGELOG.md").read_text("utf-8")
     assert re.search(r"^## ([\d.]+) ", changes, re.MULTILINE)[1] == tinyprune.__version__
-    assert f"\nversion: {tinyprune.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {tinyprune.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
 
 
 def test_the_readme_on_an_index_has_no_relative_links(sdist):
     *_, info = (member for member in sdist.getmembers() if member.name.endswith("/PKG-INFO"))
     shown = message_from_string(sdist.extractfile(info).read().decode("utf-8"))
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text("utf-8")
     here, there = (re.findall(r"\]\(([^)\s]+)\)", readme) for readme in (text, shown.get_payload()))
     assert len(here) == len(there) and any(not link.startswith("https:") for link in here)
     assert all(link.startswith("https://") for link in there)

@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from numpy.testing import assert_allclose, assert_array_equal
 
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import UsageError
@@ -63,7 +64,8 @@ def readable(figure):
 
 
 def test_losses_are_plotted_in_bits_over_the_whole_run_and_named():
-    other = {"stage": "finetune", "step": 999, "split": "test", "loss": 50.0}  # no split that is plotted
+    # no split that is plotted
+    other = {"stage": "finetune", "step": 999, "split": "test", "loss": 50.0}
     (axes,) = readable(plot_losses([*RECORDS, other])).axes
     start, drawn = 0, lines(axes)
     for losses in RUN.values():
@@ -82,7 +84,7 @@ def test_running_mean_is_a_mean_of_neighbours(n):
     values = np.random.default_rng(n).normal(size=n)
     half = int(math.sqrt(n) / 2)
     expected = [np.mean(values[i - (left := min(half, i)) : i + left + 1]) for i in range(n)]
-    np.testing.assert_allclose(running_mean(values), expected, rtol=1e-12, atol=1e-12)
+    assert_allclose(running_mean(values), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_gates_show_how_open_each_head_is_and_which_end_open(records, layers, he
         assert sorted(by_head) == list(range(heads)) == sorted(map(int, texts(axes)))
         for head, line in by_head.items():
             assert list(line.get_xdata()) == steps
-            np.testing.assert_allclose(line.get_ydata(), probability[:, layer, head], rtol=1e-12)
+            assert_allclose(line.get_ydata(), probability[:, layer, head], rtol=1e-12)
             assert records > 1 or line.get_marker() == "o"
             assert (line.get_linestyle() == "-") == (head in opened)
         assert [y for _, y in lines(axes) if np.allclose(y, 1 / (1 + math.exp(shift - opening)))]
@@ -152,7 +154,8 @@ def test_heads_that_stayed_are_filled_and_numbered(H, head_ids):
     assert removed == {(layer, head) for layer in range(len(head_ids)) for head in range(H)} - kept
     written = {text.get_position(): text.get_text() for text in axes.texts if text.get_text().isdigit()}
     assert written == {(head, layer): str(head) for layer, head in kept}
-    assert axes.get_title(loc="left") == f"{len(kept)} of {H * len(head_ids)} heads kept" and axes.yaxis.get_inverted()
+    assert axes.get_title(loc="left") == f"{len(kept)} of {H * len(head_ids)} heads kept"
+    assert axes.yaxis.get_inverted()
 
 
 def random_roles(L: int, H: int, persistent: bool = True) -> HeadRoles:
@@ -172,7 +175,7 @@ def test_roles_are_shown_and_the_heads_named_after_each_have_dots(L, H, persiste
     for axes, kind in zip(shown, panels, strict=True):
         name = KINDS.get(kind, "effective keys")
         assert axes.get_title(loc="left") == name and axes.yaxis.get_inverted()
-        np.testing.assert_array_equal(axes.images[0].get_array().filled(np.nan), getattr(roles, kind))
+        assert_array_equal(axes.images[0].get_array().filled(np.nan), getattr(roles, kind))
         dots = {(y, x) for x, y in axes.collections[0].get_offsets().tolist()}
         assert dots == set(zip(*np.nonzero(names == KINDS.get(kind, "broad")), strict=True))
         gone = {tuple(np.round(cell.get_center()[::-1])) for cell in axes.patches if cell.get_hatch()}

@@ -13,7 +13,7 @@ import tinyprune
 
 def declared() -> dict[str, str]:
     """Read names and their modules from the block for type checkers."""
-    tree = ast.parse(Path(tinyprune.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(tinyprune.__file__).read_text("utf-8"))
     block, hidden = [node for node in tree.body if isinstance(node, ast.If)]
     # `__getattr__` is hidden from type checkers, which would otherwise believe that every name is there
     assert (ast.unparse(block.test), ast.unparse(hidden.test)) == ("TYPE_CHECKING", "not TYPE_CHECKING")

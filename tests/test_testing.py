@@ -15,10 +15,11 @@ def test_documented_convolution_runs_and_its_mistake_is_found():
 
 
 def test_ten_layers_pass_and_the_mistake_says_what_the_page_says(capsys):
-    page, names = PAGE.read_text(encoding="utf-8"), {}
+    page, names = PAGE.read_text("utf-8"), {}
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(compile(block, PAGE.name, "exec"), names)
     assert sum(name.endswith("_forward") for name in names) == 10
     (said,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
     printed = capsys.readouterr().out
-    assert re.sub(r"(\.\d{6})\d+", r"\1", printed) == re.sub(r"(\.\d{6})\d+", r"\1", said)  # rounding differs
+    # rounding differs
+    assert re.sub(r"(\.\d{6})\d+", r"\1", printed) == re.sub(r"(\.\d{6})\d+", r"\1", said)

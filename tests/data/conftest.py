@@ -4,6 +4,7 @@ import gc
 import http.server
 import threading
 import warnings
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,6 +40,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
+    # pooch waits longer from one attempt to the next
+    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -46,6 +49,7 @@ def server(monkeypatch):
         yield server
         server.shutdown()
         thread.join()
-    with warnings.catch_warnings():  # pooch leaves the socket of a broken connection to the collector
+    # pooch leaves the socket of a broken connection to the collector
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()

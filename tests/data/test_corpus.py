@@ -16,7 +16,8 @@ def tiny_chunks(monkeypatch):
 
 
 def read(unit, *splits):
-    return list(Corpus("a text", dict(zip(("train", "valid", "test"), splits, strict=True))).read(unit))
+    named = dict(zip(("train", "valid", "test"), splits, strict=True))
+    return list(Corpus("a text", named).read(unit))
 
 
 def test_bytes_come_split_by_split(tiny_chunks):

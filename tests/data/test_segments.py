@@ -33,11 +33,13 @@ def test_rows_are_contiguous_and_an_epoch_uses_all_but_a_remainder(B, T, extra):
 def test_a_later_stage_reads_on_however_often_the_text_was_read():
     text = numbered(2 * 3 * 4 + 1)
     whole = Segments(text, B=2, T=3)
-    for read, expected in ((0, [0, 1, 2, 3, 0]), (3, [3, 0, 1, 2, 3]), (4, [0, 1, 2, 3, 0]), (9, [1, 2, 3, 0, 1])):
+    in_turn = [0, 1, 2, 3, 0], [3, 0, 1, 2, 3], [0, 1, 2, 3, 0], [1, 2, 3, 0, 1]
+    for read, expected in zip((0, 3, 4, 9), in_turn, strict=True):
         batches = [Segments(text, 2, 3, read).batch(step) for step in range(5)]
         for (ids, *_), segment in zip(batches, expected, strict=True):
             np.testing.assert_array_equal(ids, whole.batch(segment)[0])
-        assert [fresh for *_, fresh in batches] == [step == 0 or segment == 0 for step, segment in enumerate(expected)]
+        begins = [step == 0 or segment == 0 for step, segment in enumerate(expected)]
+        assert [fresh for *_, fresh in batches] == begins
 
 
 def test_too_short_a_text_is_refused():

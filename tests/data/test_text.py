@@ -79,7 +79,8 @@ def test_cached_tokens_are_those_in_memory_and_are_used_again(load, kept, capsys
     assert "tokenising text: 100%" in capsys.readouterr().err
     files = {path: path.stat().st_mtime_ns for path in kept.rglob("*")}
     # Found again, also with the tokenizer of a checkpoint.
-    for text in (large, load(LINES, config, large=True), load(LINES, config, large.tokenizer, large=True)):
+    again, given = (load(LINES, config, *x, large=True) for x in ([], [large.tokenizer]))
+    for text in (large, again, given):
         for mapped, array in zip(arrays(text), arrays(small), strict=True):
             assert mapped.dtype == array.dtype
             np.testing.assert_array_equal(mapped, array)
@@ -175,7 +176,8 @@ def test_the_same_text_from_another_system_is_the_same_corpus(load, kind, large)
     config = {"tokenizer": kind, "valid_fraction": 0.3, "test_fraction": 0.2}
     plain = load(LINES, config)
     assert plain.digest == hashlib.sha256(LINES.encode()).hexdigest()
-    for text in ("\ufeff" + LINES, LINES.replace("\n", "\r\n"), "\ufeff" + LINES.replace("\n", "\r")):
+    windows, old = (LINES.replace("\n", end) for end in ("\r\n", "\r"))
+    for text in (f"\ufeff{LINES}", windows, f"\ufeff{old}"):
         found = load(text, config, large=large)
         assert (found.digest, found.characters) == (plain.digest, plain.characters)
         assert found.tokenizer.to_dict() == plain.tokenizer.to_dict()

@@ -58,7 +58,10 @@ def test_characters_that_are_not_in_the_vocabulary_are_shown(outside, shown):
         CharacterTokenizer("a").encode("abcdefghijklm")
 
 
-@given(st.lists(st.lists(st.text(st.characters(codec="ascii", exclude_categories=["Z", "C"]), min_size=1, max_size=3))))
+visible = st.characters(codec="ascii", exclude_categories=["Z", "C"])
+
+
+@given(st.lists(st.lists(st.text(visible, min_size=1, max_size=3))))
 def test_words_round_trip(lines):
     text = "".join(" ".join(line) + "\n" for line in lines)
     ids = check_round_trip(WordTokenizer.build([text]), text)
@@ -80,7 +83,8 @@ NUMBERED = ["the", "<eos>", "dog", "cat", "ran", "saw", "<unk>"]
     [
         ([LINES], NUMBERED),
         (["the cat saw ", "the dog\nthe ", "dog ran\n"], NUMBERED),
-        (["a <unk> b <unk> a\n\n\n"], ["<eos>", "<unk>", "a", "b"]),  # unknown and end of line count like words
+        # unknown and end of line count like words
+        (["a <unk> b <unk> a\n\n\n"], ["<eos>", "<unk>", "a", "b"]),
     ],
 )
 def test_words_are_numbered_by_falling_frequency_then_by_the_alphabet(chunks, words):
@@ -91,7 +95,8 @@ def test_a_limited_vocabulary_keeps_the_most_frequent_words_and_counts_the_other
     tokenizer = WordTokenizer.build([LINES], size=4)
     # the: 3, dog: 2, <eos>: 2, and cat, ran, saw: 3 together.
     assert (tokenizer.words, tokenizer.V) == (["<unk>", "the", "<eos>", "dog"], 4)
-    assert tokenizer.decode(tokenizer.encode("the cat saw the dog\n")) == "the <unk> <unk> the dog\n"
+    ids = tokenizer.encode("the cat saw the dog\n")
+    assert tokenizer.decode(ids) == "the <unk> <unk> the dog\n"
     assert WordTokenizer.build([LINES], size=100).V == 7
     # Here <unk> is twice in the text, and stands for two words more.
     assert WordTokenizer.build(["a a a <unk> <unk> b c"], size=3).words == ["<unk>", "a", "<eos>"]
@@ -113,9 +118,10 @@ def test_ids_out_of_range_are_refused(tokenizer):
         check_ids([0.5], tokenizer.V)
 
 
-INVALID = [{}, {"kind": "bpe"}, {"kind": "word", "words": ["a", "b"]}, {"kind": "word", "words": [1, "<unk>", "<eos>"]}]
-INVALID += [{"kind": "word", "words": ["a", "a", "<unk>", "<eos>"]}]
-INVALID += [{"kind": "character"}, {"kind": "character", "characters": "ba"}, {"kind": "character", "characters": ""}]
+WORDS = ["a", "b"], [1, "<unk>", "<eos>"], ["a", "a", "<unk>", "<eos>"]
+INVALID = [{}, {"kind": "bpe"}, {"kind": "character"}]
+INVALID += [{"kind": "word", "words": words} for words in WORDS]
+INVALID += [{"kind": "character", "characters": x} for x in ("ba", "")]
 
 
 @pytest.mark.parametrize("values", INVALID)

@@ -91,7 +91,8 @@ def test_check_all_gives_one_flat_record_for_each_case():
     assert [record["operation"] for record in records] == names
     for record in records:
         assert list(record) == ["operation", "argument", "mode", "relative_error", "passed"]
-        assert record["passed"] is True and record["mode"] == "complex" and record["relative_error"] <= 1e-12
+        assert record["passed"] is True and record["mode"] == "complex"
+        assert record["relative_error"] <= 1e-12
     assert check_all("nothing has this name") == []
 
 

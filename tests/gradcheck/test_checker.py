@@ -54,7 +54,8 @@ def test_nan_is_the_worst_entry(rng):
     assert not record.passed and record.index == (1,) and np.isnan(record.got)
 
 
-@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")  # outside of a test run it is only a warning
+# outside of a test run it is only a warning
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
 def test_a_forward_that_casts_to_float(rng):
     def cast_forward(x):
         return x.astype(np.float64) ** 2, x
@@ -130,7 +131,8 @@ def test_none_is_passed_on_and_its_gradient_must_be_none(rng):
 
 def test_lists_of_arrays_each_have_a_record(rng):
     """out = Σ_i weights_i · Σ parts_i."""
-    parts, weights = [rng.standard_normal((2, 3)), rng.standard_normal(4)], [np.array(0.7), np.array(-2.0)]
+    parts = [rng.standard_normal((2, 3)), rng.standard_normal(4)]
+    weights = [np.array(0.7), np.array(-2.0)]
 
     def forward(parts, weights):
         return sum(w * x.sum() for w, x in zip(weights, parts, strict=True)), None
@@ -169,7 +171,8 @@ def test_integers_and_options_are_passed_on_without_a_gradient(rng):
 
     inputs = rng.standard_normal((4, 3)), np.array([2, 0, 2]), "rows"
     assert_gradients(pick_forward, embedding_backward, *inputs)
-    assert_gradients(pick_forward, lambda *given: (embedding_backward(*given), None, None), *inputs)  # as in PyTorch
+    # as in PyTorch
+    assert_gradients(pick_forward, lambda *given: (embedding_backward(*given), None, None), *inputs)
     with pytest.raises(AssertionError, match="backward must return 1 gradient, got 3"):
         assert_gradients(pick_forward, lambda *given: (embedding_backward(*given), np.ones(3), None), *inputs)
 

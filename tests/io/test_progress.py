@@ -33,4 +33,5 @@ def test_a_line_stands_above_the_bar(monkeypatch, module):
         bar.update()
         say("half of it")
     lines = [line.split("\r")[-1] for line in shown.getvalue().split("\n")]
-    assert lines[0] == "tinyprune: half of it" and lines[1].startswith("train: ") and lines[2:] == [""]
+    assert lines[0] == "tinyprune: half of it" and lines[1].startswith("train: ")
+    assert lines[2:] == [""]

@@ -84,4 +84,5 @@ def assert_same_bits(got: Any, expected: Any) -> None:
     """Arrays and numbers, or tuples and lists of them, equal to the last bit."""
     for one, other in zip(leaves(got), leaves(expected), strict=True):
         one, other = np.asarray(one), np.asarray(other)
-        assert one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+        assert one.dtype == other.dtype and one.shape == other.shape
+        assert one.tobytes() == other.tobytes()

@@ -28,7 +28,8 @@ def test_numpy_is_the_textbook():
     for name in ("numpy", "numba"):  # what is known of them before they are made
         made = get_backend(name)
         assert made.name == name and not made.on_device and not BACKENDS[name].on_device
-    assert all(function(getattr(backend, name)) is function(getattr(ops, name)) for name in ops.OPERATIONS)
+    for name in ops.OPERATIONS:
+        assert function(getattr(backend, name)) is function(getattr(ops, name)), name
     x = object()
     assert backend.to_device(x) is x and backend.to_host(x) is x and backend.compiling is None
 
@@ -37,7 +38,8 @@ def test_numpy_is_the_textbook():
 def test_an_engine_has_no_public_name_but_those_of_the_textbooks_engine(folder):
     """Otherwise a kernel whose name is misspelt would never be called. The page is read, as CUDA may not be here."""
     page = Path(kernels.__file__).parent / folder / "engine.py"
-    engines = [node for node in ast.parse(page.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
+    body = ast.parse(page.read_text("utf-8")).body
+    engines = [node for node in body if isinstance(node, ast.ClassDef)]
     assert len(engines) == 2
     for engine in engines:
         assigned = [node.targets[0].id for node in engine.body if isinstance(node, ast.Assign)]
@@ -47,8 +49,10 @@ def test_an_engine_has_no_public_name_but_those_of_the_textbooks_engine(folder):
 
 
 def without_numba(*arguments: str) -> subprocess.CompletedProcess:
-    program = "import sys; sys.modules['numba'] = None; from tinyprune.cli import main; sys.exit(main(sys.argv[1:]))"
-    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, encoding="utf-8")
+    program = "import sys; sys.modules['numba'] = None\n"
+    program += "from tinyprune.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
 
 
 def test_without_numba_numpy_computes_and_it_is_said_once(tmp_path):
@@ -62,7 +66,8 @@ def test_without_numba_numpy_computes_and_it_is_said_once(tmp_path):
     done = without_numba("eval", run, "--backend", "numba")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "the numba backend cannot run: Numba is not installed: python -m pip install numba, or use" in done.stderr
-    listed = {record["backend"]: record for record in json.loads(without_numba("list", "backends", "--json").stdout)}
+    records = json.loads(without_numba("list", "backends", "--json").stdout)
+    listed = {record["backend"]: record for record in records}
     assert not listed["numba"]["usable here"] and "pip install numba" in listed["numba"]["problem"]
 
 

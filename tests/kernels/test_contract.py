@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 from tinyprune import ops
 from tinyprune.gradcheck.catalogue import SIZES, Case, Dimensions, no_backward, operation_cases, other_cases
@@ -22,14 +23,16 @@ from .compare import DEVICES, adamw_update, assert_close, assert_same_bits, leav
 SINGLE = Dimensions(B=1, T=1, M=0, H=1, Dh=1, N=1, D=1, F=1, V=6)
 VECTORS = Dimensions(B=2, T=32, M=32, H=2, Dh=16, N=64, D=64, F=32, V=128)
 RAGGED = Dimensions(B=3, T=33, M=31, H=5, Dh=17, N=65, D=37, F=61, V=131)
-LARGE = Dimensions(B=5, T=70, M=61, H=3, Dh=13, N=97, D=37, F=131, V=301, lead=(3, 181))  # threads share these
+# threads share these
+LARGE = Dimensions(B=5, T=70, M=61, H=3, Dh=13, N=97, D=37, F=131, V=301, lead=(3, 181))
 # For blocks of a GPU: more rows than a block sums and than a tile has, and rows that can be read four at a time; rows
 # longer than a block has threads, of which each takes several, and that nothing divides; more than one tile of each.
 MANY_ROWS = Dimensions(B=3, T=9, M=5, H=3, Dh=8, N=9, D=12, F=16, V=511, lead=(70,))
 LONG_ROWS = Dimensions(B=1, T=18, M=15, H=2, Dh=7, N=17, D=130, F=67, V=1153, lead=(2, 3))
 NO_HEADS, NO_TEXTS = SIZES._replace(H=0), SIZES._replace(B=0, lead=(2, 0, 3))
 
-widths = st.sampled_from([1, 3, 7, 8, 13, 15, 16, 17, 31, 32, 33, 61, 64, 127])  # whole vectors, and one more or less
+# whole vectors, and one more or less
+widths = st.sampled_from([1, 3, 7, 8, 13, 15, 16, 17, 31, 32, 33, 61, 64, 127])
 any_sizes = st.builds(
     Dimensions,
     B=st.integers(1, 3),
@@ -48,7 +51,8 @@ any_sizes = st.builds(
 @cache
 def cases(backend: str, sizes: Dimensions = SIZES) -> dict[str, Case]:
     own = get_backend(backend)
-    return {case.operation: case for case in [*operation_cases(own, sizes), *other_cases(own, sizes)]}
+    every = *operation_cases(own, sizes), *other_cases(own, sizes)
+    return {case.operation: case for case in every}
 
 
 def engine_has(operation: str) -> bool:
@@ -57,9 +61,11 @@ def engine_has(operation: str) -> bool:
     return name in ops.OPERATIONS or f"{name}_forward" in ops.OPERATIONS
 
 
-REAL = {"squared_norm", "squared_norms", "clipping", "lamb_update", "adamw_updates"}  # no complex numbers
+# no complex numbers
+REAL = {"squared_norm", "squared_norms", "clipping", "lamb_update", "adamw_updates"}
 REAL |= {"scales_update", "scales_update (no offsets)"}
-HOST = {name for name in cases("numpy") if not engine_has(name)}  # computed in main memory, with every engine
+# computed in main memory, with every engine
+HOST = {name for name in cases("numpy") if not engine_has(name)}
 IN_MAIN_MEMORY = {"ids", "targets", "index", "gate", "factors", "weights"}  # arguments
 NAMES = list(cases("numpy"))
 
@@ -169,8 +175,10 @@ def test_views_like_arrays_without_gaps(view, backend, name, sizes):
     case = cases(backend, sizes)[name]
     out, _ = textbook(name, sizes)
     inputs, dout = (mapped(VIEWS[view], value) for value in (case.inputs, draw_dout(out, np.float64)))
-    constants = {key: VIEWS[view](value) for key, value in case.constants.items() if isinstance(value, np.ndarray)}
-    assert_close(run(backend, case, inputs, np.float64, dout, **constants), textbook(name, sizes), np.float64)
+    arrays = {key: x for key, x in case.constants.items() if isinstance(x, np.ndarray)}
+    constants = {key: VIEWS[view](x) for key, x in arrays.items()}
+    found = run(backend, case, inputs, np.float64, dout, **constants)
+    assert_close(found, textbook(name, sizes), np.float64)
 
 
 @pytest.mark.parametrize("sizes", [SIZES, LARGE], ids=["small", "large"])
@@ -210,7 +218,8 @@ def test_frozen_parameters_have_no_gradients_and_hold_no_activations(backend, na
     """The other gradients are the same: up to rounding where heads have factors, which are then multiplied later."""
     out, gradients, held = run_frozen(backend, name)
     expected_out, expected, held_unfrozen = run_frozen(backend, name, frozen=False)
-    assert held_unfrozen and (not held or name == "blocks (frozen)")  # whose gates' gradients need the units
+    # whose gates' gradients need the units
+    assert held_unfrozen and (not held or name == "blocks (frozen)")
     assert_same_bits(out, expected_out)
     inputs, constants = cases(backend)[name].inputs, cases(backend)[name].constants
     assert [i for i, x in enumerate(gradients) if x is not None] == [0, len(expected) - 1][: len(inputs)]
@@ -275,7 +284,7 @@ def test_one_bad_number_spoils_what_it_spoils_in_the_textbook(bad, name):
                 results = [run(*pair, inputs, np.float64) for pair in (("numba", own), ("numpy", expected))]
             for one, other in zip(*map(leaves, results), strict=True):
                 if other is not None:
-                    np.testing.assert_array_equal(np.isfinite(one), np.isfinite(other), err_msg=f"{place} {at}")
+                    assert_array_equal(np.isfinite(one), np.isfinite(other), err_msg=f"{place} {at}")
 
 
 def outcome(compute):
@@ -406,7 +415,7 @@ def test_lamb_with_a_norm_of_zero(backend, start, gradient):
     own, constants = get_backend(backend), ops.adamw.AdamConstants(0.8, 0.95, eps=1e-12, step=1)
     arrays = [own.to_device(np.full(5, value, np.float32)) for value in (start, gradient, 0, 0)]
     own.lamb_update(*arrays, lr=0.1, decay=0.0, constants=constants)
-    np.testing.assert_allclose(own.to_host(arrays[0]), np.full(5, start - 0.1 * gradient), rtol=1e-6)
+    assert_allclose(own.to_host(arrays[0]), np.full(5, start - 0.1 * gradient), rtol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["adamw", "lamb"])
@@ -431,5 +440,6 @@ def test_an_update_with_a_factor_that_is_no_number_changes_nothing(backend, rule
 def test_the_catalogue_has_every_operation():
     names = {name.split(" (")[0] for name in NAMES}
     operations = {name.removesuffix("_forward").removesuffix("_backward") for name in ops.__all__}
-    several = {"matmuls", "weight_gradients"}  # several at once of what is there; projections and others use them
+    # several at once of what is there; projections and others use them
+    several = {"matmuls", "weight_gradients"}
     assert names == operations - several - {"Engine", "draw_noise"}

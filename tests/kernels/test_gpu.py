@@ -1,15 +1,18 @@
 """What is said when there is no GPU, no driver, a wrong one, or no toolkit; and that nothing is disturbed by it."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+from command import refused
 
+from tinyprune.bench.command import Options, check_options
 from tinyprune.errors import UsageError, install_command
 from tinyprune.kernels import gpu
-from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.backend import BACKENDS, get_backend
 
 
 def driver_of(version, gpus=1):
@@ -59,6 +62,57 @@ def test_one_line_says_what_to_do(machine, given, said):
     with pytest.raises(UsageError, match="the cuda backend cannot run: ") as raised:
         get_backend("cuda")
     assert "\n" not in str(raised.value) and said in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["NvvmSupportError", "NvvmError", "CudaSupportError", "DynamicLibNotFoundError"])
+def test_a_toolkit_that_cannot_be_used_is_explained(machine, kind):
+    machine(driver_of(12080))
+    error = gpu.explained(type(kind, (ImportError,), {})("libNVVM\ncannot be found"))
+    needed = install_command("cuda12")
+    assert str(error) == f"the CUDA toolkit cannot be used (libNVVM cannot be found): {needed}"
+    machine(None)  # nobody knows which driver it will be
+    assert "for a driver of CUDA 13; the extra cuda12 for" in gpu.fitting_extra()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (type("CCSupportError", (RuntimeError,), {})("GPU compute capability 6.1"), "this GPU is too old"),
+        (ValueError("Can't use arch-specific compute_130a"), "this GPU is newer than the CUDA toolkit"),
+    ],
+)
+def test_a_gpu_that_does_not_fit_the_toolkit_is_explained(error, said):
+    explained = gpu.explained(error)
+    assert isinstance(explained, UsageError) and said in str(explained)
+    assert str(error) in str(explained)
+    assert gpu.explained(ValueError("n must be positive")) is None
+
+
+def test_the_gpus_name(monkeypatch):
+    def tell(buffer, *_):
+        buffer.value = b"NVIDIA A100"
+
+    named = SimpleNamespace(cuInit=lambda _: 0, cuDeviceGetName=tell)
+    for driver, expected in ((named, "NVIDIA A100"), (None, "")):
+        monkeypatch.setattr(gpu, "load_driver", lambda driver=driver: driver)
+        assert gpu.gpu_name() == expected
+
+
+def test_a_benchmark_without_a_gpu_is_refused(machine):
+    machine(None)
+    said = refused(2, "bench", "step", "--backend=cuda")
+    assert said.startswith("the cuda backend cannot run: there is no NVIDIA driver here")
+
+
+def test_a_benchmark_with_a_pytorch_that_finds_no_gpu_is_refused(monkeypatch):
+    """Our kernels can run here, it is pretended."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setitem(BACKENDS, "cuda", BACKENDS["cuda"]._replace(problem=lambda: None))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_options(Options("cuda"))
+    said = rf"--peers torch: PyTorch {re.escape(torch.__version__)} finds no GPU: install one that is built for CUDA"
+    with pytest.raises(UsageError, match=said):
+        check_options(Options("cuda", peers=("torch",)))
 
 
 def test_nothing_of_cuda_is_touched_unasked():

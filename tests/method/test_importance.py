@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from small import MODELS, small_config, small_model
 
 from tinyprune.config import GateConfig
@@ -87,16 +88,29 @@ def test_leave_one_out_counts_from_the_heads_that_are_there():
     assert scores[0][2] == pytest.approx(expected, rel=1e-9)
 
 
+def length(W: np.ndarray) -> float:
+    return math.sqrt(sum(x * x for x in W.flat))
+
+
 @pytest.mark.parametrize("kind", ["all-attention", "head networks"])
 def test_magnitude_of_a_head_is_that_of_its_own_slices(kind):
     whole = model(kind)
     Wv, Wo = whole.params["layers.1.Wv"], whole.params["layers.1.Wo"]
     for head, own in enumerate((slice(0, 4), slice(4, 8), slice(8, 12))):
-        by_hand = math.sqrt(sum(x * x for x in Wv[:, own].flat)) * math.sqrt(sum(x * x for x in Wo[own].flat))
+        by_hand = length(Wv[:, own]) * length(Wo[own])
         if kind == "head networks":
             pk, pv = whole.params["layers.1.net.pk"], whole.params["layers.1.net.pv"]
-            by_hand += math.sqrt(sum(x * x for x in pk[head].flat)) * math.sqrt(sum(x * x for x in pv[head].flat))
+            by_hand += length(pk[head]) * length(pv[head])
         assert score("magnitude", whole)[1][head] == pytest.approx(by_hand, rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "value"), [("persistent", "routed"), ("feedforward", "experts")])
+def test_magnitude_refuses_kinds_whose_matrices_it_does_not_know(name, value):
+    """A kind that is added to the configuration must not be scored by a part of its matrices."""
+    whole = model("transformer-xl")
+    object.__setattr__(whole.config, name, value)
+    with pytest.raises(UsageError, match=f"magnitude must be told which matrices belong to .* '{value}'"):
+        score("magnitude", whole)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -108,8 +122,8 @@ def test_confidence_is_the_mean_of_the_largest_weights(kind):
         for layer in range(2):
             a = cache.attention_blocks[layer].attention.a  # (B, H, T, S + N)
             largest[layer].append([[max(row) for row in a[:, h].reshape(-1, a.shape[-1])] for h in range(3)])
-    for layer in range(2):
-        np.testing.assert_allclose(score("confidence", whole)[layer], np.mean(largest[layer], (0, 2)), rtol=1e-12)
+    for found, expected in zip(score("confidence", whole), largest, strict=True):
+        assert_allclose(found, np.mean(expected, (0, 2)), rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -120,7 +134,8 @@ def test_michel_is_the_mean_size_of_the_gates_slopes(kind):
 
     def with_gate(layer: int, head: int, value: float) -> Transformer:
         log_alpha = np.full((2, 3), 20.0)
-        log_alpha[layer, head] = math.log((value + 0.5) / (1.5 - value))  # 2 · sigmoid(log_alpha) − ½ = value
+        # 2 · sigmoid(log_alpha) − ½ = value
+        log_alpha[layer, head] = math.log((value + 0.5) / (1.5 - value))
         params = whole.params | {f"layers.{i}.log_alpha": log_alpha[i] for i in range(2)}
         return Transformer(whole.config, params, gate)
 
@@ -136,9 +151,9 @@ def test_michel_is_the_mean_size_of_the_gates_slopes(kind):
             differences.append(abs((loss - below) / h))
         slopes[layer, head] = np.mean(differences)
     expected = slopes / np.sqrt((slopes**2).sum(1, keepdims=True))
-    np.testing.assert_allclose(np.array(score("michel", whole, SHORT)), expected, rtol=2e-3)
+    assert_allclose(np.array(score("michel", whole, SHORT)), expected, rtol=2e-3)
     unnormalised = michel_global(whole, SHORT, np.random.default_rng(0))
-    np.testing.assert_allclose(np.array(unnormalised), slopes, rtol=2e-3)
+    assert_allclose(np.array(unnormalised), slopes, rtol=2e-3)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -163,7 +178,7 @@ def test_output_difference_is_the_layers_output_with_and_without_the_head(kind):
                     units = cache.second_blocks[0].inside.r.reshape(*x.shape, 3, 6)[..., head, :]
                     outputs[0] += units @ whole.params["layers.0.net.pv"][head]
             norms[head, s] = np.sqrt(((outputs[0] - outputs[1]) ** 2).sum(-1)).mean()
-    np.testing.assert_allclose(score("output-difference", whole)[0], norms.mean(1), rtol=1e-9)
+    assert_allclose(score("output-difference", whole)[0], norms.mean(1), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", sorted(CRITERIA))
@@ -171,7 +186,7 @@ def test_the_compiled_core_scores_alike(name):
     whole = model()
     compiled = dataclasses.replace(whole, ops=get_backend("numba"))
     for a, b in zip(score(name, whole), score(name, compiled), strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
+        assert_allclose(b, a, rtol=1e-9, atol=1e-12)
 
 
 SCORES = [np.array([3.0, 1.0, 2.0]), np.array([5.0, 0.0, 4.0])]
@@ -222,4 +237,5 @@ def test_what_a_mask_leaves_computes_what_it_did():
     _, _, cache = pruned.forward(streams(LONG, 16, 5)[0][0])
     assert [g.scale for g in cache.gates] == [1.0, 1.0]
     assert [open_layer.tolist() for open_layer in open_parts(pruned)] == [m.tolist() for m in mask]
-    np.testing.assert_array_equal(remove_closed_heads(pruned).params["layers.1.Wo"], whole.params["layers.1.Wo"][8:])
+    smaller = remove_closed_heads(pruned)
+    assert_array_equal(smaller.params["layers.1.Wo"], whole.params["layers.1.Wo"][8:])

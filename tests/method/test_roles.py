@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from command import refused, settings, succeed
+from numpy.testing import assert_allclose
 from small import MODELS, small_config, small_model
 
 from tinyprune.config import GateConfig
@@ -29,7 +30,8 @@ def by_loop(model, segments: list, carry: bool) -> dict[str, np.ndarray]:
     for ids in segments:
         _, memory, cache = model.forward(ids[None], memory if carry else None)
         read += ids.tolist()
-        layers = np.array([block.attention.a[0] for block in cache.attention_blocks])  # (L, H, T, S + N)
+        # (L, H, T, S + N)
+        layers = np.array([block.attention.a[0] for block in cache.attention_blocks])
         S = layers.shape[-1] - model.config.N * (model.config.persistent == "softmax")
         start = len(read) - S
         for query, a in enumerate(np.moveaxis(layers, 2, 0), len(read) - len(ids)):
@@ -58,7 +60,7 @@ def test_shares_are_those_of_a_loop_over_queries_and_keys(options):
     if not config.attended:
         assert not expected.pop("persistent").any() and np.isnan(roles.persistent).all()
     for kind, values in expected.items():
-        np.testing.assert_allclose(getattr(roles, kind), values, rtol=1e-9, atol=1e-15, err_msg=kind)
+        assert_allclose(getattr(roles, kind), values, rtol=1e-9, atol=1e-15, err_msg=kind)
     assert (roles.effective_keys <= roles.keys).all()
 
 
@@ -66,7 +68,8 @@ def test_repeated_tokens_have_one_copy_as_far_away_as_can_be():
     for options, P in (({"T": 16}, 4), ({"T": 16, "mask": "causal"}, 8), ({"T": 64, "M": 64}, 11)):
         segments = repeated_tokens(TEXT, small_config(**options))
         assert all(len(set(ids)) == P and ids.tolist() == 2 * ids[:P].tolist() for ids in segments)
-        assert len(np.concatenate(segments)) >= len(TEXT) and len({tuple(ids) for ids in segments}) > 1
+        assert len(np.concatenate(segments)) >= len(TEXT)
+        assert len({tuple(ids) for ids in segments}) > 1
 
 
 def test_hand_made_patterns_get_their_names(monkeypatch):
@@ -86,14 +89,16 @@ def test_hand_made_patterns_get_their_names(monkeypatch):
             yield ids, [(np.arange(7), a)]
 
     monkeypatch.setattr(module, "_attention_weights", made)
-    roles = head_roles(small_model(config), np.random.default_rng(0).permutation(11)[np.arange(300) % 11])
+    text = np.random.default_rng(0).permutation(11)[np.arange(300) % 11]
+    roles = head_roles(small_model(config), text)
     assert roles.names().tolist() == [[*KINDS.values(), "broad", "mixed"]]
     shares = np.array([getattr(roles, kind)[0] for kind in KINDS])
-    np.testing.assert_allclose(np.diag(shares), 1)
-    np.testing.assert_allclose(shares[:3, 6], 1 / 3)
+    assert_allclose(np.diag(shares), 1)
+    assert_allclose(shares[:3, 6], 1 / 3)
     sink = roles._replace(first=np.full((1, 7), 0.9), induction=np.full((1, 7), 0.5))
-    assert (sink.names() == "induction").all() and roles._replace(first=sink.first).names()[0, 6] == "first token"
-    np.testing.assert_allclose(roles.effective_keys[0, [0, 1, 2, 4, 5, 6]], [1, 1, 1, 6, roles.keys, 3])
+    assert (sink.names() == "induction").all()
+    assert roles._replace(first=sink.first).names()[0, 6] == "first token"
+    assert_allclose(roles.effective_keys[0, [0, 1, 2, 4, 5, 6]], [1, 1, 1, 6, roles.keys, 3])
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -103,9 +108,10 @@ def test_closed_and_removed_heads_are_left_out_and_the_others_keep_their_numbers
     closed, removed = head_roles(gated, TEXT), head_roles(remove_closed_heads(gated), TEXT)
     assert ((closed.names() != "") == opened).all()
     for a, b in zip(closed, removed, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9)
+        assert_allclose(a, b, rtol=1e-9)
     assert [(r["layer"], r["head"]) for r in removed.records()] == [(0, 1), (1, 0), (1, 2)]
-    nothing = head_roles(remove_closed_heads(small_model(gated.config, GateConfig(), opened & False)), TEXT)
+    closed = small_model(gated.config, GateConfig(), opened & False)
+    nothing = head_roles(remove_closed_heads(closed), TEXT)
     assert nothing.records() == [] and np.isnan(nothing.previous).all()
 
 
@@ -123,7 +129,8 @@ def test_the_command(finished, tmp_path):
     assert len(records) == 3 and (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
     assert list(records[0]) == ["layer", "head", *KINDS, "effective_keys", "mostly"]
     table = succeed("heads", finished, "--stage=train", "--split=test").stdout.splitlines()
-    assert table[0].split() == ["layer", "head", *KINDS, "effective", "keys", "mostly"] and len(table) == 2 + 4
+    assert table[0].split() == ["layer", "head", *KINDS, "effective", "keys", "mostly"]
+    assert len(table) == 2 + 4
     assert "--tokens must be at least 3, got 2" in refused(2, "heads", finished, "--tokens=2")
     succeed("gate", tmp_path / "run", "--from", finished / "train.safetensors", *settings(), "--target-heads=0")
     assert "has no open heads" in refused(2, "heads", tmp_path / "run")

@@ -5,25 +5,33 @@ from functools import partial
 
 import numpy as np
 import pytest
-from small import read, small_config, small_model
+from small import backend_with, read, small_config, small_model
 
 from tinyprune.errors import UsageError
 from tinyprune.method.masks import with_parts
 from tinyprune.method.remove import remove_closed_heads
-from tinyprune.method.repair import RIDGES, blocks_of, first_stream, refitted
+from tinyprune.method.repair import RIDGES, blocks_of, refitted
 from tinyprune.model.blocks import norm_forward
 from tinyprune.model.parts import Parts
 from tinyprune.pretrained.gguf import rounded, same
 
 KINDS = {kind: {} for kind in ("all-attention", "head networks", "transformer-xl", "gpt2", "llama")}
 KINDS["units"] = {"U": 2, "F": 8}
+# of a kind that nothing but the model's engine knows
+KINDS["new positions"] = {"M": 0, "mask": "causal"}
 TEXT = np.random.default_rng(4).integers(0, 11, 16 * 5 * 9)
+
+
+def slopes(x: np.ndarray, P: None) -> tuple:
+    return x * np.linspace(1, 3, x.shape[1])[:, None] + np.arange(x.shape[1])[:, None], None
 
 
 def pair(kind: str, L: int = 2, **options) -> tuple:
     """A whole model, and it without some heads and blocks of units."""
-    name = "llama" if kind == "units" else kind
-    whole = small_model(small_config(name, L=L, **KINDS[kind], **options))
+    name = {"units": "llama", "new positions": "transformer-xl"}.get(kind, kind)
+    whole = small_model(small_config(name, L=L, **KINDS[kind] | options))
+    if kind == "new positions":
+        whole.ops = backend_with(positions_forward=slopes)
     mask = [np.arange(count) != 1 for count in Parts(whole.config).counts]
     return whole, remove_closed_heads(with_parts(whole, mask))
 
@@ -45,7 +53,8 @@ def test_the_first_block_is_the_best_fit_of_one_of_the_ridges(kind):
     y, now = (o @ model.params["layers.0.Wo"] + model.params.get("layers.0.bo", 0) for o, model in models)
     if (b := smaller.params.get("layers.0.bo")) is not None:
         made[1] = np.hstack([made[1], np.ones((len(y), 1))])
-    ((stream, _),) = blocks_of(whole, [first_stream(whole, ids)], 0, False)  # its length decides about weights
+    # its length decides about weights
+    ((stream, _),) = blocks_of(whole, [whole.enter(ids)[0]], 0, False)
     root = 1 / np.sqrt((stream**2).mean(-1)).reshape(-1, 1)
     X, R = root * made[1], root * (y - now)
     change = got.params["layers.0.Wo"] - smaller.params["layers.0.Wo"]
@@ -80,7 +89,7 @@ def test_later_blocks_make_up_for_what_rounding_takes_from_those_before():
 def test_segments_are_read_with_the_memory_of_those_before(kind):
     model = pair(kind)[1]
     ids, T = TEXT[:40].reshape(2, 20), model.config.T
-    streams = [first_stream(model, ids[:, start : start + T]) for start in range(0, 20, T)]
+    streams = [model.enter(ids[:, start : start + T])[0] for start in range(0, 20, T)]
     for i in range(2):
         for second in (False, True)[: 1 + (model.config.second is not None)]:
             streams = [y for y, _ in blocks_of(model, streams, i, second)]
@@ -97,12 +106,11 @@ def test_nothing_to_repair_changes_nothing(kind):
 
 def test_a_layer_that_has_lost_all_heads_and_units_is_left_alone():
     whole = small_model(small_config("llama", **KINDS["units"]))
-    smaller = remove_closed_heads(
-        with_parts(whole, [np.arange(count) > 9 * (i % 2) for i, count in enumerate(Parts(whole.config).counts)])
-    )
-    assert 0 in Parts(smaller.config).counts and distance(refitted(whole, smaller, TEXT), whole) < distance(
-        smaller, whole
-    )
+    counts = Parts(whole.config).counts
+    mask = [np.arange(count) > 9 * (i % 2) for i, count in enumerate(counts)]
+    smaller = remove_closed_heads(with_parts(whole, mask))
+    assert 0 in Parts(smaller.config).counts
+    assert distance(refitted(whole, smaller, TEXT), whole) < distance(smaller, whole)
 
 
 def test_what_cannot_be_repaired_is_refused():

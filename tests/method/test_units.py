@@ -71,10 +71,11 @@ def test_prices_of_a_whole_group_are_what_it_saves():
     for price, count in (("parameters", count_parameters), ("multiply-adds", count_multiply_adds)):
         prices, whole = Parts(config).prices(price)
         assert count(config) - count(smaller) == pytest.approx(prices[closed].sum())
-        assert whole == sum(getattr(p, price if price == "parameters" else "multiply_adds_per_token")
-                            for p in count_parts(config)[2:])  # fmt: skip
+        key = price if price == "parameters" else "multiply_adds_per_token"
+        assert whole == sum(getattr(part, key) for part in count_parts(config)[2:])
     assert Parts(config).prices("cache")[0].tolist() == [2 * 4 / 3] * 6 + [0] * 8
-    fewer = dataclasses.replace(smaller, heads=(2, 1), head_ids=((0, 2), (1,)))  # each reads as much, with fewer others
+    # each reads as much, with fewer others
+    fewer = dataclasses.replace(smaller, heads=(2, 1), head_ids=((0, 2), (1,)))
     assert Parts(fewer).prices("cache") == (pytest.approx(np.array([4, 4, 8] + [0] * 7)), 16)
 
 
@@ -95,12 +96,14 @@ def test_the_stage_ends_within_its_share(price, kind):
     stay, (prices, whole) = np.concatenate(open_parts(gated)), Parts(gated.config).prices(price)
     room = 0.6 * whole - Parts(remove_closed_heads(gated).config).prices(price)[1]
     assert -1e-6 * whole < room < min(prices[~stay])
-    for alike in (prices == x for x in set(prices) if price != "cache"):  # of parts with one price the lower ones close
+    # of parts with one price the lower ones close
+    for alike in (prices == x for x in set(prices) if price != "cache"):
         assert before[stay & alike].min() > before[~stay & alike].max()
     weights, _ = budget(gated.config, how)
     assert weights is None if price == "gates" else weights.mean() == pytest.approx(1)
     with pytest.raises(UsageError, match=r"choose\.target_share must be at least 0\.\d+, for so much"):
-        with_gates(model, Recipe(dataclasses.replace(how, target_share=0.0, price="parameters"), gate), 1)
+        nothing = dataclasses.replace(how, target_share=0.0, price="parameters")
+        with_gates(model, Recipe(nothing, gate), 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,7 +128,8 @@ def test_criteria_score_blocks(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("price", ["gates", "parameters"])
 def test_gates_open_by_scores_for_their_price(kind, price):
-    model = small_model(dataclasses.replace(config_of(kind), U=0, blocks=(), block_ids=(), kv_heads=0), seed=2)
+    plain = dataclasses.replace(config_of(kind), U=0, blocks=(), block_ids=(), kv_heads=0)
+    model = small_model(plain, seed=2)
     how = ChooseConfig(by="magnitude", units=2, target_share=0.6, price=price)
     parted = in_parts(model, how)
     scores = CRITERIA["magnitude"](parted, TOKENS, None)
@@ -133,7 +137,8 @@ def test_gates_open_by_scores_for_their_price(kind, price):
     weights, target = budget(gated.config, how)
     expected = keep_within(scores, np.ones(14) if weights is None else weights, target)
     assert all(np.array_equal(a, b) for a, b in zip(open_parts(gated), expected, strict=True))
-    assert {float(x) for gates in gated.gates() for x in gates.values} == {0.0, 1.0} and not gated.gate.output_scaling
+    assert {float(x) for gates in gated.gates() for x in gates.values} == {0.0, 1.0}
+    assert not gated.gate.output_scaling
     with pytest.raises(UsageError, match=r"choose\.by needs choose\.target_heads or choose\.target_share"):
         ChooseConfig(by="magnitude")
 

@@ -47,7 +47,8 @@ def test_the_parts_are_the_whole(kind):
         names += [f"layer {layer}: feed-forward"] if config.F else []
     assert [part.part for part in parts] == [*names, "last norm"]
     assert count_multiply_adds(config) == sum(part.multiply_adds_per_token for part in parts)
-    assert all(type(n) is int for part in parts for n in (part.parameters, part.multiply_adds_per_token))
+    numbers = [(part.parameters, part.multiply_adds_per_token) for part in parts]
+    assert all(type(n) is int for both in numbers for n in both)
     head, D, Dh, F = head_part(config), 12, 4, 7
     products = {"feed-forward": (3 if kind == "llama" else 2) * D * F, "1 key-value heads": 2 * D * Dh}
     products |= {f"{n} heads": n * head.multiply_adds_per_token for n in (1, 2)}

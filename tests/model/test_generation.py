@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from small import ADAPTIVE, MODELS, read, small_config, small_model
 from test_positions import UNUSUAL
 
@@ -30,7 +31,8 @@ def draw_text(config: ModelConfig, n: int) -> np.ndarray:
 
 
 def assert_the_same(model: Transformer, text: np.ndarray, tolerance: float = 1e-12) -> None:
-    np.testing.assert_allclose(one_by_one(model, text), expected_log_p(model, text), rtol=tolerance, atol=tolerance)
+    got, expected = one_by_one(model, text), expected_log_p(model, text)
+    assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
 
 
 MASKS = [("same-length", *sizes) for sizes in ((5, 4), (3, 7), (4, 4), (4, 1), (4, 0))]
@@ -42,7 +44,8 @@ MASKS += [("causal", *sizes) for sizes in ((5, 4), (4, 4), (3, 6), (4, 5))]
 def test_the_same_is_seen(kind, mask, T, M):
     """In a text so long that keys fall out of sight; with a causal mask as long as memory holds all before."""
     config = small_config(kind, mask=mask, T=T, M=M)
-    assert_the_same(small_model(config), draw_text(config, M // T * T + T if mask == "causal" else 5 * (T + M) + 2))
+    n = M // T * T + T if mask == "causal" else 5 * (T + M) + 2
+    assert_the_same(small_model(config), draw_text(config, n))
 
 
 def test_a_causal_mask_then_sees_the_latest_m_plus_t():
@@ -52,7 +55,7 @@ def test_a_causal_mask_then_sees_the_latest_m_plus_t():
     log_p = one_by_one(model, text)
     for end in range(8, 24):
         window = expected_log_p(model, text[end - 8 : end])
-        np.testing.assert_allclose(log_p[end - 1], window[-1], rtol=1e-12, atol=1e-12)
+        assert_allclose(log_p[end - 1], window[-1], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("kind", "T"), [("transformer", T) for T in (1, 4, 5, 8)] + [("all-attention", 5)])
@@ -65,7 +68,7 @@ def test_learned_positions_have_the_latest_half_read_again_when_the_places_are_f
         if end - start > T:
             start = end - 1 - half
         window = model.log_probabilities(model.forward(text[None, start:end])[0])[0]
-        np.testing.assert_allclose(log_p[end - 1], window[-1], rtol=1e-12, atol=1e-12)
+        assert_allclose(log_p[end - 1], window[-1], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("first", [0, 3])
@@ -83,7 +86,18 @@ def test_a_text_read_at_once_is_read_as_by_tokens(kind, options, T, M, first):
             reader.read_token(int(token))
         got = [reader.predict(reader.read_text(text[first : first + n]))]
         got += [reader.predict(reader.read_token(int(token))) for token in text[first + n :]]
-        np.testing.assert_allclose(got, expected[first + n - 1 :], rtol=1e-11, atol=1e-11)
+        assert_allclose(got, expected[first + n - 1 :], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("options", [{}, {"rope_scaling": (8.0, 1.0, 4.0, 16.0)}], ids=["plain", "scaled"])
+def test_only_distances_count_however_late_the_position(options):
+    """In float32 an angle of a million would be off by a thirtieth."""
+    model = small_model(small_config("llama", rope_base=100.0, **options), dtype=np.float32)
+    early, late = CachedDecoder(model), CachedDecoder(model)
+    late.read = 1_000_001
+    for token in draw_text(model.config, 20):
+        expected, got = (reader.predict(reader.read_token(int(token))) for reader in (early, late))
+        assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("scaling", [True, False], ids=["scaled", "unscaled"])
@@ -96,7 +110,7 @@ def test_gated_and_pruned_models(kind, options, hard, scaling):
     assert_the_same(model, text)
     smaller = remove_closed_heads(model)
     assert_the_same(smaller, text)
-    np.testing.assert_allclose(one_by_one(smaller, text), one_by_one(model, text), rtol=1e-11, atol=1e-11)
+    assert_allclose(one_by_one(smaller, text), one_by_one(model, text), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("kind", ADAPTIVE)
@@ -112,7 +126,8 @@ def test_an_adaptive_softmax_and_single_precision(kind):
 def test_dropout_is_off():
     config = small_config(dropout=0.5, dropout_attention=0.5, dropout_embedding=0.5)
     text = draw_text(config, 12)
-    np.testing.assert_array_equal(one_by_one(small_model(config), text), one_by_one(small_model(small_config()), text))
+    dropping, plain = small_model(config), small_model(small_config())
+    assert_array_equal(one_by_one(dropping, text), one_by_one(plain, text))
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -137,7 +152,7 @@ def test_several_texts_are_written_side_by_side_each_as_the_model_predicts(kind)
     noise = np.stack([again.gumbel(size=(3, 11)) for _ in range(5)], 1)
     for text, first, drawn in zip(ids, (1, 2, 7), noise, strict=True):
         log_p = one_by_one(model, np.array([first, *text[:-1]]))
-        np.testing.assert_array_equal((log_p + drawn).argmax(-1), text)
+        assert_array_equal((log_p + drawn).argmax(-1), text)
         likeliest.append(log_p.argmax(-1))
     assert ids.shape == (3, 5) and (np.array(likeliest) != ids).any()
 
@@ -184,7 +199,8 @@ def test_the_distribution_of_draws(temperature, top_k):
 @pytest.mark.parametrize(
     ("p", "temperature", "top_k", "drawn"),
     [
-        (np.full(5, 0.2), 1.0, 2, {0, 1}),  # among equally likely tokens those with the lower numbers stay
+        # among equally likely tokens those with the lower numbers stay
+        (np.full(5, 0.2), 1.0, 2, {0, 1}),
         (P, 0.0, None, {1}),
         (P, 1e-310, None, {1}),
         (P, 1e-30, None, {1}),

@@ -15,7 +15,8 @@ def test_adaptive_shapes():
     assert cluster_ranges(adaptive) == [(0, 4), (4, 7), (7, 11)]
     shapes = parameter_shapes(adaptive)
     assert [shapes[f"embedding.{c}"] for c in range(3)] == [(4, 12), (3, 6), (4, 3)]
-    assert "projection.0" not in shapes and [shapes[f"projection.{c}"] for c in (1, 2)] == [(6, 12), (3, 12)]
+    assert "projection.0" not in shapes
+    assert [shapes[f"projection.{c}"] for c in (1, 2)] == [(6, 12), (3, 12)]
     assert [shapes[f"out_bias.{c}"] for c in range(3)] == [(4,), (3,), (4,)]
     assert shapes["cluster.weight"] == (2, 12) and shapes["cluster.bias"] == (2,)
     assert "embedding" not in shapes and "out_bias" not in shapes and shapes["R"] == (5 + 4, 12)

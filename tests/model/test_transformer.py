@@ -5,6 +5,7 @@ import weakref
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from small import ADAPTIVE, MODELS, small_config, small_model
 
 from tinyprune.config import GateConfig
@@ -39,7 +40,7 @@ def test_where_a_text_is_cut_into_segments_does_not_matter(kind, gated, rng):
     ids = rng.integers(0, V, (2, 13))
     expected = hidden_states(model, ids, [5, 5, 3])
     for lengths in ([1, 4, 3, 5], [3, 1, 1, 1, 5, 2], [1] * 13):
-        np.testing.assert_allclose(hidden_states(model, ids, lengths), expected, rtol=1e-12, atol=1e-12)
+        assert_allclose(hidden_states(model, ids, lengths), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_memory_holds_the_latest_layer_inputs_and_nobody_modifies_it(rng):
@@ -50,7 +51,7 @@ def test_memory_holds_the_latest_layer_inputs_and_nobody_modifies_it(rng):
     for start, end, kept in ((0, 2, 2), (2, 3, 3), (3, 6, M), (6, 7, M)):
         _, memory, _ = model.forward(ids[:, start:end], memory)
         assert len(memory) == model.config.L and all(m.shape == (2, kept, D) for m in memory)
-        np.testing.assert_allclose(memory[0], embedded[:, end - kept : end], rtol=1e-14)
+        assert_allclose(memory[0], embedded[:, end - kept : end], rtol=1e-14)
     before = [m.copy() for m in memory]
     _, new, cache = model.loss(ids[:, :T], ids[:, :T], memory)
     new_before = [m.copy() for m in new]
@@ -58,7 +59,8 @@ def test_memory_holds_the_latest_layer_inputs_and_nobody_modifies_it(rng):
     again = model.backward(1.0, cache, once=True)
     assert all(np.array_equal(again[name], grad) for name, grad in grads.items())
     assert kept() is None  # the gradient of the logits
-    assert all(np.array_equal(m, b) for m, b in zip([*memory, *new], before + new_before, strict=True))
+    now = [*memory, *new]
+    assert all(np.array_equal(m, b) for m, b in zip(now, before + new_before, strict=True))
 
 
 def test_memory_that_is_released_is_freed_before_backward_and_no_number_changes(rng):
@@ -72,8 +74,9 @@ def test_memory_that_is_released_is_freed_before_backward_and_no_number_changes(
     given, memory, cache = Released(memory), None, None
     loss, after, cache = model.loss(ids, ids, given)
     assert loss == expected and given == [] and not any(m() is not None for m in freed)
-    for got, want in zip([*after, *model.backward(1.0, cache).values()], [*new, *grads.values()], strict=True):
-        np.testing.assert_array_equal(got, want)
+    found = *after, *model.backward(1.0, cache).values()
+    for got, want in zip(found, [*new, *grads.values()], strict=True):
+        assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("length", [2, 4, 6])
@@ -83,7 +86,7 @@ def test_remember_returns_a_view_of_plain_numbers(length):
     context = np.concatenate([-1 - np.arange(6.0).reshape(1, 3, 2), x], 1)
     kept = remember(x, context, 4)
     assert kept.dtype == np.float64 and np.shares_memory(kept, x if length >= 4 else context)
-    np.testing.assert_array_equal(kept, context[:, -4:].real)
+    assert_array_equal(kept, context[:, -4:].real)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -92,7 +95,7 @@ def test_what_a_model_without_memory_returns_can_be_given_back(kind, rng):
     ids = rng.integers(0, V, (2, T))
     h, memory, _ = model.forward(ids)
     assert memory == []
-    np.testing.assert_array_equal(model.forward(ids, memory)[0], h)
+    assert_array_equal(model.forward(ids, memory)[0], h)
 
 
 @pytest.mark.parametrize("scaling", [True, False])
@@ -109,12 +112,13 @@ def test_evaluation_leaves_closed_heads_out_and_nothing_changes(kind, hard, scal
     assert [gates.scale for gates in cache.gates] == ([3.0, 3.0, 1.0] if scaling else [1.0, 1.0, 1.0])
     expected, _, cache = model.forward(ids, all_heads=True)
     assert [block.attention.o.shape[2] for block in cache.attention_blocks] == [3, 3, 3]
-    np.testing.assert_allclose(h, expected, rtol=1e-12, atol=1e-13)
+    assert_allclose(h, expected, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_layers_that_backward_computes_again_give_the_same_bits(kind, rng, monkeypatch):
-    model, (ids, *both), found = build(kind, GateConfig(hard=False)), rng.integers(0, V, (3, 2, T)), []
+    model, found = build(kind, GateConfig(hard=False)), []
+    ids, *both = rng.integers(0, V, (3, 2, T))
     for much in (1 << 24, 0):
         monkeypatch.setattr("tinyprune.model.transformer.MUCH", much)
         loss, _, cache = model.loss(*both, model.forward(ids)[1], np.random.default_rng(4))
@@ -122,7 +126,8 @@ def test_layers_that_backward_computes_again_give_the_same_bits(kind, rng, monke
         found.append([loss, *model.backward(1.0, cache).values()])
     model = build(kind, dropout=0.1)
     assert all(map(np.array_equal, *found)) and not model.loss(*both)[2].inputs
-    assert len(model.forward(ids, recompute=True)[2].inputs) == 2  # in evaluation nothing is dropped
+    # in evaluation nothing is dropped
+    assert len(model.forward(ids, recompute=True)[2].inputs) == 2
     with pytest.raises(ValueError, match="recompute must be False in training with dropout"):
         model.forward(ids, rng=np.random.default_rng(4), recompute=True)
 
@@ -162,8 +167,8 @@ def test_a_gate_that_is_shut_in_this_pass_still_learns():
         insides = np.split(cache.gate[1], [H])
         for i, (gates, inside) in enumerate(zip(cache.gates, insides, strict=True)):
             shut = gates.values == 0
-            np.testing.assert_array_equal(grads[f"layers.{i}.log_alpha"] != 0, inside)
-            np.testing.assert_array_equal(np.isin(np.arange(H), gates.active), ~shut | inside)
+            assert_array_equal(grads[f"layers.{i}.log_alpha"] != 0, inside)
+            assert_array_equal(np.isin(np.arange(H), gates.active), ~shut | inside)
             learning += (shut & inside).sum()
     assert learning > 0
 
@@ -171,10 +176,10 @@ def test_a_gate_that_is_shut_in_this_pass_still_learns():
 def test_gates_are_noisy_in_training_and_fixed_in_evaluation():
     model = build(gate=GateConfig(hard=False), log_alpha=[[0.3] * H] * 2)
     one, two, other = (model.gates(np.random.default_rng(seed))[0].values for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one, two)
+    assert_array_equal(one, two)
     assert (one != other).any()
     for gates in model.gates():
-        np.testing.assert_allclose(gates.values, 1.2 / (1 + math.exp(-0.3)) - 0.1)
+        assert_allclose(gates.values, 1.2 / (1 + math.exp(-0.3)) - 0.1)
     assert build().gates() == [None, None]
 
 
@@ -187,7 +192,7 @@ def test_probabilities_sum_to_1_and_agree_with_the_loss(kind, cutoffs, rng):
     ids, targets = rng.integers(0, V, (2, 2, T))
     log_p = model.log_probabilities(model.forward(ids)[0])
     assert log_p.shape == (2, T, V)
-    np.testing.assert_allclose(np.exp(log_p).sum(-1), 1, rtol=1e-12)
+    assert_allclose(np.exp(log_p).sum(-1), 1, rtol=1e-12)
     loss, _, _ = model.loss(ids, targets)
     assert loss == pytest.approx(-np.take_along_axis(log_p, targets[..., None], -1).mean(), rel=1e-13)
 
@@ -201,7 +206,7 @@ def test_the_past_matters_and_its_order_and_the_future_does_not(kind, rng):
         changed = ids.copy()
         changed[:, t] = (changed[:, t] + 1) % V
         new, _, _ = model.forward(changed)
-        np.testing.assert_array_equal(new[:, :t], h[:, :t])
+        assert_array_equal(new[:, :t], h[:, :t])
         assert (new[:, t:] != h[:, t:]).any(-1).all()
     one, other = model.forward(np.array([[2, 3, 7], [3, 2, 7]]))[0][:, -1]
     assert np.abs(one - other).max() > 1e-3
@@ -210,7 +215,8 @@ def test_the_past_matters_and_its_order_and_the_future_does_not(kind, rng):
 @pytest.mark.parametrize("kind", MODELS)
 def test_work_is_done_in_the_type_of_the_parameters(kind, rng):
     ids, targets = rng.integers(0, V, (2, 2, T))
-    log_alpha, dropout = [[0.2, -9, 1], [0.1, -0.1, 0.3]], {"dropout": 0.1, "dropout_attention": 0.1}
+    log_alpha = [[0.2, -9, 1], [0.1, -0.1, 0.3]]
+    dropout = {"dropout": 0.1, "dropout_attention": 0.1}
     results = {}
     for dtype in (np.float32, np.float64):
         model = build(kind, GateConfig(), log_alpha, dtype, **dropout)
@@ -230,9 +236,9 @@ def test_each_dropout_needs_a_generator_and_repeats_with_it(place, cutoffs, rng)
     model = build(cutoffs=cutoffs, div_value=2, **{place: 0.4})
     ids = rng.integers(0, V, (2, T))
     evaluated = model.forward(ids)[0]
-    np.testing.assert_array_equal(evaluated, build(cutoffs=cutoffs, div_value=2).forward(ids)[0])
+    assert_array_equal(evaluated, build(cutoffs=cutoffs, div_value=2).forward(ids)[0])
     one, two, other = (model.forward(ids, rng=np.random.default_rng(seed))[0] for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one, two)
+    assert_array_equal(one, two)
     assert (one != other).any() and (one != evaluated).any()
 
 

@@ -24,9 +24,9 @@ def test_sliders_move_on_a_page_without_a_kernel_and_do_not_disturb_each_other(d
     draw = "lambda n, wide=True: (plt.figure(figsize=(2 + wide, 2)), plt.plot([0, n]), plt.show(), print('n =', n))"
     cells = ["%matplotlib inline\nimport matplotlib.pyplot as plt\nfrom tinyprune.notebook import sliders"]
     cells += [f"draw = {draw}\nsliders(draw, n=(0, 4), wide=[True, False])\nsliders(draw, n=[1, 5], wide=[True])"]
-    source.write_text("\n\n".join(f"# %%\n{cell}" for cell in cells), encoding="utf-8")
+    source.write_text("\n\n".join(f"# %%\n{cell}" for cell in cells), "utf-8")
     page = source.with_suffix(".html")
-    page.write_text(HTMLExporter().from_notebook_node(executor().run(source))[0], encoding="utf-8")
+    page.write_text(HTMLExporter().from_notebook_node(executor().run(source))[0], "utf-8")
     driver.get(page.as_uri())
     first, second = driver.find_elements(By.CLASS_NAME, "sliders")
     before = pictures_of(first), pictures_of(second)

@@ -42,11 +42,11 @@ ORDER = [FOLDER / f"{name}.py" for name in dict.fromkeys([*FEWER, *reversed(NAME
 def test_notebook_runs(source, tmp_path):
     if source.stem == "11c_on_a_gpu" and (missing := what_is_missing()):
         pytest.skip(missing)
-    text = source.read_text(encoding="utf-8")
+    text = source.read_text("utf-8")
     for written, fewer in FEWER.get(source.stem, {}).items():
         assert text.count(written) == 1, f"{written} must be in {source.name} once"
         text = text.replace(written, fewer)
-    (tmp_path / source.name).write_text(text, encoding="utf-8")
+    (tmp_path / source.name).write_text(text, "utf-8")
     notebook = execute.run(tmp_path / source.name)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip())
 
@@ -55,7 +55,7 @@ def test_notebook_runs(source, tmp_path):
 def failing(tmp_path):
     source = tmp_path / "03_wrong.py"
     cells = ["[markdown]\n# # Title", "\nprint('fine')", "[markdown]\n# ## The bad part", "\nx = 1\n1 / 0"]
-    source.write_text("\n\n".join(f"# %% {cell}" for cell in cells), encoding="utf-8")
+    source.write_text("\n\n".join(f"# %% {cell}" for cell in cells), "utf-8")
     return source
 
 
@@ -71,7 +71,7 @@ def test_failure_names_notebook_cell_and_heading(failing):
 @pytest.mark.slow
 def test_a_cell_that_never_ends_is_named(failing, monkeypatch):
     monkeypatch.setattr(execute, "SECONDS", 2)
-    failing.write_text("# %%\nimport time\n\n# %%\ntime.sleep(60)\n", encoding="utf-8")
+    failing.write_text("# %%\nimport time\n\n# %%\ntime.sleep(60)\n", "utf-8")
     with pytest.raises(execute.NotebookError, match=r"03_wrong\.py, cell 1, under “the beginning”:\ntime\.sleep"):
         execute.run(failing)
 
@@ -93,7 +93,7 @@ def test_an_exercise_is_kept_without_its_error_and_sliders_without_their_widget(
     assert {*slider.outputs[0].data} == {"text/plain", "text/html"}
     assert "Draw a line. n = 4" in slider.outputs[0].data["text/html"]
     target = execute.write(notebook, failing)
-    assert target.name == "03_wrong.ipynb" and "data-frames" in target.read_text(encoding="utf-8")
+    assert target.name == "03_wrong.ipynb" and "data-frames" in target.read_text("utf-8")
 
 
 def test_a_notebook_that_ran_on_a_busy_machine_is_not_kept(tmp_path, monkeypatch):

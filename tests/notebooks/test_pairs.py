@@ -8,13 +8,13 @@ import jupytext
 import pytest
 from folder import FOLDER, NAMES
 
-README = (FOLDER / "README.md").read_text(encoding="utf-8")
+README = (FOLDER / "README.md").read_text("utf-8")
 REPOSITORY = FOLDER.parent
 COLAB = "https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks"
 
 
 def executed(name):
-    return json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
+    return json.loads((FOLDER / f"{name}.ipynb").read_text("utf-8"))
 
 
 def sources(name, kind):
@@ -106,9 +106,11 @@ def test_chapter_has_all_parts_and_is_linked_forward_and_back(name):
     assert f"({name}.ipynb)" in README
     folded = re.findall(r"<details><summary>([\w ]+)</summary>\n\n.*?\n\n</details>", text, re.DOTALL)
     assert len(folded) == text.count("<details>") == text.count("</details>")
-    assert folded.count("Answer") >= 3 and set(folded) <= {"Answer", "Hint", "Solution", "Compare with ours"}
+    assert folded.count("Answer") >= 3
+    assert set(folded) <= {"Answer", "Hint", "Solution", "Compare with ours"}
     code = "\n".join(sources(name, "code"))
-    if name[:3] not in ("00_", "11_", "11c"):  # the first only looks, and the others have their code in their cells
+    # the first only looks, and the others have their code in their cells
+    if name[:3] not in ("00_", "11_", "11c"):
         assert "show_source(" in code
     assert "assert" in code and "you_are_here(" in code
 
@@ -139,5 +141,5 @@ def test_links_work(name):
         assert file.exists(), f"{target} does not exist"
         assert file.is_relative_to(REPOSITORY)
         if fragment:
-            inside = markdown(file.stem) if file.suffix == ".ipynb" else file.read_text(encoding="utf-8")
+            inside = markdown(file.stem) if file.suffix == ".ipynb" else file.read_text("utf-8")
             assert fragment in anchors(inside), f"{target}: no such heading"

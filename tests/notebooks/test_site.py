@@ -26,7 +26,8 @@ def shown(page):
 def test_commands_that_pages_show_are_understood(page):
     for words in shown(page):
         build_parser().parse_args(words)  # or raises UsageError
-    assert shown(page) or page.stem in ("commands", "reading-the-code", "ten-layers")  # so the pattern still finds them
+    # so the pattern still finds them
+    assert shown(page) or page.stem in ("commands", "reading-the-code", "ten-layers")
 
 
 def test_a_folded_cell_shows_its_first_comment_and_its_output(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_forward import attention as attention_in_loops
 
-from tinyprune.gradcheck import check_gradients
+from tinyprune.gradcheck import assert_gradients
 from tinyprune.ops import attention_backward, attention_forward
 
 NAMES = ["q", "k", "v", "r", "u", "w", "pk", "pv", "gate"]
@@ -19,14 +19,14 @@ def draw(rng, B=2, T=4, M=3, H=3, Dh=5, N=4, relative=True, gated=True, dtype=np
     shapes |= {"r": (S, H, Dh), "u": (H, Dh), "w": (H, Dh)} if relative else {}
     shapes |= {"pk": (H, N, Dh), "pv": (H, N, Dh)} if N else {}
     shapes |= {"gate": (H,)} if gated else {}
-    return dict.fromkeys(NAMES) | {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    drawn = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    return dict.fromkeys(NAMES) | drawn
 
 
 # H 0: a layer that has lost all of its heads.
 ranges = {"B": (1, 2), "T": (1, 5), "M": (0, 4), "H": (0, 3), "Dh": (1, 4), "N": (0, 3)}
-sizes = st.fixed_dictionaries(
-    {name: st.integers(*ends) for name, ends in ranges.items()} | {"relative": st.booleans(), "gated": st.booleans()}
-)
+numbers = {name: st.integers(*ends) for name, ends in ranges.items()}
+sizes = st.fixed_dictionaries(numbers | {"relative": st.booleans(), "gated": st.booleans()})
 spans = st.none() | st.integers(0, 6)
 
 
@@ -41,15 +41,16 @@ def test_ragged_shapes_have_right_outputs_and_gradients(sizes, span):
     expected = attention_in_loops(*arguments.values(), span=span, scale=1.7, dropout=0.2, rng=3)
 
     def forward(*values):
-        return attention_forward(*values, span=span, scale=1.7, dropout=0.2, rng=np.random.default_rng(3))
+        rng = np.random.default_rng(3)
+        return attention_forward(*values, span=span, scale=1.7, dropout=0.2, rng=rng)
 
     out, cache = forward(*arguments.values())
     np.testing.assert_allclose(out, expected, rtol=1e-12, atol=1e-12)
     if not sizes["H"]:  # nothing to check, but the shapes of the gradients
         assert shapes(attention_backward(out, cache)) == shapes(arguments.values())
         return
-    for record in check_gradients(forward, attention_backward, *arguments.values(), argument_names=NAMES, directions=2):
-        assert record.passed, f"{sizes} {span}\n{record.message()}"
+    options = {"argument_names": NAMES, "directions": 2, "name": f"{sizes} {span}"}
+    assert_gradients(forward, attention_backward, *arguments.values(), **options)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

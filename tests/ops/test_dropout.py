@@ -19,7 +19,8 @@ def correlation(one: np.ndarray, two: np.ndarray) -> float:
 def test_the_share_that_stays_and_the_independence_of_keys(rate):
     """Keys as they are drawn: one after the other from a generator, and from generators of neighbouring seeds."""
     generator = np.random.default_rng(0)
-    keys = [draw_keys(generator) for _ in range(8)] + [draw_keys(np.random.default_rng(seed)) for seed in range(1, 6)]
+    keys = [draw_keys(generator) for _ in range(8)]
+    keys += [draw_keys(np.random.default_rng(seed)) for seed in range(1, 6)]
     masks = [keep_mask((SIZE,), rate, pair) for pair in keys]
     for mask in masks:
         assert abs(mask.mean() - (1 - rate)) <= 5 * np.sqrt(rate * (1 - rate) / SIZE)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
@@ -12,7 +13,8 @@ from tinyprune.ops.adamw import AdamConstants
 
 def test_results_are_new_arrays_or_the_views_that_are_promised(rng):
     x, m = rng.standard_normal((2, 4, 5)), rng.standard_normal((2, 3, 5))
-    results = [ops.add(x, x), ops.concatenate([x]), ops.take_slices(x, [0, 1], 0), ops.positions_forward(x, x[0])[0]]
+    results = [ops.add(x, x), ops.concatenate([x]), ops.take_slices(x, [0, 1], 0)]
+    results += [ops.positions_forward(x, x[0])[0]]
     assert not any(np.shares_memory(result, x) for result in results)
     assert ops.context_forward(None, x)[0] is x and ops.dropout_forward(x, 0.5, None)[0] is x
     context, kept = ops.context_forward(m, x)
@@ -37,7 +39,7 @@ def test_dropout_draws_two_keys_and_nothing_in_evaluation(operation, rng):
     run(0.0, one)
     ops.dropout.draw_keys(two)
     assert one.bit_generator.state == two.bit_generator.state
-    np.testing.assert_array_equal(run(0.5, None)[0], run(0.0, one)[0])
+    assert_array_equal(run(0.5, None)[0], run(0.0, one)[0])
 
 
 def test_lists_of_arrays_have_to_be_of_one_length():
@@ -52,25 +54,28 @@ def test_lists_of_arrays_have_to_be_of_one_length():
 def test_huge_logits_do_not_overflow(dtype):
     loss, kept = ops.cross_entropy_forward(np.array([[1e4, 0, -1e4]], dtype), np.array([2]))
     assert loss == 2e4
-    np.testing.assert_array_equal(ops.cross_entropy_backward(1.0, kept), [[1, 0, -1]])
+    assert_array_equal(ops.cross_entropy_backward(1.0, kept), [[1, 0, -1]])
 
 
 def test_a_constant_vector_is_normalised_to_its_bias():
     out, kept = ops.layernorm_forward(np.full((1, 4), 3.0), np.ones(4), np.arange(4.0))
-    np.testing.assert_array_equal(out[0], np.arange(4.0))
+    assert_array_equal(out[0], np.arange(4.0))
     assert np.isfinite(ops.layernorm_backward(np.ones((1, 4)), kept)[0]).all()
 
 
 def test_squared_norm_is_summed_in_float64_in_the_order_of_the_indices():
-    assert ops.squared_norm(np.concatenate([[2**13], np.ones(1001)]).astype(np.float32)) == 2**26 + 1001
+    one_large = np.concatenate([[2**13], np.ones(1001)]).astype(np.float32)
+    assert ops.squared_norm(one_large) == 2**26 + 1001
     x = np.random.default_rng(0).standard_normal((300, 70)).astype(np.float32)
-    assert ops.squared_norm(np.asfortranarray(x)) == ops.squared_norm(np.repeat(x, 2, 1)[:, ::2]) == ops.squared_norm(x)
-    assert ops.squared_norm(np.full(4, 1.2e154)) == ops.squared_norm(np.array([1.0, -np.inf])) == math.inf
+    for same in (np.asfortranarray(x), np.repeat(x, 2, 1)[:, ::2]):
+        assert ops.squared_norm(same) == ops.squared_norm(x)
+    for large in (np.full(4, 1.2e154), np.array([1.0, -np.inf])):
+        assert ops.squared_norm(large) == math.inf
     assert math.isnan(ops.squared_norm(np.array([np.nan, np.inf]))) and ops.squared_norms([]) == []
 
 
 def test_without_words_no_row_has_a_gradient():
-    np.testing.assert_array_equal(ops.sum_rows(np.zeros((0, 3)), np.zeros(0, int), 2), np.zeros((2, 3)))
+    assert_array_equal(ops.sum_rows(np.zeros((0, 3)), np.zeros(0, int), 2), np.zeros((2, 3)))
 
 
 def test_one_cluster_is_the_plain_embedding_and_softmax(rng):
@@ -78,9 +83,9 @@ def test_one_cluster_is_the_plain_embedding_and_softmax(rng):
     ids = rng.integers(0, 9, (3, 5))
     plain, kept = ops.embedding_forward(ids, E, dropout=0.3, rng=np.random.default_rng(5))
     out, adaptive_kept = ops.adaptive_embedding_forward(ids, [E], [], dropout=0.3, rng=np.random.default_rng(5))
-    np.testing.assert_array_equal(out, plain)
+    assert_array_equal(out, plain)
     (dE,), dprojections = ops.adaptive_embedding_backward(x, adaptive_kept)
-    np.testing.assert_allclose(dE, ops.embedding_backward(x, kept), rtol=1e-13)
+    assert_allclose(dE, ops.embedding_backward(x, kept), rtol=1e-13)
 
     logits, linear = ops.linear_forward(x, E.T, bias)
     loss, kept = ops.cross_entropy_forward(logits, ids)
@@ -90,7 +95,7 @@ def test_one_cluster_is_the_plain_embedding_and_softmax(rng):
     assert got == pytest.approx(loss, rel=1e-14) and dprojections == no_projections == []
     assert dcluster_weight.shape == (0, 4) and dcluster_bias.shape == (0,)
     for one, other in zip((dx, dE.T, dbias), expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15)
+        assert_allclose(one, other, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -98,9 +103,9 @@ def test_heads_that_are_not_read_have_no_gradient_and_any_integers_are_an_index(
     own, x = get_backend(backend), rng.standard_normal((2, 3, 4, 5))
     for index in ([3, 1, 3], (3, 1, 3), np.array([3, 1, 3], np.uint8)):
         out, kept = own.repeat_heads_forward(x, index)
-        np.testing.assert_array_equal(out, np.stack([x[:, :, 3], x[:, :, 1], x[:, :, 3]], axis=2))
+        assert_array_equal(out, np.stack([x[:, :, 3], x[:, :, 1], x[:, :, 3]], axis=2))
         dx = own.repeat_heads_backward(out, kept)
-        np.testing.assert_array_equal(dx, x * np.array([0, 1, 0, 2])[:, None])
+        assert_array_equal(dx, x * np.array([0, 1, 0, 2])[:, None])
     for index, message in (
         ([0.0], r"index must be \(H,\), integers, got float64 \(1,\)"),
         ([[0]], r"got int64 \(1, 1\)"),

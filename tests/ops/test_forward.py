@@ -206,7 +206,8 @@ def adaptive_log_probabilities(x, tables, projections, cluster_weight, cluster_b
 
 
 def adaptive_softmax(x, targets, *weights, **named):
-    return -np.take_along_axis(adaptive_log_probabilities(x, *weights, **named), targets[..., None], -1).mean()
+    log_p = adaptive_log_probabilities(x, *weights, **named)
+    return -np.take_along_axis(log_p, targets[..., None], -1).mean()
 
 
 def hard_concrete(log_alpha, u, beta, gamma, zeta, hard):
@@ -296,7 +297,8 @@ OTHER = Dimensions(B=1, T=6, M=5, H=2, Dh=4, N=3, D=9, F=5, V=12, lead=(5,))
 @pytest.mark.parametrize("sizes", [SIZES, OTHER], ids=["small", "other"])
 @pytest.mark.parametrize("name", CASES)
 def test_like_its_formula(name, sizes):
-    case = next(case for case in [*operation_cases(None, sizes), *other_cases(None, sizes)] if case.operation == name)
+    cases = [*operation_cases(None, sizes), *other_cases(None, sizes)]
+    case = next(case for case in cases if case.operation == name)
     operation = name.split(" (")[0]
     if operation not in FORMULAS:
         function = getattr(ops, f"{operation}_forward", None) or getattr(ops, operation)
@@ -315,5 +317,7 @@ def flat(out) -> list:
 
 
 def test_examples_in_docstrings():
-    results = [doctest.testmod(import_module(f"tinyprune.ops.{module.name}")) for module in iter_modules(ops.__path__)]
-    assert sum(result.attempted for result in results) > 0 and not any(result.failed for result in results)
+    names = [f"tinyprune.ops.{module.name}" for module in iter_modules(ops.__path__)]
+    results = [doctest.testmod(import_module(name)) for name in names]
+    assert sum(result.attempted for result in results) > 0
+    assert not any(result.failed for result in results)

@@ -28,8 +28,9 @@ def test_shares_of_closed_partly_and_fully_open(gate, log_alpha):
     opened = logistic(log_alpha - beta * math.log(-gamma / zeta))
     fully = logistic(log_alpha - beta * math.log((1 - gamma) / (zeta - 1)))
     assert p_open(np.array(log_alpha), **gate) == pytest.approx(opened)
-    for share, p in (((g > 0).mean(), opened), ((g == 1).mean(), fully), (((g > 0) & (g < 1)).mean(), opened - fully)):
-        assert abs(share - p) <= 5 * math.sqrt(p * (1 - p) / SAMPLES)
+    states = (g > 0, opened), (g == 1, fully), ((g > 0) & (g < 1), opened - fully)
+    for state, p in states:
+        assert abs(state.mean() - p) <= 5 * math.sqrt(p * (1 - p) / SAMPLES)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -47,6 +48,15 @@ def test_extreme_numbers_stay_finite(dtype):
         gate, cache = hard_concrete_forward(log_alpha, noise, **PAPER, hard=False)
         np.testing.assert_array_equal(gate, [0, 1, 0, 1])
         np.testing.assert_array_equal(hard_concrete_backward(np.ones(4, dtype), cache), 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_noise_lies_inside_of_0_and_1(dtype):
+    """The ends themselves are too rare to be seen in samples, so the draws are compared with those of that range."""
+    u = draw_noise((300, 400), np.random.default_rng(0), dtype)
+    expected = np.random.default_rng(0).uniform(1e-6, 1 - 1e-6, (300, 400)).astype(dtype)
+    np.testing.assert_array_equal(u, expected, strict=True)
+    assert u.min() > 0 and u.max() < 1
 
 
 @pytest.mark.parametrize("change", [{"beta": 0.0}, {"gamma": 0.0}, {"gamma": 0.1}, {"zeta": 1.0}], ids=str)

@@ -8,12 +8,16 @@ import re
 import numpy as np
 import pytest
 from command import files_up_to, harmless, refused, succeed, write_text
+from numpy.testing import assert_allclose
 
 import tinyprune as tp
 from tinyprune.config import DataConfig
+from tinyprune.errors import UsageError
 from tinyprune.method.criteria import michel
 from tinyprune.method.masks import keep_best, with_parts
 from tinyprune.ops.engine import Engine
+from tinyprune.play.page import check_model
+from tinyprune.runs.directory import SavedModel
 
 SIZES = {"L": 2, "D": 16, "H": 4, "T": 12, "M": 12}
 MODELS = {
@@ -21,9 +25,14 @@ MODELS = {
     "persistent": {"N": 5, "persistent": "softmax", "mask": "causal"},
     "plain": {"kind": "transformer", "N": 0, "persistent": "softmax", "F": 24, "M": 0, "mask": "causal"},
 }
-READ = """const [segments, open] = arguments; let memory = null;
-return segments.map((ids) => { const found = forward(model, ids, open, memory); memory = found.memory;
-  return [[...found.logits], found.heads.map((layer) => layer.filter(Boolean).map((head) => [...head.a]))]; });"""
+READ = """const [segments, open] = arguments;
+let memory = null;
+return segments.map((ids) => {
+  const found = forward(model, ids, open, memory);
+  memory = found.memory;
+  const weights = found.heads.map((layer) => layer.filter(Boolean).map((head) => [...head.a]));
+  return [[...found.logits], weights];
+});"""
 
 
 @pytest.mark.browser
@@ -31,20 +40,23 @@ return segments.map((ids) => { const found = forward(model, ids, open, memory); 
 def test_javascript_computes_what_numpy_computes(driver, book, tmp_path, rng, kind):
     model = tp.new_model(tp.load_text(book), 3, "numpy", **(SIZES | MODELS[kind]))
     params = {name: np.float16(x + rng.normal(0, 0.2, x.shape)) for name, x in model.params.items()}
-    tp.save(dataclasses.replace(model, params={name: np.float32(x) for name, x in params.items()}), tmp_path)
+    single = {name: np.float32(x) for name, x in params.items()}
+    tp.save(dataclasses.replace(model, params=single), tmp_path)
     succeed("play", tmp_path)
     driver.get((tmp_path / "play.html").as_uri())
     segments = np.split(rng.integers(0, model.config.V, 31), [12, 24])
     mask = [[True, False, True, True], [False, True, True, False]]
     found = driver.execute_script(READ, [x.tolist() for x in segments], mask)
-    double = tp.Transformer(model.config, {name: np.float64(x) for name, x in params.items()}, None, Engine())
+    double = {name: np.float64(x) for name, x in params.items()}
+    double = tp.Transformer(model.config, double, None, Engine())
     double, memory = with_parts(double, list(np.array(mask))), None
     for segment, (logits, weights) in zip(segments, found, strict=True):
         h, memory, cache = double.forward(segment[None], memory)
         expected = h[0] @ double.params["embedding"].T + double.params["out_bias"]
-        np.testing.assert_allclose(np.reshape(logits, expected.shape), expected, atol=1e-9)
+        assert_allclose(np.reshape(logits, expected.shape), expected, atol=1e-9)
         for layer, block in zip(weights, cache.attention_blocks, strict=True):
-            np.testing.assert_allclose(np.reshape(layer, block.attention.a[0].shape), block.attention.a[0], atol=1e-9)
+            a = block.attention.a[0]
+            assert_allclose(np.reshape(layer, a.shape), a, atol=1e-9)
 
 
 @pytest.mark.browser
@@ -67,7 +79,8 @@ def test_the_page_needs_a_keyboard_and_no_network(driver, finished, tmp_path):
         assert driver.execute_script(opened).count(True) == (4 if pressed == "true" else 3)
     assert press(Keys.TAB, "#strip") and press(Keys.TAB, "#stay") and press(Keys.ARROW_RIGHT)
     gates = [gates.values != 0 for gates in tp.load(finished, "gate").gates()]
-    scores = michel(tp.load(finished, "train"), tp.load_text(finished.parent / "book.txt").valid, None)
+    text = tp.load_text(finished.parent / "book.txt")
+    scores = michel(tp.load(finished, "train"), text.valid, None)
     for method, mask in (("gates", gates), ("michel", keep_best(scores, 3))):
         press(Keys.TAB, f".method[value={method}]").send_keys(Keys.ENTER)
         assert driver.execute_script(opened) == np.concatenate(mask).tolist()
@@ -84,6 +97,10 @@ def test_the_file_is_small_whole_and_of_known_models_only(book, finished, tmp_pa
     assert list(data["choices"]) == ["random"] and base64.b64decode(data["weights"]) == params
     with files_up_to(100_000):
         assert "untouched" in harmless(1, tmp_path, "play", run, page)
+    # a kind of positions that the page has never heard of
+    object.__setattr__(model.config, "positions", "slopes")
+    with pytest.raises(UsageError, match=r'would need model\.positions = "relative" or "learned"$'):
+        check_model(SavedModel(model, model.origin.tokenizer, DataConfig(), "", {}))
     assert "without gates" in refused(2, "play", finished, "--stage=gate")
     of_bytes = tp.load_text(DataConfig(corpus=str(book), tokenizer="byte"))
     tp.save(tp.new_model(of_bytes, 0, "numpy", **SIZES), tmp_path / "bytes")

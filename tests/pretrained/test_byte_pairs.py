@@ -8,6 +8,7 @@ import pytest
 import samples
 from hypothesis import example, given
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 from tokenizers import Tokenizer
 
 from tinyprune.cli.models import pieces
@@ -29,7 +30,7 @@ def test_tokens_are_those_of_the_package_and_lose_nothing(cut):
         ids = tokenizer.encode(text)
         assert ids.dtype == np.int64 and ids.tolist() == theirs.encode(text).ids
         assert tokenizer.decode(ids) == text
-        np.testing.assert_array_equal(again.encode(text), ids)
+        assert_array_equal(again.encode(text), ids)
     composing = BytePairTokenizer(samples.changed(DESCRIPTIONS[cut], normalizer={"type": "NFC"}))
     assert composing.encode("e\u0301").tolist() == tokenizer.encode("é").tolist()
 
@@ -66,7 +67,7 @@ def test_a_corpus_is_encoded_without_loss(large, tmp_path, monkeypatch):
     assert text.train.dtype == np.uint16
     train = content[: text.characters["train"]]
     assert sum(text.characters.values()) == len(content)
-    np.testing.assert_array_equal(text.train, TOKENIZERS["smollm"].encode(train))
+    assert_array_equal(text.train, TOKENIZERS["smollm"].encode(train))
     assert text.tokenizer.decode(text.valid) == content[len(train) :]
 
 
@@ -81,7 +82,7 @@ def test_no_special_token_is_added_and_no_text_cut_or_filled_up():
     changed = samples.changed(description, post_processor=template, truncation=cut, padding=filled)
     assert len(Tokenizer.from_str(changed).encode("the cat")) == 99
     tokenizer = BytePairTokenizer(changed)
-    np.testing.assert_array_equal(tokenizer.encode("the cat saw"), TOKENIZERS["gpt2"].encode("the cat saw"))
+    assert_array_equal(tokenizer.encode("the cat saw"), TOKENIZERS["gpt2"].encode("the cat saw"))
     ids = tokenizer.encode("the<|end|>cat").tolist()
     assert ids.count(0) == 1 and tokenizer.decode(ids) == "the<|end|>cat"
 

@@ -10,6 +10,7 @@ import pytest
 import samples
 from command import die_in_write, harmless, refused, succeed
 from gguf import GGMLQuantizationType, GGUFReader
+from numpy.testing import assert_allclose, assert_array_equal
 
 from tinyprune.data import load_text
 from tinyprune.method.remove import remove_closed_heads
@@ -68,12 +69,14 @@ def exported(run, folder, *options):
 
 def test_an_imported_model_is_evaluated_continued_and_written_back(their, run, tmp_path):
     expected = samples.their_logits(their[0], IDS[0])
-    np.testing.assert_allclose(logits(run, "train"), expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(exported(run, tmp_path / "new", "--stage=train"), expected)
+    assert_allclose(logits(run, "train"), expected, rtol=1e-4, atol=1e-4)
+    assert_array_equal(exported(run, tmp_path / "new", "--stage=train"), expected)
     written = json.loads((tmp_path / "new" / "config.json").read_text())
-    assert written.get("max_position_embeddings", T + 2) == T + 2 and written.get("n_positions", T) == T
+    assert written.get("max_position_embeddings", T + 2) == T + 2
+    assert written.get("n_positions", T) == T
 
-    assert "holds a run already" in refused(2, "import", tmp_path / "none", run)  # before the model is looked for
+    # before the model is looked for
+    assert "holds a run already" in refused(2, "import", tmp_path / "none", run)
 
     (record,) = json.loads(succeed("eval", run, "--stage=train", "--json", "--backend=numpy").stdout)
     before = saved(run, "train")
@@ -94,7 +97,7 @@ def test_an_imported_model_is_evaluated_continued_and_written_back(their, run, t
 def test_only_gates_are_trained_and_a_stage_that_died_goes_on_to_the_same_bits(run, copy):
     (before, _), (after, _) = (load_checkpoint(run / f"{stage}.safetensors") for stage in ("train", "gate"))
     for name, x in before.items():
-        np.testing.assert_array_equal(after.pop(name), x, strict=True)
+        assert_array_equal(after.pop(name), x, strict=True)
     gates = [f"layers.{i}.log_alpha" for i in range(2)]
     moments = {f"optimizer.{moment}.{name}" for moment in "mv" for name in gates}
     assert {name for name in after if not name.startswith("objective.")} == (
@@ -115,7 +118,7 @@ def prune_to(run, *layers):
         tensors[f"params.layers.{i}.log_alpha"] = np.where(np.isin(range(6), heads), 4, -4).astype(np.float32)
     save_checkpoint(run / "gate.safetensors", tensors, metadata)
     succeed("prune", run, "--overwrite")
-    np.testing.assert_allclose(logits(run, "prune"), logits(run, "gate"), rtol=1e-4, atol=1e-4)
+    assert_allclose(logits(run, "prune"), logits(run, "gate"), rtol=1e-4, atol=1e-4)
     model = saved(run, "prune").model
     assert model.config.head_ids == layers
     for i, heads in enumerate(layers):
@@ -137,11 +140,11 @@ def test_closed_heads_go_and_the_rest_is_healed(their, copy, tmp_path):
         assert said in refused(2, "export", copy, tmp_path / "new", f"--stage={stage}")
     assert not (tmp_path / "new").exists()
     shown = exported(copy, tmp_path / "padded", "--stage=prune", "--padded")
-    np.testing.assert_allclose(shown, logits(copy, "prune"), rtol=1e-4, atol=1e-4)
+    assert_allclose(shown, logits(copy, "prune"), rtol=1e-4, atol=1e-4)
     prune_to(copy, (0, 1, 4, 5), (2, 3, 4, 5))
     if llama:
         found = exported(copy, tmp_path / "new")
-        np.testing.assert_allclose(found, logits(copy, "prune"), rtol=1e-4, atol=1e-4)
+        assert_allclose(found, logits(copy, "prune"), rtol=1e-4, atol=1e-4)
 
 
 def test_a_file_of_llama_cpp_is_imported_again(their, book, copy, tmp_path):
@@ -151,7 +154,7 @@ def test_a_file_of_llama_cpp_is_imported_again(their, book, copy, tmp_path):
         return
     assert " MB; llama.cpp reads it" in succeed("export", copy, tmp_path / "m.gguf", "--type=f32").stderr
     succeed("import", tmp_path / "m.gguf", tmp_path / "again", "--corpus", book, *SHORT)
-    np.testing.assert_allclose(logits(tmp_path / "again", "train"), logits(copy, "prune"), rtol=1e-5, atol=1e-5)
+    assert_allclose(logits(tmp_path / "again", "train"), logits(copy, "prune"), rtol=1e-5, atol=1e-5)
     # the blocks of that file are sliced now
     succeed("export", tmp_path / "again", tmp_path / "twice.gguf")
     twice = {tensor.name: tensor.tensor_type for tensor in GGUFReader(tmp_path / "twice.gguf").tensors}
@@ -194,7 +197,7 @@ def test_what_stays_is_fitted_to_texts_without_training_gates_again(their, book,
     expected = refitted(whole.model, remove_closed_heads(saved(copy, "gate").model), read)
     pruned = saved(copy, "prune").model
     for name, x in expected.params.items():
-        np.testing.assert_allclose(pruned.params[name], x, rtol=1e-4, atol=1e-5)
+        assert_allclose(pruned.params[name], x, rtol=1e-4, atol=1e-5)
     (tmp_path / "other.txt").unlink()
     for stage in ("gate", "prune"):
         assert f"{stage}: already finished" in succeed(stage, copy, "--resume").stderr

@@ -258,7 +258,8 @@ def test_units_are_written_where_all_layers_have_as_many(tmp_path):
     model, tokenizer = samples.random_model(replace(LLAMA, **blocks))
     write_hub(tmp_path / "m", model, tokenizer)
     config, params, _ = hub.read_hub(tmp_path / "m")
-    assert config.F == 8 and json.loads((tmp_path / "m" / "config.json").read_text())["eos_token_id"] == 0
+    assert config.F == 8
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["eos_token_id"] == 0
     samples.check_equal(params, model.params)
     apart = replace(LLAMA, **blocks | {"blocks": (2, 1), "block_ids": ((0, 1), (3,))})
     cannot_write(tmp_path / "new", apart, "as many units in each layer, 8, but layer 1 has 4; a folder with --padded")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import samples
+from numpy.testing import assert_allclose, assert_array_equal
 
 from tinyprune.kernels.backend import get_backend
 from tinyprune.method.masks import with_parts
@@ -54,7 +55,7 @@ def test_what_is_written_again_is_loaded_by_transformers(pair, tmp_path):
     model.tokenizer.chat_template = "<{{ messages[0].content }}>"
     write_hub(tmp_path, Transformer(model.config, model.params), model.tokenizer)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
-    np.testing.assert_array_equal(*(samples.their_logits(model, np.arange(18)) for model in (again, theirs)))
+    assert_array_equal(*(samples.their_logits(model, np.arange(18)) for model in (again, theirs)))
     # transformers cuts a text for every Qwen2 as Qwen's own tokenizer does, whatever tokenizer.json says
     qwen = model.config.bias == "qkv"
     kind = transformers.PreTrainedTokenizerFast if qwen else transformers.AutoTokenizer
@@ -87,7 +88,7 @@ def test_logits_and_all_gradients_are_those_of_transformers(pair, ours, n):
     logits = logits.detach().numpy()
     h, _, _ = ours.forward(ids)
     found = h @ ours.params.get("unembedding", ours.params["embedding"]).T
-    np.testing.assert_allclose(found, logits, rtol=0, atol=1e-4 * np.abs(logits).max())
+    assert_allclose(found, logits, rtol=0, atol=1e-4 * np.abs(logits).max())
     _, _, cache = ours.loss(ids, targets)
     grads, expected = ours.backward(1.0, cache), their_gradients(theirs, config)
     assert grads.keys() == expected.keys()

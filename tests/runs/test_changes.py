@@ -51,15 +51,17 @@ def test_without_a_dependence_on_steps_more_of_them_give_the_same_bits(name, ste
     assert "train: 30 steps instead of 20; a cosine of the learning rate and a target of heads depend on" in said
     assert f"going on after step {step}" in said
     whole = tmp_path / "whole"
-    succeed("train", whole, "--corpus", book, *settings(**TRAINING | SCHEDULES[name] | {"steps": 30}))
+    options = settings(**TRAINING | SCHEDULES[name] | {"steps": 30})
+    succeed("train", whole, "--corpus", book, *options)
     assert parameters(run / "train.safetensors") == parameters(whole / "train.safetensors")
-    config = read_config((run / "config.toml").read_text(encoding="utf-8"), "config.toml")
+    config = read_config((run / "config.toml").read_text("utf-8"), "config.toml")
     assert (config.train.steps, config.train.evaluate_every) == (30, 10 if often else 5)
 
 
 def test_fewer_steps_end_at_the_step_reached(begun, tmp_path):
     run = shutil.copytree(begun / "cosine", tmp_path / "run")
-    assert "train: 10 steps instead of 20; " in succeed("train", run, "--resume", "--set=train.steps=10").stderr
+    done = succeed("train", run, "--resume", "--set=train.steps=10")
+    assert "train: 10 steps instead of 20; " in done.stderr
     metadata = load_checkpoint(run / "train.safetensors")[1]
     assert (metadata["step"], metadata["finished"]) == (10, True)
     succeed("gate", run, "--target-heads=3")
@@ -71,10 +73,10 @@ def test_a_stage_waits_for_the_one_before_and_may_have_any_settings_until_it_beg
     unfinished = f"stage train of {run} is not finished; go on with: tinyprune train {run} --resume"
     assert harmless(2, run, "gate", run, "--lam=0.7") == unfinished
     succeed("train", run, "--resume", "--set=heal.lr=0.5", "--set=gate.lam=0.25")
-    written = (run / "config.toml").read_text(encoding="utf-8")
+    written = (run / "config.toml").read_text("utf-8")
     config = read_config(written, "config.toml")
     assert (config.heal.lr, config.gate.lam, config.train.steps) == (0.5, 0.25, 20)
-    (run / "config.toml").write_text(written.replace("steps = 20", "steps = 30", 1), encoding="utf-8")
+    (run / "config.toml").write_text(written.replace("steps = 20", "steps = 30", 1), "utf-8")
     assert harmless(2, run, "gate", run) == unfinished
     assert "going on after step 20" in succeed("train", run, "--resume").stderr
 

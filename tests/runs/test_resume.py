@@ -110,9 +110,8 @@ def test_forty_kills_at_random_moments_change_no_bit(book, tmp_path):
         assert (directory / "report.md").exists()
         if kills >= 40 and landed.issuperset({"train", "gate", "finetune"}):
             break
-    print(
-        f"{kills} kills in {number + 1} runs, {writes} of them within a write, {validations} before a validation's end"
-    )
+    print(f"{kills} kills in {number + 1} runs, {writes} of them within a write")
+    print(f"{validations} before a validation's end")
     assert writes >= 3 and validations >= 3
 
 
@@ -179,9 +178,11 @@ def test_a_polite_stop_says_how_to_go_on(command, stage, number, apart, referenc
     assert last["stage"] == stage and (apart or last["step"] == 5)
     message, to_type = said.splitlines()[-1].split("; go on with: ")
     saved, step = directory / f"{stage}.safetensors", last["step"]
-    assert message == f"tinyprune: stopped after step {step} of 40 of {stage}; all is saved in {saved}"
+    stopped = f"tinyprune: stopped after step {step} of 40 of {stage}"
+    assert message == f"{stopped}; all is saved in {saved}"
     assert shlex.split(to_type) == ["tinyprune", command, str(directory), "--resume"]
-    assert f"tinyprune: {stage}: going on after step {step}\n" in succeed(*shlex.split(to_type)[1:]).stderr
+    again = succeed(*shlex.split(to_type)[1:])
+    assert f"tinyprune: {stage}: going on after step {step}\n" in again.stderr
     assert_same(directory, reference, *([] if command == "run" else [saved.name]))
 
 
@@ -197,8 +198,10 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(copy, reference, monkeypatch
 
 @pytest.mark.parametrize("command", ["gradcheck", "bench", "eval", "generate", "describe", "experiment"])
 def test_ctrl_c_speaks_of_checkpoints_only_where_there_are_some(command, monkeypatch):
-    monkeypatch.setitem(parser.COMMANDS, command, (Mock(side_effect=KeyboardInterrupt), "an interrupted command"))
-    given = {"bench": ["step"], "generate": ["run", "--prompt=1"], "eval": ["run"], "experiment": ["tradeoff"]}
+    interrupted = Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setitem(parser.COMMANDS, command, (interrupted, "an interrupted command"))
+    given = {"bench": ["step"], "generate": ["run", "--prompt=1"], "eval": ["run"]}
+    given["experiment"] = ["tradeoff"]
     done = run_here(command, *given.get(command, []))
     assert (done.returncode, done.stderr) == (130, "tinyprune: interrupted\n")
 
@@ -207,7 +210,8 @@ def test_ctrl_c_speaks_of_checkpoints_only_where_there_are_some(command, monkeyp
 def test_what_was_logged_after_the_last_checkpoint_is_dropped(torn, reference, copy, book):
     """After a power cut part of a file may be written. The run's own settings may be given again."""
     (copy / "finetune.safetensors").unlink()
-    (copy / "finetune.safetensors.tmp").write_bytes((reference / "finetune.safetensors").read_bytes()[:5000])
+    whole = (reference / "finetune.safetensors").read_bytes()
+    (copy / "finetune.safetensors.tmp").write_bytes(whole[:5000])
     with (copy / "metrics.jsonl").open("ab") as log:
         log.write(torn)
     succeed("finetune", copy, "--resume", "--corpus", book, *OPTIONS, "--set=choose.target_heads=3")
@@ -224,19 +228,21 @@ def test_a_finished_run_is_only_reported(copy):
     assert {name: (copy / name).stat().st_mtime_ns for name in LASTING} == times
     assert (copy / "report.md").exists()
     # With more steps of its last stage only that one goes on.
-    assert "finetune: going on after step 40\n" in succeed("run", copy, "--resume", "--set=heal.steps=45").stderr
+    more = succeed("run", copy, "--resume", "--set=heal.steps=45")
+    assert "finetune: going on after step 40\n" in more.stderr
     assert (copy / "gate.safetensors").stat().st_mtime_ns == times["gate.safetensors"]
 
 
 def test_overwrite_keeps_the_stages_before_and_starts_anew(reference, copy, book, tmp_path):
     """It does so with another text, with other settings and over a broken checkpoint: no old one is read."""
     succeed("gate", copy, "--overwrite", "--target-heads=1")
-    assert {path.name for path in copy.glob("*.safetensors*")} == {"train.safetensors", "gate.safetensors"}
+    left = {path.name for path in copy.glob("*.safetensors*")}
+    assert left == {"train.safetensors", "gate.safetensors"}
     succeed("gate", copy, "--overwrite", "--target-heads=3")
     assert_same(copy, reference, "train.safetensors", "gate.safetensors")
     (copy / "train.safetensors").write_bytes(b"broken")
     other = tmp_path / "other.txt"
-    other.write_text("Ж is not in the book. " * 100, encoding="utf-8")
+    other.write_text("Ж is not in the book. " * 100, "utf-8")
     succeed("train", copy, "--overwrite", "--corpus", other, "--seed=3", "--set=model.D=8")
     assert [path.name for path in copy.glob("*.safetensors*")] == ["train.safetensors"]
     assert {record["stage"] for record in records(copy)} == {"train"}
@@ -263,7 +269,9 @@ def test_every_stage_reads_on_after_the_one_before(copy, tmp_path, monkeypatch):
         assert run_here(stage, copy, "--overwrite", *options).returncode == 0
         assert max(reads, default=0) == expected
     reads.clear()
-    assert run_here("gate", tmp_path / "adopted", "--from", copy, *OPTIONS, "--target-heads=3").returncode == 0
+    adopted = tmp_path / "adopted"
+    done = run_here("gate", adopted, "--from", copy, *OPTIONS, "--target-heads=3")
+    assert done.returncode == 0
     assert max(reads) == 40
 
 
@@ -297,4 +305,4 @@ def test_another_baseline_is_not_taken_before_all_that_can_be_checked_is(referen
     harmless(2, tmp_path, "gate", run, "--from", other, "--overwrite", "--target-heads=5", *short)
     succeed("gate", run, "--from", other, "--overwrite", "--target-heads=4", *short)
     succeed("prune", run)
-    assert "L = 1\n" in re.sub(" *#.*", "", (run / "config.toml").read_text(encoding="utf-8"))
+    assert "L = 1\n" in re.sub(" *#.*", "", (run / "config.toml").read_text("utf-8"))

@@ -71,7 +71,8 @@ def test_round_trip(path):
 def test_views_are_saved_as_they_look(tmp_path):
     """safetensors by itself would write the bytes in the gaps of such memory, too."""
     x = np.arange(12.0).reshape(3, 4)
-    views = {"transposed": x.T, "strided": x[:, ::2], "reversed": x[::-1], "broadcast": np.broadcast_to(x[0], (2, 4))}
+    views = {"transposed": x.T, "strided": x[:, ::2], "reversed": x[::-1]}
+    views |= {"broadcast": np.broadcast_to(x[0], (2, 4))}
     views |= {"latest": x.reshape(2, 2, 3)[:, -1:], "real": (x + 1j).real[:, -2:]}
     save_checkpoint(tmp_path / "c.safetensors", views, {})
     assert_same(load_checkpoint(tmp_path / "c.safetensors")[0], views)
@@ -94,8 +95,9 @@ def test_every_change_of_a_byte_or_of_the_length_is_noticed(path):
         assert_refused(path, "truncated")
 
 
-ENTRIES = [({"format_version": 2}, "format 2, newer than 1.*update tinyprune"), ({"format_version": "x"}, "altered")]
-ENTRIES += [({"metadata": {**METADATA, "none": 0}}, "altered"), ("no JSON", "altered"), ([1], "altered")]
+CHANGED = {"format_version": "x"}, {"metadata": {**METADATA, "none": 0}}, "no JSON", [1]
+ENTRIES = [({"format_version": 2}, "format 2, newer than 1.*update tinyprune")]
+ENTRIES += [(entry, "altered") for entry in CHANGED]
 
 
 @pytest.mark.parametrize(("change", "words"), ENTRIES)
@@ -127,7 +129,8 @@ def test_other_files_are_refused(tmp_path):
     path = tmp_path / "c.safetensors"
     assert_refused(path, "there is no checkpoint")
     assert_refused(tmp_path, "cannot read")
-    for contents, words in ((NOT_OURS, "no checkpoint at all"), (FOREIGN, "not a checkpoint of tinyprune")):
+    refused = (NOT_OURS, "no checkpoint at all"), (FOREIGN, "not a checkpoint of tinyprune")
+    for contents, words in refused:
         for content in contents:
             path.write_bytes(content)
             assert_refused(path, words)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from tinyprune.config import TrainConfig
 from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
@@ -50,7 +51,7 @@ def test_three_steps_by_hand(rule):
             gradients = [grads[name] for grads in history]
             direction = direction_by_hand(rule, expected[name], gradients, group.weight_decay)
             expected[name] = expected[name] - lr * group.lr_multiplier * direction
-            np.testing.assert_allclose(params[name], expected[name], rtol=1e-13, atol=1e-13, err_msg=f"{step} {name}")
+            assert_allclose(params[name], expected[name], rtol=1e-13, atol=1e-13, err_msg=f"{step} {name}")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -63,8 +64,8 @@ def test_a_step_keeps_dtypes_gradients_and_what_has_no_gradient(rule, dtype):
     for name, param in params.items():
         assert param is same[name] and param.dtype == dtype
     for name, grad in grads.items():
-        np.testing.assert_array_equal(grad, before[name])
-    np.testing.assert_array_equal(params["layers.0.Wq"], arrays(0, dtype)["layers.0.Wq"])
+        assert_array_equal(grad, before[name])
+    assert_array_equal(params["layers.0.Wq"], arrays(0, dtype)["layers.0.Wq"])
     assert {value.dtype for key, value in optimizer.state().items() if key != "steps"} == {np.dtype(dtype)}
 
 
@@ -86,7 +87,7 @@ def test_resumed_steps_are_bit_identical(rule, before):
     train(resumed, params, range(before, 6))
     assert resumed.steps == 6
     for name in SHAPES:
-        np.testing.assert_array_equal(params[name], straight[name], err_msg=name)
+        assert_array_equal(params[name], straight[name], err_msg=name)
 
 
 def state_after_one_step(rule: str) -> dict[str, np.ndarray]:
@@ -119,7 +120,7 @@ def assert_refuses(optimizer: optimizers.Optimizer, error: type, words: str, par
         optimizer.step(given, arrays(1) | grads, 0.1)
     assert optimizer.steps == steps
     for name, param in arrays(0).items():
-        np.testing.assert_array_equal(usual[name], param)
+        assert_array_equal(usual[name], param)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 1)), np.zeros(4, np.float32)])
@@ -131,7 +132,8 @@ def test_state_that_does_not_fit_the_parameters_is_refused(wrong):
 
 REFUSED = [({}, {"layers.0.bo": np.ones(1)}, "shape")]
 REFUSED += [({}, {"layers.0.log_alpha": np.ones(2, np.float32)}, "dtype float64 and shape .*, got float32")]
-REFUSED += [({}, {"R": np.ones(1)}, "no parameter R"), ({"R": np.ones(1)}, {"R": np.ones(1)}, "no parameter group")]
+R = {"R": np.ones(1)}
+REFUSED += [({}, R, "no parameter R"), (R, R, "no parameter group")]
 REFUSED += [({"layers.0.Wq": None}, {}, r"no parameter layers\.0\.Wq")]
 REFUSED += [({"layers.0.log_alpha": np.frombuffer(bytes(16))}, {}, "must be writeable")]
 REFUSED += [({"layers.0.log_alpha": np.ones(4)[::2]}, {}, r"C-contiguous, got strides \(16,\) for shape \(2,\)")]
@@ -150,7 +152,8 @@ APART = "embedding embedding.0 projection.1 cluster.weight R positions", "cluste
 def test_parameter_groups():
     decays, plain, gate = ([f"layers.12.{name}" for name in names.split()] for names in IN_LAYERS)
     decays, plain = decays + APART[0].split(), plain + APART[1].split()
-    expected = dict.fromkeys(decays, ParameterGroup(1.0, 0.25)) | dict.fromkeys(plain, ParameterGroup(1.0, 0.0))
+    expected = dict.fromkeys(decays, ParameterGroup(1.0, 0.25))
+    expected |= dict.fromkeys(plain, ParameterGroup(1.0, 0.0))
     expected |= dict.fromkeys(gate, ParameterGroup(7.0, 0.0))
     assert parameter_groups(expected, 0.25, 7.0) == expected
 

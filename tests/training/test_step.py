@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from small import small_config, small_model
 
 from tinyprune.config import TrainConfig
@@ -41,7 +42,7 @@ def test_steps_are_loss_backward_clipping_and_update(optimizer):
         assert result.losses == pytest.approx({"loss": loss}, rel=1e-9)
         assert (result.grad_norm, result.lr, training.step) == (pytest.approx(norm, rel=1e-9), lr, step + 1)
         for name, x in model.params.items():
-            np.testing.assert_allclose(training.model.params[name], x, rtol=1e-9, atol=1e-12, err_msg=name)
+            assert_allclose(training.model.params[name], x, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 @pytest.mark.parametrize("accident", ["loss", "gradient", "parameter"])
@@ -68,4 +69,4 @@ def test_what_is_not_finite_raises_and_leaves_parameters_as_they_were(accident, 
         train_step(training)
     assert training.step == 0
     for name, x in arrays.items():
-        np.testing.assert_array_equal(x, before[name])
+        assert_array_equal(x, before[name])

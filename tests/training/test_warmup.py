@@ -18,6 +18,7 @@ from tinyprune.runs import report
 from tinyprune.runs import run as running
 from tinyprune.runs.directory import STAGES, RunDirectory
 from tinyprune.runs.run import Run
+from tinyprune.training import warmup
 from tinyprune.training.warmup import announced, rehearse
 
 FIRST = "tinyprune: train: compiling kernels, at every start\n"
@@ -73,15 +74,32 @@ def test_says_when_it_begins_and_in_the_end_how_many_and_how_long(terminal, run,
     assert all(line in shown for line in now) if terminal else shown == FIRST + LAST
 
 
-def test_a_rehearsal_tells_the_time_and_changes_nothing():
+def test_a_rehearsal_tells_the_time_and_changes_nothing(clock, monkeypatch):
+    """A step takes 2 s here and reading a token 10 ms, the first time of each ten times as long."""
     gate = GateConfig(controller_lr=0.5)
     model = small_model(small_config(), gate, dtype=np.float32)
     objective = GateObjective(gate, 0, 6, target=2)
     before, state = {name: x.copy() for name, x in model.params.items()}, objective.state()
     segments = Segments(np.random.default_rng(1).integers(0, 11, 70), 2, 5)
-    given = segments, SimpleNamespace(valid=np.zeros(50))
-    whole, rest = (rehearse(model, objective, *given, TrainConfig(B=2, steps=10_000), done) for done in (0, 9_900))
-    assert 0 < 10 * rest < whole < 1e4
+    made: list = []
+
+    def slowly(name, seconds):
+        function = getattr(warmup, name)
+
+        def slow(*arguments):
+            clock.now += seconds(*arguments) * (1 if name in made else 10)
+            made.append(name)
+            return function(*arguments)
+
+        monkeypatch.setattr(warmup, name, slow)
+
+    slowly("train_step", lambda training: 2.0)
+    slowly("evaluate", lambda model, tokens, batch: 0.01 * len(tokens))
+    config = TrainConfig(B=2, steps=10_000, evaluate_every=500)
+    given = segments, SimpleNamespace(valid=np.zeros(50, int)), config
+    for done, evaluations in ((0, 20), (9_900, 1)):
+        seconds = rehearse(model, objective, *given, done)
+        assert seconds == pytest.approx(2.0 * (10_000 - done) + 0.5 * evaluations)
     assert all(np.array_equal(model.params[name], x) for name, x in before.items())
     np.testing.assert_array_equal(objective.state()["lam"], state["lam"])
 

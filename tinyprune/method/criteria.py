@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.config import ModelConfig
 from tinyprune.errors import UsageError
 from tinyprune.io.progress import progress_bar
 from tinyprune.method.fits import read_fits
@@ -22,6 +23,9 @@ from tinyprune.model.parts import Parts, Scores
 from tinyprune.model.transformer import Cache, Transformer, gated_outputs
 from tinyprune.ops import head_difference
 from tinyprune.training.evaluation import mean_loss, read_segments
+
+# Kinds of heads and of second blocks, by property of `ModelConfig`, whose matrices `magnitude` knows.
+KNOWN = {"persistent": ("softmax", "stream"), "second": ("None", "networks", "relu", "gelu", "swiglu")}
 
 
 def random_scores(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
@@ -40,6 +44,7 @@ def magnitude(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> 
     by a factor and Wo^h divided by it, which (if the head's persistent values are scaled with Wv^h) leaves the model
     the same.
     """
+    check_known(model.config)
     D, Dh = model.config.D, model.config.Dh
     params, scores = model.host_params(), []
     for i, H in enumerate(model.config.heads):
@@ -57,6 +62,17 @@ def magnitude(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> 
         squares = ((W**2).reshape(count, -1).sum(1) for W in (np.concatenate(inner, 1), params[f"layers.{i}.ffn.W2"]))
         scores.append(np.sqrt(np.prod(list(squares), 0)))
     return scores
+
+
+def check_known(config: ModelConfig) -> None:
+    """Raise UsageError for heads or blocks of a kind whose matrices `magnitude` would leave out of the score."""
+    for name, known in KNOWN.items():
+        value = str(getattr(config, name))
+        if value not in known:
+            raise UsageError(
+                f"magnitude must be told which matrices belong to {name} {value!r}; it knows those of "
+                f"{', '.join(known)}; choose another criterion"
+            )
 
 
 def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:

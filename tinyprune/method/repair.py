@@ -107,7 +107,7 @@ def refitted(
     count = len(tokens) // (rows * a.T)
     ids = tokens[: rows * count * a.T].reshape(rows, count, a.T).swapaxes(0, 1)  # a segment of each stream at a time
     model = dataclasses.replace(smaller, params=dict(smaller.params))
-    theirs, ours = ([first_stream(m, segment) for segment in ids] for m in (whole, model))
+    theirs, ours = ([m.enter(segment)[0] for segment in ids] for m in (whole, model))
     for i in progress_bar(range(a.L), desc="repair", unit="layer"):
         for second in (False, True):
             if second and a.second is None:
@@ -117,12 +117,6 @@ def refitted(
             ours = [y for y, _ in blocks_of(model, ours, i, second)]
         release(whole.params)
     return model
-
-
-def first_stream(model: Transformer, ids: NDArray) -> NDArray:
-    """Return what the first layer reads, (B, T, D)."""
-    x, _ = model.embed(ids)
-    return model.ops.positions_forward(x, model.params.get("positions"))[0]
 
 
 def blocks_of(model: Transformer, streams: list[NDArray], i: int, second: bool) -> Iterator[tuple[NDArray, NDArray]]:

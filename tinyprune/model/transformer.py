@@ -185,8 +185,7 @@ class Transformer:
         check_segment(ids, memory, config)
         if recompute and rng is not None and (config.dropout or config.dropout_attention):
             raise ValueError("recompute must be False in training with dropout, got True")
-        x, embedding = self.embed(ids, rng)
-        x, positions = ops.positions_forward(x, p.get("positions"))
+        x, embedding, positions = self.enter(ids, rng)
         gates, gate = gates_forward(p, config, self.gate, ops, rng, all_heads)
         cache, new_memory = Cache(frozen, gates, gate, embedding, positions), []
         for i in range(config.L):
@@ -341,6 +340,15 @@ class Transformer:
     def of_blocks(self, gates: list[LayerGates | None], i: int) -> LayerGates | None:
         """Return the gates of layer i's blocks of units, or None if it has none."""
         return gates[self.config.L + i] if self.config.U else None
+
+    def enter(self, ids: NDArray, rng: np.random.Generator | None = None) -> tuple[NDArray, Any, Any]:
+        """Return what the first layer reads of tokens (B, T), (B, T, D), and the caches of embedding and positions.
+
+        `rng` is None in evaluation.
+        """
+        x, embedding = self.embed(ids, rng)
+        x, positions = self.ops.positions_forward(x, self.params.get("positions"))
+        return x, embedding, positions
 
     def embed(self, ids: NDArray, rng: np.random.Generator | None = None) -> tuple[NDArray, tuple]:
         """Embed tokens: return (*ids.shape, D) and the cache. `rng` is None in evaluation."""

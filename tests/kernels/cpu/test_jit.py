@@ -48,7 +48,8 @@ def test_kept_until_any_source_changes_and_apart_with_and_without_bounds_checks(
     assert first["names"].count("sum_of_squares") == 2  # for one thread, and for several
     assert compiled(cache)[0] == first | {"names": []}
     other = compiled(cache, NUMBA_BOUNDSCHECK=str(int(not BOUNDS_CHECKED)))[0]
-    assert other | {"names": []} == first | {"names": []} and other["names"].count("sum_of_squares") == 2
+    assert other | {"names": []} == first | {"names": []}
+    assert other["names"].count("sum_of_squares") == 2
     for changed in ("cpu/simd.py", "formulas.py"):  # not the kernel's own file
         source = tmp_path / "tinyprune" / "kernels" / changed
         source.write_text(source.read_text() + "\n# changed\n")

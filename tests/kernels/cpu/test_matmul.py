@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu.dots import MOST_ROWS, SIDE
@@ -149,7 +150,8 @@ def test_threads_do_not_matter(dtype, sizes):
 def test_few_rows_times_a_transposed_matrix_of_every_width(dtype, M, K):
     a, b, added = draw(dtype, (M, K), (2 * WIDTH + 1, K), (M, 2 * WIDTH + 1))
     for N in range(1, len(b) + 1):
-        x, y = laid_out(a, "gaps"), laid_out(b[:N], "gaps").T  # what lies beside a and b must not get in
+        # what lies beside a and b must not get in
+        x, y = laid_out(a, "gaps"), laid_out(b[:N], "gaps").T
         check(matmul(x, y), a, b[:N].T, dtype)
         for bias in (None, added[0, :N]):
             out = laid_out(added[:, :N], "gaps")
@@ -163,7 +165,8 @@ def test_an_entry_does_not_depend_on_its_neighbours():
     whole, few = matmul(a, b), matmul(a[:MOST_ROWS], b_columns)
     for i, j in ((0, 0), (60, 66), (59, 3), (7, 64)):
         assert_same_bits(matmul(a[i : i + 1], b[:, j : j + 1]), whole[i : i + 1, j : j + 1])
-    for i, j in ((0, 0), (MOST_ROWS - 1, 65), (2, SIDE - 1), (1, SIDE)):  # two columns: one alone is not transposed
+    # two columns: one alone is not transposed
+    for i, j in ((0, 0), (MOST_ROWS - 1, 65), (2, SIDE - 1), (1, SIDE)):
         assert_same_bits(matmul(a[i : i + 1], b_columns[:, j : j + 2]), few[i : i + 1, j : j + 2])
 
 
@@ -172,8 +175,9 @@ f32 = np.float32
 
 BAD = [((2, 4, 3), (8, 5), {"transpose_a": True}, r"got a \(2, 4, 3\), b \(8, 5\), a transposed")]
 BAD += [((2, 3), (3, 5), {"bias": np.ones(2, f32)}, r"got a \(2, 3\), b \(3, 5\), bias \(2,\)")]
+ONTO = "onto must have the dtype of a, float32, got float64"
+BAD += [((2, 3), (3, 5), {"onto": np.ones((2, 5))}, ONTO)]
 BAD += [((2, 3), (3, 5), {"onto": np.ones((5, 2), f32)}, r"got a \(2, 3\), b \(3, 5\), onto \(5, 2\)")]
-BAD += [((2, 3), (3, 5), {"onto": np.ones((2, 5))}, "onto must have the dtype of a, float32, got float64")]
 
 
 @pytest.mark.parametrize(("a", "b", "options", "message"), BAD)
@@ -191,10 +195,11 @@ def test_a_kept_plan_does_not_hide_that_an_array_is_another_one():
         matmul(x, x, bias=bias, onto=onto)
     with pytest.raises(ValueError, match="bias must have the dtype of a"):
         matmul(x, x, bias=bias.astype(f32))
-    np.testing.assert_array_equal(matmul(x, x, bias=np.arange(8.0)[::2]), 4 + np.arange(8.0)[None, ::2].repeat(4, 0))
+    spaced = np.arange(8.0)[::2]
+    assert_array_equal(matmul(x, x, bias=spaced), 4 + spaced[None].repeat(4, 0))
     bias.flags.writeable = x.flags.writeable = False
     kernels = len(alone.signatures)
-    np.testing.assert_array_equal(matmul(x, x, bias=bias), 4 + bias[None].repeat(4, 0))
+    assert_array_equal(matmul(x, x, bias=bias), 4 + bias[None].repeat(4, 0))
     assert len(alone.signatures) == kernels  # nothing was compiled for read-only arrays
 
 

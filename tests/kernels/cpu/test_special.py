@@ -41,7 +41,8 @@ def test_one_row_in_the_place_of_many_is_added_where_it_lies():
 
 
 def test_an_entry_stays_up_to_exactly_its_hash():
-    keys, (low, high) = (3_000_000_019, 4_100_000_003), (0, 2**32 - 1)  # kept at the one, dropped at the other
+    # kept at the one, dropped at the other
+    keys, (low, high) = (3_000_000_019, 4_100_000_003), (0, 2**32 - 1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if keep_mask((1,), middle / 2**32, keys)[0] else (low, middle)
@@ -50,7 +51,8 @@ def test_an_entry_stays_up_to_exactly_its_hash():
 
 def test_each_word_is_summed_in_the_order_of_its_places():
     """In float32 the order shows: 2²⁴ swallows a 1 that comes after it."""
-    dout, words = np.array([2**24, 1, 1, -(2**24), 1], np.float32)[:, None], np.array([2, 2, 2, 2, 0])
+    dout = np.array([2**24, 1, 1, -(2**24), 1], np.float32)[:, None]
+    words = np.array([2, 2, 2, 2, 0])
     for order, total in ((np.arange(5), 0), (np.array([1, 2, 0, 3, 4]), 2)):
         _, kept = cpu.embedding_forward(words[order], np.ones((3, 1), np.float32))
         assert cpu.embedding_backward(dout[order], kept)[2, 0] == total
@@ -79,11 +81,11 @@ def test_logits_far_apart_and_far_from_zero(dtype, V):
     logits = draw(dtype, (50, V))[0] * dtype(1000) + dtype(20000)
     targets = np.argmax(logits, axis=-1)
     targets[::2] = 3
-    (loss, kept), (expected, expected_kept) = (
-        backend.cross_entropy_forward(x, targets) for backend, x in ((cpu, logits), (ops, logits.astype(float)))
-    )
+    loss, kept = cpu.cross_entropy_forward(logits, targets)
+    expected, expected_kept = ops.cross_entropy_forward(logits.astype(float), targets)
     assert_close(loss, expected, dtype)
-    assert_close(cpu.cross_entropy_backward(50, kept), ops.cross_entropy_backward(50, expected_kept), dtype)
+    expected = ops.cross_entropy_backward(50, expected_kept)
+    assert_close(cpu.cross_entropy_backward(50, kept), expected, dtype)
     assert_close(cpu.log_softmax(logits), ops.log_softmax(logits.astype(float)), dtype)
 
 

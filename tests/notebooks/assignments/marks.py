@@ -34,7 +34,8 @@ class Wrong(NamedTuple):
     """A wrong answer that students give: an edit of the reference solution, and the tests that must notice it."""
 
     what: str  # the mistake, as a lecturer would name it
-    right: str  # a text that occurs once in the solution of its task; a line "…" stands for any lines
+    # a text that occurs once in the solution of its task; a line "…" stands for any lines
+    right: str
     wrong: str  # its replacement; a line "…" stands for the same lines
     loses: set[str]  # the tests that fail, all of one task; every other test passes
 
@@ -42,7 +43,7 @@ class Wrong(NamedTuple):
 def wrong_answers(name):
     """Read wrong/aN.txt, whose first lines explain it."""
     found, task, texts = [], "", {}
-    for line in Path(__file__).with_name("wrong").joinpath(f"{name}.txt").read_text(encoding="utf-8").splitlines():
+    for line in Path(__file__).with_name("wrong").joinpath(f"{name}.txt").read_text("utf-8").splitlines():
         if line.startswith("# "):
             task = line[2:]
         elif line.startswith(("-", "+")):

@@ -79,7 +79,7 @@ def test_release_holds_no_solution_and_no_hidden_test(release, name):
     files = [path for path in release[name] if path.is_file()]
     assert len(files) == 4
     for path in files:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text("utf-8")
         if path.suffix == ".ipynb":
             cells = json.loads(text)["cells"]
             assert not any(cell.get("outputs") for cell in cells)
@@ -102,7 +102,7 @@ def test_solution_would_be_found(name):
 @pytest.mark.parametrize("name", build.NAMES)
 def test_committed_folder_is_in_step_with_the_text(name):
     for path, content in build.folder_of(name).items():
-        assert (FOLDER / path).read_text(encoding="utf-8") == content, f"{path}: run build.py folders"
+        assert (FOLDER / path).read_text("utf-8") == content, f"{path}: run build.py folders"
 
 
 def test_all_six_are_there():
@@ -110,7 +110,7 @@ def test_all_six_are_there():
 
 
 def test_numbers_in_the_pages_are_those_of_the_tests():
-    page = (FOLDER / "INSTRUCTORS.md").read_text(encoding="utf-8")
+    page = (FOLDER / "INSTRUCTORS.md").read_text("utf-8")
     assert f"Each of the {sum(len(wrong_answers(name)) for name in build.NAMES)} typical wrong answers" in page
     assert f"has {len(MISCHIEF)} submissions that try" in page
     for name, rules in build.tomllib.loads((FOLDER / "variants.toml").read_text("utf-8")).items():
@@ -149,7 +149,7 @@ def test_stub_is_python_and_asks_for_what_the_tests_ask(name):
 
 @pytest.mark.parametrize("name", build.NAMES)
 def test_links_of_an_assignment_lead_somewhere(name):
-    words = (FOLDER / "text" / f"{name}.py").read_text(encoding="utf-8")
+    words = (FOLDER / "text" / f"{name}.py").read_text("utf-8")
     links = re.findall(r"https://github\.com/tinyprune/tinyprune/blob/main/([\w./]+)", words)
     assert all((REPOSITORY / link).exists() for link in links), links
 
@@ -208,7 +208,8 @@ PACKAGE = {name: getattr(ops, name) for name in SAME.split()} | {
 
 def lost(answers, notebook):
     """Return the tasks that lose points if these functions are marked here; a4_4_model, which trains, is left out."""
-    unknown = {name: lambda *args, f=f: f(*args) for name, f in answers.items() if callable(f)}  # not as the package's
+    # not as the package's
+    unknown = {name: lambda *args, f=f: f(*args) for name, f in answers.items() if callable(f)}
     cells = [c for c in notebook.cells if c.cell_type == "code" and not c.metadata.nbgrader.solution]
     cells, tests = {c.metadata.nbgrader.grade_id: c.source for c in cells} | {"a4_4_model": ""}, {}
     with submission(SimpleNamespace(**unknown)):

@@ -15,7 +15,8 @@ from tinyprune.course import isolation
 pytestmark = pytest.mark.slow
 
 WRONG = wrong_answers("a1")[0]  # test_assignments.py has all of them
-EDITED = [mischief for mischief in MISCHIEF if mischief.edit]  # the others are in test_assignments.py
+# the others are in test_assignments.py
+EDITED = [mischief for mischief in MISCHIEF if mischief.edit]
 # Enough for an honest answer on a busy machine.
 LIMITS = ["--IsolatedExecute.seconds_per_call=3"]
 
@@ -37,7 +38,7 @@ def hand_in(course, student, notebook, name="a1"):
     folder = course / "submitted" / student / name
     folder.mkdir(parents=True)
     text = notebook if isinstance(notebook, str) else build.nbformat.writes(notebook)
-    (folder / f"{name}.ipynb").write_text(text, encoding="utf-8")
+    (folder / f"{name}.ipynb").write_text(text, "utf-8")
     return folder
 
 
@@ -113,5 +114,5 @@ def test_students_read_what_passed_what_was_refused_and_the_hints(course):
         ("autograded/imports/a1/a1.ipynb", "an answer may not import tinyprune"),
         ("feedback/wrong/a1/a1.html", *hints),
     ):
-        text = (course / path).read_text(encoding="utf-8")
+        text = (course / path).read_text("utf-8")
         assert [part for part in said if part not in text] == []
