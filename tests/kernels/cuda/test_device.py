@@ -6,7 +6,6 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from tinyprune.bench import backend_workloads
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.array import copied, empty, to_device, to_host
 from tinyprune.kernels.cuda.device.instructions import load4, store4
@@ -14,7 +13,6 @@ from tinyprune.kernels.cuda.device.jit import KERNELS, blocks, cuda, float32, fl
 from tinyprune.kernels.cuda.device.memory import POOL, DevicePool
 from tinyprune.kernels.pool import size_class
 
-from .compare import cuda as cuda_engine
 from .compare import normal
 
 
@@ -154,14 +152,3 @@ def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place):
     with pytest.raises(MemoryError, match="the GPU has no room for 8 MiB more beside the 3 MiB in use here"):
         pool.take(2**23)
     assert given_back == [True]
-
-
-def test_the_benchmarks_memory_is_that_of_arrays(place):
-    gauge, kept = backend_workloads.gauge(cuda_engine), []
-    before = gauge.begin()
-    for _ in range(2):
-        kept.append(empty(2**18))
-    assert 2 * 2**20 <= gauge.peak() - before < 2.5 * 2**20
-    kept.clear()
-    before = gauge.begin()
-    assert empty(2**18).size and 2**20 <= gauge.peak() - before < 1.25 * 2**20
