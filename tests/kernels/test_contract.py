@@ -23,7 +23,7 @@ from .compare import DEVICES, adamw_update, assert_close, assert_same_bits, leav
 SINGLE = Dimensions(B=1, T=1, M=0, H=1, Dh=1, N=1, D=1, F=1, V=6)
 VECTORS = Dimensions(B=2, T=32, M=32, H=2, Dh=16, N=64, D=64, F=32, V=128)
 RAGGED = Dimensions(B=3, T=33, M=31, H=5, Dh=17, N=65, D=37, F=61, V=131)
-# threads share these
+# These sizes are so large that threads share them.
 LARGE = Dimensions(B=5, T=70, M=61, H=3, Dh=13, N=97, D=37, F=131, V=301, lead=(3, 181))
 # For blocks of a GPU: more rows than a block sums and than a tile has, and rows that can be read four at a time; rows
 # longer than a block has threads, of which each takes several, and that nothing divides; more than one tile of each.
@@ -31,7 +31,7 @@ MANY_ROWS = Dimensions(B=3, T=9, M=5, H=3, Dh=8, N=9, D=12, F=16, V=511, lead=(7
 LONG_ROWS = Dimensions(B=1, T=18, M=15, H=2, Dh=7, N=17, D=130, F=67, V=1153, lead=(2, 3))
 NO_HEADS, NO_TEXTS = SIZES._replace(H=0), SIZES._replace(B=0, lead=(2, 0, 3))
 
-# whole vectors, and one more or less
+# Widths are whole vectors, and one more or less.
 widths = st.sampled_from([1, 3, 7, 8, 13, 15, 16, 17, 31, 32, 33, 61, 64, 127])
 any_sizes = st.builds(
     Dimensions,
@@ -61,10 +61,10 @@ def engine_has(operation: str) -> bool:
     return name in ops.OPERATIONS or f"{name}_forward" in ops.OPERATIONS
 
 
-# no complex numbers
+# These take no complex numbers.
 REAL = {"squared_norm", "squared_norms", "clipping", "lamb_update", "adamw_updates"}
 REAL |= {"scales_update", "scales_update (no offsets)"}
-# computed in main memory, with every engine
+# These are computed in main memory, with every engine.
 HOST = {name for name in cases("numpy") if not engine_has(name)}
 IN_MAIN_MEMORY = {"ids", "targets", "index", "gate", "factors", "weights"}  # arguments
 NAMES = list(cases("numpy"))
@@ -218,7 +218,7 @@ def test_frozen_parameters_have_no_gradients_and_hold_no_activations(backend, na
     """The other gradients are the same: up to rounding where heads have factors, which are then multiplied later."""
     out, gradients, held = run_frozen(backend, name)
     expected_out, expected, held_unfrozen = run_frozen(backend, name, frozen=False)
-    # whose gates' gradients need the units
+    # The gradients of the gates of blocks need the units.
     assert held_unfrozen and (not held or name == "blocks (frozen)")
     assert_same_bits(out, expected_out)
     inputs, constants = cases(backend)[name].inputs, cases(backend)[name].constants
@@ -440,6 +440,6 @@ def test_an_update_with_a_factor_that_is_no_number_changes_nothing(backend, rule
 def test_the_catalogue_has_every_operation():
     names = {name.split(" (")[0] for name in NAMES}
     operations = {name.removesuffix("_forward").removesuffix("_backward") for name in ops.__all__}
-    # several at once of what is there; projections and others use them
+    # These do several at once of what is there; projections and others use them.
     several = {"matmuls", "weight_gradients"}
     assert names == operations - several - {"Engine", "draw_noise"}
