@@ -89,7 +89,11 @@ def of_dtype(value, dtype):
 def draw_dout(out, dtype):
     """A gradient with respect to the output; of a scalar, large enough for its gradients not to be small."""
     rng = np.random.default_rng(1)
-    return mapped(lambda x: rng.standard_normal(x.shape).astype(dtype) if x.ndim else dtype(100), out)
+
+    def draw(x):
+        return rng.standard_normal(x.shape).astype(dtype) if x.ndim else dtype(100)
+
+    return mapped(draw, out)
 
 
 def run(backend: str, case: Case, inputs: dict, dtype, dout=None, **constants) -> tuple:
@@ -140,7 +144,11 @@ def test_compiled_like_the_textbook(dtype, name, sizes):
     assert_like_the_textbook("numba", name, sizes, dtype)
 
 
-@pytest.mark.parametrize("sizes", [SIZES, SINGLE, NO_HEADS, NO_TEXTS], ids=["small", "single", "no heads", "no texts"])
+@pytest.mark.parametrize(
+    "sizes",
+    [SIZES, SINGLE, NO_HEADS, NO_TEXTS],
+    ids=["small", "single", "no heads", "no texts"],
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.complex128])
 @each_case
 def test_other_dtypes_like_the_textbook(dtype, name, sizes):
@@ -170,11 +178,15 @@ VIEWS = {
 
 @pytest.mark.parametrize("sizes", [SIZES, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize(("backend", "name"), [*(("numpy", n) for n in NAMES), *(("numba", n) for n in COMPILED)])
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [*(("numpy", n) for n in NAMES), *(("numba", n) for n in COMPILED)],
+)
 def test_views_like_arrays_without_gaps(view, backend, name, sizes):
     case = cases(backend, sizes)[name]
     out, _ = textbook(name, sizes)
-    inputs, dout = (mapped(VIEWS[view], value) for value in (case.inputs, draw_dout(out, np.float64)))
+    dout = draw_dout(out, np.float64)
+    inputs, dout = (mapped(VIEWS[view], value) for value in (case.inputs, dout))
     arrays = {key: x for key, x in case.constants.items() if isinstance(x, np.ndarray)}
     constants = {key: VIEWS[view](x) for key, x in arrays.items()}
     found = run(backend, case, inputs, np.float64, dout, **constants)
@@ -205,7 +217,11 @@ def run_frozen(backend: str, name: str, **changes) -> tuple:
     )
     out, kept = case.forward(x, *others, **changes)
     arrays = [array for array in leaves(kept) if isinstance(array, type(x))]
-    held = any(array.storage is x.storage if own.on_device else np.shares_memory(array, x) for array in arrays)
+
+    def shared(array):
+        return array.storage is x.storage if own.on_device else np.shares_memory(array, x)
+
+    held = any(map(shared, arrays))
     dout = mapped(own.to_device, draw_dout(mapped(own.to_host, out), np.float32))
     backward = getattr(own, f"{name.split(' (')[0]}_backward")
     gradients = backward(dout, kept)  # of projections a tuple
@@ -253,10 +269,12 @@ def test_nan_shows_whichever_argument_it_is_in(backend, name):
     """A model that has diverged must not look healthy."""
     case = cases(backend)[name]
     for place in float_places(case.inputs):
-        results = run(backend, case, changed(case.inputs, place, lambda x: np.full_like(x, np.nan)), np.float64)
+        inputs = changed(case.inputs, place, lambda x: np.full_like(x, np.nan))
+        results = run(backend, case, inputs, np.float64)
         seen = any(np.isnan(x).any() for x in leaves(results) if x is not None)
         # a cluster that is absent is not read, a unit that is NaN is not positive, and what is overwritten is gone
-        assert seen or "absent" in name or place[0] == "where" or (name, place[0]) == ("set_rows", "x"), place
+        unread = "absent" in name or place[0] == "where" or (name, place[0]) == ("set_rows", "x")
+        assert seen or unread, place
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -266,7 +284,8 @@ def test_one_bad_number_spoils_what_it_spoils_in_the_textbook(bad, name):
 
     Not so in attention, whose kernels do not touch keys out of sight, and where a ReLU multiplies infinity by 0.
     """
-    has_relu = name.startswith(("feedforward", "head_networks", "matmul (bias", "matmul (where", "units_gradient"))
+    rectified = "feedforward", "head_networks", "matmul (bias", "matmul (where", "units_gradient"
+    has_relu = name.startswith(rectified)
     if name.lower().startswith("attention") or (has_relu and not np.isnan(bad)):
         return
     sizes = RAGGED
@@ -281,7 +300,8 @@ def test_one_bad_number_spoils_what_it_spoils_in_the_textbook(bad, name):
         for at in (0, -1):
             inputs = changed(own.inputs, place, lambda x, at=at: spoilt(x, at))
             with np.errstate(all="ignore"):
-                results = [run(*pair, inputs, np.float64) for pair in (("numba", own), ("numpy", expected))]
+                both = ("numba", own), ("numpy", expected)
+                results = [run(*pair, inputs, np.float64) for pair in both]
             for one, other in zip(*map(leaves, results), strict=True):
                 if other is not None:
                     assert_array_equal(np.isfinite(one), np.isfinite(other), err_msg=f"{place} {at}")
@@ -303,14 +323,16 @@ def reshaped(x: np.ndarray) -> list[np.ndarray]:
 def refused(error, *names: str) -> bool:
     """Whether it is an error that says what one of these arguments must be, and not one of NumPy's."""
     message = str(error)
-    wording = re.search(r"\bmust\b|needed", message) and any(name.removesuffix("s") in message for name in names)
+    named = any(name.removesuffix("s") in message for name in names)
+    wording = re.search(r"\bmust\b|needed", message) and named
     return isinstance(error, ValueError) and bool(wording)
 
 
 def assert_same_outcome(backend: str, case: Case, argument: str, inputs: dict, **constants) -> bool:
     """Where the textbook names the argument in an error, so does the backend in the same words; where it finds a
     result, both have its shapes. Returns whether there was an error that says what is wrong."""
-    expected = outcome(lambda: cases("numpy")[case.operation].forward(*inputs.values(), **constants)[0])
+    plain = cases("numpy")[case.operation]
+    expected = outcome(lambda: plain.forward(*inputs.values(), **constants)[0])
     got = outcome(lambda: case.forward(*inputs.values(), **constants)[0])
     if refused(expected, argument):
         assert refused(got, argument)
@@ -323,8 +345,9 @@ def assert_same_outcome(backend: str, case: Case, argument: str, inputs: dict, *
 
 
 # Of any shape.
-FREE = {"dropout", "embedding", "squared_norm", "squared_norms", "log_softmax", "adaptive_log_probabilities", "l0"}
-FREE |= {"clipping", "gelu", "sigmoid", "p_open", "column_sums", "positions (none)", "rotary (none)"}
+FREE = {"dropout", "embedding", "squared_norm", "squared_norms", "log_softmax", "l0"}
+FREE |= {"adaptive_log_probabilities", "clipping", "gelu", "sigmoid", "p_open", "column_sums"}
+FREE |= {"positions (none)", "rotary (none)"}
 FREE |= {f"hard_concrete ({kind}, evaluation)" for kind in ("soft", "straight-through")}
 FREE |= {"repeat_heads (each its own)"}
 
@@ -355,13 +378,16 @@ NUMBERS |= {"base", "first", "rope_base"}
 @each_case
 def test_numbers_out_of_range_are_named(backend, name):
     case = cases(backend)[name]
-    for argument in [key for key, value in case.constants.items() if key in NUMBERS and value is not None]:
+    given = [key for key, value in case.constants.items() if value is not None]
+    for argument in NUMBERS.intersection(given):
         bad = ([-1], [99]) if argument == "index" else (-1, 10**6)
         wrong = [assert_same_outcome(backend, case, argument, case.inputs, **{argument: x}) for x in bad]
         assert any(wrong) or name.startswith(("l0", "p_open")) or "update" in name, argument
     for argument in {"ids", "targets"} & set(case.inputs):
-        for bad in (case.inputs[argument] * 1.0, case.inputs[argument] - 99, case.inputs[argument] + 99):
-            assert assert_same_outcome(backend, case, argument, case.inputs | {argument: bad}), argument
+        right = case.inputs[argument]
+        for bad in (right * 1.0, right - 99, right + 99):
+            inputs = case.inputs | {argument: bad}
+            assert assert_same_outcome(backend, case, argument, inputs), argument
 
 
 def is_primitive(operation: str) -> bool:
@@ -399,9 +425,14 @@ def wrong_gradients(case: Case, dtype) -> list[tuple]:
 @pytest.mark.parametrize("backend", ["numba", *DEVICES])
 def test_ids_of_any_integer_type_that_may_be_filled_anew(backend, dtype):
     own, rng, ids = get_backend(backend), np.random.default_rng(2), np.arange(12) ** 2 % 11
-    E, logits, dout = (own.to_device(rng.standard_normal(shape, np.float32)) for shape in ((11, 5), (12, 11), (12, 5)))
+    drawn = [rng.standard_normal(shape, np.float32) for shape in ((11, 5), (12, 11), (12, 5))]
+    E, logits, dout = map(own.to_device, drawn)
     strided = np.repeat(ids, 2).astype(dtype)[::2]
-    found = [own.embedding_forward(x, E, dropout=0.2, rng=np.random.default_rng(3)) for x in (strided, ids)]
+
+    def embedded(x):
+        return own.embedding_forward(x, E, dropout=0.2, rng=np.random.default_rng(3))
+
+    found = [embedded(x) for x in (strided, ids)]
     losses = [own.cross_entropy_forward(logits, x)[0] for x in (strided, ids)]
     strided[:] = 0
     found = [[out, own.embedding_backward(dout, kept)] for out, kept in found]
