@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def turn(item: pytest.Item) -> int:
         places = {item.path, *item.path.parents}
-        # the contract's cases for NumPy compile nothing
+        # The cases that the contract has for NumPy compile nothing.
         if compiling & places and "numpy" not in item.nodeid:
             return 0
         return 2 if programs & places or item.path.parent == here else 1

@@ -18,7 +18,7 @@ from tinyprune.training.metrics import MetricsLog
 from tinyprune.training.step import LanguageModelling
 
 MODELS = (*KINDS, "head networks")  # what `small_config` makes
-# those that can have an adaptive softmax
+# These can have an adaptive softmax.
 ADAPTIVE = tuple(kind for kind in MODELS if kind not in ("gpt2", "llama"))
 
 

@@ -75,7 +75,7 @@ def test_every_difference_follows_from_its_cells():
         assert [row.group() for row in rows] == [line(*own, r) for own, r in zip(names, records, strict=True)]
 
 
-# the language reference, which a run reads, and Moby Dick, which nothing read
+# The language reference, which a run reads, and Moby Dick, which nothing reads.
 TEXTS = ("run", "other")
 
 
@@ -178,7 +178,7 @@ def test_every_difference_at_a_fixed_lam_follows_from_its_cells():
             mean = np.reshape(more, (-1, 2)).mean(1)
             half = student().ppf(CONFIDENCE, 4) * mean.std(ddof=1) / math.sqrt(5)
             assert said.strip() == (f"{signed(mean.mean())} ± {half:.3f}" if len(mean) == 5 else "–")
-    # on stdlib, a cubic
+    # On stdlib a cubic is fitted too.
     more, names = [], [f"all three, lam {x}" for x in LAMS] + ["without output scaling, lam 0.05"]
     for seed in range(10, 15):
         bits = [np.mean([made[name, seed, split]["bits_per_character"] for split in SPLITS]) for name in names]
@@ -241,7 +241,7 @@ def decimals(text: str) -> set[str]:
 
 
 # Of the paper, of tests, of sizes; and differences of two numbers in a table.
-# of (d), see above
+# These numbers belong to (d), see above.
 WHOLE = {"13.8", "65.9", "98.4", "0.85", "0.99", "1.14", "1.39", "1.11", "1.07"}
 STATES = (None, "whole"), (0.9, "repaired"), (0.8, "repaired")
 OTHERS = {"0.05", "0.01", "30.7", "47.9", "0.6", "0.9", "0.81", "0.67", "0.02", "8.3"}

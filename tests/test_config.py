@@ -29,7 +29,7 @@ RICH = RunConfig(
 XL = {"kind": "transformer-xl", "N": 0, "F": 8}
 PLAIN = {"kind": "transformer", "N": 0, "F": 8, "M": 0, "mask": "causal"}
 MODELS = [XL, PLAIN, {"V": 20, "cutoffs": [10, 19]}, {"N": 0}, {"M": 0}, {"H": 1}, {"D": 8}]
-# not the first, which the count alone would mean
+# The head that stays is not the first, which the count alone would mean.
 MODELS += [{"L": 1, "H": 2, "heads": [1], "head_ids": [[1]]}]
 RUNS = [RICH, *(RunConfig.from_dict({"model": x}) for x in [{}, *MODELS]), *map(load_preset, config.preset_names())]
 

@@ -87,7 +87,7 @@ def test_functions_take_turns_and_the_shortest_call_counts(monkeypatch):
         left = list(seconds)
         return lambda: (called.append(name), clock.__setitem__(0, clock[0] + left.pop(0)))
 
-    # b's first call is short, and not timed
+    # The first call of b is short, and not timed.
     works = {"a": work("a", 9, 3, 2, 4), "b": work("b", 1, 5, 6, 7)}
     assert notebook.best_of_each(works, turns=3) == {"a": 2, "b": 5}
     assert called == ["a", "b"] * 4

@@ -64,7 +64,7 @@ def readable(figure):
 
 
 def test_losses_are_plotted_in_bits_over_the_whole_run_and_named():
-    # no split that is plotted
+    # This split is not plotted.
     other = {"stage": "finetune", "step": 999, "split": "test", "loss": 50.0}
     (axes,) = readable(plot_losses([*RECORDS, other])).axes
     start, drawn = 0, lines(axes)

@@ -21,5 +21,5 @@ def test_ten_layers_pass_and_the_mistake_says_what_the_page_says(capsys):
     assert sum(name.endswith("_forward") for name in names) == 10
     (said,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
     printed = capsys.readouterr().out
-    # rounding differs
+    # Digits after the sixth differ by rounding.
     assert re.sub(r"(\.\d{6})\d+", r"\1", printed) == re.sub(r"(\.\d{6})\d+", r"\1", said)

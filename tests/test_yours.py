@@ -145,7 +145,7 @@ def test_keyword_arguments_and_the_parts_of_a_cache_are_compared(capsys):
     assert "out exactly, cache[0] to " in capsys.readouterr().out
     with yours.engine():
         ops.hard_concrete_forward(log_alpha, u, **options, hard=True)
-        # the package's: a gradient check needs it
+        # Complex numbers are left to the package: a gradient check needs them.
         ops.hard_concrete_forward(log_alpha + 0j, u, **options, hard=True)
     assert "hard_concrete_forward (1 times)" in capsys.readouterr().out
 

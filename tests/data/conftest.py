@@ -40,7 +40,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    # pooch waits longer from one attempt to the next
+    # Otherwise pooch would wait longer from one attempt to the next.
     monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Server() as server:
@@ -49,7 +49,7 @@ def server(monkeypatch):
         yield server
         server.shutdown()
         thread.join()
-    # pooch leaves the socket of a broken connection to the collector
+    # Pooch leaves the socket of a broken connection to the collector.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()

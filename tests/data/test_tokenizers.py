@@ -83,7 +83,7 @@ NUMBERED = ["the", "<eos>", "dog", "cat", "ran", "saw", "<unk>"]
     [
         ([LINES], NUMBERED),
         (["the cat saw ", "the dog\nthe ", "dog ran\n"], NUMBERED),
-        # unknown and end of line count like words
+        # The words for unknown and for the end of a line count like others.
         (["a <unk> b <unk> a\n\n\n"], ["<eos>", "<unk>", "a", "b"]),
     ],
 )

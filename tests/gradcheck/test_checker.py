@@ -54,7 +54,7 @@ def test_nan_is_the_worst_entry(rng):
     assert not record.passed and record.index == (1,) and np.isnan(record.got)
 
 
-# outside of a test run it is only a warning
+# Outside of a test run this is only a warning.
 @pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
 def test_a_forward_that_casts_to_float(rng):
     def cast_forward(x):
@@ -171,7 +171,7 @@ def test_integers_and_options_are_passed_on_without_a_gradient(rng):
 
     inputs = rng.standard_normal((4, 3)), np.array([2, 0, 2]), "rows"
     assert_gradients(pick_forward, embedding_backward, *inputs)
-    # as in PyTorch
+    # Nones for what has no gradient are allowed, as in PyTorch.
     assert_gradients(pick_forward, lambda *given: (embedding_backward(*given), None, None), *inputs)
     with pytest.raises(AssertionError, match="backward must return 1 gradient, got 3"):
         assert_gradients(pick_forward, lambda *given: (embedding_backward(*given), np.ones(3), None), *inputs)

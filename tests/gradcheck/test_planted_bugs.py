@@ -58,7 +58,7 @@ EQUIVALENT = tomllib.loads(Path(__file__).with_name("equivalent.toml").read_text
 @cache
 def cases_of(operation: str) -> list[Case]:
     """The cases of an operation, the fullest first: what breaks it is no bug."""
-    # these add to what is there
+    # These operations add to what is there.
     names = {operation, "projections"} if operation == "linear" else {operation}
     own = [case for name, case in CASES.items() if name.split(" (")[0] in names]
     return sorted(own, key=lambda case: -sum(x is not None for x in [*case.inputs.values(), *case.constants.values()]))

@@ -34,7 +34,8 @@ def attention_results(module, x, dout, **options):
     """Output, gradients, and the head outputs `o` that the cache shows, by name."""
     out, cache = module.attention_forward(*x, **options)
     names = ("out", "dq", "dk", "dv", "dr", "du", "dw", "dpk", "dpv", "dgate")
-    return dict(zip(names, (out, *module.attention_backward(dout, cache)), strict=True)) | {"o": cache.o}
+    found = out, *module.attention_backward(dout, cache)
+    return dict(zip(names, found, strict=True)) | {"o": cache.o}
 
 
 def assert_errors_like(got, rounded, exact):

@@ -83,9 +83,8 @@ def test_numba_has_every_heavy_primitive_with_the_textbooks_signature():
     for name in ops.OPERATIONS:
         given = getattr(ops, name), getattr(backend, name)
         if function(given[0]) is not function(given[1]):
-            expected, got = (
-                [(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()] for f in given
-            )
+            signatures = (inspect.signature(f).parameters.values() for f in given)
+            expected, got = ([(p.name, p.kind, p.default) for p in own] for own in signatures)
             assert got == expected, name
             compiled.add(name)
     # NumPy computes copies of rows and slices, views, a few numbers for each head, and what is new

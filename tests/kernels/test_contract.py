@@ -23,7 +23,7 @@ from .compare import DEVICES, adamw_update, assert_close, assert_same_bits, leav
 SINGLE = Dimensions(B=1, T=1, M=0, H=1, Dh=1, N=1, D=1, F=1, V=6)
 VECTORS = Dimensions(B=2, T=32, M=32, H=2, Dh=16, N=64, D=64, F=32, V=128)
 RAGGED = Dimensions(B=3, T=33, M=31, H=5, Dh=17, N=65, D=37, F=61, V=131)
-# threads share these
+# These sizes are so large that threads share them.
 LARGE = Dimensions(B=5, T=70, M=61, H=3, Dh=13, N=97, D=37, F=131, V=301, lead=(3, 181))
 # For blocks of a GPU: more rows than a block sums and than a tile has, and rows that can be read four at a time; rows
 # longer than a block has threads, of which each takes several, and that nothing divides; more than one tile of each.
@@ -31,7 +31,7 @@ MANY_ROWS = Dimensions(B=3, T=9, M=5, H=3, Dh=8, N=9, D=12, F=16, V=511, lead=(7
 LONG_ROWS = Dimensions(B=1, T=18, M=15, H=2, Dh=7, N=17, D=130, F=67, V=1153, lead=(2, 3))
 NO_HEADS, NO_TEXTS = SIZES._replace(H=0), SIZES._replace(B=0, lead=(2, 0, 3))
 
-# whole vectors, and one more or less
+# Widths are whole vectors, and one more or less.
 widths = st.sampled_from([1, 3, 7, 8, 13, 15, 16, 17, 31, 32, 33, 61, 64, 127])
 any_sizes = st.builds(
     Dimensions,
@@ -61,10 +61,10 @@ def engine_has(operation: str) -> bool:
     return name in ops.OPERATIONS or f"{name}_forward" in ops.OPERATIONS
 
 
-# no complex numbers
+# These take no complex numbers.
 REAL = {"squared_norm", "squared_norms", "clipping", "lamb_update", "adamw_updates"}
 REAL |= {"scales_update", "scales_update (no offsets)"}
-# computed in main memory, with every engine
+# These are computed in main memory, with every engine.
 HOST = {name for name in cases("numpy") if not engine_has(name)}
 IN_MAIN_MEMORY = {"ids", "targets", "index", "gate", "factors", "weights"}  # arguments
 NAMES = list(cases("numpy"))
@@ -89,7 +89,11 @@ def of_dtype(value, dtype):
 def draw_dout(out, dtype):
     """A gradient with respect to the output; of a scalar, large enough for its gradients not to be small."""
     rng = np.random.default_rng(1)
-    return mapped(lambda x: rng.standard_normal(x.shape).astype(dtype) if x.ndim else dtype(100), out)
+
+    def draw(x):
+        return rng.standard_normal(x.shape).astype(dtype) if x.ndim else dtype(100)
+
+    return mapped(draw, out)
 
 
 def run(backend: str, case: Case, inputs: dict, dtype, dout=None, **constants) -> tuple:
@@ -140,7 +144,11 @@ def test_compiled_like_the_textbook(dtype, name, sizes):
     assert_like_the_textbook("numba", name, sizes, dtype)
 
 
-@pytest.mark.parametrize("sizes", [SIZES, SINGLE, NO_HEADS, NO_TEXTS], ids=["small", "single", "no heads", "no texts"])
+@pytest.mark.parametrize(
+    "sizes",
+    [SIZES, SINGLE, NO_HEADS, NO_TEXTS],
+    ids=["small", "single", "no heads", "no texts"],
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.complex128])
 @each_case
 def test_other_dtypes_like_the_textbook(dtype, name, sizes):
@@ -170,11 +178,15 @@ VIEWS = {
 
 @pytest.mark.parametrize("sizes", [SIZES, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize(("backend", "name"), [*(("numpy", n) for n in NAMES), *(("numba", n) for n in COMPILED)])
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [*(("numpy", n) for n in NAMES), *(("numba", n) for n in COMPILED)],
+)
 def test_views_like_arrays_without_gaps(view, backend, name, sizes):
     case = cases(backend, sizes)[name]
     out, _ = textbook(name, sizes)
-    inputs, dout = (mapped(VIEWS[view], value) for value in (case.inputs, draw_dout(out, np.float64)))
+    dout = draw_dout(out, np.float64)
+    inputs, dout = (mapped(VIEWS[view], value) for value in (case.inputs, dout))
     arrays = {key: x for key, x in case.constants.items() if isinstance(x, np.ndarray)}
     constants = {key: VIEWS[view](x) for key, x in arrays.items()}
     found = run(backend, case, inputs, np.float64, dout, **constants)
@@ -205,7 +217,11 @@ def run_frozen(backend: str, name: str, **changes) -> tuple:
     )
     out, kept = case.forward(x, *others, **changes)
     arrays = [array for array in leaves(kept) if isinstance(array, type(x))]
-    held = any(array.storage is x.storage if own.on_device else np.shares_memory(array, x) for array in arrays)
+
+    def shared(array):
+        return array.storage is x.storage if own.on_device else np.shares_memory(array, x)
+
+    held = any(map(shared, arrays))
     dout = mapped(own.to_device, draw_dout(mapped(own.to_host, out), np.float32))
     backward = getattr(own, f"{name.split(' (')[0]}_backward")
     gradients = backward(dout, kept)  # of projections a tuple
@@ -218,7 +234,7 @@ def test_frozen_parameters_have_no_gradients_and_hold_no_activations(backend, na
     """The other gradients are the same: up to rounding where heads have factors, which are then multiplied later."""
     out, gradients, held = run_frozen(backend, name)
     expected_out, expected, held_unfrozen = run_frozen(backend, name, frozen=False)
-    # whose gates' gradients need the units
+    # The gradients of the gates of blocks need the units.
     assert held_unfrozen and (not held or name == "blocks (frozen)")
     assert_same_bits(out, expected_out)
     inputs, constants = cases(backend)[name].inputs, cases(backend)[name].constants
@@ -253,10 +269,12 @@ def test_nan_shows_whichever_argument_it_is_in(backend, name):
     """A model that has diverged must not look healthy."""
     case = cases(backend)[name]
     for place in float_places(case.inputs):
-        results = run(backend, case, changed(case.inputs, place, lambda x: np.full_like(x, np.nan)), np.float64)
+        inputs = changed(case.inputs, place, lambda x: np.full_like(x, np.nan))
+        results = run(backend, case, inputs, np.float64)
         seen = any(np.isnan(x).any() for x in leaves(results) if x is not None)
         # a cluster that is absent is not read, a unit that is NaN is not positive, and what is overwritten is gone
-        assert seen or "absent" in name or place[0] == "where" or (name, place[0]) == ("set_rows", "x"), place
+        unread = "absent" in name or place[0] == "where" or (name, place[0]) == ("set_rows", "x")
+        assert seen or unread, place
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -266,7 +284,8 @@ def test_one_bad_number_spoils_what_it_spoils_in_the_textbook(bad, name):
 
     Not so in attention, whose kernels do not touch keys out of sight, and where a ReLU multiplies infinity by 0.
     """
-    has_relu = name.startswith(("feedforward", "head_networks", "matmul (bias", "matmul (where", "units_gradient"))
+    rectified = "feedforward", "head_networks", "matmul (bias", "matmul (where", "units_gradient"
+    has_relu = name.startswith(rectified)
     if name.lower().startswith("attention") or (has_relu and not np.isnan(bad)):
         return
     sizes = RAGGED
@@ -281,7 +300,8 @@ def test_one_bad_number_spoils_what_it_spoils_in_the_textbook(bad, name):
         for at in (0, -1):
             inputs = changed(own.inputs, place, lambda x, at=at: spoilt(x, at))
             with np.errstate(all="ignore"):
-                results = [run(*pair, inputs, np.float64) for pair in (("numba", own), ("numpy", expected))]
+                both = ("numba", own), ("numpy", expected)
+                results = [run(*pair, inputs, np.float64) for pair in both]
             for one, other in zip(*map(leaves, results), strict=True):
                 if other is not None:
                     assert_array_equal(np.isfinite(one), np.isfinite(other), err_msg=f"{place} {at}")
@@ -303,14 +323,16 @@ def reshaped(x: np.ndarray) -> list[np.ndarray]:
 def refused(error, *names: str) -> bool:
     """Whether it is an error that says what one of these arguments must be, and not one of NumPy's."""
     message = str(error)
-    wording = re.search(r"\bmust\b|needed", message) and any(name.removesuffix("s") in message for name in names)
+    named = any(name.removesuffix("s") in message for name in names)
+    wording = re.search(r"\bmust\b|needed", message) and named
     return isinstance(error, ValueError) and bool(wording)
 
 
 def assert_same_outcome(backend: str, case: Case, argument: str, inputs: dict, **constants) -> bool:
     """Where the textbook names the argument in an error, so does the backend in the same words; where it finds a
     result, both have its shapes. Returns whether there was an error that says what is wrong."""
-    expected = outcome(lambda: cases("numpy")[case.operation].forward(*inputs.values(), **constants)[0])
+    plain = cases("numpy")[case.operation]
+    expected = outcome(lambda: plain.forward(*inputs.values(), **constants)[0])
     got = outcome(lambda: case.forward(*inputs.values(), **constants)[0])
     if refused(expected, argument):
         assert refused(got, argument)
@@ -323,8 +345,9 @@ def assert_same_outcome(backend: str, case: Case, argument: str, inputs: dict, *
 
 
 # Of any shape.
-FREE = {"dropout", "embedding", "squared_norm", "squared_norms", "log_softmax", "adaptive_log_probabilities", "l0"}
-FREE |= {"clipping", "gelu", "sigmoid", "p_open", "column_sums", "positions (none)", "rotary (none)"}
+FREE = {"dropout", "embedding", "squared_norm", "squared_norms", "log_softmax", "l0"}
+FREE |= {"adaptive_log_probabilities", "clipping", "gelu", "sigmoid", "p_open", "column_sums"}
+FREE |= {"positions (none)", "rotary (none)"}
 FREE |= {f"hard_concrete ({kind}, evaluation)" for kind in ("soft", "straight-through")}
 FREE |= {"repeat_heads (each its own)"}
 
@@ -355,13 +378,16 @@ NUMBERS |= {"base", "first", "rope_base"}
 @each_case
 def test_numbers_out_of_range_are_named(backend, name):
     case = cases(backend)[name]
-    for argument in [key for key, value in case.constants.items() if key in NUMBERS and value is not None]:
+    given = [key for key, value in case.constants.items() if value is not None]
+    for argument in NUMBERS.intersection(given):
         bad = ([-1], [99]) if argument == "index" else (-1, 10**6)
         wrong = [assert_same_outcome(backend, case, argument, case.inputs, **{argument: x}) for x in bad]
         assert any(wrong) or name.startswith(("l0", "p_open")) or "update" in name, argument
     for argument in {"ids", "targets"} & set(case.inputs):
-        for bad in (case.inputs[argument] * 1.0, case.inputs[argument] - 99, case.inputs[argument] + 99):
-            assert assert_same_outcome(backend, case, argument, case.inputs | {argument: bad}), argument
+        right = case.inputs[argument]
+        for bad in (right * 1.0, right - 99, right + 99):
+            inputs = case.inputs | {argument: bad}
+            assert assert_same_outcome(backend, case, argument, inputs), argument
 
 
 def is_primitive(operation: str) -> bool:
@@ -399,9 +425,14 @@ def wrong_gradients(case: Case, dtype) -> list[tuple]:
 @pytest.mark.parametrize("backend", ["numba", *DEVICES])
 def test_ids_of_any_integer_type_that_may_be_filled_anew(backend, dtype):
     own, rng, ids = get_backend(backend), np.random.default_rng(2), np.arange(12) ** 2 % 11
-    E, logits, dout = (own.to_device(rng.standard_normal(shape, np.float32)) for shape in ((11, 5), (12, 11), (12, 5)))
+    drawn = [rng.standard_normal(shape, np.float32) for shape in ((11, 5), (12, 11), (12, 5))]
+    E, logits, dout = map(own.to_device, drawn)
     strided = np.repeat(ids, 2).astype(dtype)[::2]
-    found = [own.embedding_forward(x, E, dropout=0.2, rng=np.random.default_rng(3)) for x in (strided, ids)]
+
+    def embedded(x):
+        return own.embedding_forward(x, E, dropout=0.2, rng=np.random.default_rng(3))
+
+    found = [embedded(x) for x in (strided, ids)]
     losses = [own.cross_entropy_forward(logits, x)[0] for x in (strided, ids)]
     strided[:] = 0
     found = [[out, own.embedding_backward(dout, kept)] for out, kept in found]
@@ -440,6 +471,6 @@ def test_an_update_with_a_factor_that_is_no_number_changes_nothing(backend, rule
 def test_the_catalogue_has_every_operation():
     names = {name.split(" (")[0] for name in NAMES}
     operations = {name.removesuffix("_forward").removesuffix("_backward") for name in ops.__all__}
-    # several at once of what is there; projections and others use them
+    # These do several at once of what is there; projections and others use them.
     several = {"matmuls", "weight_gradients"}
     assert names == operations - several - {"Engine", "draw_noise"}

@@ -64,7 +64,10 @@ def test_one_line_says_what_to_do(machine, given, said):
     assert "\n" not in str(raised.value) and said in str(raised.value)
 
 
-@pytest.mark.parametrize("kind", ["NvvmSupportError", "NvvmError", "CudaSupportError", "DynamicLibNotFoundError"])
+KINDS = ["NvvmSupportError", "NvvmError", "CudaSupportError", "DynamicLibNotFoundError"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_toolkit_that_cannot_be_used_is_explained(machine, kind):
     machine(driver_of(12080))
     error = gpu.explained(type(kind, (ImportError,), {})("libNVVM\ncannot be found"))
@@ -110,7 +113,8 @@ def test_a_benchmark_with_a_pytorch_that_finds_no_gpu_is_refused(monkeypatch):
     monkeypatch.setitem(BACKENDS, "cuda", BACKENDS["cuda"]._replace(problem=lambda: None))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     check_options(Options("cuda"))
-    said = rf"--peers torch: PyTorch {re.escape(torch.__version__)} finds no GPU: install one that is built for CUDA"
+    version = re.escape(torch.__version__)
+    said = f"--peers torch: PyTorch {version} finds no GPU: install one that is built for CUDA"
     with pytest.raises(UsageError, match=said):
         check_options(Options("cuda", peers=("torch",)))
 
@@ -128,5 +132,6 @@ def test_nothing_of_cuda_is_touched_unasked():
         "ctypes.CDLL = load\n"
         "import tinyprune.kernels.cpu.matmul; print('numba.cuda' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=240)
+    options = {"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 240}
+    done = subprocess.run([sys.executable, "-c", code], **options)
     assert done.stdout == "[] [] False False\n", done.stderr

@@ -94,7 +94,8 @@ print(active, asleep, used())
 def test_with_a_second_team_threads_wait_asleep(undecided):
     environment = os.environ | {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": "omp"}
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, cwd=root, text=True, capture_output=True)
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, env=environment, cwd=root, text=True, capture_output=True)
     assert not done.stderr and done.returncode == 0
     active, asleep, active_again = map(float, done.stdout.split())
     assert asleep < 0.5 * min(active, active_again)

@@ -34,7 +34,7 @@ def gates_of(arrays: dict) -> list[str]:
 def example(kind: str, gate: GateConfig, **options) -> tuple:
     """Make a model and what an objective takes: ids, targets, memory."""
     model = small_model(small_config(kind, **options), gate)
-    # the noise leaves some of these gates room to move
+    # The noise leaves some of these gates room to move.
     same = small_model(small_config(), gate).params
     model.params |= {name: same[name] for name in gates_of(same)}
     rng = np.random.default_rng(9)

@@ -134,7 +134,7 @@ def test_michel_is_the_mean_size_of_the_gates_slopes(kind):
 
     def with_gate(layer: int, head: int, value: float) -> Transformer:
         log_alpha = np.full((2, 3), 20.0)
-        # 2 · sigmoid(log_alpha) − ½ = value
+        # This solves 2 · sigmoid(log_alpha) − ½ = value.
         log_alpha[layer, head] = math.log((value + 0.5) / (1.5 - value))
         params = whole.params | {f"layers.{i}.log_alpha": log_alpha[i] for i in range(2)}
         return Transformer(whole.config, params, gate)

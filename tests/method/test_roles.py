@@ -30,7 +30,7 @@ def by_loop(model, segments: list, carry: bool) -> dict[str, np.ndarray]:
     for ids in segments:
         _, memory, cache = model.forward(ids[None], memory if carry else None)
         read += ids.tolist()
-        # (L, H, T, S + N)
+        # The shape is (L, H, T, S + N).
         layers = np.array([block.attention.a[0] for block in cache.attention_blocks])
         S = layers.shape[-1] - model.config.N * (model.config.persistent == "softmax")
         start = len(read) - S

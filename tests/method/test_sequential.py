@@ -17,7 +17,7 @@ from tinyprune.pretrained.gguf import rounded, same
 
 KINDS = {kind: {} for kind in ("all-attention", "head networks", "transformer-xl", "gpt2", "llama")}
 KINDS["units"] = {"U": 2, "F": 8}
-# of a kind that nothing but the model's engine knows
+# These positions are of a kind that nothing but the model's engine knows.
 KINDS["new positions"] = {"M": 0, "mask": "causal"}
 TEXT = np.random.default_rng(4).integers(0, 11, 16 * 5 * 9)
 
@@ -53,7 +53,7 @@ def test_the_first_block_is_the_best_fit_of_one_of_the_ridges(kind):
     y, now = (o @ model.params["layers.0.Wo"] + model.params.get("layers.0.bo", 0) for o, model in models)
     if (b := smaller.params.get("layers.0.bo")) is not None:
         made[1] = np.hstack([made[1], np.ones((len(y), 1))])
-    # its length decides about weights
+    # The length of the stream decides about weights.
     ((stream, _),) = blocks_of(whole, [whole.enter(ids)[0]], 0, False)
     root = 1 / np.sqrt((stream**2).mean(-1)).reshape(-1, 1)
     X, R = root * made[1], root * (y - now)

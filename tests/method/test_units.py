@@ -74,7 +74,7 @@ def test_prices_of_a_whole_group_are_what_it_saves():
         key = price if price == "parameters" else "multiply_adds_per_token"
         assert whole == sum(getattr(part, key) for part in count_parts(config)[2:])
     assert Parts(config).prices("cache")[0].tolist() == [2 * 4 / 3] * 6 + [0] * 8
-    # each reads as much, with fewer others
+    # Each head reads as much as before, with fewer others.
     fewer = dataclasses.replace(smaller, heads=(2, 1), head_ids=((0, 2), (1,)))
     assert Parts(fewer).prices("cache") == (pytest.approx(np.array([4, 4, 8] + [0] * 7)), 16)
 
@@ -96,7 +96,7 @@ def test_the_stage_ends_within_its_share(price, kind):
     stay, (prices, whole) = np.concatenate(open_parts(gated)), Parts(gated.config).prices(price)
     room = 0.6 * whole - Parts(remove_closed_heads(gated).config).prices(price)[1]
     assert -1e-6 * whole < room < min(prices[~stay])
-    # of parts with one price the lower ones close
+    # Of parts with one price the lower ones close.
     for alike in (prices == x for x in set(prices) if price != "cache"):
         assert before[stay & alike].min() > before[~stay & alike].max()
     weights, _ = budget(gated.config, how)

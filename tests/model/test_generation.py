@@ -199,7 +199,7 @@ def test_the_distribution_of_draws(temperature, top_k):
 @pytest.mark.parametrize(
     ("p", "temperature", "top_k", "drawn"),
     [
-        # among equally likely tokens those with the lower numbers stay
+        # Among equally likely tokens those with the lower numbers stay.
         (np.full(5, 0.2), 1.0, 2, {0, 1}),
         (P, 0.0, None, {1}),
         (P, 1e-310, None, {1}),

@@ -126,7 +126,7 @@ def test_layers_that_backward_computes_again_give_the_same_bits(kind, rng, monke
         found.append([loss, *model.backward(1.0, cache).values()])
     model = build(kind, dropout=0.1)
     assert all(map(np.array_equal, *found)) and not model.loss(*both)[2].inputs
-    # in evaluation nothing is dropped
+    # In evaluation nothing is dropped, so that layers may be recomputed.
     assert len(model.forward(ids, recompute=True)[2].inputs) == 2
     with pytest.raises(ValueError, match="recompute must be False in training with dropout"):
         model.forward(ids, rng=np.random.default_rng(4), recompute=True)

@@ -109,7 +109,7 @@ def test_chapter_has_all_parts_and_is_linked_forward_and_back(name):
     assert folded.count("Answer") >= 3
     assert set(folded) <= {"Answer", "Hint", "Solution", "Compare with ours"}
     code = "\n".join(sources(name, "code"))
-    # the first only looks, and the others have their code in their cells
+    # The first only looks, and the others have their code in their cells.
     if name[:3] not in ("00_", "11_", "11c"):
         assert "show_source(" in code
     assert "assert" in code and "you_are_here(" in code

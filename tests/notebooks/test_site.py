@@ -26,7 +26,7 @@ def shown(page):
 def test_commands_that_pages_show_are_understood(page):
     for words in shown(page):
         build_parser().parse_args(words)  # or raises UsageError
-    # so the pattern still finds them
+    # This shows that the pattern still finds them.
     assert shown(page) or page.stem in ("commands", "reading-the-code", "ten-layers")
 
 

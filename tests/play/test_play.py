@@ -97,7 +97,7 @@ def test_the_file_is_small_whole_and_of_known_models_only(book, finished, tmp_pa
     assert list(data["choices"]) == ["random"] and base64.b64decode(data["weights"]) == params
     with files_up_to(100_000):
         assert "untouched" in harmless(1, tmp_path, "play", run, page)
-    # a kind of positions that the page has never heard of
+    # The page has never heard of this kind of positions.
     object.__setattr__(model.config, "positions", "slopes")
     with pytest.raises(UsageError, match=r'would need model\.positions = "relative" or "learned"$'):
         check_model(SavedModel(model, model.origin.tokenizer, DataConfig(), "", {}))

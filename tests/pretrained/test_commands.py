@@ -75,7 +75,7 @@ def test_an_imported_model_is_evaluated_continued_and_written_back(their, run, t
     assert written.get("max_position_embeddings", T + 2) == T + 2
     assert written.get("n_positions", T) == T
 
-    # before the model is looked for
+    # This is said before the model is looked for.
     assert "holds a run already" in refused(2, "import", tmp_path / "none", run)
 
     (record,) = json.loads(succeed("eval", run, "--stage=train", "--json", "--backend=numpy").stdout)

@@ -143,7 +143,7 @@ def test_numbers_that_the_package_does_not_know_are_refused(tmp_path, params):
     path = write(tmp_path / "m.gguf", LLAMA, params)
     name = b"blk.1.ffn_up.weight"
     content = path.read_bytes()
-    # behind its name, the number of axes, and two of them
+    # The type stands behind the name, the number of axes, and two of them.
     place = content.index(name) + len(name) + 4 + 2 * 8
     for kind, error, said in (
         (int(Type.I8), UsageError, "blk.1.ffn_up.weight is stored as I8, which cannot be read"),

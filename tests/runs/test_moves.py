@@ -39,7 +39,7 @@ def moved(finished, tmp_path) -> Path:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_run_finds_its_text_beside_it_or_where_one_says(command, moved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # which measures times
+    # Compare measures times, which only a process of its own does.
     given, started = COMMANDS[command], {"env": {}} if command == "compare" else {}
     said = refused(2, command, moved, *given)
     assert said.startswith("the text 'book.txt' with which the model was trained (sha256 ")

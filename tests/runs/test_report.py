@@ -82,7 +82,7 @@ def test_milliseconds_leave_out_the_reading_in_which_memory_is_renewed(at_least,
 
     monkeypatch.setattr(report.Transformer, "loss", loss)
     monkeypatch.setattr(report.time, "perf_counter", lambda: clock[0])
-    # of 16 streams of 8 tokens
+    # A reading has 16 streams of 8 tokens.
     found = report.milliseconds_per_1k_tokens(models, run.text.valid, at_least)
     assert found == [1e6 / (16 * 8)] * 4 and clock[0] >= 16 * max(at_least, 5)
 

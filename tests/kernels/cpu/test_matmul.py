@@ -150,7 +150,7 @@ def test_threads_do_not_matter(dtype, sizes):
 def test_few_rows_times_a_transposed_matrix_of_every_width(dtype, M, K):
     a, b, added = draw(dtype, (M, K), (2 * WIDTH + 1, K), (M, 2 * WIDTH + 1))
     for N in range(1, len(b) + 1):
-        # what lies beside a and b must not get in
+        # What lies beside a and b must not get into the product.
         x, y = laid_out(a, "gaps"), laid_out(b[:N], "gaps").T
         check(matmul(x, y), a, b[:N].T, dtype)
         for bias in (None, added[0, :N]):
@@ -165,7 +165,7 @@ def test_an_entry_does_not_depend_on_its_neighbours():
     whole, few = matmul(a, b), matmul(a[:MOST_ROWS], b_columns)
     for i, j in ((0, 0), (60, 66), (59, 3), (7, 64)):
         assert_same_bits(matmul(a[i : i + 1], b[:, j : j + 1]), whole[i : i + 1, j : j + 1])
-    # two columns: one alone is not transposed
+    # There are two columns, since one alone would not be transposed.
     for i, j in ((0, 0), (MOST_ROWS - 1, 65), (2, SIDE - 1), (1, SIDE)):
         assert_same_bits(matmul(a[i : i + 1], b_columns[:, j : j + 2]), few[i : i + 1, j : j + 2])
 

@@ -62,7 +62,7 @@ def test_drop_is_the_textbooks_mask(dtype, first):
     limits = [np.uint32(x) for x in (*keys, limit)]
     keep = [kept(number % 2**32, *limits) for number in range(first, first + 128)]
     assert np.array_equal(out, x * keep)
-    # others are too far away
+    # The other masks begin too far away to be drawn from their start.
     assert first > 5 or np.array_equal(keep, keep_mask((first + 128,), rate, keys)[first:])
 
 

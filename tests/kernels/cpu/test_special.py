@@ -41,7 +41,7 @@ def test_one_row_in_the_place_of_many_is_added_where_it_lies():
 
 
 def test_an_entry_stays_up_to_exactly_its_hash():
-    # kept at the one, dropped at the other
+    # At the lower limit the entry is kept, at the other dropped.
     keys, (low, high) = (3_000_000_019, 4_100_000_003), (0, 2**32 - 1)
     while high - low > 1:
         middle = (low + high) // 2

@@ -34,7 +34,7 @@ class Wrong(NamedTuple):
     """A wrong answer that students give: an edit of the reference solution, and the tests that must notice it."""
 
     what: str  # the mistake, as a lecturer would name it
-    # a text that occurs once in the solution of its task; a line "…" stands for any lines
+    # This text occurs once in the solution of its task; a line "…" stands for any lines.
     right: str
     wrong: str  # its replacement; a line "…" stands for the same lines
     loses: set[str]  # the tests that fail, all of one task; every other test passes

@@ -64,7 +64,7 @@ def test_wrong_answers_lose_the_right_points_and_no_others(name, number):
     # Whether heads chosen by a slightly wrong gate stage are better than chance depends on the processor's rounding.
     notebook.cells = [cell for cell in notebook.cells if cell is not cells_that_test(notebook).get("a4_4_model")]
     for cell in solutions(notebook):
-        # with it compiling takes three times as long
+        # With this option compiling takes three times as long.
         cell.source = cell.source.replace("parallel=True, ", "")
     said = failures(notebook)
     lost = {wrong.what: {test for test in said if build.task_of(test) == task} for task, wrong in wrongs.items()}

@@ -208,7 +208,7 @@ PACKAGE = {name: getattr(ops, name) for name in SAME.split()} | {
 
 def lost(answers, notebook):
     """Return the tasks that lose points if these functions are marked here; a4_4_model, which trains, is left out."""
-    # not as the package's
+    # They must not be recognised as those of the package.
     unknown = {name: lambda *args, f=f: f(*args) for name, f in answers.items() if callable(f)}
     cells = [c for c in notebook.cells if c.cell_type == "code" and not c.metadata.nbgrader.solution]
     cells, tests = {c.metadata.nbgrader.grade_id: c.source for c in cells} | {"a4_4_model": ""}, {}

@@ -15,7 +15,7 @@ from tinyprune.course import isolation
 pytestmark = pytest.mark.slow
 
 WRONG = wrong_answers("a1")[0]  # test_assignments.py has all of them
-# the others are in test_assignments.py
+# The others are tested in test_assignments.py.
 EDITED = [mischief for mischief in MISCHIEF if mischief.edit]
 # Enough for an honest answer on a busy machine.
 LIMITS = ["--IsolatedExecute.seconds_per_call=3"]
