@@ -46,7 +46,8 @@ def alike(parted: Transformer, how: ChooseConfig) -> Mask:
     _, most = budget(config, how)
     share = (most or 0) / Parts(config).total
     for counts in filter(None, (config.heads, config.blocks)):
-        mask += keep_best([np.zeros(count) for count in counts], round(share * sum(counts)), "layer")
+        nothing = [np.zeros(count) for count in counts]
+        mask += keep_best(nothing, round(share * sum(counts)), "layer")
     return mask
 
 
@@ -64,13 +65,16 @@ def open_best(parted: Transformer, recipe: Recipe, scores: Scores) -> Transforme
     gate = dataclasses.replace(recipe.gate, output_scaling=False, hard=True)
     first = parts.tied(gate.groups)
     prices, _ = budget(parted.config, how)
-    costs = np.ones(first.size) if prices is None else np.maximum(prices, TINY)
+    costs = np.ones(first.size)
+    if prices is not None:
+        costs = np.maximum(prices, TINY)
     worth = summed(np.concatenate(scores), first) / summed(costs, first)
     if not how.heads:
         worth[: sum(parted.config.heads)] = np.inf
     log_alpha = np.empty(worth.size)
     log_alpha[np.argsort(-worth, kind="stable")] = np.linspace(CLOSED, OPEN, worth.size)[::-1]
-    params = add_gates(parted.params, parted.config, gate) | parts.named(log_alpha.astype(np.float32), parted.ops)
+    params = add_gates(parted.params, parted.config, gate)
+    params |= parts.named(log_alpha.astype(np.float32), parted.ops)
     gated = dataclasses.replace(parted, params=params, gate=gate)
     hit_target(gated, how)
     return gated

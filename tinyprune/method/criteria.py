@@ -55,11 +55,13 @@ def magnitude(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> 
         outputs = np.sqrt((Wo.reshape(H, Dh, D) ** 2).sum((1, 2)))
         scores.append(values * outputs)
         if model.config.networks:
-            pk, pv = (np.sqrt((params[f"layers.{i}.net.{name}"] ** 2).sum((1, 2))) for name in ("pk", "pv"))
+            matrices = (params[f"layers.{i}.net.{name}"] for name in ("pk", "pv"))
+            pk, pv = (np.sqrt((W**2).sum((1, 2))) for W in matrices)
             scores[-1] += pk * pv
     for i, count in enumerate(model.config.blocks):
-        inner = [params[name].T for name in (f"layers.{i}.ffn.W1", f"layers.{i}.ffn.Wg") if name in params]
-        squares = ((W**2).reshape(count, -1).sum(1) for W in (np.concatenate(inner, 1), params[f"layers.{i}.ffn.W2"]))
+        names = [f"layers.{i}.ffn.{name}" for name in ("W1", "Wg")]
+        inner = np.concatenate([params[name].T for name in names if name in params], 1)
+        squares = ((W**2).reshape(count, -1).sum(1) for W in (inner, params[f"layers.{i}.ffn.W2"]))
         scores.append(np.sqrt(np.prod(list(squares), 0)))
     return scores
 
@@ -88,7 +90,9 @@ def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) ->
     textbook = storing_weights(model)
 
     def scores(cache: Cache) -> Iterable[NDArray]:
-        return (textbook.layer_caches(i, cache)[0].attention.a.max(-1).mean((0, 2)) for i in range(model.config.L))
+        for i in range(model.config.L):
+            attention_block, _ = textbook.layer_caches(i, cache)
+            yield attention_block.attention.a.max(-1).mean((0, 2))
 
     return _mean_over_segments(textbook, tokens, scores, all_heads=True)
 
@@ -105,7 +109,8 @@ def michel_global(model: Transformer, tokens: NDArray, rng: np.random.Generator)
     gated = with_parts(model) if model.gate is None else model
 
     def scores(cache: Cache) -> Iterable[NDArray]:
-        return (np.abs(gated.ops.to_host(dgate)) for dgate in gated.backward_with_gates(1.0, cache)[1])
+        _, dgates = gated.backward_with_gates(1.0, cache)
+        return (np.abs(gated.ops.to_host(dgate)) for dgate in dgates)
 
     # one stream: a batch would give the gradient of its mean
     return _mean_over_segments(gated, tokens, scores, streams=1, frozen=True)
@@ -154,7 +159,8 @@ def output_difference(model: Transformer, tokens: NDArray, rng: np.random.Genera
     def scores(cache: Cache) -> Iterable[NDArray]:
         for i, gates in enumerate(cache.gates):
             scale = 1.0 if gates is None else gates.scale
-            delta = np.sum([head_difference(host(o), host(W), scale) for o, W, _ in gated_outputs(model, cache, i)], 0)
+            outputs = gated_outputs(model, cache, i)
+            delta = np.sum([head_difference(host(o), host(W), scale) for o, W, _ in outputs], 0)
             yield np.sqrt((delta**2).sum(-1)).mean((1, 2))  # delta (H, B, T, D)
 
     return _mean_over_segments(model, tokens, scores, all_heads=True)
@@ -173,7 +179,9 @@ def fluctuation(model: Transformer, tokens: NDArray, rng: np.random.Generator) -
     scores = []
     for fits in read_fits(model, tokens):
         score = np.sum([fit.fluctuation() for fit in fits], 0)
-        scores.append((score - score.mean()) / max(score.std(), TINY) if score.size else score)
+        if score.size:
+            score = (score - score.mean()) / max(score.std(), TINY)
+        scores.append(score)
     return scores
 
 

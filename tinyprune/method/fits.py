@@ -63,7 +63,9 @@ class BlockFit:
     @cached_property
     def ridged(self) -> NDArray:
         """Return G_λ, computed once for all sets of heads that a search tries."""
-        diagonal = np.full(len(self.G), RIDGE * self.G.diagonal()[:-1].mean() if self.heads else 0.0)
+        diagonal = np.zeros(len(self.G))
+        if self.heads:
+            diagonal[:] = RIDGE * self.G.diagonal()[:-1].mean()
         diagonal[-1] = 0.0  # b has no penalty
         return self.G + np.diag(diagonal)
 
@@ -115,5 +117,6 @@ def read_fits(model: Transformer, tokens: NDArray) -> list[list[BlockFit]]:
                 X[:, :-1] = x.reshape(len(X), -1)
                 sums[i, j] = sums.get((i, j), 0.0) + X.T @ X
                 biased = j > 0 or model.config.biased_outputs  # a network's values always are
-                layers[i].append(BlockFit(sums[i, j], np.vstack([host(W), host(b)]).astype(float), heads, biased))
+                with_bias = np.vstack([host(W), host(b)]).astype(float)
+                layers[i].append(BlockFit(sums[i, j], with_bias, heads, biased))
     return layers

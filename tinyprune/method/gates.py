@@ -45,7 +45,9 @@ def with_gates(whole: Transformer, recipe: Recipe, per_epoch: int) -> tuple[Tran
     how, gate = recipe.choose, recipe.gate
     parted = in_parts(whole, how)
     host, to_device = whole.host_params(), whole.ops.to_device
-    params = whole.params if gate.frozen else {name: to_device(x.copy()) for name, x in host.items()}
+    params = whole.params
+    if not gate.frozen:
+        params = {name: to_device(x.copy()) for name, x in host.items()}
     params = add_gates(params, parted.config, gate, heads=how.heads)
     gated = dataclasses.replace(parted, params=params, gate=gate)
     prices, target = budget(gated.config, how)
@@ -118,7 +120,9 @@ def budget(config: ModelConfig, how: ChooseConfig) -> tuple[NDArray | None, floa
     parts = Parts(config)
     prices, whole = parts.prices(how.price)
     unit = prices.mean() if prices.any() else 1.0
-    weights = None if (prices == unit).all() else prices / unit
+    weights = prices / unit
+    if (prices == unit).all():
+        weights = None
     if how.target_share is None:
         if how.target_heads is not None and how.target_heads > parts.total:
             raise UsageError(
@@ -208,7 +212,9 @@ class GateObjective:
         self.warmup = warmup
         self.heads_total = heads_total
         self.prices = prices
-        self.controller = None if target is None else Controller(target, heads_total, gate.controller_lr)
+        self.controller = None
+        if target is not None:
+            self.controller = Controller(target, heads_total, gate.controller_lr)
 
     def __call__(
         self, model: Transformer, ids: NDArray, targets: NDArray, memory: Memory | None, rng: Noise, step: int
@@ -236,7 +242,9 @@ class GateObjective:
         """
         opening = opening_log_alpha(self.gate)
         opened = sigmoid(log_alpha - opening)
-        h = float((opened if self.prices is None else self.prices * opened).sum())
+        if self.prices is not None:
+            opened = self.prices * opened
+        h = float(opened.sum())
         start = self.heads_total / (1 + math.exp(opening - self.gate.log_alpha_init))  # h before the first step
         return controller.pressure(h, start + share * (controller.target - start))
 
@@ -245,12 +253,15 @@ class GateObjective:
         L = model.config.L
         opened = [int(mask.sum()) for mask in open_parts(model)]
         blocks = {"blocks_open": sum(opened[L:])} if model.config.U else {}
-        log_alpha = [model.ops.to_host(model.params[name]).tolist() for name in Parts(model.config).gates]
+        gates = [model.params[name] for name in Parts(model.config).gates]
+        log_alpha = [model.ops.to_host(x).tolist() for x in gates]
         return {"heads_open": sum(opened[:L])} | blocks | {"log_alpha": log_alpha}
 
     def state(self) -> dict[str, NDArray]:
         """Return the controller's two multipliers, (2,)."""
-        return {} if self.controller is None else {"lam": np.array([self.controller.lam1, self.controller.lam2])}
+        if self.controller is None:
+            return {}
+        return {"lam": np.array([self.controller.lam1, self.controller.lam2])}
 
     def load_state(self, state: dict[str, NDArray]) -> None:
         """Continue from `state`. Raises CheckpointError if it is not this objective's."""
@@ -276,7 +287,11 @@ def hit_target(model: Transformer, how: ChooseConfig) -> int:
     moved = settle(model, target, prices)
     if how.target_share is not None:
         own, whole = parts.prices(how.price)
-        while (over := Parts(open_config(model)).prices(how.price)[1] - how.target_share * whole) > 0.5:
+        while True:
+            _, stays = Parts(open_config(model)).prices(how.price)
+            over = stays - how.target_share * whole
+            if over <= 0.5:
+                break
             spent = own[np.concatenate(open_parts(model))].sum()
             target = min(target, spent / own.mean()) - over / own.mean()
             model.params |= start  # which says in what order gates close
@@ -307,11 +322,12 @@ def settle(model: Transformer, target: float, prices: NDArray | None = None) -> 
     if (opened == stay).all():
         return 0
     opening, margin = opening_log_alpha(gate), 1e-3
-    # a soft gate that must open does so half-way
-    least = opening + margin if gate.hard else opening_log_alpha(dataclasses.replace(gate, hard=True))
+    least = opening + margin
+    if not gate.hard:  # a soft gate that must open does so half-way
+        least = opening_log_alpha(dataclasses.replace(gate, hard=True))
     opens = np.where(log_alpha > opening, log_alpha, least)
-    log_alpha = np.where(stay, opens, np.minimum(log_alpha, opening - margin)).astype(log_alpha.dtype)
-    model.params |= parts.named(log_alpha, ops)
+    closes = np.minimum(log_alpha, opening - margin)
+    model.params |= parts.named(np.where(stay, opens, closes).astype(log_alpha.dtype), ops)
     return int(opened.sum()) - int(stay.sum())
 
 

@@ -47,8 +47,12 @@ def search(layers: Sequence[Sequence[BlockFit]], heads: float, prices: NDArray |
     kept = [frozenset(range(H)) for H in sizes]
     price, room = np.split(prices, np.cumsum(sizes)[:-1]), heads - prices.sum()
     while room < -1e-9:
-        options = ((i, h) for i, own in enumerate(kept) for h in own if price[i][h])
-        _, i, h = min(((cost(i, kept[i] - {h}) - cost(i, kept[i])) / price[i][h], i, h) for i, h in options)
+        options = []
+        for i, own in enumerate(kept):
+            for h in own:
+                if price[i][h]:
+                    options.append(((cost(i, own - {h}) - cost(i, own)) / price[i][h], i, h))
+        _, i, h = min(options)
         kept[i] -= {h}
         room += price[i][h]
     better: Stay | None = kept

@@ -32,9 +32,11 @@ def with_parts(model: Transformer, mask: Mask | None = None) -> Transformer:
         ValueError: unless the mask has one entry for each part.
     """
     parts = Parts(model.config)
-    mask = parts.full(True) if mask is None else mask
-    if [np.shape(own) for own in mask] != [(count,) for count in parts.counts]:
-        raise ValueError(f"mask must have {parts.counts} heads by layer, got {[np.shape(own) for own in mask]}")
+    if mask is None:
+        mask = parts.full(True)
+    shapes = [np.shape(own) for own in mask]
+    if shapes != [(count,) for count in parts.counts]:
+        raise ValueError(f"mask must have {parts.counts} heads by layer, got {shapes}")
     gate = GateConfig(output_scaling=False)
     params = add_gates(model.params, model.config, gate)
     for name, own in zip(parts.gates, mask, strict=True):
@@ -45,7 +47,8 @@ def with_parts(model: Transformer, mask: Mask | None = None) -> Transformer:
 def keep_within(scores: Scores, prices: NDArray, budget: float) -> Mask:
     """Return the mask of the parts with the largest scores for their `prices`, (all parts,), within a budget."""
     joined = np.concatenate(scores) / np.maximum(prices, TINY)
-    stay, ends = within(np.argsort(-joined, kind="stable"), prices, budget), np.cumsum([own.size for own in scores])
+    stay = within(np.argsort(-joined, kind="stable"), prices, budget)
+    ends = np.cumsum([own.size for own in scores])
     return np.split(stay, ends[:-1])
 
 

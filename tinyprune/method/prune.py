@@ -24,7 +24,7 @@ from tinyprune.method.texts import Texts
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained.gguf import rounded
 from tinyprune.training.distillation import Distillation
-from tinyprune.training.step import LanguageModelling
+from tinyprune.training.step import LanguageModelling, Objective
 
 
 def prune(whole: Transformer, recipe: Recipe, texts: Texts, rng: Generators, watch: Watch) -> Transformer:
@@ -57,7 +57,8 @@ def choose(whole: Transformer, recipe: Recipe, texts: Texts, rng: Generators, wa
         return chosen_by_scores(in_parts(whole, how), recipe, texts, rng, watch)
     segments = texts.segments("gate", config, whole.config.T, whole)
     gated, objective = with_gates(whole, recipe, segments.per_epoch)
-    watch.fit(Stage("gate", gated, segments, config, objective, rng("gate"), lambda model: hit_target(model, how)))
+    finish = partial(hit_target, how=how)
+    watch.fit(Stage("gate", gated, segments, config, objective, rng("gate"), finish))
     if how.rewind:
         return with_parts(in_parts(whole, how), open_parts(gated))
     texts.read_on(config)
@@ -82,7 +83,9 @@ def heal(
     watch: Watch,
 ) -> None:
     """Train the small model in place; `config.distill` of the loss is the divergence from the whole model."""
-    objective = Distillation(whole, config.distill) if whole and config.distill else LanguageModelling()
+    objective: Objective = LanguageModelling()
+    if whole is not None and config.distill:
+        objective = Distillation(whole, config.distill)
     segments = texts.segments(name, config, small.config.T, whole)
     stage = Stage(name, small, segments, config, objective, rng(name))
     watch.fit(stage)

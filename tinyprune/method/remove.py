@@ -43,7 +43,8 @@ def remove_closed_heads(model: Transformer) -> Transformer:
     before = model.host_params()
     params = {name: value for name, value in before.items() if not name.startswith("layers.")}
     for i in range(config.L):
-        layer = {name: x for name, x in layer_parameters(before, i).items() if not name.endswith("log_alpha")}
+        own = layer_parameters(before, i)
+        layer = {name: x for name, x in own.items() if not name.endswith("log_alpha")}
         kept, factor = stays(gates[i])
         layer = take_heads(layer, kept, config.Dh, groups=config.groups(i))
         for name in [name for name in OUTPUTS if name in layer]:

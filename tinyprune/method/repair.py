@@ -52,7 +52,8 @@ def refitted_at_once(whole: Transformer, smaller: Transformer, tokens: NDArray) 
 
     Raises UsageError if the text is shorter than one segment.
     """
-    parted = dataclasses.replace(whole, config=dataclasses.replace(whole.config, U=smaller.config.U))
+    config = dataclasses.replace(whole.config, U=smaller.config.U)
+    parted = dataclasses.replace(whole, config=config)
     before, after = Parts(parted.config).ids, Parts(smaller.config).ids
     mask = [np.isin(ids, stay) for ids, stay in zip(before, after, strict=True)]
     return remove_closed_heads(repaired(parted, mask, read_fits(parted, tokens)))
@@ -77,7 +78,8 @@ def repaired(model: Transformer, mask: Mask, fits: Sequence[Sequence[BlockFit]])
             for name, value in zip(names, (W[:-1], W[-1]), strict=True):
                 old = params.get(f"layers.{i}.{name}")
                 if old is not None:  # bo may be absent
-                    params[f"layers.{i}.{name}"] = model.ops.to_device(value.reshape(old.shape).astype(old.dtype))
+                    new = value.reshape(old.shape).astype(old.dtype)
+                    params[f"layers.{i}.{name}"] = model.ops.to_device(new)
     return dataclasses.replace(gated, params=params)
 
 
@@ -105,7 +107,8 @@ def refitted(
         raise UsageError(f"a repair needs at least {FIFTH} segments of {a.T} tokens to read, got {len(tokens)} tokens")
     rows = max(1, min(STREAMS, len(tokens) // (FIFTH * a.T)))
     count = len(tokens) // (rows * a.T)
-    ids = tokens[: rows * count * a.T].reshape(rows, count, a.T).swapaxes(0, 1)  # a segment of each stream at a time
+    # a segment of each stream at a time
+    ids = tokens[: rows * count * a.T].reshape(rows, count, a.T).swapaxes(0, 1)
     model = dataclasses.replace(smaller, params=dict(smaller.params))
     theirs, ours = ([m.enter(segment)[0] for segment in ids] for m in (whole, model))
     for i in progress_bar(range(a.L), desc="repair", unit="layer"):
@@ -140,6 +143,10 @@ class Products(NamedTuple):
     G: NDArray
     C: NDArray
 
+    def __add__(self, other: Products) -> Products:  # type: ignore[override]
+        """Return the products of the positions of both."""
+        return Products(self.G + other.G, self.C + other.C)
+
     def error(self, change: NDArray) -> float:
         """Return the squared error of W̃ + change, up to a constant."""
         return float((change * (self.G @ change)).sum() - 2 * (change * self.C).sum())
@@ -172,7 +179,9 @@ def fit(
         X, R = root * X, root * R
         own = held_out if place % FIFTH == FIFTH - 1 else fitted_to
         found = Products((X.T @ X).astype(float), (X.T @ R).astype(float))
-        own[:] = [Products(*(a + b for a, b in zip(own[0], found, strict=True)))] if own else [found]
+        if own:
+            found = own.pop() + found
+        own.append(found)
     arrays = [W] if b is None else [W, b]
     old = np.vstack([host(x).reshape(-1, host(x).shape[-1]) for x in arrays])
     n = len(old) + 1 - len(arrays)
@@ -186,8 +195,7 @@ def fit(
     changes = [0 * near.C, *(kept(near.solved(ridge)) for ridge in RIDGES)]
     best = int(np.argmin([far.error(change) for change in changes]))
     if best:
-        both = Products(near.G + far.G, near.C + far.C)
-        new = old + kept(both.solved(RIDGES[best - 1]))
+        new = old + kept((near + far).solved(RIDGES[best - 1]))
         for name, x, y in zip(names, arrays, np.split(new, [n]), strict=False):
             model.params[name] = model.ops.to_device(y.reshape(x.shape).astype(x.dtype))
 

@@ -77,7 +77,8 @@ class HeadRoles(NamedTuple):
         for layer, head in np.argwhere(names != "").tolist():
             shares = {kind: float(getattr(self, kind)[layer, head]) for kind in KINDS}
             record: dict[str, Any] = {"layer": layer, "head": head}
-            record |= {kind: None if np.isnan(share) else round(share, 3) for kind, share in shares.items()}
+            for kind, share in shares.items():
+                record[kind] = None if np.isnan(share) else round(share, 3)
             record |= {"effective_keys": round(float(self.effective_keys[layer, head]), 2)}
             records.append(record | {"mostly": str(names[layer, head])})
         return records
@@ -102,7 +103,8 @@ def head_roles(model: Transformer, tokens: NDArray) -> HeadRoles:
     segments = [tokens[start : start + config.T] for start in range(0, len(tokens), config.T)]
     with np.errstate(over="ignore", invalid="ignore"):  # `_measure` checks what comes out
         measured, keys = _measure(config, _attention_weights(textbook, segments, carry=True))
-        repeated, _ = _measure(config, _attention_weights(textbook, repeated_tokens(tokens, config), carry=False))
+        twice = repeated_tokens(tokens, config)
+        repeated, _ = _measure(config, _attention_weights(textbook, twice, carry=False))
     measured["induction"] = repeated["induction"]
     if not config.attended:
         measured["persistent"][...] = np.nan
@@ -113,7 +115,10 @@ def storing_weights(model: Transformer) -> Transformer:
     """Return a model whose cache has the attention weights: with the textbook's attention, and its own products."""
     if model.ops.on_device:
         return dataclasses.replace(model, params=model.host_params(), ops=Engine())
-    own = {"attention_forward": staticmethod(attention_forward), "attention_backward": staticmethod(attention_backward)}
+    own = {
+        "attention_forward": staticmethod(attention_forward),
+        "attention_backward": staticmethod(attention_backward),
+    }
     return dataclasses.replace(model, ops=type("StoringWeights", (type(model.ops),), own)())
 
 
@@ -143,7 +148,10 @@ def _attention_weights(
         weights = [block.attention.a[0] for block in cache.attention_blocks]
         layers = []
         for numbers, gates, a in zip(model.config.head_ids, cache.gates, weights, strict=False):
-            layers.append((np.array(numbers, int)[slice(None) if gates is None else gates.active], a))
+            computed = np.array(numbers, int)
+            if gates is not None:
+                computed = computed[gates.active]
+            layers.append((computed, a))
         yield ids, layers
         del cache, weights, layers, a  # before the next segment needs as much; so does `_measure`
 
@@ -190,5 +198,6 @@ def _measure(config: ModelConfig, reading: Iterator) -> tuple[dict[str, NDArray[
         )
     if not all(np.isfinite(total).all() for total in sums.values()):
         raise NotFiniteError("attention weights of this model are not finite")
-    means = {name: total / (max(copies, 1) if name == "induction" else queries) for name, total in sums.items()}
-    return {name: np.where(there, mean, np.nan) for name, mean in means.items()}, float(keys / queries)
+    counted_by = dict.fromkeys(sums, queries) | {"induction": max(copies, 1)}
+    means = {name: np.where(there, total / counted_by[name], np.nan) for name, total in sums.items()}
+    return means, float(keys / queries)

@@ -115,11 +115,13 @@ class Texts:
         """
         B = config.B
         before, steps = self.read or (B, 0)
-        already = steps * before // B  # another B cuts the text elsewhere, so that the place is not quite the same
+        # another B cuts the text elsewhere, so that the place is not quite the same
+        already = steps * before // B
         if list(self.names) == ["run"]:
             return Segments(self.text.train, B, T, already)
         if len(self.names) > B:
-            raise UsageError(f"B of stage {stage} must be at least {len(self.names)}, to read {self}; got {B}")
+            needed = f"at least {len(self.names)}, to read {self}"
+            raise UsageError(f"B of stage {stage} must be {needed}; got {B}")
         read = [own[:LONGEST] for own in self.tokens(whole)]
         longest = max(map(len, read))
         return Segments(np.concatenate([np.resize(own, longest) for own in read]), B, T, already)
