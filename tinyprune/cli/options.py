@@ -100,7 +100,7 @@ GATE = (
     (
         option("--lam", "weight of the L0 loss, a sum over all heads", type=float),
         option("--target-heads", "hold exactly this many heads open, instead of lam", type=int),
-        option("--target-parameters", "hold this share of all but the embedding open", type=float, metavar="SHARE"),
+        option("--target-parameters", "the same for a share of all but the embedding", type=float, metavar="SHARE"),
     ),
     option("--units", "gates for blocks of so many units of the feed-forward block, too", type=int),
     option(

@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyprune.config import DataConfig, GateConfig, ModelConfig, RunConfig, from_version_02, read_config
+from tinyprune.config import (
+    DataConfig,
+    GateConfig,
+    ModelConfig,
+    RunConfig,
+    from_version_02,
+    read_config,
+)
 from tinyprune.data import Text, Tokenizer, load_text, tokenizer_from_dict
 from tinyprune.data.corpora import absolute_corpus
 from tinyprune.errors import CheckpointError, UsageError
@@ -42,14 +49,17 @@ class SavedModel:
 
 def model_metadata(model: Transformer, tokenizer: Tokenizer, data: DataConfig, digest: str) -> dict[str, Any]:
     """Return the metadata that a checkpoint needs, so that `load_model` reads no other file."""
-    sizes = {"model": model.config.to_dict(), "gate": None if model.gate is None else model.gate.to_dict()}
-    return sizes | {"tokenizer": tokenizer.to_dict(), "data": data.to_dict(), "digest": digest}
+    metadata: dict[str, Any] = {"model": model.config.to_dict(), "gate": None}
+    if model.gate is not None:
+        metadata["gate"] = model.gate.to_dict()
+    return metadata | {"tokenizer": tokenizer.to_dict(), "data": data.to_dict(), "digest": digest}
 
 
 def load_model(path: Path, ops: Engine, mapped: bool = False) -> SavedModel:
     """Read a stage's checkpoint. Raises CheckpointError if that fails, or its tensors do not fit its metadata."""
     tensors, metadata = load_checkpoint(path, mapped)
-    params = {name.removeprefix("params."): x for name, x in tensors.items() if name.startswith("params.")}
+    named = {name: x for name, x in tensors.items() if name.startswith("params.")}
+    params = {name.removeprefix("params."): x for name, x in named.items()}
     try:
         config = ModelConfig.from_dict(metadata["model"])
         gate = None
@@ -59,9 +69,11 @@ def load_model(path: Path, ops: Engine, mapped: bool = False) -> SavedModel:
         tokenizer = tokenizer_from_dict(metadata["tokenizer"])
         if tokenizer.V != config.V:
             raise ValueError(f"its tokenizer has {tokenizer.V} entries, its model {config.V}")
-        return SavedModel(model, tokenizer, DataConfig.from_dict(metadata["data"]), metadata["digest"], metadata)
+        data = DataConfig.from_dict(metadata["data"])
+        return SavedModel(model, tokenizer, data, metadata["digest"], metadata)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is no checkpoint of a model of this version ({error}); train again") from error
+        said = f"{path} is no checkpoint of a model of this version ({error}); train again"
+        raise CheckpointError(said) from error
 
 
 def text_of(saved: SavedModel, path: Path, corpus: str | None = None) -> Text:
@@ -75,8 +87,10 @@ def text_of(saved: SavedModel, path: Path, corpus: str | None = None) -> Text:
     Raises what `load_text` raises.
     """
     if corpus is None:
-        return load_text(saved.data, saved.tokenizer, digest=saved.digest, near=path if path.is_dir() else path.parent)
-    text = load_text(dataclasses.replace(saved.data, corpus=absolute_corpus(corpus)), saved.tokenizer)
+        folder = path if path.is_dir() else path.parent
+        return load_text(saved.data, saved.tokenizer, digest=saved.digest, near=folder)
+    data = dataclasses.replace(saved.data, corpus=absolute_corpus(corpus))
+    text = load_text(data, saved.tokenizer)
     if text.digest != saved.digest:
         say(f"{text.name} is another text than the model was trained on")
     return text
@@ -135,7 +149,10 @@ class RunDirectory:
 
     def origin(self, stage: str) -> dict[str, str]:
         """Return the metadata that says which checkpoint a stage begins with: its sha256."""
-        return {} if stage == STAGES[0] else {"from": sha256_of(self.checkpoint(STAGES[STAGES.index(stage) - 1]))}
+        if stage == STAGES[0]:
+            return {}
+        before = STAGES[STAGES.index(stage) - 1]
+        return {"from": sha256_of(self.checkpoint(before))}
 
     def check_origins(self, last: str) -> bool:
         """Raise UsageError if a stage, up to the `last`, did not begin with the stage before it that is here.

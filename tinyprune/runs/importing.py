@@ -51,7 +51,8 @@ def import_run(
     config = dataclasses.replace(config, model=dataclasses.replace(pretrained.config, T=T))
     usual = config.heal == load_preset("pretrained").heal and "heal.optimizer" not in options
     if usual and find_model(pretrained.file).is_file() and (kind := block_type(pretrained.params)):
-        rule = "scales-offsets" if kind[-1] == "1" else "scales"  # repair and healing keep to what the file can say
+        # repair and healing keep to what the file can say
+        rule = "scales-offsets" if kind[-1] == "1" else "scales"
         options = {"repair.type": kind, "heal.optimizer": rule, "heal.lr": 3e-4} | options
     config = config.with_options(options | {"data.tokenizer": "bpe"})
     params = dict(pretrained.params)
@@ -61,8 +62,10 @@ def import_run(
     text = load_text(config.data, pretrained.tokenizer)
     metadata = model_metadata(model, pretrained.tokenizer, config.data, text.digest)
     metadata["positions"] = longest  # for an export: segments of T are the run's, not the model's
-    metadata |= {"stage": "train", "step": 0, "finished": True, "metrics_length": 0, "source": pretrained.name}
+    metadata |= {"stage": "train", "step": 0, "finished": True, "metrics_length": 0}
+    metadata["source"] = pretrained.name
     metadata["file"] = pretrained.file  # for an export that slices its quantised blocks
-    save_checkpoint(directory.checkpoint("train"), {f"params.{name}": x for name, x in params.items()}, metadata)
+    tensors = {f"params.{name}": x for name, x in params.items()}
+    save_checkpoint(directory.checkpoint("train"), tensors, metadata)
     directory.write("config.toml", to_toml(config.to_dict()))
     return config

@@ -71,7 +71,8 @@ def milliseconds_per_1k_tokens(
     ids = np.resize(tokens, (streams, T)).astype(np.int64)
     memories: list[Memory | None] = [None] * len(models)
     for _ in range(max(1, math.ceil(models[0].config.M / T))):
-        memories = [model.loss(ids, ids, memory)[1] for model, memory in zip(models, memories, strict=True)]
+        pairs = zip(models, memories, strict=True)
+        memories = [model.loss(ids, ids, memory)[1] for model, memory in pairs]
     seconds: list[list[float]] = [[] for _ in models]
     while len(seconds[-1]) < TIMING_ROUNDS or min(map(sum, seconds)) < at_least:
         for model, memory, measured in zip(models, memories, seconds, strict=True):
@@ -114,7 +115,8 @@ def write_report(run: Run, records: list[Record]) -> None:
     how = run.config.choose
     if how.by == "gates":
         gated = run.load("gate").model
-        figures["gates"] = plots.plot_gates(metrics, run.config.gate, Parts(gated.config).ids, how.target_heads)
+        ids = Parts(gated.config).ids
+        figures["gates"] = plots.plot_gates(metrics, run.config.gate, ids, how.target_heads)
     for name, figure in figures.items():
         plots.save_figure(figure, directory.path / "plots" / f"{name}.png")
     sample = sample_text(run, final.model)
@@ -156,7 +158,8 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
     steps = [stage.steps for stage in stages]
     removed = first["heads_open"] - last["heads_open"]
     more = "" if removed else " To close more, raise --lam or give --target-heads."
-    rows = [record | {"stage": f"{record['stage']}: {WHAT_IT_IS[record['stage']]}"} for record in records]
+    names = [f"{record['stage']}: {WHAT_IT_IS[record['stage']]}" for record in records]
+    rows = [record | {"stage": name} for record, name in zip(records, names, strict=True)]
     prompt, continuation = sample
     paragraphs = [
         f"# {run.directory.path.name}",

@@ -61,7 +61,7 @@ class Run:
     ops: Engine
     resume_command: str  # the command that resumes after a stop, for messages
     anew: Sequence[str] = ()  # stages whose checkpoints no longer count, see `prepare`
-    source: Path | None = None  # another run's checkpoint, which `prepare` makes the baseline of this one, see `adopt`
+    source: Path | None = None  # another run's checkpoint, which `prepare` makes the baseline, see `adopt`
     events: bool = False  # whether TensorBoard's event files are written
 
     @cached_property
@@ -74,9 +74,10 @@ class Run:
         trained = {} if before is None else {"tokenizer": before.tokenizer, "digest": before.digest}
         text = load_text(self.config.data, **trained, near=self.directory.path)
         for split in ("valid", "test"):
-            if len(getattr(text, split)) < 2:
+            count = len(getattr(text, split))
+            if count < 2:
                 raise UsageError(
-                    f"the {split} split of {text.name} has {len(getattr(text, split))} tokens, at least 2 are needed; "
+                    f"the {split} split of {text.name} has {count} tokens, at least 2 are needed; "
                     f"raise data.{split}_fraction or give a longer text"
                 )
         return text
@@ -118,7 +119,8 @@ class Run:
             self.check_order(stages)
         self.anew = anew if overwrite else ()
         if written is not None and self.source is None:
-            check_settings(self.directory, written, self.config, [stage for stage in STAGES if stage not in anew])
+            before_these = [stage for stage in STAGES if stage not in anew]
+            check_settings(self.directory, written, self.config, before_these)
         if self.config.model.M == 0 and self.config.model.mask == "same-length":
             raise UsageError(
                 'model.M = 0 with the same-length mask shows every token only itself; add --set model.mask="causal"'
@@ -127,8 +129,10 @@ class Run:
             _ = self.text  # refused if it is another; no assert, which python -O would leave out
         before = self.before(stages[0]) if self.source is None else self.earlier_model()
         model = self.model_config if before is None else before.model.config
-        # the texts of a finished stage may be gone by now
-        self.check_stages([stage for stage in stages if not (resume and self.finished(stage))], model)
+        left = list(stages)
+        if resume:  # the texts of a finished stage may be gone by now
+            left = [stage for stage in stages if not self.finished(stage)]
+        self.check_stages(left, model)
         if "gate" in stages:
             budget(with_blocks(model, self.config.choose), self.config.choose)
         if overwrite:
@@ -144,10 +148,11 @@ class Run:
     def check_order(self, stages: Sequence[str]) -> None:
         """Raise UsageError if a stage that is resumed has a later one already, or another beginning than it had."""
         for stage, later in itertools.pairwise(STAGES):
-            if stage in stages and self.directory.checkpoint(later).exists() and not self.finished(stage):
+            has_later = self.directory.checkpoint(later).exists()
+            if stage in stages and has_later and not self.finished(stage):
                 raise UsageError(
-                    f"{self.directory.path} has stage {later}, but its stage {stage} is missing or unfinished; put "
-                    f"{stage}.safetensors back, or do stage {stage} anew with --overwrite"
+                    f"{self.directory.path} has stage {later}, but its stage {stage} is missing or "
+                    f"unfinished; put {stage}.safetensors back, or do stage {stage} anew with --overwrite"
                 )
         self.directory.check_origins(stages[-1])
 
@@ -167,9 +172,10 @@ class Run:
             there = gpu_memory()
         needed = self.bytes_of(stage, model, model)
         if needed > there:
-            of = f"{needed / 1e9:,.0f} GB of memory for {count_parameters(model):,} parameters and B = {B}"
+            size = f"{count_parameters(model):,} parameters and B = {B}"
             raise UsageError(
-                f"stage {stage} takes about {of}, and there are {there / 1e9:,.0f}; make the model or its batch smaller"
+                f"stage {stage} takes about {needed / 1e9:,.0f} GB of memory for {size}, and there are "
+                f"{there / 1e9:,.0f}; make the model or its batch smaller"
             )
 
     def bytes_of(self, stage: str, model: ModelConfig, whole: ModelConfig) -> int:
@@ -184,8 +190,8 @@ class Run:
         V = self.text.tokenizer.V
         if self.config.model.V not in (0, V):
             raise UsageError(
-                f"model.V is {self.config.model.V}, but the tokenizer of {self.text.name} has {V} entries; add "
-                "--set model.V=0 (and, if the model has them, fitting model.cutoffs)"
+                f"model.V is {self.config.model.V}, but the tokenizer of {self.text.name} has {V} entries; "
+                "add --set model.V=0 (and, if the model has them, fitting model.cutoffs)"
             )
         return dataclasses.replace(self.config.model, V=V)
 
@@ -201,9 +207,11 @@ class Run:
             raise UsageError(f"{self.directory.path} has no stage {stage} yet; do it with: {command}")
         saved = load_model(path, self.ops, mapped=True)
         if saved.metadata.get("stage") != stage:
-            raise CheckpointError(f"{path} is of stage {saved.metadata.get('stage')}; put back the one of {stage}")
+            found = saved.metadata.get("stage")
+            raise CheckpointError(f"{path} is of stage {found}; put back the one of {stage}")
         if not is_finished(saved.metadata, stage, self.config):
-            raise UsageError(f"stage {stage} of {self.directory.path} is not finished; go on with: {command} --resume")
+            of = f"stage {stage} of {self.directory.path}"
+            raise UsageError(f"{of} is not finished; go on with: {command} --resume")
         return saved
 
     def finished(self, stage: str) -> bool:
@@ -237,7 +245,8 @@ class Run:
         metadata = model_metadata(model, origin.tokenizer, origin.data, origin.digest)
         tensors = {f"params.{name}": value for name, value in model.host_params().items()}
         own |= {"stage": stage, "step": 0, "finished": True, "read": origin.metadata.get("read")}
-        own |= {name: origin.metadata[name] for name in ("positions", "file") if name in origin.metadata}
+        kept = ("positions", "file")
+        own |= {name: origin.metadata[name] for name in kept if name in origin.metadata}
         save_checkpoint(self.directory.checkpoint(stage), tensors, metadata | own)
 
     def save_untrained(self, stage: str, model: Transformer, before: SavedModel, **own: Any) -> None:
@@ -260,10 +269,11 @@ class Run:
             return
         before = self.before("gate")
         texts, how = self.texts_for("gate", before), self.config.choose
+        watch = Checkpoints(self, before, resume)
         with ExitStack() as stack:
             if how.by != "gates":  # a stage that trains says itself what is compiled
                 stack.enter_context(announced(self.ops, "gate"))
-            gated = choose(before.model, self.recipe, texts, self.generator, Checkpoints(self, before, resume))
+            gated = choose(before.model, self.recipe, texts, self.generator, watch)
         if how.by != "gates":
             self.save_untrained("gate", gated, before)
         elif how.rewind:
@@ -288,14 +298,16 @@ class Run:
 
     def tell_what_stays(self, small: ModelConfig, whole: ModelConfig) -> None:
         """Say how many parts stay, in all and by layer."""
-        say(f"prune: {sum(small.heads)} of {sum(whole.heads)} heads stay, by layer {list(small.heads)}")
+        of = f"{sum(small.heads)} of {sum(whole.heads)} heads"
+        say(f"prune: {of} stay, by layer {list(small.heads)}")
         if small.U:
             of = f"{sum(small.blocks)} of {sum(whole.blocks)} blocks of {small.U} units"
             say(f"prune: {of} stay, by layer {list(small.blocks)}")
         how = self.config.choose
         if how.target_share and how.price == "parameters":
             stay, of_all = (Parts(config).prices("parameters")[1] for config in (small, whole))
-            say(f"prune: {stay / of_all:.1%} of all that is no embedding stay; asked for: {how.target_share:.1%}")
+            asked = f"asked for: {how.target_share:.1%}"
+            say(f"prune: {stay / of_all:.1%} of all that is no embedding stay; {asked}")
 
     def finetune(self, resume: bool = False) -> None:
         """Run stage 4: heal the smaller model."""
@@ -305,8 +317,8 @@ class Run:
         whole = None
         if config.distill or "self" in self.texts.names:
             whole = self.load("train").model
-        texts = self.texts_for("finetune", before)
-        heal(before.model, whole, "finetune", config, texts, self.generator, Checkpoints(self, before, resume))
+        texts, watch = self.texts_for("finetune", before), Checkpoints(self, before, resume)
+        heal(before.model, whole, "finetune", config, texts, self.generator, watch)
 
     def rehearse(self) -> float:
         """Compile all kernels of a run; return about how many seconds its stages take.
@@ -326,7 +338,8 @@ class Run:
             settings = self.training(stage)
             segments = self.texts_for(stage).segments(stage, settings, trained.config.T)
             seconds += rehearse(trained, minimised, segments, text, settings)
-        list(generate(stages["finetune"], text.test[:2], 2, np.random.default_rng(0)))  # the report has a sample
+        # the report has a sample
+        list(generate(stages["finetune"], text.test[:2], 2, np.random.default_rng(0)))
         return seconds
 
     def announce(self) -> None:
@@ -411,9 +424,11 @@ class Checkpoints(Watch):
                 log.truncate(self.before.metadata["metrics_length"] if self.before else 0)
             self.warn(stage)
             with announced(run.ops, name, run=name == "train") as compiled:
-                seconds = rehearse(stage.model, stage.objective, stage.segments, text, config, trainer.step)
+                trained = stage.model, stage.objective, stage.segments
+                seconds = rehearse(*trained, text, config, trainer.step)
                 if compiled and name == "train" and not run.ops.on_device:
-                    run.rehearse()  # later stages and commands then find all kernels; a GPU compiles all at once
+                    # later stages and commands then find all kernels; a GPU compiles all at once
+                    run.rehearse()
             self.announce(stage, config.steps - trainer.step, seconds)
             trainer.run()
 
@@ -422,9 +437,11 @@ class Checkpoints(Watch):
         name, steps, gate = stage.name, stage.config.steps, stage.model.gate
         rising = getattr(stage.objective, "warmup", 0)
         if gate is not None and rising > steps:
-            say(f"gate: lam rises over {rising} steps, more than gate_train.steps: it will not reach {gate.lam}")
+            more = "more than gate_train.steps"
+            say(f"gate: lam rises over {rising} steps, {more}: it will not reach {gate.lam}")
         if stage.config.warmup > steps:
-            say(f"{name}: the learning rate rises over {stage.config.warmup} steps, more than there are")
+            rises = f"rises over {stage.config.warmup} steps"
+            say(f"{name}: the learning rate {rises}, more than there are")
 
     def announce(self, stage: Stage, steps: int, seconds: float) -> None:
         """Say what is trained, on what, and about how long."""
@@ -445,4 +462,5 @@ class Checkpoints(Watch):
         """End a stage; tell how many gates had to move."""
         moved = stage.finish(model)
         if moved:
-            say(f"gate: to hit the target, gates {'closed' if moved > 0 else 'opened'} at the end: {abs(moved)}")
+            done = "closed" if moved > 0 else "opened"
+            say(f"gate: to hit the target, gates {done} at the end: {abs(moved)}")

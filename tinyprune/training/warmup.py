@@ -64,7 +64,8 @@ def announced(ops: Engine, what: str, *, run: bool = False) -> Iterator[list[str
     with ExitStack() as stack, ops.compilations(begin, end):
         yield begun
     if begun:
-        say(f"{what}: compiled {len(begun)} function{'s' * (len(begun) != 1)} in {duration(seconds)}; {ops.compiled}")
+        functions = "1 function" if len(begun) == 1 else f"{len(begun)} functions"
+        say(f"{what}: compiled {functions} in {duration(seconds)}; {ops.compiled}")
 
 
 class OfSome(Objective):
@@ -89,7 +90,8 @@ def rehearse(
     Model and objective are not changed. Returns about how many seconds the stage takes after the steps that are `done`.
     """
     ops = model.ops
-    replica, minimised = dataclasses.replace(model, params=dict(model.params)), copy.deepcopy(objective)
+    replica = dataclasses.replace(model, params=dict(model.params))
+    minimised = copy.deepcopy(objective)
     training = Training.start(replica, segments, config, minimised, np.random.default_rng(0))
     # large parameters are not updated: copies and averages of them would take as much memory as the training
     groups = {name: group for name, group in training.optimizer.groups.items() if model.params[name].size <= SMALL}
@@ -103,7 +105,8 @@ def rehearse(
         with ops.compiling_ahead() as others:
             if others is not None:
                 train_step(dataclasses.replace(training, model=dataclasses.replace(replica, ops=others)))
-        for again in range(3):  # without memory, with it, and once more where that is quick, with all kernels compiled
+        # without memory, with it, and once more where that is quick, with all kernels compiled
+        for again in range(3):
             start = time.perf_counter()
             train_step(training)
             ops.synchronize()
