@@ -112,11 +112,11 @@ def test_a_benchmark_with_a_pytorch_that_finds_no_gpu_is_refused(monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setitem(BACKENDS, "cuda", BACKENDS["cuda"]._replace(problem=lambda: None))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    check_options(Options("cuda"))
+    check_options("step", Options("cuda"))
     version = re.escape(torch.__version__)
     said = f"--peers torch: PyTorch {version} finds no GPU: install one that is built for CUDA"
     with pytest.raises(UsageError, match=said):
-        check_options(Options("cuda", peers=("torch",)))
+        check_options("step", Options("cuda", peers=("torch",)))
 
 
 def test_nothing_of_cuda_is_touched_unasked():

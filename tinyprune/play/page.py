@@ -76,7 +76,7 @@ def page_data(saved: SavedModel, path: Path, text: Text | None) -> dict[str, Any
 
 def html_page(data: str, name: str) -> str:
     """Return the page of a model called `name`."""
-    page = resources.files("tinyprune.play.page")
+    page = resources.files("tinyprune.play")
     content = (page / "page.html").read_text("utf-8").replace("{{name}}", html.escape(name))
     for script in re.findall(r"\{\{(\w+\.js)\}\}", content):
         content = content.replace(f"{{{{{script}}}}}", (page / script).read_text("utf-8"))
