@@ -15,7 +15,6 @@ from scipy.stats import t
 from tinyprune.config import ChooseConfig
 from tinyprune.data import BytePairTokenizer, ByteTokenizer, Segments, load_text
 from tinyprune.experiments.compare import PIECES, CheckpointCell, Comparison
-from tinyprune.experiments.lost import QUESTION, ask, capitals, countries, induction
 from tinyprune.experiments.results import read_csv
 from tinyprune.kernels.backend import get_backend
 from tinyprune.method.choose import open_best
@@ -25,6 +24,7 @@ from tinyprune.method.recipe import Recipe
 from tinyprune.method.remove import remove_closed_heads
 from tinyprune.method.repair import refitted
 from tinyprune.pretrained.gguf_writer import write_gguf
+from tinyprune.pretrained.words import QUESTION, ask, capitals, countries, induction
 from tinyprune.runs.directory import RunDirectory, load_model
 from tinyprune.runs.run import Run
 from tinyprune.training.distillation import Distillation

@@ -18,7 +18,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     """Run `tinyprune eval`."""
     import numpy as np
 
-    from tinyprune.experiments.lost import ask, countries
+    from tinyprune.pretrained.words import ask, countries
     from tinyprune.runs.directory import text_of
     from tinyprune.runs.report import milliseconds_per_1k_tokens, stage_record
     from tinyprune.training.warmup import announced

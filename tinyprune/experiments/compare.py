@@ -37,7 +37,6 @@ from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of
 from tinyprune.experiments.experiment import check_choices
 from tinyprune.experiments.grid import run_cells, this_process
 from tinyprune.experiments.intervals import CONFIDENCE, student
-from tinyprune.experiments.lost import QUESTION, ask, countries
 from tinyprune.experiments.pictures import plot_ratios
 from tinyprune.experiments.results import grouped, machine_of, mean_of, write_files
 from tinyprune.experiments.store import Store
@@ -56,6 +55,7 @@ from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import gguf_source
 from tinyprune.pretrained.gguf_writer import write_gguf
+from tinyprune.pretrained.words import QUESTION, ask, countries
 from tinyprune.runs.changes import is_finished
 from tinyprune.runs.directory import RunDirectory, load_model, sha256_of, text_of
 from tinyprune.training.evaluation import evaluate
@@ -115,7 +115,7 @@ class Comparison:
     parts: Sequence[str]
     shares: Sequence[float]
     seeds: int  # how many, for the methods in `SEEDED`
-    prompt: str | None = None  # what each model answers, beside the questions of `lost`; None: it is asked nothing
+    prompt: str | None = None  # what each model answers, see `words.ask`; None: it is asked nothing
     source: Path | None = None  # the GGUF file that the baseline comes from
     repaired: dict[str, Transformer] = dataclasses.field(default_factory=dict)  # the last, by its cell's name
 
@@ -194,7 +194,7 @@ class Comparison:
 
     @cached_property
     def words(self) -> dict[str, Any]:
-        """What every model is asked, see `lost.ask`; empty if nothing."""
+        """What every model is asked, see `words.ask`; empty if nothing."""
         return {} if self.prompt is None else {"facts": countries(self.text.tokenizer), "prompt": self.prompt}
 
     def choice(self, method: str, parts: str, share: float | None) -> ChooseConfig:

