@@ -8,13 +8,12 @@ import subprocess
 
 import pytest
 from command import MODEL, contents, refused, start, succeed, wait_until, write_text
-from toy import STEPS, toy_plan, without_seconds
+from toy import STEPS, toy_study, without_seconds
 
 from tinyprune.errors import UsageError
-from tinyprune.experiments import STUDIES
-from tinyprune.experiments.experiment import check_aligned, get_study, make_plan
-from tinyprune.experiments.methods import COMPARED, METHODS
+from tinyprune.experiments.methods import COMPARED
 from tinyprune.experiments.results import read_csv
+from tinyprune.experiments.tradeoff import make_tradeoff
 
 
 def given(tmp_path, **steps) -> list[str]:
@@ -29,45 +28,37 @@ def rows_of(directory) -> list[dict]:
     return [without_seconds(row) for row in read_csv((directory / "results.csv").read_text())]
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_all_names_of_a_study_stand_for_different_cells(name, tmp_path):
-    entries = get_study(name).entries(toy_plan(tmp_path, shares=(0.5, 0.25)))
-    assert len(entries) == len({(e.method, e.cell.heads, e.seed) for e in entries})
-    assert len({e.cell.key for e in entries}) == len(entries)
-    assert {e.seed for e in entries} == {0, 1}
+def test_all_cells_of_a_study_are_different(tmp_path):
+    cells = toy_study(tmp_path, shares=(0.5, 0.25)).cells
+    assert len(cells) == len({(cell.method, cell.heads, cell.config.seed) for cell in cells})
+    assert len({cell.key for cell in cells}) == len(cells)
+    assert {cell.config.seed for cell in cells} == {0, 1}
 
 
 def test_the_models_of_a_study_were_trained_alike_and_end_at_a_low_rate(tmp_path):
-    plan = toy_plan(tmp_path, shares=(0.5, 0.25), methods=COMPARED)
-    for name in STUDIES:
-        check_aligned(get_study(name).entries(plan))
-    entry = plan.entry("gates", plan.config, "gates", 0.5)
-    for changes, said in (
-        ({"heal.schedule": "constant"}, "finetune needs steps and a schedule that falls"),
-        ({"heal.steps": 0}, "finetune needs steps"),
-        ({"gate_train.steps": 9}, "gates and longer have not read the same text"),
-        ({"gate_train.B": 3}, "have not read the same text"),
-    ):
-        with pytest.raises(UsageError, match=said):
-            check_aligned([entry, plan.entry("longer", plan.config.with_options(changes), "random", 0.5)])
-    for changes in ({"train.schedule": "constant"}, {"train.steps": 99}):  # from which nothing starts here
-        two = [plan.entry("a", plan.config.with_options(of), "baseline") for of in ({}, changes)]
-        with pytest.raises(UsageError, match=r"low learning rate: train needs|have not read the same text"):
-            check_aligned(two)
-    stageless = dataclasses.replace(METHODS["random"], heal=("finetune",))
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(UsageError, match="in as many stages"):
-        patch.setitem(METHODS, "random", stageless)
-        check_aligned([entry, plan.entry("random", plan.config, "random", 0.5)])
+    study, trained = toy_study(tmp_path, shares=(0.5,), methods=COMPARED), {}
+    for cell in study.cells:
+        method, stages = cell.definition, list(cell.definition.heal)
+        if method.by == "gates" and not method.rewound:
+            stages.insert(0, "gate")
+        if cell.baseline is not None:
+            stages.insert(0, "train")
+        trained[cell.method] = stages
+    assert trained.pop("baseline") == ["train"] and len(trained) == 1 + len(COMPARED)
+    assert all(stages == ["train", "gate", "finetune"] for stages in trained.values())
+    for changes in ({"heal.schedule": "constant"}, {"heal.steps": 0}):
+        with pytest.raises(UsageError, match="low learning rate: finetune needs steps and a schedule that falls"):
+            dataclasses.replace(study, config=study.config.with_options(changes))
 
 
 def test_what_is_given_goes_before_quick_and_quick_before_the_preset():
-    full, quick = make_plan(), make_plan(options={"heal.steps": 7}, quick=True, seeds=6, scope="layer")
-    assert (full.seeds, make_plan(quick=True).seeds) == (3, 2)
+    full, quick = make_tradeoff(), make_tradeoff(options={"heal.steps": 7}, quick=True, seeds=6, scope="layer")
+    assert (full.seeds, make_tradeoff(quick=True).seeds) == (3, 2)
     assert (quick.seeds, quick.shares, quick.scope) == (6, (0.5,), "layer")
     assert (quick.config.heal.steps, quick.config.train.steps) == (7, 200)
     assert quick.config.train.steps < full.config.train.steps
     with pytest.raises(UsageError, match="shares must be numbers from 0 to 1"):
-        make_plan(shares=())
+        make_tradeoff(shares=())
 
 
 @pytest.mark.slow

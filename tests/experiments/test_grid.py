@@ -9,18 +9,17 @@ import threading
 import time
 
 import pytest
-from toy import Here, Lost, assert_as_in_one_thread, toy_cell, toy_plan
+from toy import Here, Lost, assert_as_in_one_thread, toy_cell, toy_study
 
 from tinyprune.errors import NotFiniteError, TinypruneError
 from tinyprune.experiments.cells import Cell
 from tinyprune.experiments.grid import local_processes, missing, run_cells
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.studies.tradeoff import STUDY
 from tinyprune.io.progress import say
 
 
 def cells_of(directory, **options) -> list[Cell]:
-    return [entry.cell for entry in STUDY.entries(toy_plan(directory, **options))]
+    return toy_study(directory, **options).cells
 
 
 def test_baselines_come_first_and_only_what_is_missing_is_computed(tmp_path):

@@ -3,13 +3,12 @@
 import statistics
 
 import pytest
-from toy import Here, row, toy_plan
+from toy import Here, row, toy_study
 
 from tinyprune.errors import TinypruneError
 from tinyprune.experiments.grid import run_cells
 from tinyprune.experiments.results import read_csv, result_rows, summarise, to_csv
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.studies.tradeoff import STUDY
 
 COLUMNS = {
     *("study", "method", "seed", "heads_open", "heads_total", "parameters", "multiply_adds_per_token"),
@@ -19,25 +18,24 @@ COLUMNS = {
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A plan, its entries, and the store that has them all."""
+    """The cells of a study, and the store that has them all."""
     directory = tmp_path_factory.mktemp("results")
-    plan = toy_plan(directory, methods=("random", "magnitude", "gates"))
+    cells = toy_study(directory, methods=("random", "magnitude", "gates")).cells
     store = Store(directory / "study")
-    entries = STUDY.entries(plan)
-    run_cells([entry.cell for entry in entries], store, Here().opened)
-    return plan, entries, store
+    run_cells(cells, store, Here().opened)
+    return cells, store
 
 
 def test_a_row_for_each_model_and_split(study):
-    _, entries, store = study
-    rows = result_rows("tradeoff", entries, store)
-    assert len(rows) == 2 * len(entries) and set(rows[0]) >= COLUMNS
-    for made, (entry, split) in zip(rows, [(e, s) for e in entries for s in ("valid", "test")], strict=True):
-        record = store.records[entry.cell.key]
+    cells, store = study
+    rows = result_rows("tradeoff", cells, store)
+    assert len(rows) == 2 * len(cells) and set(rows[0]) >= COLUMNS
+    for made, (cell, split) in zip(rows, [(c, s) for c in cells for s in ("valid", "test")], strict=True):
+        record = store.records[cell.key]
         assert made["split"] == split and made["bits_per_character"] == record["bits_per_character"][split]
-        assert made["method"] == entry.method and made["seed"] == entry.seed
+        assert made["method"] == cell.method and made["seed"] == cell.config.seed
         assert made["heads_open"] == sum(int(h) for h in made["heads_by_layer"].split()) == sum(record["heads"])
-        assert entry.cell.heads in (None, made["heads_open"])
+        assert cell.heads in (None, made["heads_open"])
 
 
 ROWS = [row("random", 2, 0, 2.0), row("random", 2, 1, 3.0), row("gates", 2, 0, 1.9), row("gates", 2, 1, 2.5)]
@@ -60,8 +58,8 @@ def test_mean_and_spread_by_hand():
 
 
 def test_csv_and_back(study):
-    _, entries, store = study
-    rows = result_rows("tradeoff", entries, store)
+    cells, store = study
+    rows = result_rows("tradeoff", cells, store)
     again = read_csv(to_csv(rows))
     assert [list(r) for r in again] == [list(r) for r in rows]
     for before, after in zip(rows, again, strict=True):
@@ -71,8 +69,8 @@ def test_csv_and_back(study):
 
 
 def test_models_of_one_baseline_must_have_begun_with_the_same_weights(study, monkeypatch):
-    _, entries, store = study
-    gates = [entry for entry in entries if entry.method == "gates"][-1].cell
+    cells, store = study
+    gates = [cell for cell in cells if cell.method == "gates"][-1]
     monkeypatch.setitem(store.records, gates.key, store.records[gates.key] | {"baseline_sha256": "another"})
     with pytest.raises(TinypruneError, match="seed 1 began with different weights"):
-        result_rows("tradeoff", entries, store)
+        result_rows("tradeoff", cells, store)

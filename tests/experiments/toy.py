@@ -9,11 +9,10 @@ from typing import Any
 from command import MODEL, write_text
 
 from tinyprune.config import RunConfig
-from tinyprune.experiments import experiment
 from tinyprune.experiments.cells import Cell, compute
-from tinyprune.experiments.experiment import Plan
 from tinyprune.experiments.grid import ThisProcess, Workers
 from tinyprune.experiments.store import Store
+from tinyprune.experiments.tradeoff import Tradeoff, run_tradeoff
 
 STAGE = {"B": 2, "lr": 2e-3}
 STEPS = {"train": 12, "gate_train": 8, "heal": 4}
@@ -30,10 +29,10 @@ def toy_config(directory: Path, seed: int = 0, **options: Any) -> RunConfig:
     return RunConfig.from_dict(tables).with_options({k.replace("__", "."): v for k, v in options.items()})
 
 
-def toy_plan(directory: Path, **options: Any) -> Plan:
+def toy_study(directory: Path, **options: Any) -> Tradeoff:
     """Two seeds, half of the heads, two methods, on NumPy, so that nothing is compiled."""
     given = {"seeds": 2, "shares": (0.5,), "methods": ("random", "gates"), "backend": "numpy"} | options
-    return Plan(toy_config(directory), **given)
+    return Tradeoff(toy_config(directory), **given)
 
 
 def toy_cell(directory: Path, method: str = "baseline", heads: int | None = None, **options: Any) -> Cell:
@@ -77,11 +76,12 @@ class Lost(Exception):
     """A worker's death that leaves its executor usable, as on a cluster."""
 
 
-def whole_study(name: str, plan: Plan, directory: Path) -> tuple[dict[str, str], set[str]]:
+def whole_study(study: Tradeoff, directory: Path) -> tuple[dict[str, str], set[str]]:
     """Run a study; returns its text files by name, and its pictures' names."""
-    experiment.run_study(name, plan, directory / name, Here().opened)
-    pictures = {path.stem for path in (directory / name / "plots").glob("*.png")}
-    files = {path.name: path.read_text() for path in (directory / name).iterdir() if path.suffix in (".csv", ".md")}
+    run_tradeoff(study, directory / "study", Here().opened)
+    pictures = {path.stem for path in (directory / "study" / "plots").glob("*.png")}
+    made = (path for path in (directory / "study").iterdir() if path.suffix in (".csv", ".md"))
+    files = {path.name: path.read_text() for path in made}
     assert all(f"](plots/{picture}.png)" in files["README.md"] for picture in pictures)
     return files, pictures
 

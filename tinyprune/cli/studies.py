@@ -14,9 +14,9 @@ from tinyprune.io.tables import print_records
 
 def experiment(arguments: argparse.Namespace) -> None:
     """Run `tinyprune experiment`: print the summary, or with --json every row."""
-    from tinyprune.experiments.experiment import make_plan, run_study
     from tinyprune.experiments.grid import dask_cluster, local_processes
     from tinyprune.experiments.results import summarise
+    from tinyprune.experiments.tradeoff import make_tradeoff, run_tradeoff
     from tinyprune.kernels.backend import default_backend
 
     if arguments.scheduler and arguments.jobs:
@@ -28,12 +28,12 @@ def experiment(arguments: argparse.Namespace) -> None:
     workers = dask_cluster(cluster) if cluster else local_processes(arguments.jobs, backend)
     sizes = {"backend": backend} | {name: getattr(arguments, name) for name in ("seeds", "scope")}
     sizes |= {"shares": listed(arguments, "shares", float), "methods": listed(arguments, "methods")}
-    plan = make_plan(arguments.preset, options, arguments.quick, **sizes)
-    names = [arguments.study, Path(arguments.preset or "").stem, Path(plan.config.data.corpus).stem]
+    study = make_tradeoff(arguments.preset, options, arguments.quick, **sizes)
+    names = [arguments.study, Path(arguments.preset or "").stem, Path(study.config.data.corpus).stem]
     if arguments.quick:
         names.append("quick")
     directory = arguments.directory or Path("runs", "-".join(filter(None, names)))
-    rows = run_study(arguments.study, plan, directory, workers, not cluster)
+    rows = run_tradeoff(study, directory, workers, not cluster)
     print_records(rows if arguments.json else summarise(rows), arguments.json)
 
 

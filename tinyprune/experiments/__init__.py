@@ -2,10 +2,9 @@
 
     tradeoff   quality against the number of heads that stay, for every method
 
-Each study is one file of `studies`: its models, what they are compared with, its tables. `pictures` draws for all of
-them. The models are independent cells (`cells`), made smaller by the `methods`, computed by any
-`concurrent.futures.Executor` (`grid`) and stored one by one (`store`). `experiment` leads a study from its first cell
-to its report (`results`). A new study is a file in `studies/` and its name below.
+A study is one file, `tradeoff`: its models, what they are compared with, its tables. The models are independent cells
+(`cells`), made smaller by the `methods`, computed by any `concurrent.futures.Executor` (`grid`) and stored one by one
+(`store`). `results` and `intervals` make tables of their records, `pictures` draws these.
 
 `compare` does the same with the cells of one trained model, which may be large.
 """

@@ -80,16 +80,6 @@ class Cell:
         return {"train": self.config.train, "gate": self.config.gate_train, "finetune": self.config.heal}
 
     @property
-    def trained(self) -> list[str]:
-        """Return the stages in which the weights that are measured were trained, in order."""
-        stages = list(self.definition.heal)
-        if self.definition.by == "gates" and not self.definition.rewound:
-            stages.insert(0, "gate")
-        if self.baseline is not None:
-            stages.insert(0, "train")
-        return stages
-
-    @property
     def recipe(self) -> Recipe:
         """Return what `method.prune` is to do with the whole model."""
         method, config = self.definition, self.config

@@ -34,9 +34,9 @@ from tinyprune.config import OF_HEADS, ChooseConfig, RunConfig, TrainConfig, as_
 from tinyprune.data import Text
 from tinyprune.errors import UsageError
 from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of
-from tinyprune.experiments.experiment import check_choices
 from tinyprune.experiments.grid import run_cells, this_process
 from tinyprune.experiments.intervals import CONFIDENCE, student
+from tinyprune.experiments.methods import check_choices
 from tinyprune.experiments.pictures import plot_ratios
 from tinyprune.experiments.results import grouped, machine_of, mean_of, write_files
 from tinyprune.experiments.store import Store

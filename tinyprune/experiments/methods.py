@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from tinyprune.errors import UsageError, nearest
 from tinyprune.method.criteria import CRITERIA
 
 
@@ -23,7 +25,7 @@ class Method:
         repair: whether what stays is fitted to the whole model, see `method.repair`.
         heal: the stages in which what stays is trained.
         distill: the share of the divergence from the whole model in the loss meanwhile.
-        longer: whether stage train has as many steps more as make up for the heads that are missing, in multiply-adds.
+        longer: whether stage train has as many steps more as the missing heads save in multiply-adds.
     """
 
     about: str = ""
@@ -41,13 +43,15 @@ class Method:
 searched = partial(Method, by="least-squares", repair=True)
 gated = partial(Method, by="gates", heal=("finetune",))
 small = partial(Method, start="new", by="layers", heal=("train", "gate", "finetune"))
-DISTILLED = "half of the loss afterwards is the divergence from the whole model"
+NEVER_THERE = "A model that never had the other heads, with as many"
 
 METHODS: dict[str, Method] = {name: Method(by=name) for name in CRITERIA if name != "michel-global"} | {
     "least-squares": searched(
         "The heads that the others can make up for best, found by exchanges, and the fit (OSSCAR)"
     ),
-    "least-squares-distilled": searched(f"The same; {DISTILLED}", distill=0.5),
+    "least-squares-distilled": searched(
+        "The same; half of the loss afterwards is the divergence from the whole model", distill=0.5
+    ),
     "gates": gated("Hard-Concrete gates under the L0 loss, trained with the weights (Shim et al. 2021)"),
     "voita": gated(
         "Soft Hard-Concrete gates without output scaling (Voita et al. 2019)",
@@ -64,13 +68,31 @@ METHODS: dict[str, Method] = {name: Method(by=name) for name in CRITERIA if name
         shuffled=True,
     ),
 }
-BASELINE, UNPRUNED, SMALL, SMALL_LONGER = "baseline", "unpruned", "small-from-scratch", "small-longer"
-# The model that the methods start from, and what they are held against: the whole model with as many steps; a model
-# that never had the other heads, with as many steps, and with as many multiply-adds.
+# The model that the methods start from, and what they are held against: the whole model with as many
+# steps; a model that never had the other heads, with as many steps, and with as many multiply-adds.
+BASELINE, UNPRUNED = "baseline", "unpruned"
+SMALL, SMALL_LONGER = "small-from-scratch", "small-longer"
 CONTROLS: dict[str, Method] = {
     BASELINE: Method(by="", start="new", heal=("train",)),
     UNPRUNED: Method(by=""),
-    SMALL: small("A model that never had the other heads, with as many steps"),
-    SMALL_LONGER: small("A model that never had the other heads, with as many multiply-adds", longer=True),
+    SMALL: small(f"{NEVER_THERE} steps"),
+    SMALL_LONGER: small(f"{NEVER_THERE} multiply-adds", longer=True),
 }
 COMPARED = (*METHODS, SMALL, SMALL_LONGER)  # what `--methods` can name, and has if it is not given
+
+
+def check_choices(shares: Sequence[float], total: int, methods: Sequence[str], known: Iterable[str]) -> None:
+    """Raise UsageError unless shares of `total` heads are different numbers, and methods are known."""
+    known = tuple(known)
+    if not shares or not all(0 <= share <= 1 for share in shares):
+        raise UsageError(f"shares must be numbers from 0 to 1, got {list(shares)}")
+    for method in methods:
+        if method not in known:
+            hint = nearest(method, known)
+            raise UsageError(f"methods must be among {', '.join(known)}; got {method!r}{hint}")
+    if len(set(methods)) < len(methods):
+        raise UsageError(f"methods must be different, got {', '.join(methods)}")
+    heads = [round(share * total) for share in shares]
+    if len(set(heads)) < len(heads):
+        given = f"{list(shares)} are {heads}"
+        raise UsageError(f"shares must stand for different numbers of heads; {given}")

@@ -16,11 +16,12 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from tinyprune.errors import TinypruneError
+from tinyprune.experiments.cells import Cell
 from tinyprune.experiments.store import Store
 from tinyprune.io.files import replace_file
 from tinyprune.io.progress import say
@@ -29,55 +30,52 @@ from tinyprune.kernels.backend import BACKENDS
 from tinyprune.kernels.machine import describe_machine, processors
 from tinyprune.plots import save_figure
 
-if TYPE_CHECKING:
-    from tinyprune.experiments.experiment import Entry
-
 SPLITS = ("valid", "test")
 Picture = tuple[str, str, Figure]  # file name, caption, figure
 
 
-def result_rows(study: str, entries: Sequence[Entry], store: Store) -> list[Record]:
+def result_rows(study: str, cells: Sequence[Cell], store: Store) -> list[Record]:
     """Return a row for each model and split.
 
     `heads_shifted` is how many heads more than the target the controller left open (fewer if negative), which were then
     closed to meet it exactly; None for methods that have no controller.
     """
-    done = [(entry, store.records[entry.cell.key]) for entry in entries]
+    done = [(cell, store.records[cell.key]) for cell in cells]
     check_baselines(done)
     return [
         {
             "study": study,
-            "corpus": Path(entry.cell.config.data.corpus).name,
-            "kind": entry.cell.config.model.kind,
-            "method": entry.method,
-            "start": entry.cell.definition.start,
-            "seed": entry.seed,
+            "corpus": Path(cell.config.data.corpus).name,
+            "kind": cell.config.model.kind,
+            "method": cell.method,
+            "start": cell.definition.start,
+            "seed": cell.config.seed,
             # of heads and blocks that are removed apart, what was asked for
-            "heads_open": record["heads_total"] if entry.cell.heads is None else entry.cell.heads,
+            "heads_open": record["heads_total"] if cell.heads is None else cell.heads,
             "heads_total": record["heads_total"],
             "parameters": record["parameters"],
             "multiply_adds_per_token": record["multiply_adds_per_token"],
             "bits_per_character": record["bits_per_character"][split],
             "steps_total": record["steps_total"],
             "split": split,
-            "scope": entry.cell.scope,
+            "scope": cell.scope,
             "heads_by_layer": " ".join(map(str, record["heads"])),
             "heads_shifted": record.get("heads_shifted"),
         }
-        for entry, record in done
+        for cell, record in done
         for split in SPLITS
     ]
 
 
-def check_baselines(done: Iterable[tuple[Entry, dict[str, Any]]]) -> None:
+def check_baselines(done: Iterable[tuple[Cell, dict[str, Any]]]) -> None:
     """Raise TinypruneError if models of one baseline began with different weights, as on two kinds of processors."""
     seen: dict[str, Any] = {}
-    for entry, record in done:
-        key, sha256 = getattr(entry.cell.baseline, "key", ""), record.get("baseline_sha256")
+    for cell, record in done:
+        key, sha256 = getattr(cell.baseline, "key", ""), record.get("baseline_sha256")
         if seen.setdefault(key, sha256) != sha256:
             raise TinypruneError(
-                f"models of seed {entry.seed} began with different weights, perhaps of different machines; delete that "
-                "seed's lines in cells.jsonl, and they are computed again"
+                f"models of seed {cell.config.seed} began with different weights, perhaps of "
+                "different machines; delete that seed's lines in cells.jsonl, and they are computed again"
             )
 
 

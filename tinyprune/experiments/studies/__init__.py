@@ -1,1 +1,0 @@
-"""The studies, one file each: its `STUDY` has everything that belongs to it alone."""
