@@ -6,14 +6,16 @@ import math
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from command import contents, refused, run_here, succeed
 from scipy.stats import t
 
-from tinyprune.config import ChooseConfig
+from tinyprune.config import ChooseConfig, RunConfig
 from tinyprune.data import BytePairTokenizer, ByteTokenizer, Segments, load_text
+from tinyprune.experiments import compare
 from tinyprune.experiments.compare import PIECES, CheckpointCell, Comparison
 from tinyprune.experiments.results import read_csv
 from tinyprune.kernels.backend import get_backend
@@ -166,6 +168,16 @@ def test_words_of_a_model_that_by_construction_knows_capitals_and_copies():
     assert said[0].startswith("<|end|>") and said[1] == "" and said[2].startswith(" ran")
     with pytest.raises(ValueError, match="this one's is byte"):
         assert ("the United States", "Washington") in countries(tokenizer) and countries(ByteTokenizer())
+
+
+def test_a_healed_model_begins_with_the_repaired_one_of_its_own_share(monkeypatch):
+    """Also where two shares are the same in percent."""
+    repaired = (f"model {i}" for i in range(9))
+    monkeypatch.setattr(compare, "repair", lambda *_: next(repaired))
+    comparison = SimpleNamespace(model=None, config=RunConfig(), repaired=[], fresh_texts=lambda: None)
+    cells = [CheckpointCell(what, "random", "heads", 0, {}, x) for x in (0.8, 0.804) for what in ("repaired", "healed")]
+    made = [Comparison.repaired_model(comparison, cell, None) for cell in cells]
+    assert made == ["model 0", "model 0", "model 1", "model 1"]
 
 
 WRONG = {

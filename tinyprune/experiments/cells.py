@@ -28,7 +28,14 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from tinyprune.config import STAGE_TABLES, ChooseConfig, DataConfig, RunConfig, TrainConfig, as_version_02
+from tinyprune.config import (
+    STAGE_TABLES,
+    ChooseConfig,
+    DataConfig,
+    RunConfig,
+    TrainConfig,
+    as_version_02,
+)
 from tinyprune.data import Text, load_text
 from tinyprune.errors import NotFiniteError, TinypruneError
 from tinyprune.experiments.methods import BASELINE, CONTROLS, METHODS, Method
@@ -47,7 +54,8 @@ from tinyprune.training.evaluation import evaluate
 SCORE_TOKENS = 24_000  # how much of the validation split criteria read
 REPAIR_TOKENS = 60_000  # how much of the training split repairs read
 REVISION = 1  # of the methods: with another number all cells are computed again
-NOT_IN_KEYS = "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_every"  # settings that change no result
+# Settings that change no result.
+NOT_IN_KEYS = "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_every"
 
 # Numba's simplest threading layer ends the process when two threads call it at the same time.
 ONE_AT_A_TIME = threading.Lock()
@@ -62,7 +70,7 @@ class Cell:
     heads: int | None = None  # how many stay in all layers together; None if none are removed
     scope: str = "global"  # for criteria, see `masks.keep_best`
     backend: str = "numba"
-    digest: str | None = None  # sha256 of the text; a worker with another text refuses the cell. None accepts any text
+    digest: str | None = None  # sha256 of the text; a worker with another one refuses the cell
 
     @property
     def definition(self) -> Method:
@@ -72,22 +80,26 @@ class Cell:
     @property
     def baseline(self) -> Cell | None:
         """Return the cell whose weights this one starts from; None if it starts from new weights."""
-        return None if self.definition.start == "new" else dataclasses.replace(self, method=BASELINE, heads=None)
+        if self.definition.start == "new":
+            return None
+        return dataclasses.replace(self, method=BASELINE, heads=None)
 
     @property
     def stages(self) -> dict[str, TrainConfig]:
         """Return the settings of the three stages."""
-        return {"train": self.config.train, "gate": self.config.gate_train, "finetune": self.config.heal}
+        return {stage: getattr(self.config, table) for stage, table in STAGE_TABLES.items()}
 
     @property
     def recipe(self) -> Recipe:
         """Return what `method.prune` is to do with the whole model."""
         method, config = self.definition, self.config
-        healing = {stage: dataclasses.replace(self.stages[stage], distill=method.distill) for stage in method.heal}
+        gate = dataclasses.replace(config.gate, **method.gates)
         repair = dataclasses.replace(config.repair, tokens=0)
         if method.repair:
             repair = dataclasses.replace(config.repair, tokens=REPAIR_TOKENS, mode="at-once")
-        gate = dataclasses.replace(config.gate, **method.gates)
+        healing = {}
+        for stage in method.heal:
+            healing[stage] = dataclasses.replace(self.stages[stage], distill=method.distill)
         return Recipe(self.choice(), gate, config.gate_train, repair, healing)
 
     def choice(self) -> ChooseConfig:
@@ -100,8 +112,8 @@ class Cell:
             prices, whole = Parts(model).prices("parameters")
             share = 1 - float(prices.sum()) * (1 - self.heads / model.heads_total) / whole
             target = {"target_heads": None, "target_share": share, "price": "parameters"}
-        given = {"by": method.by, "tokens": SCORE_TOKENS, "scope": self.scope, "rewind": method.rewound}
-        return dataclasses.replace(self.config.choose, **target, **given)
+        given = {"by": method.by, "scope": self.scope, "rewind": method.rewound}
+        return dataclasses.replace(self.config.choose, tokens=SCORE_TOKENS, **target, **given)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: everything that the result depends on, and nothing else."""
@@ -111,15 +123,15 @@ class Cell:
                 config[stage].pop(name, None)
         gates = self.definition.by == "gates"
         if gates:
-            # `heads` and the method replace these settings; one that changes no other stood for its objective
+            # `heads` and the method replace these settings; what it changed otherwise was its objective
             for name in ("target_heads", "lam", *(self.definition.gates or ["objective"])):
                 config["gate"].pop(name, None)
         else:
             del config["gate"]
         if self.method == BASELINE:
             del config["gate_train"], config["finetune"]
-        values = {"revision": REVISION, "method": self.method, "backend": self.backend, "config": config}
-        values["digest"] = self.digest
+        values = {"revision": REVISION, "method": self.method, "backend": self.backend}
+        values |= {"config": config, "digest": self.digest}
         if self.heads is not None:
             values["heads"] = self.heads
         if self.method in METHODS and not gates:
@@ -146,7 +158,7 @@ class Outcome:
     """The result of a cell."""
 
     record: dict[str, Any]  # plain values, see `CellRun.measure`
-    checkpoint: bytes | None = None  # the baseline's weights as a safetensors file; None for other cells
+    checkpoint: bytes | None = None  # the baseline's weights, a safetensors file; None for others
 
 
 def compute(cell: Cell, baseline: bytes | None = None) -> Outcome:
@@ -185,7 +197,9 @@ class CellRun(Watch):
         self.ops = ops
         self.text = text
         self.baseline = baseline
-        self.record: dict[str, Any] = {"steps_total": cell.config.train.steps if cell.baseline else 0}
+        self.record: dict[str, Any] = {"steps_total": 0}
+        if cell.baseline is not None:
+            self.record["steps_total"] = cell.config.train.steps
         if baseline is not None:
             self.record["baseline_sha256"] = hashlib.sha256(baseline).hexdigest()[:16]
 
@@ -200,18 +214,22 @@ class CellRun(Watch):
         else:
             model = prune(whole, cell.recipe, texts, self.generator, self)
             if not whole.config.U and sum(model.config.heads) != cell.heads:
-                raise TinypruneError(f"{cell.heads} heads were asked for, {sum(model.config.heads)} stay")
+                stay = sum(model.config.heads)
+                raise TinypruneError(f"{cell.heads} heads were asked for, {stay} stay")
         weights = None
         if cell.method == BASELINE:
-            weights = safetensors.numpy.save({k: np.ascontiguousarray(x) for k, x in model.host_params().items()})
+            params = model.host_params()
+            weights = safetensors.numpy.save({k: np.ascontiguousarray(x) for k, x in params.items()})
         return Outcome(self.measure(model), weights)
 
     def start(self) -> Transformer:
         """Return the baseline, or a model with new weights, in new arrays."""
         config = self.cell.config.model
         if self.cell.baseline is None:
-            return Transformer(config, init_parameters(config, self.generator("init")), ops=self.ops)
-        return Transformer(config, safetensors.numpy.load(self.baseline), ops=self.ops)
+            params = init_parameters(config, self.generator("init"))
+        else:
+            params = safetensors.numpy.load(self.baseline)
+        return Transformer(config, params, ops=self.ops)
 
     def scored(self, scores: Scores) -> None:
         """Record the scores of a criterion."""
@@ -221,7 +239,8 @@ class CellRun(Watch):
         """Train a stage, and measure the model after it."""
         method, record, config = self.cell.definition, self.record, stage.config
         if method.longer and stage.name == "train":
-            stage.config = config = dataclasses.replace(config, steps=config.steps + self.steps_saved(stage.model))
+            steps = config.steps + self.steps_saved(stage.model)
+            stage.config = config = dataclasses.replace(config, steps=steps)
         step = 0
         try:
             for step in stage.steps():  # noqa: B007
@@ -232,9 +251,11 @@ class CellRun(Watch):
                 f"step {step + 1} of stage {stage.name} gave numbers that are not finite; lower its "
                 f"learning rate, say with --set {table}.lr={config.lr / 2:g}"
             ) from error
-        if not (method.rewound and stage.model.gate):  # else these steps only chose heads: what stays has as many again
+        # the steps of gates that are rewound only chose heads: what stays has as many again
+        if not (method.rewound and stage.model.gate):
             record["steps_total"] += config.steps
-        record.setdefault("bits_per_character_after", {})[stage.name] = self.bits(stage.model, "valid")
+        after = record.setdefault("bits_per_character_after", {})
+        after[stage.name] = self.bits(stage.model, "valid")
         if stage.model.gate is not None:
             self.finish_gates(stage)
 
@@ -251,7 +272,8 @@ class CellRun(Watch):
         """Deal the values of all gates to other heads: the open ones to those that the criterion `random` keeps."""
         parts = Parts(gated.config)
         values = parts.log_alpha(gated.params, gated.ops)
-        order = np.argsort(np.concatenate(random_scores(gated, self.text.valid, self.generator("scores"))))
+        scores = random_scores(gated, self.text.valid, self.generator("scores"))
+        order = np.argsort(np.concatenate(scores))
         values[order] = np.sort(values)
         gated.params |= parts.named(values, gated.ops)
 
@@ -276,6 +298,9 @@ class CellRun(Watch):
         quality = {"valid": valid, "test": self.bits(model, "test")}
         config = model.config
         kept = {"heads": list(config.heads), "head_ids": [list(layer) for layer in config.head_ids]}
-        kept |= {"heads_total": config.heads_total} | ({"blocks": list(config.blocks)} if config.U else {})
-        costs = {"parameters": count_parameters(config), "multiply_adds_per_token": count_multiply_adds(config)}
+        kept["heads_total"] = config.heads_total
+        if config.U:
+            kept["blocks"] = list(config.blocks)
+        costs = {"parameters": count_parameters(config)}
+        costs["multiply_adds_per_token"] = count_multiply_adds(config)
         return kept | costs | {"bits_per_character": quality} | self.record

@@ -53,6 +53,7 @@ from tinyprune.method.texts import Texts
 from tinyprune.model.counting import count_parameters
 from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer
+from tinyprune.ops.engine import Engine
 from tinyprune.pretrained import gguf_source
 from tinyprune.pretrained.gguf_writer import write_gguf
 from tinyprune.pretrained.words import QUESTION, ask, countries
@@ -63,11 +64,14 @@ from tinyprune.training.warmup import announced
 
 METHODS = ("gates", *CRITERIA)
 SEEDED = ("gates", "random")  # the others have one result
-HEADS_ONLY = ("leave-one-out", *OF_HEADS)  # leave-one-out reads the text once for each part: blocks are too many
+# Leave-one-out reads the text once for each part: blocks are too many.
+HEADS_ONLY = ("leave-one-out", *OF_HEADS)
 KINDS = ("heads", "blocks", "both")  # of parts that may go
-SIZES = ("heads", "blocks", "parameters", "non_embedding", "bytes")  # of a file of llama.cpp, if the source is one
+# "bytes" are those of a file of llama.cpp, if the source is one.
+SIZES = ("heads", "blocks", "parameters", "non_embedding", "bytes")
 PIECES = 20  # of a text
-CHANGED = ("choose", "gate", "gate_train", "repair", "heal", "seed", "texts")  # settings, of a run's
+# Settings of a run that a comparison can change.
+CHANGED = ("choose", "gate", "gate_train", "repair", "heal", "seed", "texts")
 REVISION = 4  # with another number everything is computed again
 
 
@@ -91,6 +95,12 @@ class CheckpointCell:
     def key(self) -> str:
         """A hash of `to_dict()`."""
         return key_of(self.to_dict())
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Return what cells of one model have in common, as columns of a table."""
+        names = ("method", "parts", "share", "seed")
+        return {name: getattr(self, name) for name in names}
 
     def rng(self, purpose: str) -> np.random.Generator:
         """Return the generator of a purpose, see `recipe.Generators`."""
@@ -117,7 +127,8 @@ class Comparison:
     seeds: int  # how many, for the methods in `SEEDED`
     prompt: str | None = None  # what each model answers, see `words.ask`; None: it is asked nothing
     source: Path | None = None  # the GGUF file that the baseline comes from
-    repaired: dict[str, Transformer] = dataclasses.field(default_factory=dict)  # the last, by its cell's name
+    # the last repaired model and the place of its cell
+    repaired: list[tuple[dict, Transformer]] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         if len(set(self.shares)) < len(self.shares):
@@ -127,15 +138,18 @@ class Comparison:
             raise UsageError(f"seeds must be at least 1, got {self.seeds}")
         unknown = set(self.parts) - set(KINDS)
         if unknown:
-            raise UsageError(f"parts must be among {', '.join(KINDS)}; got {', '.join(sorted(unknown))}")
+            given = ", ".join(sorted(unknown))
+            raise UsageError(f"parts must be among {', '.join(KINDS)}; got {given}")
         idle = [method for method in self.methods if method not in dict(self.tried)]
         if idle:
-            raise UsageError(f"parts must have heads for {', '.join(idle)}, got {', '.join(self.parts)}")
+            given = ", ".join(self.parts)
+            raise UsageError(f"parts must have heads for {', '.join(idle)}, got {given}")
         if set(self.parts) != {"heads"} and not self.model.config.F:
             raise UsageError("parts must be heads, for this model has no feed-forward block")
         for name, tokens in self.read.items():
             if len(tokens) < 2 * PIECES:
-                raise UsageError(f"tokens must be at least {2 * PIECES}, got {len(tokens)} of {name}")
+                given = f"{len(tokens)} of {name}"
+                raise UsageError(f"tokens must be at least {2 * PIECES}, got {given}")
         # refuses now what would be refused after hours
         for method, parts, share in itertools.product(self.methods, self.parts, self.shares):
             if (method, parts) in self.tried:
@@ -166,7 +180,8 @@ class Comparison:
         if set(self.texts.names) - {"run", "self"}:  # files, which can change
             gate["texts"] = [key_of(tokens.tolist()) for tokens in self.texts.tokens()]
         repair = {"repair": {"repair_type": gate.pop("repair_type", ""), "weights": "by stream"}}
-        training, healing = {"gate_train": settings(config.gate_train)}, {"healing": settings(config.heal)}
+        training = {"gate_train": settings(config.gate_train)}
+        healing = {"healing": settings(config.heal)}
         cells = [CheckpointCell("whole", "whole", "all", config.seed, about | {"read": read})]
         if config.heal.steps:
             depends = about | {"read": read, "gate": gate} | healing
@@ -178,24 +193,34 @@ class Comparison:
                 if method != "gates":
                     cells.append(CheckpointCell("scores", method, parts, seed, trained))
                 for share in self.shares:
-                    own = CheckpointCell("pruned", method, parts, seed, trained | {"read": read}, share)
+                    depends = trained | {"read": read}
+                    own = CheckpointCell("pruned", method, parts, seed, depends, share)
                     cells.append(own)
+                    depends = depends | repair
                     if config.repair.tokens:
-                        cells.append(dataclasses.replace(own, what="repaired", depends=own.depends | repair))
+                        cells.append(dataclasses.replace(own, what="repaired", depends=depends))
                     if config.heal.steps:
-                        cells.append(dataclasses.replace(own, what="healed", depends=own.depends | repair | healing))
+                        depends = depends | healing
+                        cells.append(dataclasses.replace(own, what="healed", depends=depends))
         return cells
+
+    @property
+    def models(self) -> list[CheckpointCell]:
+        """The cells that measure a model."""
+        return [cell for cell in self.cells if cell.what != "scores"]
 
     @cached_property
     def tried(self) -> list[tuple[str, str]]:
         """Which methods choose among which parts."""
         pairs = itertools.product(self.methods, self.parts)
-        return [(method, parts) for method, parts in pairs if parts == "heads" or method not in HEADS_ONLY]
+        return [(m, parts) for m, parts in pairs if parts == "heads" or m not in HEADS_ONLY]
 
     @cached_property
     def words(self) -> dict[str, Any]:
         """What every model is asked, see `words.ask`; empty if nothing."""
-        return {} if self.prompt is None else {"facts": countries(self.text.tokenizer), "prompt": self.prompt}
+        if self.prompt is None:
+            return {}
+        return {"facts": countries(self.text.tokenizer), "prompt": self.prompt}
 
     def choice(self, method: str, parts: str, share: float | None) -> ChooseConfig:
         """Return the run's choice, for this method, these parts and this share of the parameters."""
@@ -209,7 +234,8 @@ class Comparison:
         share = 1.0 if cell.share is None else cell.share
         whole = Recipe.of(self.config)
         gate = dataclasses.replace(whole.gate, frozen=True)
-        return dataclasses.replace(whole, choose=self.choice(cell.method, cell.parts, share), gate=gate)
+        how = self.choice(cell.method, cell.parts, share)
+        return dataclasses.replace(whole, choose=how, gate=gate)
 
     def compute(self, cell: CheckpointCell, store: Store) -> dict[str, Any]:
         """Return a cell's record: scores, or a model's measurements and which parts it has kept."""
@@ -226,18 +252,20 @@ class Comparison:
             if cell.what != "pruned" and self.config.repair.tokens:
                 model = self.repaired_model(cell, model)
         if cell.what == "healed":
-            model = dataclasses.replace(model, params={name: x.copy() for name, x in model.params.items()})
-            heal(model, self.model, "finetune", self.config.heal, self.fresh_texts(), cell.rng, Watch())
+            own = {name: x.copy() for name, x in model.params.items()}
+            model = dataclasses.replace(model, params=own)
+            config, texts = self.config.heal, self.fresh_texts()
+            heal(model, self.model, "finetune", config, texts, cell.rng, Watch())
         return self.measure(model) | kept
 
     def repaired_model(self, cell: CheckpointCell, small: Transformer) -> Transformer:
         """Return the small model repaired; a cell that heals it has it from the cell before."""
-        name = str(dataclasses.replace(cell, what="repaired"))
-        model = self.repaired.get(name)
-        if model is None:
-            model = repair(self.model, small, self.config.repair, self.fresh_texts())
-        self.repaired.clear()
-        self.repaired[name] = model
+        for place, model in self.repaired:
+            if place == cell.place:
+                return model
+        self.repaired.clear()  # before another one, which is as large
+        model = repair(self.model, small, self.config.repair, self.fresh_texts())
+        self.repaired.append((cell.place, model))
         return model
 
     def chosen(self, cell: CheckpointCell, store: Store) -> Transformer:
@@ -247,30 +275,36 @@ class Comparison:
             return choose(self.model, recipe, self.fresh_texts(), cell.rng, Watch())
         parted = in_parts(self.model, recipe.choose)
         if cell.what == "pruned":
-            return open_best(parted, recipe, [np.array(x) for x in self.earlier("scores", cell, store)["scores"]])
+            scores = self.earlier("scores", dataclasses.replace(cell, share=None), store)["scores"]
+            return open_best(parted, recipe, [np.array(own) for own in scores])
         kept = self.earlier("pruned", cell, store)["kept"]
         counts = Parts(parted.config).counts
         return with_parts(parted, [np.isin(range(n), ids) for n, ids in zip(counts, kept, strict=True)])
 
     def earlier(self, what: str, cell: CheckpointCell, store: Store) -> dict[str, Any]:
-        """Return the record of the cell `what` of the same method, parts and seed (and share, unless of scores)."""
-        wanted = (what, cell.method, cell.parts, cell.seed, None if what == "scores" else cell.share)
-        return next(store.records[c.key] for c in self.cells if (c.what, c.method, c.parts, c.seed, c.share) == wanted)
+        """Return the record of the cell `what` in the same place."""
+        found = (c for c in self.cells if (c.what, c.place) == (what, cell.place))
+        return store.records[next(found).key]
 
     def measure(self, model: Transformer) -> dict[str, Any]:
         """Return the loss on each piece of each text, in nats for each token, and the size."""
         pieces = {name: np.array_split(tokens, PIECES) for name, tokens in self.read.items()}
-        nats = {name: [evaluate(model, p, 0).nats_per_token for p in own] for name, own in pieces.items()}
-        config = model.config
-        fixed = count_parameters(config) - Parts(config).prices("parameters")[1]  # the embedding
-        sizes = {"parameters": count_parameters(config), "non_embedding": count_parameters(config) - round(fixed)}
-        sizes |= {"heads": sum(config.heads), "blocks": sum(config.blocks)}
+        nats = {}
+        for name, own in pieces.items():
+            losses = [evaluate(model, piece, 0).nats_per_token for piece in own]
+            nats[name] = [min(round(x, 6), 1e300) for x in losses]
+        config, total = model.config, count_parameters(model.config)
+        embedding = total - Parts(config).prices("parameters")[1]
+        record = {"nats": nats, "parameters": total, "non_embedding": total - round(embedding)}
+        record |= {"heads": sum(config.heads), "blocks": sum(config.blocks)}
         if self.source:
             with tempfile.TemporaryDirectory() as folder:
-                write_gguf(path := Path(folder, "model.gguf"), model, self.text.tokenizer, self.source)
-                sizes["bytes"] = path.stat().st_size
-        asked = ask(model, self.text.tokenizer, **self.words) if self.words else {}
-        return {"nats": {name: [min(round(x, 6), 1e300) for x in own] for name, own in nats.items()}} | sizes | asked
+                path = Path(folder, "model.gguf")
+                write_gguf(path, model, self.text.tokenizer, self.source)
+                record["bytes"] = path.stat().st_size
+        if self.words:
+            record |= ask(model, self.text.tokenizer, **self.words)
+        return record
 
     def rows(self, store: Store) -> list[Record]:
         """Return a row for each model and text, the baseline's first.
@@ -279,19 +313,18 @@ class Comparison:
         differences of the losses on the pieces of the text.
         """
         rows, whole = [], store.records[self.cells[0].key]
-        for cell, record in ((c, store.records[c.key]) for c in self.cells if c.what != "scores"):
+        quantile = float(student().ppf(CONFIDENCE, PIECES - 1))
+        for cell in self.models:
+            record = store.records[cell.key]
             for text, nats in record["nats"].items():
                 more = np.subtract(nats, whole["nats"][text])
-                half = float(student().ppf(CONFIDENCE, PIECES - 1)) * statistics.stdev(more) / math.sqrt(PIECES)
-                mean = float(more.mean())
-                ratios = {"times": mean, "low": mean - half, "high": mean + half}
-                rows.append(
-                    {"method": cell.method, "parts": cell.parts, "share": cell.share, "seed": cell.seed}
-                    | {"model": cell.what, "text": text, "perplexity": math.exp(min(np.mean(nats), 700))}
-                    | {name: math.exp(min(x, 700)) for name, x in ratios.items()}
-                    | {name: record[name] for name in SIZES if name in record}
-                    | record.get("words", {})
-                )
+                half, mean = quantile * statistics.stdev(more) / math.sqrt(PIECES), float(more.mean())
+                losses = {"perplexity": np.mean(nats)}
+                losses |= {"times": mean, "low": mean - half, "high": mean + half}
+                row = cell.place | {"model": cell.what, "text": text}
+                row |= {name: math.exp(min(x, 700)) for name, x in losses.items()}
+                row |= {name: record[name] for name in SIZES if name in record}
+                rows.append(row | record.get("words", {}))
         return rows
 
 
@@ -313,7 +346,13 @@ def settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def open_comparison(
-    path: str | Path, ops: Any, options: dict[str, Any], corpus: str | None, other: str | None, tokens: int, **of: Any
+    path: str | Path,
+    ops: Engine,
+    options: dict[str, Any],
+    corpus: str | None,
+    other: str | None,
+    tokens: int,
+    **of: Any,
 ) -> Comparison:
     """Read the baseline of a run, with some `options` of its recipe and the seed changed, and texts.
 
@@ -330,18 +369,21 @@ def open_comparison(
     config = place.read_config().with_options(options)
     for name in options:
         if name.partition(".")[0] not in CHANGED:
-            raise UsageError(f"{name} is what the baseline was made with; {', '.join(CHANGED)} can be set")
+            changed = ", ".join(CHANGED)
+            raise UsageError(f"{name} is what the baseline was made with; {changed} can be set")
     checkpoint = place.checkpoint("train")
     saved = load_model(checkpoint, ops, mapped=True)
     if not is_finished(saved.metadata, "train", config):
-        raise UsageError(f"stage train of {path} is not finished; go on with: tinyprune train {path} --resume")
+        command = f"tinyprune train {path} --resume"
+        raise UsageError(f"stage train of {path} is not finished; go on with: {command}")
     text = text_of(saved, place.path, corpus)
     read = {"run": text.test[:tokens]}
     if other:  # nothing is fitted to it: of a text without splits the second half is read
-        most = dataclasses.replace(saved, data=dataclasses.replace(saved.data, valid_fraction=0.05, test_fraction=0.5))
+        data = dataclasses.replace(saved.data, valid_fraction=0.05, test_fraction=0.5)
+        most = dataclasses.replace(saved, data=data)
         read["other"] = text_of(most, place.path, other).test[:tokens]
-    source = gguf_source(saved.metadata)
-    return Comparison(place.path.name, config, text, saved.model, sha256_of(checkpoint), read, source=source, **of)
+    of |= {"digest": sha256_of(checkpoint), "source": gguf_source(saved.metadata)}
+    return Comparison(place.path.name, config, text, saved.model, read=read, **of)
 
 
 def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record]:
@@ -360,28 +402,45 @@ def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record
         run_cells(comparison.cells, store, this_process, "compare", work)
     rows = comparison.rows(store)
     tables = {"results": rows, "summary": summarise(rows)}
-    config, text, heal = comparison.config, comparison.text, comparison.config.heal
-    about: dict[str, Any] = {"study": "compare", "model_sha256": comparison.digest, "config": config.to_dict()}
-    about |= {"text": Path(text.name).name, "text_sha256": text.digest}
-    about |= {"tokens": {name: len(tokens) for name, tokens in comparison.read.items()}}
-    about |= {"prompt": comparison.prompt, "machine": machine_of(comparison.model.ops.name)}
-    drawn = [("compare", "Perplexity as a multiple of the whole model's", plot_ratios(tables["summary"]))]
-    page = [
-        f"# compare, {comparison.name} on {about['text']}",
-        "Perplexity, as a multiple of the whole model's, when parts are removed until a share of the parameters that "
-        f"are no embedding is left: *pruned*; *repaired*, fitted to {config.repair.tokens:,} tokens, or all that "
-        f"there are; *healed* by {heal.steps} steps of {heal.B} × {comparison.model.config.T} tokens. Means over "
-        f"seeds; 95 % intervals over {PIECES} pieces of the text. *bytes*: of the file that "
-        "`tinyprune export` writes. By `tinyprune compare`; settings: `study.json`.",
-        markdown_table(tables["summary"]),
+    text = comparison.text
+    about = {
+        "study": "compare",
+        "model_sha256": comparison.digest,
+        "config": comparison.config.to_dict(),
+        "text": Path(text.name).name,
+        "text_sha256": text.digest,
+        "tokens": {name: len(tokens) for name, tokens in comparison.read.items()},
+        "prompt": comparison.prompt,
+        "machine": machine_of(comparison.model.ops.name),
+    }
+    caption = "Perplexity as a multiple of the whole model's"
+    drawn = [("compare", caption, plot_ratios(tables["summary"]))]
+    paragraphs = page(comparison, store, tables["summary"])
+    write_files(store.directory, about, tables, drawn, paragraphs)
+    return rows
+
+
+def page(comparison: Comparison, store: Store, summary: Sequence[Record]) -> list[str]:
+    """Return the paragraphs of README.md."""
+    config, heal = comparison.config, comparison.config.heal
+    paragraphs = [
+        f"# compare, {comparison.name} on {Path(comparison.text.name).name}",
+        "Perplexity, as a multiple of the whole model's, when parts are removed until a share of the "
+        "parameters that are no embedding is left: *pruned*; *repaired*, fitted to "
+        f"{config.repair.tokens:,} tokens, or all that there are; *healed* by {heal.steps} steps of "
+        f"{heal.B} × {comparison.model.config.T} tokens. Means over seeds; 95 % intervals over {PIECES} "
+        "pieces of the text. *bytes*: of the file that `tinyprune export` writes. "
+        "By `tinyprune compare`; settings: `study.json`.",
+        markdown_table(summary),
     ]
     if comparison.words:
-        asked = [(str(c), store.records[c.key]["answer"]) for c in comparison.cells if c.what != "scores"]
-        answers = [{"model": name, "answer": " ".join(x.split()).replace("|", "\\|")} for name, x in asked]
-        page.append(
-            f"*Capitals*: how many of {len(comparison.words['facts'])} are likeliest after “{QUESTION.format('…')}”; "
-            "*induction*: how many random tokens are, when they come again. What each model answers to "
-            f"“{comparison.prompt}”:\n\n{markdown_table(answers)}"
+        answers = []
+        for cell in comparison.models:
+            answer = " ".join(store.records[cell.key]["answer"].split())
+            answers.append({"model": str(cell), "answer": answer.replace("|", "\\|")})
+        paragraphs.append(
+            f"*Capitals*: how many of {len(comparison.words['facts'])} are likeliest after "
+            f"“{QUESTION.format('…')}”; *induction*: how many random tokens are, when they come again. "
+            f"What each model answers to “{comparison.prompt}”:\n\n{markdown_table(answers)}"
         )
-    write_files(store.directory, about, tables, drawn, page)
-    return rows
+    return paragraphs

@@ -29,14 +29,24 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tinyprune.errors import Interrupted, MissingExtraError, TinypruneError, UsageError, install_command
+from tinyprune.errors import (
+    Interrupted,
+    TinypruneError,
+    UsageError,
+    missing_extra,
+)
 from tinyprune.experiments.cells import Cell, Outcome, compute
 from tinyprune.experiments.store import Store
 from tinyprune.io.progress import duration, progress_bar, say
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.machine import processors
 
-BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+BLAS_THREADS = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Workers:
 
     executor: Executor
     count: int  # how many cells are submitted at a time
-    lost: tuple[type[BaseException], ...] = (BrokenExecutor,)  # a future's error that means that its worker has died
+    lost: tuple[type[BaseException], ...] = (BrokenExecutor,)  # errors of a worker that has died
 
 
 OpenWorkers = Callable[[], AbstractContextManager[Workers]]
@@ -88,7 +98,8 @@ def local_processes(jobs: int | None = None, backend: str = "numba") -> OpenWork
         try:
             with mock.patch.dict(os.environ, dict.fromkeys(BLAS_THREADS, "1")):
                 for _ in range(count):
-                    executor.submit(int)  # all start now: one that Ctrl-C meets while it starts would stay behind
+                    # all start now: one that Ctrl-C meets while it starts would stay behind
+                    executor.submit(int)
                 yield Workers(executor, 2 * count)
         except BaseException:
             # Not terminated: one that trains would stop after its step, and begin with the next cell.
@@ -128,7 +139,7 @@ def dask_cluster(address: str, timeout: float = 10) -> OpenWorkers:
     try:
         import distributed
     except ImportError as error:
-        raise MissingExtraError(f"--scheduler needs Dask, which is not here: {install_command('dask')}") from error
+        raise missing_extra("--scheduler", "dask", __name__) from error
 
     @contextmanager
     def opened() -> Iterator[Workers]:
@@ -141,21 +152,26 @@ def dask_cluster(address: str, timeout: float = 10) -> OpenWorkers:
         with client:
             if not client.nthreads():
                 command = f"dask worker {address} --nworkers auto --nthreads 1"
-                raise UsageError(f"the Dask scheduler at {address} has no workers; start some with: {command}")
+                found = f"the Dask scheduler at {address} has no workers"
+                raise UsageError(f"{found}; start some with: {command}")
             here = version("tinyprune")
             for worker, there in client.run(version, "tinyprune", on_error="return").items():
                 if there != here:
-                    raise UsageError(
-                        f"the Dask worker {worker} has tinyprune {there}, needed is {here}; install the same there"
-                    )
+                    found = f"the Dask worker {worker} has tinyprune {there}"
+                    raise UsageError(f"{found}, needed is {here}; install the same there")
             # pure=False: a cell that failed in an earlier run is a new task, not the error of the old one.
-            yield Workers(client.get_executor(pure=False), 2 * len(client.nthreads()), (distributed.KilledWorker,))
+            executor = client.get_executor(pure=False)
+            yield Workers(executor, 2 * len(client.nthreads()), (distributed.KilledWorker,))
 
     return opened
 
 
 def run_cells(
-    cells: Iterable[Cell], store: Store, workers: OpenWorkers, describe: str = "cells", work: Work = compute
+    cells: Iterable[Cell],
+    store: Store,
+    workers: OpenWorkers,
+    describe: str = "cells",
+    work: Work = compute,
 ) -> None:
     """Compute all cells that are not in the store, and the baselines that they start from.
 
@@ -178,7 +194,8 @@ def run_cells(
             return
         say(f"{describe}: {total} cells to be computed, {len(store.records)} are in {store.directory}")
         try:
-            with workers() as opened, progress_bar(total=total, desc=describe, unit="cell", smoothing=0) as bar:
+            style = {"desc": describe, "unit": "cell", "smoothing": 0}
+            with workers() as opened, progress_bar(total=total, **style) as bar:
                 for done, cell in enumerate(computed(todo, store, opened, work), 1):
                     bar.update()
                     bar.set_postfix_str(str(cell), refresh=False)
@@ -195,7 +212,8 @@ def missing(cells: Iterable[Cell], store: Store) -> dict[str, Cell]:
     """Return, by key, the cells that are not done, preceded by the baselines whose weights they need."""
     wanted = [cell for cell in cells if cell.key not in store.records]
     baselines = [cell.baseline for cell in wanted if cell.baseline is not None]
-    return {b.key: b for b in baselines if store.checkpoint(b) is None} | {cell.key: cell for cell in wanted}
+    first = [baseline for baseline in baselines if store.checkpoint(baseline) is None]
+    return {cell.key: cell for cell in (*first, *wanted)}
 
 
 def computed(todo: dict[str, Cell], store: Store, workers: Workers, work: Work) -> Iterator[Cell]:

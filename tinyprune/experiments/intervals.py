@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from tinyprune.errors import MissingExtraError, install_command
+from tinyprune.errors import missing_extra
 from tinyprune.experiments.results import SPLITS, grouped
 from tinyprune.io.tables import Record
 
 LEVEL = 0.01  # bits per character: a difference within this is of no consequence
-CONFIDENCE, POWER, ERROR = 0.975, 0.8, 0.05  # one-sided; how surely a difference is seen; chance of a false one
+CONFIDENCE = 0.975  # one-sided
+POWER, ERROR = 0.8, 0.05  # how surely a difference is seen; the chance of a false one
 
 
 def student() -> Any:
@@ -33,7 +34,7 @@ def student() -> Any:
     try:
         from scipy.stats import t
     except ImportError as error:
-        raise MissingExtraError(f"intervals need SciPy, which is not here: {install_command('studies')}") from error
+        raise missing_extra("SciPy's t distribution", "studies", __name__) from error
     return t
 
 
@@ -49,7 +50,8 @@ def compared(rows: Sequence[Record], *references: str) -> list[Record]:
     records = []
     for i, reference in enumerate(references):
         for here in grouped(rows, "heads_open").values():
-            for method in dict.fromkeys(r["method"] for r in here if r["method"] not in references[: i + 1]):
+            methods = dict.fromkeys(r["method"] for r in here)
+            for method in (name for name in methods if name not in references[: i + 1]):
                 if len(common_seeds(here, method, reference)) > 1:
                     records.append(difference(here, method, reference))
     return judged(records)
@@ -57,7 +59,8 @@ def compared(rows: Sequence[Record], *references: str) -> list[Record]:
 
 def common_seeds(rows: Sequence[Record], *methods: str) -> list[int]:
     """Return the seeds that all of these methods have, rising."""
-    return sorted(set.intersection(*({r["seed"] for r in rows if r["method"] == method} for method in methods)))
+    seeds = [{r["seed"] for r in rows if r["method"] == method} for method in methods]
+    return sorted(set.intersection(*seeds))
 
 
 def difference(rows: Sequence[Record], method: str, reference: str) -> Record:
@@ -80,16 +83,25 @@ def difference(rows: Sequence[Record], method: str, reference: str) -> Record:
     y, d = y.mean(0), (valid + test) / 2
     own = (y[names.index(method)] - y[names.index(reference)]).std(ddof=1) / np.sqrt(len(seeds))
     alone = float(t.ppf(CONFIDENCE, len(seeds) - 1) * own)
-    rest, df = y - y.mean(0) - y.mean(1, keepdims=True) + y.mean(), (len(names) - 1) * (len(seeds) - 1)
+    rest = y - y.mean(0) - y.mean(1, keepdims=True) + y.mean()
+    df = (len(names) - 1) * (len(seeds) - 1)
     error = float(np.sqrt((rest**2).sum() / df * 2 / len(seeds)))
     half = float(t.ppf(CONFIDENCE, df)) * error
-    return (
-        {"method": method, "reference": reference, "heads_open": rows[0]["heads_open"], "difference": d}
-        | {"low": d - half, "high": d + half, "alone_low": d - alone, "alone_high": d + alone}
-        | {"valid": valid, "test": test}
-        | {"p": 2 * float(t.sf(abs(d) / error, df)) if error else float(d == 0)}
-        | {"smallest": half + float(t.ppf(POWER, df)) * error, "seeds": len(seeds)}
-    )
+    return {
+        "method": method,
+        "reference": reference,
+        "heads_open": rows[0]["heads_open"],
+        "difference": d,
+        "low": d - half,
+        "high": d + half,
+        "alone_low": d - alone,
+        "alone_high": d + alone,
+        "valid": valid,
+        "test": test,
+        "p": 2 * float(t.sf(abs(d) / error, df)) if error else float(d == 0),
+        "smallest": half + float(t.ppf(POWER, df)) * error,
+        "seeds": len(seeds),
+    }
 
 
 def judged(records: Sequence[Record]) -> list[Record]:

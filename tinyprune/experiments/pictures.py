@@ -41,6 +41,11 @@ def look(names: Sequence[str], name: str) -> dict[str, Any]:
     }
 
 
+def both(row: Record) -> float:
+    """Return the mean of both splits."""
+    return statistics.fmean(row[split] for split in SPLITS)
+
+
 @matplotlib.style.context(STYLE)
 def plot_tradeoff(summary: Sequence[Record], compared: Sequence[Record]) -> Figure:
     """Draw rows of summary.csv, quality against heads that stay, and of comparison.csv, differences from a reference.
@@ -50,13 +55,14 @@ def plot_tradeoff(summary: Sequence[Record], compared: Sequence[Record]) -> Figu
         against heads that stay; the dotted line is the model that kept all heads and was trained as long. Then the
         difference from the reference with as many heads, with its interval.
     """
-    methods = list(dict.fromkeys(r["method"] for r in summary if r["method"] not in (BASELINE, UNPRUNED)))
+    wholes = (BASELINE, UNPRUNED)
+    methods = list(dict.fromkeys(r["method"] for r in summary if r["method"] not in wholes))
     figure = Figure(figsize=(10, 4.6), dpi=DPI, layout="constrained")
     by_heads, difference = figure.subplots(1, 2)
     by_heads.set(ylabel="bits per character")
     reference = compared[0]["reference"] if compared else ""
     difference.set(ylabel=f"bits per character more than {reference} (below 0: better)")
-    for level in (statistics.fmean(r[split] for split in SPLITS) for r in summary if r["method"] == UNPRUNED):
+    for level in (both(r) for r in summary if r["method"] == UNPRUNED):
         by_heads.axhline(level, color=GREY, linestyle=":", linewidth=1)
         where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         by_heads.annotate("all heads, trained as long", (0, level), (3, -9), color=GREY, **where)
@@ -65,13 +71,14 @@ def plot_tradeoff(summary: Sequence[Record], compared: Sequence[Record]) -> Figu
     for method, offset in zip(methods, offsets, strict=True):
         own = [r for r in summary if r["method"] == method]
         style = {"capsize": 2, "elinewidth": 0.8} | look(methods, method)
-        points = sorted((r["heads_open"], statistics.fmean(r[s] for s in SPLITS), r["spread"] or 0.0) for r in own)
+        points = sorted((r["heads_open"], both(r), r["spread"] or 0.0) for r in own)
         x, y, error = np.array(points).T
         by_heads.errorbar(x + offset, y, error, label=method, **style)
-        if paired := [r for r in compared if (r["method"], r["reference"]) == (method, reference)]:
-            points = sorted((r["heads_open"], r["difference"], r["high"] - r["difference"]) for r in paired)
-            x, y, error = np.array(points).T
-            difference.errorbar(x + offset, y, error, **style)
+        paired = [r for r in compared if (r["method"], r["reference"]) == (method, reference)]
+        if paired:
+            points = sorted((r["heads_open"], r["difference"], r["high"]) for r in paired)
+            x, y, high = np.array(points).T
+            difference.errorbar(x + offset, y, high - y, **style)
     difference.axhspan(-LEVEL, LEVEL, color=GREY, alpha=0.2, linewidth=0)
     difference.axhline(0, color="black", linewidth=0.8)
     for axes in (by_heads, difference):
@@ -79,7 +86,8 @@ def plot_tradeoff(summary: Sequence[Record], compared: Sequence[Record]) -> Figu
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3, linewidth=0.5)
     figure.legend(loc="outside lower center", ncols=min(6, len(methods)), frameon=False, fontsize=8)
-    said = f"both splits; left: mean and standard deviation over {max(r['seeds'] for r in summary)} seeds"
+    seeds = max(r["seeds"] for r in summary)
+    said = f"both splits; left: mean and standard deviation over {seeds} seeds"
     figure.suptitle(f"{said}; right: 95 % interval, grey: level", fontsize=9)
     return figure
 
@@ -124,11 +132,14 @@ def plot_ratios(summary: Sequence[Record]) -> Figure:
     for axes, (text, model) in zip(by_kind, shown, strict=True):
         axes.set(title=f"{model}, text: {text}", xlabel="parameters that stay, %")
         for i, name in enumerate(names):
-            own = [r for r in rows if (r["text"], r["model"], f"{r['method']}, {r['parts']}") == (text, model, name)]
-            x, y = [i if alone else 100 * row["share"] for row in own], [row["times"] for row in own]
-            ends = [[row["times"] - row["low"] for row in own], [row["high"] - row["times"] for row in own]]
-            style = {"color": HEAD_COLOURS[i % len(HEAD_COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-            lines[name] = axes.errorbar(x, y, ends, capsize=2, elinewidth=0.8, **style)
+            here = [r for r in rows if (r["text"], r["model"]) == (text, model)]
+            own = [r for r in here if f"{r['method']}, {r['parts']}" == name]
+            x = [i if alone else 100 * r["share"] for r in own]
+            y = [r["times"] for r in own]
+            ends = [[r["times"] - r["low"] for r in own], [r["high"] - r["times"] for r in own]]
+            style = {"capsize": 2, "elinewidth": 0.8, "marker": MARKERS[i % len(MARKERS)]}
+            colour = HEAD_COLOURS[i % len(HEAD_COLOURS)]
+            lines[name] = axes.errorbar(x, y, ends, color=colour, **style)
         if alone and rows:
             axes.set(xticks=[], xlabel=f"{100 * rows[0]['share']:g} % of the parameters stay")
         axes.set_yscale("log")
@@ -137,6 +148,6 @@ def plot_ratios(summary: Sequence[Record]) -> Figure:
         axes.yaxis.minorticks_off()
         axes.grid(alpha=0.3, linewidth=0.5)
     by_kind[0].set_ylabel("perplexity, the whole model's = 1")
-    below = {"loc": "outside lower center", "ncols": min(4, len(names)), "frameon": False, "fontsize": 8}
-    figure.legend([lines[name] for name in names], names, **below)
+    below = {"loc": "outside lower center", "frameon": False, "fontsize": 8}
+    figure.legend([lines[name] for name in names], names, ncols=min(4, len(names)), **below)
     return figure
