@@ -31,7 +31,7 @@ from tinyprune.io.progress import progress_bar
 from tinyprune.kernels.backend import default_backend, get_backend
 from tinyprune.method.prune import choose, heal
 from tinyprune.method.recipe import Generators, Recipe, Stage, Watch
-from tinyprune.method.remove import remove_closed_heads as prune  # the third stage, under its own name
+from tinyprune.method.remove import remove_closed_heads as prune  # the third stage
 from tinyprune.method.texts import Texts
 from tinyprune.model.generation import generate as generated
 from tinyprune.model.parameters import init_parameters
@@ -83,7 +83,8 @@ def train(model: Transformer, text: Text, steps: int | None = None, *, seed: int
     """
     config, texts = _settings("train", steps, settings), _texts(model, text)
     segments = texts.segments("train", config, model.config.T)
-    _Bar().fit(Stage("train", model, segments, config, LanguageModelling(), _generators(seed)("train")))
+    rng = _generators(seed)("train")
+    _Bar().fit(Stage("train", model, segments, config, LanguageModelling(), rng))
     texts.read_on(config)
     model.origin = Origin(text.tokenizer, text.data, text.digest, texts.read)
     return model
@@ -126,11 +127,11 @@ def gate(
                 break
         else:
             tables["gate_train"][name] = value  # which is refused with a hint
-    tables["choose"]["target_heads"] = target_heads
-    if target_parameters is not None:
-        tables["choose"] |= {"target_share": target_parameters, "price": "parameters"}
     config = _settings("gate_train", steps, tables.pop("gate_train"))
-    options = {f"{table}.{name}": value for table, given in tables.items() for name, value in given.items()}
+    options = {f"{table}.{k}": value for table, given in tables.items() for k, value in given.items()}
+    options["choose.target_heads"] = target_heads
+    if target_parameters is not None:
+        options |= {"choose.target_share": target_parameters, "choose.price": "parameters"}
     recipe = dataclasses.replace(Recipe.of(preset.with_options(options)), gate_train=config)
     texts = _texts(model, text)
     gated = choose(model, recipe, texts, _generators(seed), _Bar())
@@ -173,7 +174,8 @@ def generate(
     """Return the prompt and its continuation by a model that knows its tokenizer, see `model.generation.generate`."""
     tokenizer = _origin(model).tokenizer
     ids, rng = tokenizer.encode(prompt), np.random.default_rng(seed)
-    return tokenizer.decode([*ids, *generated(model, ids, tokens, rng, temperature=temperature, top_k=top_k)])
+    new = generated(model, ids, tokens, rng, temperature=temperature, top_k=top_k)
+    return tokenizer.decode([*ids, *new])
 
 
 def save(model: Transformer, path: str | Path) -> Path:
@@ -191,9 +193,14 @@ def save(model: Transformer, path: str | Path) -> Path:
         SaveError: if the file cannot be written.
     """
     origin, config, path = _origin(model), model.config, Path(path)
-    stage = "gate" if model.gate else "prune" if {"heads", "blocks"} & config.to_dict().keys() else "train"
+    stage = "train"
+    if model.gate:
+        stage = "gate"
+    elif {"heads", "blocks"} & config.to_dict().keys():
+        stage = "prune"
     metadata = model_metadata(model, origin.tokenizer, origin.data, origin.digest)
-    metadata |= {"stage": stage, "step": 0, "finished": True, "metrics_length": 0, "read": origin.read}
+    metadata |= {"stage": stage, "step": 0, "finished": True, "metrics_length": 0}
+    metadata["read"] = origin.read
     tensors = {f"params.{name}": x for name, x in model.host_params().items()}
     if path.suffix == ".safetensors":
         save_checkpoint(path, tensors, metadata)
@@ -204,9 +211,11 @@ def save(model: Transformer, path: str | Path) -> Path:
         if not directory.started:
             run = dataclasses.replace(load_preset("tiny"), model=whole, data=origin.data)
             directory.write("config.toml", to_toml(run.to_dict()))
-        later = [name for name in STAGES[STAGES.index(stage) + 1 :] if directory.checkpoint(name).exists()]
-        if later or dataclasses.replace(directory.read_config().model, V=config.V) != whole:
-            what = f"stage {later[0]} already" if later else "a run of a model of other sizes"
+        for later in STAGES[STAGES.index(stage) + 1 :]:
+            if directory.checkpoint(later).exists():
+                raise UsageError(f"path {path} has stage {later} already; give another directory")
+        if dataclasses.replace(directory.read_config().model, V=config.V) != whole:
+            what = "a run of a model of other sizes"
             raise UsageError(f"path {path} has {what}; give another directory")
         save_checkpoint(directory.checkpoint(stage), tensors, metadata)
     return directory.checkpoint(stage)
@@ -224,27 +233,32 @@ def load(path: str | Path, stage: str | None = None, backend: str | None = None)
         directory = RunDirectory(path)
         path = directory.checkpoint(stage or directory.latest_stage())
     saved = load_model(path, get_backend(backend or default_backend()))
-    saved.model.origin = Origin(saved.tokenizer, saved.data, saved.digest, saved.metadata.get("read"))
+    read = saved.metadata.get("read")
+    saved.model.origin = Origin(saved.tokenizer, saved.data, saved.digest, read)
     return saved.model
 
 
 def _settings(table: str, steps: int | None, settings: dict[str, Any]) -> TrainConfig:
     """Return the settings of a stage: the preset's, and those that are given."""
     known = getattr(load_preset("tiny"), table).to_dict()
-    return TrainConfig.from_dict(known | settings | ({} if steps is None else {"steps": steps}))
+    if steps is not None:
+        known["steps"] = steps
+    return TrainConfig.from_dict(known | settings)
 
 
 def _texts(model: Transformer, text: Text) -> Texts:
     """Return what a stage reads, from where the model's last stage has stopped."""
     if text.tokenizer.V != model.config.V:
-        raise UsageError(f"text has a vocabulary of {text.tokenizer.V} tokens, the model one of {model.config.V}")
+        theirs, own = text.tokenizer.V, model.config.V
+        raise UsageError(f"text has a vocabulary of {theirs} tokens, the model one of {own}")
     return Texts(text, read=None if model.origin is None else model.origin.read)
 
 
 def _generators(seed: int) -> Generators:
     """Return the generators of the stages, as a run has them."""
-    purposes = {"scores": "gate"}
-    return lambda name: np.random.default_rng([seed, ("init", *STAGES).index(purposes.get(name, name))])
+    numbers = {name: i for i, name in enumerate(("init", *STAGES))}
+    numbers["scores"] = numbers["gate"]
+    return lambda name: np.random.default_rng([seed, numbers[name]])
 
 
 class _Bar(Watch):
@@ -252,8 +266,8 @@ class _Bar(Watch):
 
     def fit(self, stage: Stage) -> None:
         """See `Watch`."""
-        total = stage.config.steps
-        with announced(stage.model.ops, stage.name), progress_bar(total=total, desc=stage.name, unit="step") as bar:
+        name, style = stage.name, {"total": stage.config.steps, "unit": "step"}
+        with announced(stage.model.ops, name), progress_bar(desc=name, **style) as bar:
             for step in stage.steps():
                 bar.update(step - bar.n)
         stage.finish(stage.model)
@@ -262,5 +276,6 @@ class _Bar(Watch):
 def _origin(model: Transformer) -> Origin:
     """Return the text that a model was made for. Raises UsageError if it does not know."""
     if model.origin is None:
-        raise UsageError("the model does not know its tokenizer; make it with new_model(text), or load it")
+        needed = "make it with new_model(text), or load it"
+        raise UsageError(f"the model does not know its tokenizer; {needed}")
     return model.origin

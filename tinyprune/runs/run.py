@@ -111,20 +111,10 @@ class Run:
             SaveError: if config.toml cannot be written.
         """
         anew = STAGES[STAGES.index(stages[0]) :]
-        written = self.directory.read_config() if self.directory.started else None
-        news = []
-        if resume:
-            if written is not None and self.source is None:
-                news = check_changes(self.directory, written, self.config, stages)
-            self.check_order(stages)
         self.anew = anew if overwrite else ()
-        if written is not None and self.source is None:
-            before_these = [stage for stage in STAGES if stage not in anew]
-            check_settings(self.directory, written, self.config, before_these)
-        if self.config.model.M == 0 and self.config.model.mask == "same-length":
-            raise UsageError(
-                'model.M = 0 with the same-length mask shows every token only itself; add --set model.mask="causal"'
-            )
+        written = self.directory.read_config() if self.directory.started else None
+        news = self.check_settings(written, stages, resume)
+        self.check_mask()
         if written is not None and self.config.data.corpus != written.data.corpus:
             _ = self.text  # refused if it is another; no assert, which python -O would leave out
         before = self.before(stages[0]) if self.source is None else self.earlier_model()
@@ -135,15 +125,39 @@ class Run:
         self.check_stages(left, model)
         if "gate" in stages:
             budget(with_blocks(model, self.config.choose), self.config.choose)
+
         if overwrite:
             self.directory.remove(anew)
         if self.source is not None:
-            self.save_finished("train", before.model, before, metrics_length=0, source=str(self.source))
+            own = {"metrics_length": 0, "source": str(self.source)}
+            self.save_finished("train", before.model, before, **own)
             self.source = None
         if self.config != written:
             self.directory.write("config.toml", to_toml(self.config.to_dict()))
         for line in news:
             say(line)
+
+    def check_settings(self, written: RunConfig | None, stages: Sequence[str], resume: bool) -> list[str]:
+        """Raise UsageError if settings contradict those `written` for stages that stay, or their order.
+
+        An adopted baseline has its own. Returns what the user is to be told of changes.
+        """
+        kept = written if self.source is None else None
+        news: list[str] = []
+        if resume:
+            if kept is not None:
+                news = check_changes(self.directory, kept, self.config, stages)
+            self.check_order(stages)
+        if kept is not None:
+            earlier = STAGES[: STAGES.index(stages[0])]
+            check_settings(self.directory, kept, self.config, earlier)
+        return news
+
+    def check_mask(self) -> None:
+        """Raise UsageError if tokens would see nothing but themselves."""
+        if self.config.model.M == 0 and self.config.model.mask == "same-length":
+            seen = "model.M = 0 with the same-length mask shows every token only itself"
+            raise UsageError(f'{seen}; add --set model.mask="causal"')
 
     def check_order(self, stages: Sequence[str]) -> None:
         """Raise UsageError if a stage that is resumed has a later one already, or another beginning than it had."""
