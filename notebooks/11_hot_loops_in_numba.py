@@ -127,7 +127,7 @@ set_tile = microkernel(ROWS, 2, False)
 
 @numba.njit
 def same_bytes(a, b, c, a_row, a_k, b_k, K):
-    set_tile(a, (0, a_row, a_k), b, (0, b_k), c, (0, 2 * LANES), K)
+    set_tile(a, 0, a_row, a_k, b, 0, b_k, c, 0, 2 * LANES, K)
 
 
 K = 100_000
@@ -621,8 +621,8 @@ sliders(draw_tile, rows=[1, 2, 4, 6, 12, 16], vectors=[1, 2, 3])
 # %% [markdown]
 # Python cannot say "keep these sums in registers", and Numba's compiler (LLVM) often decides otherwise. So the package
 # generates the loop of `tile_product` for a given $R$ and $V$ ([`tiles.py`](../tinyprune/kernels/cpu/tiles.py)).
-# `microkernel(rows, vectors, accumulate)` returns a compiled function `tile(a, (a0, a_row, a_k), b, (b0, b_k), c, (c0,
-# c_row), K)`. The arrays are flat; the tuples say where the tile begins in each array (`a0`, `b0`, `c0`) and how far
+# `microkernel(rows, vectors, accumulate)` returns a compiled function `tile(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row,
+# K)`. The arrays are flat; the other arguments say where the tile begins in each array (`a0`, `b0`, `c0`) and how far
 # apart consecutive rows (`a_row`, `c_row`) and consecutive `k` (`a_k`, `b_k`) are. With `accumulate` the sums begin with
 # what is in `c`, otherwise with 0.
 # Rung 4 uses `tile` like this; `add_rest` computes what whole tiles leave over, with rung 3's loops:
@@ -655,7 +655,7 @@ def register_tile(a, b):
     step = a.strides[1] // a.itemsize
     for i in range(0, whole_rows, ROWS):
         for j in range(0, whole_columns, width):
-            set_tile(a, (i * K, K, step), b, (j, N), out, (i * N + j, N), K)
+            set_tile(a, i * K, K, step, b, j, N, out, i * N + j, N, K)
     add_rest(a, b, out, whole_rows, whole_columns)
     return out
 
@@ -681,7 +681,7 @@ def tile_runner(rows):
     @numba.njit
     def run(a, b, c, a_k, K, times):
         for _ in range(times):
-            tile(a, (0, K, a_k), b, (0, 2 * LANES), c, (0, 2 * LANES), K)
+            tile(a, 0, K, a_k, b, 0, 2 * LANES, c, 0, 2 * LANES, K)
 
     return run
 
@@ -844,11 +844,11 @@ def packed_blocks(a, b):
             pack(b, k, depth, j, columns, panels)
             for i in range(0, whole_rows, ROWS):
                 for c in range(0, columns, width):
-                    panel, to = (c * depth, width), (i * N + j + c, N)
+                    to = i * N + j + c
                     if k == 0:
-                        set_tile(a, (i * K, K, step), panels, panel, out, to, depth)
+                        set_tile(a, i * K, K, step, panels, c * depth, width, out, to, N, depth)
                     else:
-                        add_tile(a, (i * K + k, K, step), panels, panel, out, to, depth)
+                        add_tile(a, i * K + k, K, step, panels, c * depth, width, out, to, N, depth)
     add_rest(a, b, out, whole_rows, whole_columns)
     return out
 

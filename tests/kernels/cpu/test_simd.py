@@ -6,7 +6,7 @@ import pytest
 
 from tinyprune.kernels.cpu import simd
 from tinyprune.kernels.cpu.jit import BOUNDS_CHECKED
-from tinyprune.kernels.cpu.tiles import PlaceA, PlaceB, PlaceC, microkernel
+from tinyprune.kernels.cpu.tiles import microkernel
 from tinyprune.kernels.formulas import kept
 from tinyprune.ops.dropout import keep_mask
 
@@ -76,7 +76,7 @@ def transposed(x, at, stride, out, to, out_stride):
 
 @numba.njit
 def tile(a, b, c, width):
-    tile_of_three_rows(a, PlaceA(0, 1, 1), b, PlaceB(0, width), c, PlaceC(0, width), 3)
+    tile_of_three_rows(a, 0, 1, 1, b, 0, width, c, 0, width, 3)
 
 
 @pytest.mark.skipif(not BOUNDS_CHECKED, reason="only with NUMBA_BOUNDSCHECK=1")

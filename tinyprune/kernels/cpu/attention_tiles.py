@@ -29,7 +29,7 @@ from tinyprune.kernels.cpu.simd import (
     subtract,
     zeros,
 )
-from tinyprune.kernels.cpu.tiles import PlaceA, PlaceB, PlaceC, microkernel
+from tinyprune.kernels.cpu.tiles import microkernel
 
 TILE = 32  # queries in a tile
 ROWS = 8 if REGISTERS == 32 else 4  # of a register tile: ROWS × 2 vectors of sums, two of keys, one of a query's number
@@ -105,12 +105,11 @@ def scores(a, a0, panels, p0, n, s, s0, s_row, D, mask, accumulate):
     width = 2 * lanes(s)
     for j in range(0, n, width):
         for t in range(*seen_by(mask, j, width), ROWS):
-            at, panel = PlaceA(a0 + t * D, D, 1), PlaceB(p0 + j * D, width)
-            to = PlaceC(s0 + j + t * s_row, s_row)
+            at, panel, to = a0 + t * D, p0 + j * D, s0 + j + t * s_row
             if accumulate:
-                tile_add(a, at, panels, panel, s, to, D)
+                tile_add(a, at, D, 1, panels, panel, width, s, to, s_row, D)
             else:
-                tile_set(a, at, panels, panel, s, to, D)
+                tile_set(a, at, D, 1, panels, panel, width, s, to, s_row, D)
 
 
 @inner
@@ -128,18 +127,16 @@ def mix(s, s0, s_row, x, x0, x_row, n, out, out0, D, mask):
         for t in range(0, TILE, ROWS):
             low, high = seen_from(mask, t, ROWS, n)
             if low < high:
-                at = PlaceA(s0 + t * s_row + low, s_row, 1)
+                at, to = s0 + t * s_row + low, out0 + t * D
                 for d in range(0, D, 2 * W):
-                    row, to = PlaceB(x0 + low * x_row + d, x_row), PlaceC(out0 + t * D + d, D)
-                    tile_add(s, at, x, row, out, to, high - low)
+                    tile_add(s, at, s_row, 1, x, x0 + low * x_row + d, x_row, out, to + d, D, high - low)
     else:
         for t in range(0, TILE, 2 * ROWS):
             low, high = seen_from(mask, t, 2 * ROWS, n)
             if low < high:
-                at = PlaceA(s0 + t * s_row + low, s_row, 1)
+                at, to = s0 + t * s_row + low, out0 + t * D
                 for d in range(0, D, W):
-                    row, to = PlaceB(x0 + low * x_row + d, x_row), PlaceC(out0 + t * D + d, D)
-                    narrow_add(s, at, x, row, out, to, high - low)
+                    narrow_add(s, at, s_row, 1, x, x0 + low * x_row + d, x_row, out, to + d, D, high - low)
 
 
 @inner
@@ -153,10 +150,9 @@ def outer(a, a0, s, s0, s_row, n, panels, p0, D, mask):
     for j in range(0, n, width):
         first, end = seen_by(mask, j, width)
         if first < end:
-            row = PlaceB(s0 + first * s_row + j, s_row)
+            at, to = s0 + first * s_row + j, p0 + j * D
             for d in range(0, D, ROWS):
-                at, to = PlaceA(a0 + first * D + d, 1, D), PlaceC(p0 + j * D + d * width, width)
-                tile_add(a, at, s, row, panels, to, end - first)
+                tile_add(a, a0 + first * D + d, 1, D, s, at, s_row, panels, to + d * width, width, end - first)
 
 
 @inner

@@ -11,11 +11,9 @@ It is the algorithm of Goto & van de Geijn 2008, without a packed copy of a; in 
 
 What each step buys stands in data/results/speed/kernels.md. Rows of a are read where they lie. Copying them pays in two
 cases only: when columns of a are read from rows that are far apart, and when rows lie whole pages apart, so that the
-rows of a tile evict each other from the first-level cache. The distances in `PlaceA` are variables on purpose: with a
-constant step of 1, LLVM's loop is slower.
+rows of a tile evict each other from the first-level cache. The distances a_row and a_k are variables on purpose: with a
+constant a_k = 1, LLVM's loop is slower.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 from numba import int64, prange
@@ -36,7 +34,7 @@ from tinyprune.kernels.cpu.simd import (
     store,
     store_some,
 )
-from tinyprune.kernels.cpu.tiles import PlaceA, PlaceB, PlaceC, microkernel, ragged_microkernel
+from tinyprune.kernels.cpu.tiles import microkernel, ragged_microkernel
 
 ROWS = 12 if REGISTERS == 32 else 6  # of a tile: ROWS × 2 vectors of sums, with two vectors of b and one of a
 FEW = 4  # rows of the smaller tile, for the rows at the end that do not fill a tile
@@ -97,20 +95,19 @@ def copy_rows(source, at, stride, n, columns, target, to, target_stride):
 
 
 @inner
-def ragged_tiles(a, a_at, b, b_at, c, c_at, depth, rows, columns, accumulate):
+def ragged_tiles(a, a_at, a_row, a_k, b, b_at, b_k, c, c_at, c_row, depth, rows, columns, accumulate):
     """Compute c[rows, columns] (+)= a · panel for a tile at the end of the rows or columns, rows ≤ ROWS."""
     never_inline()
     if rows == ROWS and columns <= lanes(b):
-        narrow_tile(a, a_at, b, b_at, c, c_at, depth, rows, columns, accumulate)
+        narrow_tile(a, a_at, a_row, a_k, b, b_at, b_k, c, c_at, c_row, depth, rows, columns, accumulate)
     else:
         for i in range(0, rows, FEW):
-            x_at = PlaceA(a_at.first + i * a_at.row, a_at.row, a_at.step)
-            to = PlaceC(c_at.first + i * c_at.row, c_at.row)
-            flat_tile(a, x_at, b, b_at, c, to, depth, rows - i, columns, accumulate)
+            x, y = a_at + i * a_row, c_at + i * c_row
+            flat_tile(a, x, a_row, a_k, b, b_at, b_k, c, y, c_row, depth, rows - i, columns, accumulate)
 
 
 @inner
-def start_rows(c, c_at, residual, r_at, bias, first, rows, columns):
+def start_rows(c, c_at, c_row, residual, r_at, r_row, bias, first, rows, columns):
     """Set c[rows, columns] = residual + bias, either of which may be empty; the sums are then added to it."""
     never_inline()
     L = lanes(c)
@@ -118,10 +115,10 @@ def start_rows(c, c_at, residual, r_at, bias, first, rows, columns):
         for j in range(0, columns, L):
             x = broadcast(c, 0)
             if residual.size:
-                x = load_some(residual, r_at.first + r * r_at.row + j, columns - j)
+                x = load_some(residual, r_at + r * r_row + j, columns - j)
             if bias.size:
                 x = add(x, load_some(bias, first + j, columns - j))
-            store_some(c, c_at.first + r * c_at.row + j, x, columns - j)
+            store_some(c, c_at + r * c_row + j, x, columns - j)
 
 
 @inner
@@ -134,69 +131,10 @@ def products_with_rows(a, b, c, residual, bias, steps, extents):
     j = panel_0 * width
     columns = min(N, panel_1 * width) - j
     for group in range(first, end):
-        a_at, b_at, c_at = group * a_group, j * b_column, group * c_group + j
+        a_at, c_at = group * a_group, group * c_group + j
         if residual.size or bias.size:
-            r_at = PlaceC(group * r_group + j, r_row)
-            start_rows(c, PlaceC(c_at, c_row), residual, r_at, bias, j, M, columns)
-        dots(a, a_at, a_row, b, b_at, b_column, c, c_at, c_row, K, M, columns, accumulate == 1)
-
-
-class Columns(NamedTuple):
-    """The columns of c that are computed together, and where the panels of b for them begin."""
-
-    count: int
-    whole: int  # panels with all their columns: the first one at `first`, each `panel` after the one before it
-    first: int
-    panel: int
-    step: int  # from k to k + 1
-    ragged: int  # where the last panel begins in scratch, if it has fewer columns
-
-
-@inner
-def place_rows(a, a_at, depth, whole, scratch):
-    """Return where a tile reads ROWS rows of a: where they lie, or copied to the strip at the end of scratch."""
-    strip = len(scratch) - ROWS * DEPTH
-    if whole >= MANY:
-        if a_at.row == 1 and a_at.step >= FAR:
-            copy_rows(a, a_at.first, a_at.step, depth, ROWS, scratch, strip, ROWS)
-            return scratch, PlaceA(strip, a_at.row, int64(ROWS))
-        if a_at.step == 1 and a_at.row * a.itemsize % PAGE == 0:
-            copy_rows(a, a_at.first, a_at.row, ROWS, depth, scratch, strip, DEPTH)
-            return scratch, PlaceA(strip, int64(DEPTH), a_at.step)
-    return a, a_at
-
-
-@inner
-def tile_of_rows(a, a_at, panels, columns, scratch, c, c_at, depth, rows, packing, add_up):
-    """Compute c[rows, columns] (+)= a · panels, rows ≤ ROWS.
-
-    In tiles of ROWS rows and a panel, or of one row and LONG panels; what is left, in ragged tiles.
-    """
-    width = 2 * lanes(c)
-    whole, done = columns.whole, 0
-    if rows == ROWS:
-        done = whole
-        for p in range(whole):
-            b_at = PlaceB(columns.first + p * columns.panel, columns.step)
-            to = PlaceC(c_at.first + p * width, c_at.row)
-            if add_up:
-                next_tile(a, a_at, panels, b_at, c, to, depth)
-            else:
-                first_tile(a, a_at, panels, b_at, c, to, depth)
-    elif rows == 1 and not packing:
-        done = whole // LONG * LONG
-        for p in range(0, done, LONG):
-            b_at = PlaceB(columns.first + p * columns.panel, columns.step)
-            to = PlaceC(c_at.first + p * width, c_at.row)
-            long_tile(a, a_at, panels, b_at, c, to, depth, 1, LONG * width, add_up)
-    for p in range(done, whole):
-        b_at = PlaceB(columns.first + p * columns.panel, columns.step)
-        to = PlaceC(c_at.first + p * width, c_at.row)
-        ragged_tiles(a, a_at, panels, b_at, c, to, depth, rows, width, add_up)
-    left = columns.count - whole * width
-    if left > 0:
-        b_at, to = PlaceB(columns.ragged, width), PlaceC(c_at.first + whole * width, c_at.row)
-        ragged_tiles(a, a_at, scratch, b_at, c, to, depth, rows, left, add_up)
+            start_rows(c, c_at, c_row, residual, group * r_group + j, r_row, bias, j, M, columns)
+        dots(a, a_at, a_row, b, j * b_column, b_column, c, c_at, c_row, K, M, columns, accumulate == 1)
 
 
 @inner
@@ -213,44 +151,68 @@ def product(a, b, c, residual, bias, steps, extents, scratch, packed):
                     for each panel: c[rows, panel] += a[rows, depths] · b[depths, panel]
     """
     never_inline()
-    (a_group, a_row, a_k_group, a_k), (b_group, b_row, b_column), c_steps, r_steps, sizes = steps
-    (c_group, c_row), (r_group, r_row) = c_steps, r_steps
+    (a_group, a_row, a_k_group, a_k), (b_group, b_row, b_column), (c_group, c_row), (r_group, r_row), sizes = steps
     M, N, K, k_groups, _, packing, accumulate = sizes  # M rows in each group of rows; k_groups groups of K
     tile_0, tile_1, panel_0, panel_1 = extents
     if packing == DOTS:
         products_with_rows(a, b, c, residual, bias, steps, extents)
         return
-    width, zero = 2 * lanes(b), int64(0)
+    width = 2 * lanes(b)
     tiles = (M + ROWS - 1) // ROWS  # in a group of rows
     depths = (K + DEPTH - 1) // DEPTH
+    strip = len(scratch) - ROWS * DEPTH
     for panel in range(panel_0, panel_1, BLOCK):
         j = panel * width
-        count = min(N, min(panel + BLOCK, panel_1) * width) - j
-        whole = count // width
+        columns = min(N, min(panel + BLOCK, panel_1) * width) - j
+        whole = columns // width  # panels with all columns: panel p starts at panels[at + p · panel_step]
         for block in range(k_groups * depths):
             g, d = block // depths, block % depths
             k, depth = K * d // depths, K * (d + 1) // depths - K * d // depths
             b_at = g * b_group + k * b_row + j * b_column
             if packing:
-                size = width * depth
-                panels, columns = scratch, Columns(count, whole, zero, size, width, whole * size)
+                panels, at, b_k, panel_step, ragged_at = scratch, 0, width, width * depth, whole * width * depth
                 if packed == 0:
-                    pack(b, b_at, b_row, b_column, depth, count, zero, scratch)
+                    pack(b, b_at, b_row, b_column, depth, columns, int64(0), scratch)
             else:
-                panels, columns = b, Columns(count, whole, b_at, width, b_row, zero)
-                pack(b, b_at, b_row, b_column, depth, count, whole, scratch)
+                panels, at, b_k, panel_step, ragged_at = b, b_at, b_row, width, 0
+                pack(b, b_at, b_row, b_column, depth, columns, whole, scratch)
             for t in range(tile_0, tile_1):
                 group, i = t // tiles, t % tiles * ROWS
                 rows = min(ROWS, M - i)
-                c_at = PlaceC(group * c_group + i * c_row + j, c_row)
+                c_at = group * c_group + i * c_row + j
                 if block == 0 and (residual.size or bias.size):
-                    r_at = PlaceC(group * r_group + i * r_row + j, r_row)
-                    start_rows(c, c_at, residual, r_at, bias, j, rows, count)
+                    start_rows(c, c_at, c_row, residual, group * r_group + i * r_row + j, r_row, bias, j, rows, columns)
                 add_up = accumulate == 1 or block > 0
-                x, x_at = a, PlaceA(group * a_group + i * a_row + g * a_k_group + k * a_k, a_row, a_k)
+                # The rows of a, x[x_at + row · x_row + k · x_k], where they lie or in the strip.
+                x, x_at, x_row, x_k = a, group * a_group + i * a_row + g * a_k_group + k * a_k, a_row, a_k
+                if rows == ROWS and whole >= MANY:
+                    if a_row == 1 and a_k >= FAR:
+                        copy_rows(a, x_at, a_k, depth, ROWS, scratch, strip, ROWS)
+                        x, x_at, x_k = scratch, strip, ROWS
+                    elif a_k == 1 and a_row * a.itemsize % PAGE == 0:
+                        copy_rows(a, x_at, a_row, ROWS, depth, scratch, strip, DEPTH)
+                        x, x_at, x_row = scratch, strip, DEPTH
+                # Panels in tiles of ROWS rows, or of one row and LONG panels; the rest in ragged tiles.
+                done = 0
                 if rows == ROWS:
-                    x, x_at = place_rows(a, x_at, depth, whole, scratch)
-                tile_of_rows(x, x_at, panels, columns, scratch, c, c_at, depth, rows, packing, add_up)
+                    done = whole
+                    for p in range(whole):
+                        y, to = at + p * panel_step, c_at + p * width
+                        if add_up:
+                            next_tile(x, x_at, x_row, x_k, panels, y, b_k, c, to, c_row, depth)
+                        else:
+                            first_tile(x, x_at, x_row, x_k, panels, y, b_k, c, to, c_row, depth)
+                elif rows == 1 and not packing:
+                    done = whole // LONG * LONG
+                    for p in range(0, done, LONG):
+                        y, to = at + p * panel_step, c_at + p * width
+                        long_tile(a, x_at, a_row, a_k, b, y, b_k, c, to, c_row, depth, 1, LONG * width, add_up)
+                for p in range(done, whole):
+                    y, to = at + p * panel_step, c_at + p * width
+                    ragged_tiles(x, x_at, x_row, x_k, panels, y, b_k, c, to, c_row, depth, rows, width, add_up)
+                if whole * width < columns:
+                    y, to, left = ragged_at, c_at + whole * width, columns - whole * width
+                    ragged_tiles(x, x_at, x_row, x_k, scratch, y, width, c, to, c_row, depth, rows, left, add_up)
 
 
 @inner
