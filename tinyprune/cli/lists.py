@@ -67,7 +67,8 @@ def settings() -> Records:
 
     lines = [record(f.name, f) for f in dataclasses.fields(RunConfig) if "doc" in f.metadata]
     tables = {name: dataclasses.fields(hint) for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
-    return [*lines, *(record(f"{name}.{f.name}", f) for name, table in tables.items() for f in table)]
+    keys = [record(f"{name}.{f.name}", f) for name, table in tables.items() for f in table]
+    return [*lines, *keys]
 
 
 def backends() -> Records:

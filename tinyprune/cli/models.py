@@ -51,7 +51,8 @@ def show_heads(arguments: argparse.Namespace) -> None:
         roles = head_roles(saved.model, tokens)
     records = roles.records()
     if not records:
-        raise UsageError(f"the model of stage {saved.metadata['stage']} has no open heads to look at")
+        stage = saved.metadata["stage"]
+        raise UsageError(f"the model of stage {stage} has no open heads to look at")
     say(f"heads: read {len(tokens):,} tokens of {text.name}; each sees {roles.keys:.4g} keys on average")
     print_records(records, arguments.json)
     if arguments.plot:
