@@ -473,7 +473,7 @@ print(f"passed: of 4,000 studies in which nothing differs, {false:.1%} say that 
 # In the package:
 
 # %%
-show_lines(difference, "rest, df", "half =")
+show_lines(difference, "rest = ", "half =")
 
 # %% jupyter={"source_hidden": true}
 # A table of three intervals, each by the pair alone and by the pooled variance.
