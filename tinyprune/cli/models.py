@@ -24,14 +24,15 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     from tinyprune.training.warmup import announced
 
     saved = load_saved(arguments)
+    model = saved.model.in_precision(arguments.precision)
     text = text_of(saved, Path(arguments.model), arguments.corpus)
     facts = countries(saved.tokenizer) if arguments.words else ()  # what is missing is said first
     # an overflow ends as NaN, which is reported
     with announced(saved.model.ops, "eval"), np.errstate(over="ignore", invalid="ignore"):
-        ms = milliseconds_per_1k_tokens([saved.model], text.valid)[0] if arguments.time else None
-        record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
+        ms = milliseconds_per_1k_tokens([model], text.valid)[0] if arguments.time else None
+        record = stage_record(saved.metadata["stage"], model, text, ms, arguments.split)
         if arguments.words:
-            record |= ask(saved.model, saved.tokenizer, facts)["words"]
+            record |= ask(model, saved.tokenizer, facts)["words"]
     record |= {"split": arguments.split, "tokens": len(getattr(text, arguments.split))}
     print_records([record], arguments.json)
 

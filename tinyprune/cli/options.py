@@ -63,6 +63,7 @@ def backend(about: str, **settings: Any) -> Option:
 
 
 STAGES = ("train", "gate", "prune", "finetune")
+PRECISIONS = ("float32", "bf16")  # as config.PRECISIONS, which costs an import
 TEXTS = names_or_files(corpora)
 MODEL = option("model", "a run's directory (its latest stage) or a checkpoint")
 STAGE = option("--stage", "stage of the run (the latest)", choices=STAGES)
@@ -149,6 +150,7 @@ OPTIONS = {
         *LOADED,
         OTHER,
         SPLIT,
+        option("--precision", "of the factors of products (%(default)s)", choices=PRECISIONS, default="float32"),
         switch("--time", "also the milliseconds for 1,000 tokens, of several texts at once"),
         WORDS,
         JSON,

@@ -21,6 +21,7 @@ OF_HEADS = ("confidence",)
 # Types of llama.cpp: 32 weights with a scale, those that end in 1 also with an offset.
 BLOCK_TYPES = "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"
 OPTIMIZERS = "adamw", "lamb", "scales", "scales-offsets"
+PRECISIONS = "float32", "bf16"
 TOKENIZERS = "character", "byte", "word", "bpe"
 
 
@@ -47,6 +48,7 @@ class TrainConfig(Config):
     steps: int = number(1000, "updates")
     B: int = size(16, "segments in a batch: parallel streams of text")
     optimizer: str = option("adamw", "update rule; scales: of 32 weights, as in files", choices=OPTIMIZERS)
+    precision: str = newer("float32", "what factors of matrix products are rounded to", choices=PRECISIONS)
     lr: float = number(2e-3, "learning rate after warm-up")
     lr_min: float = number(0.0, "learning rate at the end of the cosine")
     schedule: str = option("cosine", "learning rate after warm-up", choices=("cosine", "constant"))
@@ -147,6 +149,7 @@ class RepairConfig(Config):
 
     tokens: int = number(0, "that are read to fit what stays to what all computed; 0: no repair")
     type: str = option("", "a file's type, to which matrices are rounded", choices=("", *BLOCK_TYPES))
+    precision: str = newer("float32", "what factors of matrix products are rounded to", choices=PRECISIONS)
     mode: str = option(
         "sequential",
         "each block makes up for those before it, or all are fitted to the whole model's streams",

@@ -68,9 +68,12 @@ def choose(whole: Transformer, recipe: Recipe, texts: Texts, rng: Generators, wa
 def repair(whole: Transformer, small: Transformer, how: RepairConfig, texts: Texts) -> Transformer:
     """Return the small model with the last matrices of its blocks fitted to what the whole model computes."""
     tokens = texts.to_repair(how.tokens, whole.config.T, whole)
+    theirs, ours = (model.in_precision(how.precision) for model in (whole, small))
     if how.mode == "sequential":
-        return refitted(whole, small, tokens, partial(rounded, kind=how.type))
-    return refitted_at_once(whole, small, tokens)
+        fitted = refitted(theirs, ours, tokens, partial(rounded, kind=how.type))
+    else:
+        fitted = refitted_at_once(theirs, ours, tokens)
+    return fitted.in_precision(small.ops.precision)
 
 
 def heal(

@@ -10,11 +10,12 @@ The segment's layer inputs, joined to the memory before them, become the next se
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +117,13 @@ class Transformer:
     gate: GateConfig | None = None
     ops: Engine = field(default_factory=Engine)
     origin: Origin | None = None
+
+    def in_precision(self, precision: str) -> Self:
+        """Return the model, of the same parameters, with matrix products in this precision, of `config.PRECISIONS`.
+
+        Raises UsageError if its engine has none such.
+        """
+        return dataclasses.replace(self, ops=self.ops.in_precision(precision))
 
     def __repr__(self) -> str:
         config = self.config

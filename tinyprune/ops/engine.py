@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from tinyprune.errors import UsageError
 from tinyprune.ops import (
     adamw,
     adaptive_embedding,
@@ -58,13 +59,17 @@ class Machine:
 
     Attributes:
         name: as in `get_backend(name)`.
+        precision: of the factors of matrix products, "float32" for those of the arrays.
         on_device: whether arrays live in a GPU's memory. Token ids and gates stay in main memory.
         takes_complex: whether operations accept complex numbers, for gradients by complex step.
+        computed_by: what computes products in another precision, such as "by the processor's AMX".
         compiling: message to the user when kernels are compiled; None for an engine that compiles nothing.
         compiled: message to the user after that, which names the folder where they are cached.
     """
 
     name: str = "numpy"
+    precision: str = "float32"
+    computed_by: str = ""
     on_device: bool = False
     takes_complex: bool = True
     compiling: str | None = None
@@ -102,6 +107,16 @@ class Machine:
     def compiling_ahead(self) -> Iterator["Engine | None"]:
         """In this context a second process may compile some kernels; yields an engine without these, or None."""
         yield None
+
+    def in_precision(self, precision: str) -> "Engine":
+        """Return the engine whose matrix products are in this precision, of `config.PRECISIONS`.
+
+        Raises UsageError if there is none.
+        """
+        if precision != self.precision:
+            known = f"{self.precision} with --backend {self.name}; only numba computes in bf16"
+            raise UsageError(f"precision must be {known}, got {precision}")
+        return self
 
     def threads(self, count: int) -> AbstractContextManager[None]:
         """In this context kernels use `count` threads; the threads of NumPy's BLAS are not touched."""

@@ -171,8 +171,10 @@ class Run:
         self.directory.check_origins(stages[-1])
 
     def check_stages(self, stages: Sequence[str], model: ModelConfig) -> None:
-        """Raise UsageError if a text is too short for one of the stages, or memory for its training."""
+        """Raise UsageError if a text is too short for a stage, or memory, or its precision is not the backend's."""
         for stage in stages:
+            how = self.config.repair if stage == "prune" else self.training(stage)
+            self.ops.in_precision(how.precision)
             if stage != "prune":
                 self.texts_for(stage).segments(stage, self.training(stage), model.T)
                 self.check_size(stage, model)
@@ -413,6 +415,8 @@ class Checkpoints(Watch):
         limit = config.evaluate_tokens
         if config.evaluate_every and 0 < limit < len(text.valid):
             say(f"{name}: validations read the first {limit:,} of {len(text.valid):,} tokens; see evaluate_tokens")
+        if config.precision == "bf16":
+            say(f"{name}: products are of bfloat16 numbers, {run.ops.in_precision('bf16').computed_by}")
         log_of = EventLog if run.events else MetricsLog
         with log_of(run.directory.metrics) as log:
             metadata = model_metadata(stage.model, text.tokenizer, run.config.data, text.digest)

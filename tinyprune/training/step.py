@@ -110,6 +110,7 @@ class Training:
         if config.optimizer.startswith("scales"):  # tables are stored row by row
             tables = [name for name, x in model.params.items() if x.ndim > 1 and not name.startswith("layers.")]
             trained = [name for name in trained if name not in tables]
+        model = model.in_precision(config.precision)  # of the same parameters
         groups = parameter_groups(trained, config.weight_decay, multiplier)
         more |= {"config": config, "optimizer": Optimizer(config, groups, model.ops)}
         return cls(model=model, segments=segments, objective=objective, rng=rng, **more)

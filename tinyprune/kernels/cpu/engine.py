@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numba
 
@@ -10,6 +11,7 @@ from tinyprune.kernels.cpu import (
     activations,
     ahead,
     attention,
+    bfloat16_tiles,
     cross_entropy,
     dropout,
     embedding,
@@ -44,6 +46,10 @@ class Numba(Engine):
             return
         with ahead.second_process():
             yield WithoutAttention()
+
+    def in_precision(self, precision: str) -> Engine:
+        """See `Machine`."""
+        return {"float32": Numba, "bf16": NumbaBF16}[precision]()
 
     @contextmanager
     def threads(self, count: int) -> Iterator[None]:
@@ -89,6 +95,15 @@ class Numba(Engine):
     # Of other primitives, with the engine as their first parameter.
     linear_forward = linear.linear_forward
     linear_backward = linear.linear_backward
+
+
+class NumbaBF16(Numba):
+    """The same, with the factors of matrix products rounded to bfloat16, see `ops.bfloat16`."""
+
+    precision = "bf16"
+    computed_by = bfloat16_tiles.ABOUT[bfloat16_tiles.UNIT]
+    matmul = staticmethod(partial(products.matmul, bf16=True))
+    weight_gradient = staticmethod(partial(products.weight_gradient, bf16=True))
 
 
 class WithoutAttention(Numba):

@@ -8,6 +8,7 @@ shapes, strides and dtype, and `compute` runs a kernel of `product` on flat view
 
 import math
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from numba import get_num_threads
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from tinyprune.kernels.cpu import workspace
+from tinyprune.kernels.cpu import bfloat16_product, workspace
 from tinyprune.kernels.cpu.arguments import check_floats, contiguous
 from tinyprune.kernels.cpu.dots import MOST_ROWS
 from tinyprune.kernels.cpu.product import (
@@ -89,10 +90,11 @@ class Plan(NamedTuple):
     work: int  # multiply-adds
     scratch: int  # numbers, for each thread
     nothing: NDArray  # passed for a missing array
+    kernels: tuple[Callable, Callable]  # for one thread and for several
 
 
 @lru_cache(maxsize=4096)
-def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple | None) -> Plan:
+def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple | None, bf16: bool) -> Plan:
     """Check the arguments of a product by their forms and plan it, once for many calls.
 
     Raises:
@@ -101,6 +103,8 @@ def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple 
     given = {"a": a, "b": b, "bias": bias, "onto": onto}
     forms = {name: Form(*x) for name, x in given.items() if x is not None}
     check_floats(**forms)
+    if bf16 and forms["a"].dtype != np.float32:
+        raise ValueError(f"arrays must be float32 for products in bfloat16, got {forms['a'].dtype}")
     shapes = ", ".join(f"{name} {x.shape}" for name, x in forms.items())
     misfit = ValueError(f"shapes must fit together, got {shapes}{', a transposed' * transpose_a}")
     a, b, bias, onto = forms["a"], forms["b"], forms.get("bias"), forms.get("onto")
@@ -130,21 +134,27 @@ def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple 
         in_a, in_c = in_groups(M, in_a, in_c)
         a_steps, groups, k_groups = (in_a.group, in_a.row, 0, 1), in_a.groups, 1
     b_steps, c_steps = (0, 1, in_b.row) if transpose_b else (in_b.group, in_b.row, 1), (in_c.group, in_c.row)
-    if transpose_b and M <= MOST_ROWS and a_steps[3] == 1 and k_groups == 1:
+    if bf16:
+        packing = PACKED
+    elif transpose_b and M <= MOST_ROWS and a_steps[3] == 1 and k_groups == 1:
         packing = DOTS
     else:
         packing = PACKED if transpose_b or M >= MIN_ROWS_TO_PACK else UNPACKED
     sizes = M // groups, N, K // k_groups, k_groups, groups, packing, int(bool(onto or bias))
     width = 2 * VECTOR_BYTES // a.dtype.itemsize
     panels = min(BLOCK, -(-N // width)) if packing == PACKED else int(N % width > 0)
+    numbers = panels * min(K, DEPTH) * width + ROWS * DEPTH
+    if bf16:
+        numbers = bfloat16_product.scratch_size(K, N, width // 2)
     return Plan(
         shape,
         spans=(of_a.span, of_b.span, of_c.span, layout(bias).span if bias else WHOLE),
         steps=(a_steps, b_steps, c_steps, c_steps, sizes),
         work=M * N * K,
         # a power of two, so that many products share one scratch
-        scratch=1 << (panels * min(K, DEPTH) * width + ROWS * DEPTH).bit_length(),
+        scratch=1 << numbers.bit_length(),
         nothing=np.empty(0, a.dtype),
+        kernels=(bfloat16_product.alone, bfloat16_product.shared) if bf16 else (alone, shared),
     )
 
 
@@ -162,7 +172,13 @@ def scratch(workers: int, size: int, dtype: np.dtype, caller: int) -> NDArray:
 
 
 def matmul(
-    a: NDArray, b: NDArray, *, transpose_a: bool = False, bias: NDArray | None = None, onto: NDArray | None = None
+    a: NDArray,
+    b: NDArray,
+    *,
+    transpose_a: bool = False,
+    bias: NDArray | None = None,
+    onto: NDArray | None = None,
+    bf16: bool = False,
 ) -> NDArray:
     """Compute op(a) · b + bias, into a new array or added to an existing one.
 
@@ -176,6 +192,7 @@ def matmul(
         b: (K, N), or (..., N) if `a` is (..., M) of more axes and transposed.
         bias: (N,), added to each row.
         onto: (M, N) or (..., N), to which the product is added in place, or None. It must not overlap other arguments.
+        bf16: whether factors are rounded to bfloat16, see `ops.bfloat16`; only float32.
 
     Returns:
         out: (M, N) or (..., N); `onto` itself if it is given.
@@ -185,7 +202,7 @@ def matmul(
             unaligned or overlaps an argument.
     """
     given = None if bias is None else form(bias), None if onto is None else form(onto)
-    p = plan(form(a), transpose_a, form(b), *given)
+    p = plan(form(a), transpose_a, form(b), *given, bf16)
     if onto is not None:
         for name, x in (("a", a), ("b", b), ("bias", bias)):
             if x is not None and np.may_share_memory(onto, x):
@@ -207,7 +224,7 @@ def compute(p: Plan, a: NDArray, b: NDArray, bias: NDArray | None, onto: NDArray
     c = memory(out, c_span)
     # small products are not worth the 5 µs that `get_num_threads` takes
     workers = min(p.work // MIN_WORK_PER_THREAD, get_num_threads()) if p.work >= 2 * MIN_WORK_PER_THREAD else 1
-    (alone if workers == 1 else shared)(
+    p.kernels[workers > 1](
         memory(a, a_span),
         memory(b, b_span),
         c,

@@ -436,7 +436,8 @@ def drop(typing, x, first, key0, key1, threshold):
 def transpose(typing, source, at, stride, target, to, target_stride, factor):
     """target[to + i · target_stride + j] = factor · source[at + j · stride + i] for a square block of lanes × lanes.
 
-    log2(lanes) rounds of shuffles in registers: every load and store is a whole vector, none gathers.
+    log2(lanes) rounds of shuffles in registers: every load and store is a whole vector, none gathers. With None for
+    `factor` only bits are moved, which need not be numbers.
     """
 
     def generate(context, b, signature, arguments):
@@ -459,9 +460,11 @@ def transpose(typing, source, at, stride, target, to, target_stride, factor):
                     rows[i] = b.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, n), low))
                     rows[i + step] = b.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, n), high))
             step *= 2
-        times = splat(b, context.cast(b, factor_, factor, source.dtype), n)
+        if factor != types.none:
+            times = splat(b, context.cast(b, factor_, factor, source.dtype), n)
+            rows = [b.fmul(row, times) for row in rows]
         for i in range(n):
-            store_at(b, b.fmul(rows[i], times), b.gep(out, [b.mul(int64(i), target_stride)]))
+            store_at(b, rows[i], b.gep(out, [b.mul(int64(i), target_stride)]))
         return context.get_dummy_value()
 
     index = types.int64

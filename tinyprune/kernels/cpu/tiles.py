@@ -38,6 +38,7 @@ def sum_over_k(
     a_k: ir.Value,
     b_first: ir.Value,
     b_k: ir.Value,
+    multiply_add: Callable,
 ) -> list[list[ir.Value]]:
     """Append the loop of a microkernel: `start[i][v] + Σ_k<K a[a_rows[i] + k · a_k] · (vector v of b at k · b_k)`."""
     kind, vectors = start[0][0].type, len(start[0])
@@ -65,7 +66,7 @@ def sum_over_k(
     return new
 
 
-def generate_tile(rows: int, vectors: int, accumulate: bool = True) -> Callable:
+def generate_tile(rows: int, vectors: int, accumulate: bool = True, multiply_add: Callable = multiply_add) -> Callable:
     """Return what generates the code of `microkernel`, or that of `ragged_microkernel`, which has further arguments."""
 
     def generate(context, b, signature, arguments):
@@ -94,7 +95,7 @@ def generate_tile(rows: int, vectors: int, accumulate: bool = True) -> Callable:
             [load_at(b, at, kind, lanes) if accumulate else zero for at, lanes in zip(row, to_load, strict=True)]
             for row in tile
         ]
-        sums = sum_over_k(b, start, K, a_first, a_rows, a_k, b_first, b_k)
+        sums = sum_over_k(b, start, K, a_first, a_rows, a_k, b_first, b_k, multiply_add)
         for values, row in zip(sums, tile, strict=True):
             for value, at, lanes in zip(values, row, to_store, strict=True):
                 store_at(b, value, at, lanes)
@@ -103,7 +104,7 @@ def generate_tile(rows: int, vectors: int, accumulate: bool = True) -> Callable:
     return generate
 
 
-def microkernel(rows: int, vectors: int, accumulate: bool) -> Callable:
+def microkernel(rows: int, vectors: int, accumulate: bool, multiply_add: Callable = multiply_add) -> Callable:
     """Make the instruction for a tile of a matrix product whose sums stay in registers.
 
     The instruction kernel(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K) computes, for i < rows, j < vectors · lanes,
@@ -113,9 +114,10 @@ def microkernel(rows: int, vectors: int, accumulate: bool) -> Callable:
     with rows × vectors sums in registers (Goto & van de Geijn 2008, §4.2.1): each round loads `vectors` vectors of b
     and `rows` numbers of a, and does rows × vectors multiply-adds with them. The strides are free, so that one kernel
     serves A·B, Aᵀ·B, packed panels and the shifted view of the relative positions. Each sum runs over k in order,
-    whatever the tile's size, so that a result does not depend on which tile an entry falls into.
+    whatever the tile's size, so that a result does not depend on which tile an entry falls into. `multiply_add` appends
+    another instruction than x · y + z, such as one for pairs of numbers.
     """
-    generate = generate_tile(rows, vectors, accumulate)
+    generate = generate_tile(rows, vectors, accumulate, multiply_add)
 
     @intrinsic
     def tile_product(typing, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K):

@@ -56,9 +56,9 @@ class Owner(np.ndarray):
 
     __slots__ = ()
 
-    def __del__(self, give: Callable[[int, Buffer], None] = POOL.give) -> None:
-        # `give` is a default argument because at exit module names may be gone before the last array is
-        give(self.base.size - LINE, self.base)
+    def __del__(self, give: Callable[[int, Buffer], None] = POOL.give, line: int = LINE) -> None:
+        # these are default arguments because at exit module names may be gone before the last array is
+        give(self.base.size - line, self.base)
 
 
 @lru_cache(4096)
