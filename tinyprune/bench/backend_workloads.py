@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,7 +66,7 @@ def make_model(shape: ModelShape, ops: Engine, half: str | None) -> Transformer:
     return model if half == "closed" else remove_closed_heads(model)
 
 
-def training_step(backend: str, half: str | None = None, **shape: Any) -> Workload:
+def training_step(backend: str, half: str | None = None, precision: str = "float32", **shape: Any) -> Workload:
     """Take a step of the first stage, or of the gate stage with half of the heads closed; see `make_model`."""
     ops, measured = get_backend(backend), model_shape(**shape)
     ids, targets, memory = shapes.batch(measured)
@@ -74,7 +75,7 @@ def training_step(backend: str, half: str | None = None, **shape: Any) -> Worklo
     if model.gate:
         objective = GateObjective(model.gate, 1, measured.config.heads_total)
     same = SimpleNamespace(batch=lambda step: (ids, targets, False))  # each with the memory of the step before
-    training = Training.start(model, same, TRAIN, objective, rng=None)
+    training = Training.start(model, same, replace(TRAIN, precision=precision), objective, rng=None)
     if memory is not None:
         training.memory = [ops.to_device(m) for m in memory]
     noise = np.random.default_rng(0)

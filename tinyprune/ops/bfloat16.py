@@ -29,7 +29,7 @@ def bfloat16_forward(x: NDArray) -> tuple[NDArray, None]:
     if x.dtype != np.float32:
         raise ValueError(f"x must be float32, got {x.dtype}")
     bits = np.ascontiguousarray(x).view(np.uint32)
-    # Half of the last bit that stays, a little less where that bit is even: the sum carries over if it is to be rounded up.
+    # Half of the last bit that stays, or a little less where that bit is even: the sum carries over to round up.
     half = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
     out = (bits + half & np.uint32(0xFFFF0000)).view(np.float32)
     return np.where(np.isnan(x), np.float32(np.nan), out).reshape(x.shape), None

@@ -70,13 +70,15 @@ def our_steps(options: Options, name: str) -> list[Contender]:
     target, whole = "tinyprune.bench.backend_workloads:training_step", model_shape(name)
     half = model_shape(name, heads=(whole.config.H + 1) // 2)
 
-    def step(shape: Any, heads: str | None, subject: str, allowed: float | None) -> Contender:
-        arguments = {"backend": options.backend, "half": heads, "name": name}
+    def step(shape: Any, subject: str, allowed: float | None, **more: str) -> Contender:
+        arguments = {"backend": options.backend, "name": name} | more
         return Contender(subject, OURS, target, arguments, step_gflop(shape.config, shape.B), allowed)
 
-    contenders = [step(whole, None, options.subject, tolerance(options, STEP_TOLERANCE))]
+    contenders = [step(whole, options.subject, tolerance(options, STEP_TOLERANCE))]
     for heads in ("closed", "removed"):
-        contenders.append(step(half, heads, f"{options.subject}, half of the heads {heads}", None))
+        contenders.append(step(half, f"{options.subject}, half of the heads {heads}", None, half=heads))
+    if options.backend == "numba":
+        contenders.append(step(whole, f"{options.subject}, bf16", BF16_TOLERANCE, precision="bf16"))
     return contenders
 
 
