@@ -8,6 +8,7 @@ import safetensors.numpy
 from command import die_in_write, refused, settings, succeed
 
 from tinyprune.runs import run as stages
+from tinyprune.training import loop
 
 HOW = ["--target-heads=3", "--backend=numpy"]
 
@@ -56,3 +57,15 @@ def test_other_ways_of_choosing_train_no_gates(by, run):
     assert "needs choose.target_heads or choose.target_share" in refused(
         2, "gate", run, "--overwrite", f"--by={by}", "--lam=0.1"
     )
+
+
+def test_a_stage_in_bf16_is_resumed_to_the_same_bits_and_refused_where_there_is_none(run, baseline, tmp_path):
+    killed = shutil.copytree(baseline, tmp_path / "killed")
+    how = ["--target-heads=3", "--set=gate_train.precision=bf16"]
+    assert "products are of bfloat16 numbers" in succeed("gate", run, *how).stderr
+    die_in_write(loop, 2, "gate", killed, *how)
+    succeed("gate", killed, "--resume")
+    assert (killed / "gate.safetensors").read_bytes() == (run / "gate.safetensors").read_bytes()
+    for setting, stage in (("repair", "prune"), ("gate_train", "gate")):
+        said = refused(2, stage, run, f"--set={setting}.precision=bf16", "--backend=numpy", "--overwrite")
+        assert "precision must be float32 with --backend numpy, for only numba computes in bf16; got bf16" in said

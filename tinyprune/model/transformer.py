@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import DataConfig, GateConfig, ModelConfig
+from tinyprune.errors import UsageError
 from tinyprune.model import vocabulary
 from tinyprune.model.blocks import (
     AttentionBlockCache,
@@ -50,6 +51,15 @@ from tinyprune.model.parameters import (
     put_heads,
 )
 from tinyprune.ops.engine import Engine
+
+
+def engine_in(ops: Engine, precision: str) -> Engine:
+    """Return the engine with products in this precision. Raises UsageError if it is none of the engine's."""
+    if precision not in ops.precisions:
+        known = f"{', '.join(ops.precisions)} with --backend {ops.name}"
+        raise UsageError(f"precision must be {known}, for only numba computes in bf16; got {precision}")
+    return ops.in_precision(precision)
+
 
 # For each layer its inputs before the segment, (B, up to M, D). (Dai et al. 2019)
 Memory = list[NDArray]
@@ -123,7 +133,7 @@ class Transformer:
 
         Raises UsageError if its engine has none such.
         """
-        return dataclasses.replace(self, ops=self.ops.in_precision(precision))
+        return dataclasses.replace(self, ops=engine_in(self.ops, precision))
 
     def __repr__(self) -> str:
         config = self.config

@@ -39,7 +39,7 @@ from tinyprune.model.counting import count_parameters, training_bytes
 from tinyprune.model.generation import generate
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.parts import Parts
-from tinyprune.model.transformer import Transformer
+from tinyprune.model.transformer import Transformer, engine_in
 from tinyprune.ops.engine import Engine
 from tinyprune.runs.changes import check_changes, check_settings, is_finished
 from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, load_model, model_metadata
@@ -174,7 +174,7 @@ class Run:
         """Raise UsageError if a text is too short for a stage, or memory, or its precision is not the backend's."""
         for stage in stages:
             how = self.config.repair if stage == "prune" else self.training(stage)
-            self.ops.in_precision(how.precision)
+            engine_in(self.ops, how.precision)
             if stage != "prune":
                 self.texts_for(stage).segments(stage, self.training(stage), model.T)
                 self.check_size(stage, model)

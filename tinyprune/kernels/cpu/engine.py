@@ -32,6 +32,7 @@ class Numba(Engine):
 
     name = "numba"
     takes_complex = False
+    precisions = ("float32", "bf16")
     compiling = jit.COMPILING
     compiled = jit.COMPILED
 
@@ -102,8 +103,8 @@ class NumbaBF16(Numba):
 
     precision = "bf16"
     computed_by = bfloat16_tiles.ABOUT[bfloat16_tiles.UNIT]
-    matmul = staticmethod(partial(products.matmul, bf16=True))
-    weight_gradient = staticmethod(partial(products.weight_gradient, bf16=True))
+    matmul = staticmethod(partial(products.matmul, precision="bf16"))
+    weight_gradient = staticmethod(partial(products.weight_gradient, precision="bf16"))
 
 
 class WithoutAttention(Numba):

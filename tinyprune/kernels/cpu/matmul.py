@@ -94,7 +94,7 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple | None, bf16: bool) -> Plan:
+def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple | None, precision: str) -> Plan:
     """Check the arguments of a product by their forms and plan it, once for many calls.
 
     Raises:
@@ -103,6 +103,7 @@ def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple 
     given = {"a": a, "b": b, "bias": bias, "onto": onto}
     forms = {name: Form(*x) for name, x in given.items() if x is not None}
     check_floats(**forms)
+    bf16 = precision == "bf16"
     if bf16 and forms["a"].dtype != np.float32:
         raise ValueError(f"arrays must be float32 for products in bfloat16, got {forms['a'].dtype}")
     shapes = ", ".join(f"{name} {x.shape}" for name, x in forms.items())
@@ -178,7 +179,7 @@ def matmul(
     transpose_a: bool = False,
     bias: NDArray | None = None,
     onto: NDArray | None = None,
-    bf16: bool = False,
+    precision: str = "float32",
 ) -> NDArray:
     """Compute op(a) · b + bias, into a new array or added to an existing one.
 
@@ -192,7 +193,7 @@ def matmul(
         b: (K, N), or (..., N) if `a` is (..., M) of more axes and transposed.
         bias: (N,), added to each row.
         onto: (M, N) or (..., N), to which the product is added in place, or None. It must not overlap other arguments.
-        bf16: whether factors are rounded to bfloat16, see `ops.bfloat16`; only float32.
+        precision: "bf16" if factors are rounded to bfloat16, see `ops.bfloat16`; only float32.
 
     Returns:
         out: (M, N) or (..., N); `onto` itself if it is given.
@@ -202,7 +203,7 @@ def matmul(
             unaligned or overlaps an argument.
     """
     given = None if bias is None else form(bias), None if onto is None else form(onto)
-    p = plan(form(a), transpose_a, form(b), *given, bf16)
+    p = plan(form(a), transpose_a, form(b), *given, precision)
     if onto is not None:
         for name, x in (("a", a), ("b", b), ("bias", bias)):
             if x is not None and np.may_share_memory(onto, x):

@@ -54,11 +54,11 @@ def matmul(
     relu: bool = False,
     where: NDArray | None = None,
     onto: NDArray | None = None,
-    bf16: bool = False,
+    precision: str = "float32",
 ) -> NDArray:
     """Multiply the last axis of `a` by `b`, as `ops.matmul`; float32 or float64, or float32 rounded to bfloat16."""
     try:
-        out = multiply(matrix(a), b, bias=bias, onto=None if onto is None else matrix(onto), bf16=bf16)
+        out = multiply(matrix(a), b, bias=bias, onto=None if onto is None else matrix(onto), precision=precision)
         if where is not None and (where.dtype != out.dtype or where.shape != (*a.shape[:-1], b.shape[1])):
             raise ValueError
     except (ValueError, IndexError):
@@ -73,10 +73,10 @@ def matmul(
     return out if a.ndim > 1 else out[0]
 
 
-def weight_gradient(x: NDArray, dout: NDArray, *, bf16: bool = False) -> NDArray:
+def weight_gradient(x: NDArray, dout: NDArray, *, precision: str = "float32") -> NDArray:
     """Return xᵀ dout over all rows, as `ops.weight_gradient`; float32 or float64, or float32 rounded to bfloat16."""
     try:
-        return multiply(matrix(x), matrix(dout), transpose_a=True, bf16=bf16)
+        return multiply(matrix(x), matrix(dout), transpose_a=True, precision=precision)
     except (ValueError, IndexError):
         check_weight_gradient(x, dout)
         check_floats(x=x, dout=dout)
