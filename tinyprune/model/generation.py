@@ -12,7 +12,7 @@ position 0.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -84,14 +84,16 @@ def by_text(x: NDArray) -> NDArray:
 class CachedDecoder:
     """A decoder that reads tokens one by one and predicts the next one.
 
-    A token alone is memory-bound: all weights are read for a product with one row. NumPy does that as fast as compiled
-    kernels, with less time between operations, so it takes their place here. A GPU keeps its own.
+    A token alone is memory-bound: all weights are read for a product with one row. A compiled engine takes it through
+    all layers in one call, in float32. Otherwise its operations are those of this page, by NumPy or on a GPU.
 
     Args:
         model: used in evaluation; heads whose gates are closed are left out, others scaled by their gate.
+        matrices: by name, blocks of bytes as a file has them, and their type: what a compiled engine multiplies by in
+            place of the parameters. See `pretrained.gguf_writer.stored_matrices`.
     """
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Transformer, matrices: Mapping[str, tuple[NDArray, str]] | None = None) -> None:
         config = model.config
         self.reader = model  # of a prompt
         self.model = model
@@ -103,17 +105,26 @@ class CachedDecoder:
         gates = self.model.gates()
         self.layers = [self.model.layer(i, gates) for i in range(config.L)]
         self.r = [position_keys(layer, config, self.model.ops) for layer in self.layers]
+        self.compiled = None
+        if model.params["ln.scale"].dtype == np.float32:
+            self.compiled = model.ops.decoder(config, self.layers, self.r, model.params, self.places, matrices or {})
         self.clear()
 
     def clear(self) -> None:
         """Forget all tokens read so far."""
         self.read = 0
         self.contexts = [Context(self.places, self.model.ops) for _ in self.layers]
+        if self.compiled is not None:
+            self.compiled.clear()
+        self.logits: NDArray | None = None  # of the newest token, if a compiled engine has read it
         self.latest: list[int] = []  # tokens to read again, for the plain Transformer
 
     def predict(self, h: NDArray) -> NDArray:
         """Return log p of every next token, (V,), in main memory, from the hidden state of the newest, (D,)."""
-        return self.model.ops.to_host(self.model.log_probabilities(h))
+        if self.logits is None:
+            return self.model.ops.to_host(self.model.log_probabilities(h))
+        shifted = self.logits - self.logits.max()
+        return shifted - np.log(np.exp(shifted).sum())
 
     def read_text(self, tokens: NDArray) -> NDArray:
         """Read tokens (n,), at least one; return the hidden state of the last, (D,).
@@ -137,7 +148,10 @@ class CachedDecoder:
 
     def store_kv(self, i: int, keys: NDArray, values: NDArray) -> None:
         """Take over layer i's keys and values of a text, (1, n, H, Dh)."""
-        self.contexts[i].add(keys, values)
+        if self.compiled is not None:
+            self.compiled.fill(i, keys[0], values[0])
+        else:
+            self.contexts[i].add(keys, values)
 
     def read_token(self, token: int) -> NDArray:
         """Read one token; return its hidden state, (D,). Raises ValueError unless it is in 0 … V−1."""
@@ -148,7 +162,12 @@ class CachedDecoder:
             self.clear()
             if latest:
                 self.read_text(np.array(latest))
-        h = self.hidden_states(np.array([[token]]))[0, 0]
+        ids = np.array([[token]])
+        if self.compiled is None:
+            h = self.hidden_states(ids)[0, 0]
+        else:
+            h, logits = self.compiled.step(self.enter(ids)[0, 0], self.read)
+            self.logits = logits if len(logits) else None
         self.read += 1
         if learned:
             self.latest.append(token)
@@ -156,13 +175,17 @@ class CachedDecoder:
 
     def hidden_states(self, tokens: NDArray) -> NDArray:
         """Return h of the newest token of each text, (B, 1) → (B, 1, D), and keep their keys and values."""
-        model, ops = self.model, self.model.ops
-        x, _ = model.embed(tokens)
-        if model.config.positions == "learned":
-            x = ops.positions_forward(x, model.params["positions"][self.read : self.read + 1])[0]
+        model, ops, x = self.model, self.model.ops, self.enter(tokens)
         for i, layer in enumerate(self.layers):
             x, _ = second_block_forward(self.attention_block(x, i), layer, model.config, ops)
         return norm_forward(x, model.params, "ln", model.config, ops)[0]
+
+    def enter(self, tokens: NDArray) -> NDArray:
+        """Return what enters the first layer for the newest token of each text, (B, 1) → (B, 1, D)."""
+        x, _ = self.model.embed(tokens)
+        if self.model.config.positions == "learned":
+            x = self.model.ops.positions_forward(x, self.model.params["positions"][self.read : self.read + 1])[0]
+        return x
 
     def attention_block(self, x: NDArray, i: int) -> NDArray:
         """Compute layer i's `attention_block_forward` for one token, which sees the tokens before it: (B, 1, D)."""

@@ -113,6 +113,10 @@ class Machine:
         """Return the same engine with the factors of products in one of its `precisions`."""
         return self  # type: ignore[return-value]  # Engine is the only subclass
 
+    def decoder(self, *model: Any) -> Any:
+        """Return what reads a text token by token, see `kernels.cpu.decoder`; None if operations do it one by one."""
+        return None
+
     def threads(self, count: int) -> AbstractContextManager[None]:
         """In this context kernels use `count` threads; the threads of NumPy's BLAS are not touched."""
         return nullcontext()

@@ -6,8 +6,6 @@ They share the loops around `product.product`, which hand out parts to threads; 
 Both matrices are packed here: tiles read pairs of numbers, see `bfloat16_tiles`.
 """
 
-from types import FunctionType
-
 from numba import int64
 
 from tinyprune.kernels.cpu import product as of_floats
@@ -21,7 +19,7 @@ from tinyprune.kernels.cpu.bfloat16_tiles import (
     next_tile,
     pack_pairs,
 )
-from tinyprune.kernels.cpu.jit import inner, kernel, parallel_kernel
+from tinyprune.kernels.cpu.jit import inner, kernel, parallel_kernel, variant
 from tinyprune.kernels.cpu.product import BLOCK, copy_rows, start_rows
 from tinyprune.kernels.cpu.simd import lanes, never_inline
 
@@ -101,19 +99,8 @@ def product(a, b, c, residual, bias, steps, extents, scratch, packed):
     end_tiles()
 
 
-def with_pairs(compiled, compile, **others):
-    """Return a function of `product` compiled again, with the names of this module in place of its own.
-
-    Its new name is that of its file in Numba's cache, which differs where something else computes.
-    """
-    function = compiled.py_func
-    names = function.__globals__ | {"product": product, "ROWS": ROWS, "DEPTH": DEPTH} | others
-    copy = FunctionType(function.__code__, names, function.__name__)
-    copy.__module__ = __name__
-    copy.__qualname__ = f"{function.__name__}_bfloat16_{UNIT}"
-    return compile(copy)
-
-
-alone = with_pairs(of_floats.alone, kernel)
-parts = with_pairs(of_floats.parts, inner)
-shared = with_pairs(of_floats.shared, parallel_kernel, parts=parts)
+OURS = {"product": product, "ROWS": ROWS, "DEPTH": DEPTH}  # in place of what the functions of `product` name so
+NAME = f"bfloat16_{UNIT}"
+alone = variant(of_floats.alone.py_func, kernel, NAME, **OURS)
+parts = variant(of_floats.parts.py_func, inner, NAME, **OURS)
+shared = variant(of_floats.shared.py_func, parallel_kernel, NAME, **OURS, parts=parts)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numba
 
@@ -51,6 +52,13 @@ class Numba(Engine):
     def in_precision(self, precision: str) -> Engine:
         """See `Machine`."""
         return {"float32": Numba, "bf16": NumbaBF16}[precision]()
+
+    @staticmethod
+    def decoder(*model: Any) -> Any:
+        """See `Machine`."""
+        from tinyprune.kernels.cpu.decoder import Decoder  # what trains needs none
+
+        return Decoder(*model)
 
     @contextmanager
     def threads(self, count: int) -> Iterator[None]:

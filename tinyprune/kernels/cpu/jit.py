@@ -54,16 +54,23 @@ parallel_kernel = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper
 inner = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True, _nrt=False)
 
 
+def variant(function: Callable, compile: Callable, name: str, **names: Any) -> Callable:
+    """Compile another version of a function, with other `names` in place of some of its module's.
+
+    Numba names the file in its cache by __qualname__, which has to differ.
+    """
+    copy = FunctionType(function.__code__, function.__globals__ | names, function.__name__)
+    copy.__module__, copy.__qualname__ = function.__module__, f"{function.__qualname__}_{name}"
+    return compile(copy)
+
+
 def loop_kernel(function: Callable) -> Callable:
     """Compile a function with a parallel loop twice, for one thread and for several.
 
     The result takes the number of entries, then the function's arguments; it uses one thread if entries are few. No
     two arguments may overlap in memory: Numba lets LLVM assume so of the arrays that a parallel loop reads and writes.
     """
-    # Numba names the cached file of a function by __qualname__: two versions need two names
-    copy = FunctionType(function.__code__, function.__globals__, function.__name__)
-    copy.__qualname__ = f"{function.__qualname__}_alone"
-    alone, shared = kernel(copy), parallel_kernel(function)
+    alone, shared = variant(function, kernel, "alone"), parallel_kernel(function)
 
     def launch(entries: int, *arguments: Any) -> Any:
         return (alone if entries < SMALL else shared)(*arguments)
