@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,17 +84,43 @@ def generate_text(arguments: argparse.Namespace) -> None:
         raise UsageError("--prompt must hold at least one token, got an empty text")
     rng = np.random.default_rng(arguments.seed)
     options = {"temperature": arguments.temperature, "top_k": arguments.top_k}
-    tokens = generate(saved.model, prompt, arguments.tokens, rng, **options)
+    tokens = generate(saved.model, prompt, arguments.tokens, rng, **options, matrices=file_matrices(saved))
     # Overflows are ignored as in `evaluate_model`.
     with announced(saved.model.ops, "generate"), np.errstate(over="ignore", invalid="ignore"):
         tokens = itertools.chain([next(tokens)], tokens)
     # The tokenizer itself puts spaces between words.
     beginning = arguments.prompt.rstrip(" ") if saved.tokenizer.kind == "word" else arguments.prompt
-    print(beginning, end="", flush=True)
+    shown = sys.stdout if not arguments.json else io.StringIO()
+    print(beginning, end="", flush=True, file=shown)
+    start = time.perf_counter()
     with np.errstate(over="ignore", invalid="ignore"):
         for piece in pieces(saved.tokenizer, int(prompt[-1]), tokens):
-            print(piece, end="", flush=True)
-    print()
+            print(piece, end="", flush=True, file=shown)
+    seconds = time.perf_counter() - start
+    rate = (arguments.tokens - 1) / seconds  # the first one has read the prompt
+    if arguments.json:
+        record = {"prompt": arguments.prompt, "text": shown.getvalue(), "tokens": arguments.tokens}
+        print_records([record | {"tokens_per_second": rate}], as_json=True)
+    else:
+        print()
+        say(f"generate: {rate:,.1f} tokens a second")
+
+
+def file_matrices(saved: Any) -> dict[str, Any]:
+    """Return the matrices that a model's GGUF file stores in blocks, if it has one and Numba multiplies by them."""
+    from tinyprune.pretrained import gguf_source
+
+    source = gguf_source(saved.metadata)
+    if source is None or saved.model.gate is not None or saved.model.ops.name != "numba":
+        return {}
+    from tinyprune.pretrained.gguf_writer import stored_matrices
+
+    found = stored_matrices(saved.model, source)
+    matrices = [name for name, x in saved.model.params.items() if x.ndim == 2]
+    if len(found) < len(matrices):
+        some = f"{len(matrices) - len(found)} of {len(matrices)} matrices"
+        say(f"generate: {some} are not as in {source.name}, or not in blocks of 32: they are float32")
+    return found
 
 
 def pieces(tokenizer: Any, before: int, tokens: Iterable[int]) -> Iterator[str]:

@@ -162,6 +162,7 @@ OPTIONS = {
         option("--temperature", "0: always take the likeliest (%(default)s)", default=0.8),
         option("--top-k", "draw from the k likeliest tokens only", type=int),
         option("--seed", "random seed of the draws (%(default)s)", default=0),
+        switch("--json", "text and tokens a second as JSON on standard output, when all is written"),
     ],
     "heads": [
         *LOADED,

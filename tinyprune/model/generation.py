@@ -219,6 +219,7 @@ def generate(
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
+    matrices: Mapping[str, tuple[NDArray, str]] | None = None,
 ) -> Iterator[int]:
     """Continue `prompt` by `tokens` tokens, one at a time.
 
@@ -229,6 +230,7 @@ def generate(
         rng: source of the draws.
         temperature: 1 draws from the model's distribution, less prefers likely tokens, 0 always takes the likeliest.
         top_k: draw from the k likeliest tokens only; None for all.
+        matrices: see `CachedDecoder`.
 
     Returns:
         an iterator over the new token numbers.
@@ -242,14 +244,18 @@ def generate(
         raise ValueError(f"temperature must be at least 0, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    return continuation(model, prompt, tokens, rng, temperature, top_k)
+    return continuation(CachedDecoder(model, matrices), prompt, tokens, rng, temperature, top_k)
 
 
 def continuation(
-    model: Transformer, prompt: NDArray, tokens: int, rng: np.random.Generator, temperature: float, top_k: int | None
+    decoder: CachedDecoder,
+    prompt: NDArray,
+    tokens: int,
+    rng: np.random.Generator,
+    temperature: float,
+    top_k: int | None,
 ) -> Iterator[int]:
     """Do the work of `generate`, which checks the arguments before the first token is requested."""
-    decoder = CachedDecoder(model)
     newest = prompt
     for _ in range(tokens):
         log_p = decoder.predict(decoder.read_text(newest))
@@ -264,12 +270,15 @@ def sample(log_p: NDArray, rng: np.random.Generator, temperature: float, top_k: 
         raise NotFiniteError("the model predicts nan: it has diverged; train it with a lower lr")
     if temperature == 0:
         return int(np.argmax(log_p))
-    order = np.argsort(-log_p, kind="stable")[:top_k]  # likeliest first; all of them when top_k is None
-    scores = log_p[order].astype(np.float64)
+    scores = log_p.astype(np.float64)
+    if top_k is not None and top_k < len(scores):
+        # of tokens as likely as the k-th the first ones stay
+        order = np.argsort(-scores, kind="stable")
+        scores[order[top_k:]] = -np.inf
     # a temperature near 0 sends all but the likeliest to exp(−inf) = 0
     with np.errstate(over="ignore"):
-        p = np.exp((scores - scores.max()) / temperature)
-    return int(rng.choice(order, p=p / p.sum()))
+        below = np.exp((scores - scores.max()) / temperature).cumsum()
+    return int(np.searchsorted(below, rng.random() * below[-1], side="right"))
 
 
 def write_texts(model: Transformer, first: NDArray, tokens: int, rng: np.random.Generator) -> NDArray:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import ModelConfig
+from tinyprune.config import BLOCK_TYPES, ModelConfig
 from tinyprune.errors import UsageError
 from tinyprune.io.files import save_error
 from tinyprune.model.transformer import Transformer
@@ -126,6 +126,46 @@ def write_gguf(
         raise save_error(f"model {path}", error) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def stored_matrices(model: Transformer, source: Path) -> dict[str, tuple[NDArray, str]]:
+    """Return matrices of a model as the GGUF file has them that it was imported from.
+
+    Args:
+        model: of kind llama, without gates.
+        source: the file.
+
+    Returns:
+        by name, rows of bytes, one for each output, and their type, of `config.BLOCK_TYPES` or "q8_0"; without those
+        that have changed, or are stored in another way.
+
+    Raises:
+        MissingExtraError: if the package gguf is missing.
+    """
+    gguf, config = package("a GGUF file"), model.config
+    reader = gguf.GGUFReader(source)
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    family = reader.fields["general.architecture"].contents()
+    layers = []
+    for i in range(config.L):
+        units = wide(np.array(config.block_ids[i], int), config.U) if config.U else np.arange(config.F)
+        layers.append(Stored(np.array(config.head_ids[i], int), np.array(config.kv_ids(i), int), units))
+    params, found = model.host_params(), {}
+    for cut in cuts(config, layers, "llama", family):
+        tensor, x = tensors.get(cut.tensor), params[cut.name]
+        kind = "" if tensor is None else tensor.tensor_type.name.lower()
+        if x.ndim == 1 or kind not in BLOCK_TYPES:
+            continue
+        order = None
+        if cut.name.endswith(TURNED):  # rows of the file have the two of each rotated pair side by side
+            order = neighbours(np.arange(x.shape[1]), config.Dh)
+        data = sliced(tensor, cut, gguf)
+        own = picked(x.T if cut.transposed else x, order, None)
+        if data is not None and np.array_equal(gguf.dequantize(data, tensor.tensor_type), own):
+            if order is not None:
+                data = data[np.argsort(order)]
+            found[cut.name] = data, kind
+    return found
 
 
 class Stored(NamedTuple):
