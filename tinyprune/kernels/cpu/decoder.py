@@ -34,7 +34,6 @@ from tinyprune.kernels.cpu.simd import (
     exp2,
     lanes,
     largest,
-    load,
     load_some,
     maximum,
     muladd,
@@ -80,7 +79,6 @@ class Sizes(NamedTuple):
     rms: bool  # whether norms are RMSNorm
     eps: float
     activation: int
-    most: int  # numbers of the widest input
 
 
 class Memory(NamedTuple):
@@ -129,7 +127,7 @@ def normalise(x, floats, scale, bias, D, rms, eps, out):
 
 
 @inner
-def linear(memory, layer, matrix, x, sums, out, to, i, threads, onto):
+def linear(memory, layer, matrix, x, out, to, i, threads, onto):
     """Compute thread i's share of the outputs of a matrix: out = x W + bias, or out += that."""
     floats, blocks, plan = memory.floats, memory.blocks, memory.plan
     at = layer * FIELDS + matrix
@@ -152,18 +150,16 @@ def linear(memory, layer, matrix, x, sums, out, to, i, threads, onto):
     elif kind == ROWS:
         if low < high:
             dots(x, 0, 0, floats, first + low * inputs, inputs, out, to + low, 0, inputs, 1, high - low, True)
+    elif kind == 3:
+        stored.q4_0(blocks, first, x, 0, inputs, out, to, low, high)
+    elif kind == 4:
+        stored.q4_1(blocks, first, x, 0, inputs, out, to, low, high)
+    elif kind == 5:
+        stored.q5_0(blocks, first, x, 0, inputs, out, to, low, high)
+    elif kind == 6:
+        stored.q5_1(blocks, first, x, 0, inputs, out, to, low, high)
     else:
-        stored.block_sums(x, 0, inputs, sums, 0)
-        if kind == 3:
-            stored.q4_0(blocks, first, x, 0, sums, 0, inputs, out, to, low, high)
-        elif kind == 4:
-            stored.q4_1(blocks, first, x, 0, sums, 0, inputs, out, to, low, high)
-        elif kind == 5:
-            stored.q5_0(blocks, first, x, 0, sums, 0, inputs, out, to, low, high)
-        elif kind == 6:
-            stored.q5_1(blocks, first, x, 0, sums, 0, inputs, out, to, low, high)
-        else:
-            stored.q8_0(blocks, first, x, 0, sums, 0, inputs, out, to, low, high)
+        stored.q8_0(blocks, first, x, 0, inputs, out, to, low, high)
 
 
 @inner
@@ -263,31 +259,31 @@ def attend(memory, layer, head, base, seen, sizes, scratch):
 def part(phase, layer, base, seen, sizes, memory, i, threads):
     """Compute thread i's part of a phase of a layer."""
     plan, x, row = memory.plan, memory.x, layer * FIELDS
-    n, sums = memory.scratch[i][: sizes.most + PAD], memory.scratch[i][sizes.most + PAD :]
+    n = memory.scratch[i]
     if phase in (1, 4, 6):
         norm = row + (NORM_2 if phase == 4 else NORM_1)
         normalise(x, memory.floats, plan[norm], plan[norm + 1], sizes.D, sizes.rms, sizes.eps, n)
     if phase == 1:
         queries, keys = plan[row + Q + 3], plan[row + K + 3]
-        linear(memory, layer, Q, n, sums, memory.q, 0, i, threads, False)
-        linear(memory, layer, K, n, sums, memory.q, queries, i, threads, False)
-        linear(memory, layer, V, n, sums, memory.q, queries + keys, i, threads, False)
+        linear(memory, layer, Q, n, memory.q, 0, i, threads, False)
+        linear(memory, layer, K, n, memory.q, queries, i, threads, False)
+        linear(memory, layer, V, n, memory.q, queries + keys, i, threads, False)
     elif phase == 2:
         heads = plan[row + HEADS]
         for head in range(heads * i // threads, heads * (i + 1) // threads):
             attend(memory, layer, head, base, seen, sizes, memory.scratch[i])
     elif phase == 3:
-        linear(memory, layer, O, memory.q, sums, x, 0, i, threads, True)
+        linear(memory, layer, O, memory.q, x, 0, i, threads, True)
     elif phase == 4:
         units = plan[row + UP + 3]
-        linear(memory, layer, UP, n, sums, memory.h, 0, i, threads, False)
-        linear(memory, layer, GATE, n, sums, memory.h, units, i, threads, False)
+        linear(memory, layer, UP, n, memory.h, 0, i, threads, False)
+        linear(memory, layer, GATE, n, memory.h, units, i, threads, False)
         low, high = share(units, i, threads, EDGE)
         activate(memory.h, units, low, high, memory.floats, plan[row + UNITS + 1], sizes.activation)
     elif phase == 5:
-        linear(memory, layer, DOWN, memory.h, sums, x, 0, i, threads, True)
+        linear(memory, layer, DOWN, memory.h, x, 0, i, threads, True)
     else:
-        linear(memory, layer, Q, n, sums, memory.logits, 0, i, threads, False)
+        linear(memory, layer, Q, n, memory.logits, 0, i, threads, False)
 
 
 @inner
@@ -317,7 +313,7 @@ def turn(x, at, heads, Dh, cos, sin):
 @inner
 def store_kv(memory, layer, base, sizes):
     """Copy the token's keys and values to the first place of the window, and C places further."""
-    plan, q, Dh, C = memory.plan, memory.q, sizes.Dh, sizes.C
+    plan, q, C = memory.plan, memory.q, sizes.C
     row = layer * FIELDS
     first, width = plan[row + Q + 3], plan[row + K + 3]
     for place in (base, base + C):
@@ -415,9 +411,8 @@ class Decoder:
         if not config.cutoffs:
             name = "embedding" if config.tied else "unembedding"
             last[Q : Q + MATRIX] = self.matrix(name, params[name], params.get("out_bias"), rows=True)
-        widest = max(config.D, plan[:, O + 2].max(), plan[:, DOWN + 2].max())
         persistent, threads = plan[:, PERSISTENT].max(), get_num_threads()
-        size = max(widest + widest // stored.BLOCK, config.Dh + persistent + places) + 2 * PAD
+        size = max(config.D, config.Dh + persistent + places) + 2 * PAD
         floats = self.floats.joined()
         f32, R = np.float32, max([len(own) for own in r if own is not None], default=0)
         self.memory = Memory(
@@ -435,7 +430,7 @@ class Decoder:
         )
         activation = {"gelu": GELU, "swiglu": SWIGLU}.get(config.second, RELU)
         rms = config.norm == "rmsnorm"
-        numbers = config.L, config.D, config.Dh, places, R, rms, config.norm_eps, activation, int(widest)
+        numbers = config.L, config.D, config.Dh, places, R, rms, config.norm_eps, activation
         self.sizes = Sizes(*numbers)
         self.threads = threads if floats.nbytes + self.bytes >= SHARED_BYTES else 1
         self.clear()
