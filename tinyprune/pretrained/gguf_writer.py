@@ -153,8 +153,7 @@ def stored_matrices(model: Transformer, source: Path) -> dict[str, tuple[NDArray
     params, found = model.host_params(), {}
     for cut in cuts(config, layers, "llama", family):
         tensor, x = tensors.get(cut.tensor), params[cut.name]
-        kind = "" if tensor is None else tensor.tensor_type.name.lower()
-        if x.ndim == 1 or kind not in BLOCK_TYPES:
+        if x.ndim == 1 or tensor is None or (kind := tensor.tensor_type.name.lower()) not in BLOCK_TYPES:
             continue
         order = None
         if cut.name.endswith(TURNED):  # rows of the file have the two of each rotated pair side by side
