@@ -91,7 +91,7 @@ def test_an_imported_model_is_evaluated_continued_and_written_back(their, run, t
     assert record["bits_per_character"] == pytest.approx(nats / math.log(2) / characters, rel=1e-4)
 
     said = succeed("generate", run, "--stage=train", "--prompt=heads see", "--tokens=40", "--backend=numpy").stdout
-    assert said.startswith("heads see") and len(said) > 50
+    assert said.startswith("heads see") and len(said) > 30
 
 
 def test_only_gates_are_trained_and_a_stage_that_died_goes_on_to_the_same_bits(run, copy):
