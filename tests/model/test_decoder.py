@@ -1,6 +1,7 @@
 """The compiled decoder and the products with stored blocks, against NumPy's."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from test_positions import UNUSUAL
 from tinyprune.config import GateConfig
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu import stored
+from tinyprune.kernels.cpu.decoder import knows
 from tinyprune.kernels.cpu.jit import kernel
 from tinyprune.model.generation import CachedDecoder, generate
 
@@ -34,6 +36,13 @@ def test_it_reads_as_numpy_does(kind, options, gated):
         np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-4)
     tokens = [list(generate(r.reader, text[:3], 20, np.random.default_rng(0), temperature=0)) for r in readers]
     assert tokens[0] == tokens[1]
+
+
+def test_what_is_new_is_left_to_numpy():
+    """A norm, say, that the kernel would take for another."""
+    config = small_model(small_config("llama"), dtype=np.float32).config
+    assert knows(config) and not knows(SimpleNamespace(positions="rotary", norm="new", second="swiglu"))
+    assert not knows(SimpleNamespace(positions="rotary", norm="rmsnorm", second="new"))
 
 
 @pytest.mark.parametrize("name", stored.FORMS)

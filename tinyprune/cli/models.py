@@ -97,13 +97,15 @@ def generate_text(arguments: argparse.Namespace) -> None:
         for piece in pieces(saved.tokenizer, int(prompt[-1]), tokens):
             print(piece, end="", flush=True, file=shown)
     seconds = time.perf_counter() - start
-    rate = (arguments.tokens - 1) / seconds  # the first one has read the prompt
+    # the first token, which waits for the prompt, was there before
+    rate = (arguments.tokens - 1) / seconds if arguments.tokens > 1 else None
     if arguments.json:
         record = {"prompt": arguments.prompt, "text": shown.getvalue(), "tokens": arguments.tokens}
         print_records([record | {"tokens_per_second": rate}], as_json=True)
     else:
         print()
-        say(f"generate: {rate:,.1f} tokens a second")
+        if rate:
+            say(f"generate: {rate:,.1f} tokens a second")
 
 
 def file_matrices(saved: Any) -> dict[str, Any]:

@@ -120,7 +120,7 @@ class CachedDecoder:
         self.latest: list[int] = []  # tokens to read again, for the plain Transformer
 
     def predict(self, h: NDArray) -> NDArray:
-        """Return log p of every next token, (V,), in main memory, from the hidden state of the newest, (D,)."""
+        """Return log p of every next token, (V,), in main memory; h (D,) is what reading the newest one returned."""
         if self.logits is None:
             return self.model.ops.to_host(self.model.log_probabilities(h))
         shifted = self.logits - self.logits.max()
@@ -278,7 +278,7 @@ def sample(log_p: NDArray, rng: np.random.Generator, temperature: float, top_k: 
     # a temperature near 0 sends all but the likeliest to exp(−inf) = 0
     with np.errstate(over="ignore"):
         below = np.exp((scores - scores.max()) / temperature).cumsum()
-    return int(np.searchsorted(below, rng.random() * below[-1], side="right"))
+    return int(np.searchsorted(below[:-1], rng.random() * below[-1], side="right"))
 
 
 def write_texts(model: Transformer, first: NDArray, tokens: int, rng: np.random.Generator) -> NDArray:

@@ -133,6 +133,8 @@ class Transformer:
 
         Raises UsageError if its engine has none such.
         """
+        if precision == self.ops.precision:
+            return self
         return dataclasses.replace(self, ops=engine_in(self.ops, precision))
 
     def __repr__(self) -> str:

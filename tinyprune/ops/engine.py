@@ -113,8 +113,11 @@ class Machine:
         """Return the same engine with the factors of products in one of its `precisions`."""
         return self  # type: ignore[return-value]  # Engine is the only subclass
 
-    def decoder(self, *model: Any) -> Any:
-        """Return what reads a text token by token, see `kernels.cpu.decoder`; None if operations do it one by one."""
+    def decoder(self, config: Any, layers: Any, r: Any, params: Any, places: int, matrices: Any) -> Any:
+        """Return what takes a token through a model in one call; None where operations do it one by one.
+
+        For the arguments see `kernels.cpu.decoder.Decoder`.
+        """
         return None
 
     def threads(self, count: int) -> AbstractContextManager[None]:

@@ -136,8 +136,8 @@ def stored_matrices(model: Transformer, source: Path) -> dict[str, tuple[NDArray
         source: the file.
 
     Returns:
-        by name, rows of bytes, one for each output, and their type, of `config.BLOCK_TYPES` or "q8_0"; without those
-        that have changed, or are stored in another way.
+        by name, rows of bytes, (outputs, bytes), and their type, of `config.BLOCK_TYPES`; without those that have
+        changed, or are stored in another way.
 
     Raises:
         MissingExtraError: if the package gguf is missing.

@@ -142,6 +142,8 @@ def sample_text(run: Run, model: Transformer) -> tuple[str, str]:
     start = 0 if run.config.data.split == "documents" else next(begins, 0)
     prompt = np.asarray(test[start : start + T])
     rng = np.random.default_rng(run.config.seed)
+    if not model.ops.on_device:  # to compile the decoder takes longer than NumPy needs for a sample
+        model = dataclasses.replace(model, ops=Engine())
     continuation = list(generate(model, prompt, SAMPLE_TOKENS, rng, temperature=0.8))
     return decode(prompt), decode(np.array(continuation))
 

@@ -354,8 +354,8 @@ class Run:
             settings = self.training(stage)
             segments = self.texts_for(stage).segments(stage, settings, trained.config.T)
             seconds += rehearse(trained, minimised, segments, text, settings)
-        # the report has a sample
-        list(generate(stages["finetune"], text.test[:2], 2, np.random.default_rng(0)))
+        if self.ops.on_device:  # the report has a sample, which NumPy writes elsewhere
+            list(generate(stages["finetune"], text.test[:2], 2, np.random.default_rng(0)))
         return seconds
 
     def announce(self) -> None:

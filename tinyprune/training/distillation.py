@@ -41,7 +41,8 @@ class Distillation(Objective):
         self, model: Transformer, ids: NDArray, targets: NDArray, memory: Memory | None, rng: Noise, step: int
     ) -> Gradients:
         """See `Objective`."""
-        t, own = self.teacher.in_precision(model.ops.precision), None if memory is None else self.memory
+        self.teacher = self.teacher.in_precision(model.ops.precision)
+        t, own = self.teacher, None if memory is None else self.memory
         release_weights = partial(release, t.params)  # where they are mapped, a layer at a time is in memory
         h, self.memory, _ = t.forward(ids, own, recompute=True, after_layer=release_weights)
         loss, memory, cache = model.loss(ids, targets, memory, rng, teacher=t.log_probabilities(h), share=self.share)

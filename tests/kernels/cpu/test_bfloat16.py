@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyprune import Transformer
+from tinyprune import Transformer, config
 from tinyprune.bench.shapes import batch, model_shape, parameters
+from tinyprune.cli import options
 from tinyprune.config import TrainConfig
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import get_backend
@@ -25,7 +26,7 @@ from tinyprune.ops.bfloat16 import bfloat16_forward
 from tinyprune.ops.engine import Engine
 
 from ..compare import assert_same_bits
-from .test_matmul import check, draw, laid_out, layouts
+from .test_matmul import check, check_layouts, draw, layouts
 
 WIDTH = 2 * VECTOR_BYTES // 4
 product = partial(matmul, precision="bf16")
@@ -51,20 +52,8 @@ def rounded(x):
 )
 def test_like_the_sum_of_rounded_factors(shape, a_layout, b_layout, onto, transpose_a, transpose_b, bias, seed):
     """The tolerance is that of float32 sums: factors that are cut off, or not rounded, are off by a thousand of it."""
-    M, K, N = shape
-    a, b, c, bias_ = draw(np.float32, (M, K), (K, N), (M, N), (N,), seed=seed)
-    out = None if onto == "none" else laid_out(c, onto)
-    got = product(
-        laid_out(a.T if transpose_a else a, a_layout),
-        laid_out(b.T, b_layout).T if transpose_b else laid_out(b, b_layout),
-        transpose_a=transpose_a,
-        bias=bias_ if bias else None,
-        onto=out,
-    )
-    if out is not None:
-        whole = out if out.base is None else out.base
-        assert got is out and np.isnan(whole).sum() == whole.size - out.size
-    check(got, rounded(a), rounded(b), np.float32, *[bias_] * bias, *[c] * (out is not None))
+    how = a_layout, b_layout, onto, transpose_a, transpose_b, bias
+    check_layouts(product, np.float32, shape, *how, seed, rounded)
 
 
 @few
@@ -142,6 +131,7 @@ def test_other_engines_refuse():
         assert get_backend(name).in_precision("float32").precision == "float32"
     with pytest.raises(UsageError, match="precision must be float32 with --backend numpy, for only numba computes in"):
         engine_in(get_backend("numpy"), "bf16")
+    assert options.PRECISIONS == config.PRECISIONS
     with pytest.raises(UsageError, match="precision must be one of float32, bf16; got 'half'"):
         TrainConfig(precision="half")
 

@@ -60,6 +60,27 @@ def check(got, a, b, dtype, *added):
     assert np.all(np.abs(got - expected) <= TOLERANCE[dtype] * size)
 
 
+def check_layouts(
+    product, dtype, shape, a_layout, b_layout, onto, transpose_a, transpose_b, bias, seed, rounded=np.asarray
+):
+    """One product of factors that lie in memory in some way, onto a matrix that does, as that of rounded factors."""
+    M, K, N = shape
+    a, b, c, bias_ = draw(dtype, (M, K), (K, N), (M, N), (N,), seed=seed)
+    out = None if onto == "none" else laid_out(c, onto)
+    got = product(
+        laid_out(a.T if transpose_a else a, a_layout),
+        laid_out(b.T, b_layout).T if transpose_b else laid_out(b, b_layout),
+        transpose_a=transpose_a,
+        bias=bias_ if bias else None,
+        onto=out,
+    )
+    if out is not None:
+        assert got is out
+        whole = out if out.base is None else out.base
+        assert np.isnan(whole).sum() == whole.size - out.size  # nothing else is written
+    check(got, rounded(a), rounded(b), dtype, *[bias_] * bias, *[c] * (out is not None))
+
+
 @each_dtype
 @few
 @given(
@@ -73,21 +94,7 @@ def check(got, a, b, dtype, *added):
     seed=seeds,
 )
 def test_like_the_sum(dtype, shape, a_layout, b_layout, onto, transpose_a, transpose_b, bias, seed):
-    M, K, N = shape
-    a, b, c, bias_ = draw(dtype, (M, K), (K, N), (M, N), (N,), seed=seed)
-    out = None if onto == "none" else laid_out(c, onto)
-    got = matmul(
-        laid_out(a.T if transpose_a else a, a_layout),
-        laid_out(b.T, b_layout).T if transpose_b else laid_out(b, b_layout),
-        transpose_a=transpose_a,
-        bias=bias_ if bias else None,
-        onto=out,
-    )
-    if out is not None:
-        assert got is out
-        whole = out if out.base is None else out.base
-        assert np.isnan(whole).sum() == whole.size - out.size  # nothing else is written
-    check(got, a, b, dtype, *[bias_] * bias, *[c] * (out is not None))
+    check_layouts(matmul, dtype, shape, a_layout, b_layout, onto, transpose_a, transpose_b, bias, seed)
 
 
 @each_dtype

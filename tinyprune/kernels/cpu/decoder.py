@@ -63,8 +63,9 @@ Q, K, V, O, UP, GATE, DOWN, NORM_1, NORM_2, HEADS, UNITS, RELATIVE, PERSISTENT, 
 # Of NORM_1 … CACHE two numbers: scale, bias or −1; number of heads, their factors; number of units, their factors;
 # u (w follows) or −1, r; number of persistent vectors, pk (pv follows); keys, values.
 FIELDS = CACHE + 2
-ABSENT, COLUMNS, ROWS = 0, 1, 2  # kinds of matrices, those with a column and with a row for each output; then FORMS
-KINDS = {name: 3 + n for n, name in enumerate(stored.FORMS)}
+# Kinds of matrices: none; of float32, with a column or with a row for each output; of stored blocks.
+ABSENT, COLUMNS, ROWS, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 = range(8)
+KINDS = dict(zip(stored.FORMS, (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0), strict=True))
 RELU, GELU, SWIGLU = 0, 1, 2
 
 
@@ -150,13 +151,13 @@ def linear(memory, layer, matrix, x, out, to, i, threads, onto):
     elif kind == ROWS:
         if low < high:
             dots(x, 0, 0, floats, first + low * inputs, inputs, out, to + low, 0, inputs, 1, high - low, True)
-    elif kind == 3:
+    elif kind == Q4_0:
         stored.q4_0(blocks, first, x, 0, inputs, out, to, low, high)
-    elif kind == 4:
+    elif kind == Q4_1:
         stored.q4_1(blocks, first, x, 0, inputs, out, to, low, high)
-    elif kind == 5:
+    elif kind == Q5_0:
         stored.q5_0(blocks, first, x, 0, inputs, out, to, low, high)
-    elif kind == 6:
+    elif kind == Q5_1:
         stored.q5_1(blocks, first, x, 0, inputs, out, to, low, high)
     else:
         stored.q8_0(blocks, first, x, 0, inputs, out, to, low, high)
@@ -373,6 +374,12 @@ class Floats:
 SECOND = {"networks": ("net.pk", "", "net.pv"), "relu": ("ffn.W1", "", "ffn.W2"), "gelu": ("ffn.W1", "", "ffn.W2")}
 SECOND |= {"swiglu": ("ffn.W1", "ffn.Wg", "ffn.W2")}
 BIASES = {"net.pk": "net.pb", "net.pv": "net.bo"}
+
+
+def knows(config: Any) -> bool:
+    """Return whether this page computes all that a model has; what is new is computed by NumPy until it does."""
+    positions, norms = ("relative", "learned", "rotary"), ("layernorm", "rmsnorm")
+    return config.positions in positions and config.norm in norms and config.second in (None, *SECOND)
 
 
 class Decoder:

@@ -53,12 +53,11 @@ class Numba(Engine):
         """See `Machine`."""
         return {"float32": Numba, "bf16": NumbaBF16}[precision]()
 
-    @staticmethod
-    def decoder(*model: Any) -> Any:
+    def decoder(self, config: Any, layers: Any, r: Any, params: Any, places: int, matrices: Any) -> Any:
         """See `Machine`."""
-        from tinyprune.kernels.cpu.decoder import Decoder  # what trains needs none
+        from tinyprune.kernels.cpu.decoder import Decoder, knows  # what trains needs none
 
-        return Decoder(*model)
+        return Decoder(config, layers, r, params, places, matrices) if knows(config) else None
 
     @contextmanager
     def threads(self, count: int) -> Iterator[None]:
