@@ -19,6 +19,7 @@ from tinyprune.model.counting import count_multiply_adds, count_parameters, head
 from tinyprune.model.generation import generate
 from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.ops.engine import Engine
 from tinyprune.runs.directory import STAGES
 from tinyprune.runs.run import Run
 from tinyprune.training.checkpoints import sha256_of
