@@ -12,7 +12,6 @@ from tinyprune.kernels.cpu import (
     activations,
     ahead,
     attention,
-    bfloat16_tiles,
     cross_entropy,
     dropout,
     embedding,
@@ -109,9 +108,13 @@ class NumbaBF16(Numba):
     """The same, with the factors of matrix products rounded to bfloat16, see `ops.bfloat16`."""
 
     precision = "bf16"
-    computed_by = bfloat16_tiles.ABOUT[bfloat16_tiles.UNIT]
     matmul = staticmethod(partial(products.matmul, precision="bf16"))
     weight_gradient = staticmethod(partial(products.weight_gradient, precision="bf16"))
+
+    def __init__(self) -> None:
+        from tinyprune.kernels.cpu.bfloat16_tiles import ABOUT, UNIT  # asks the system whether it may use AMX
+
+        self.computed_by = ABOUT[UNIT]
 
 
 class WithoutAttention(Numba):

@@ -17,7 +17,7 @@ from numba import get_num_threads
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from tinyprune.kernels.cpu import bfloat16_product, workspace
+from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_floats, contiguous
 from tinyprune.kernels.cpu.dots import MOST_ROWS
 from tinyprune.kernels.cpu.product import (
@@ -144,9 +144,11 @@ def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple 
     sizes = M // groups, N, K // k_groups, k_groups, groups, packing, int(bool(onto or bias))
     width = 2 * VECTOR_BYTES // a.dtype.itemsize
     panels = min(BLOCK, -(-N // width)) if packing == PACKED else int(N % width > 0)
-    numbers = panels * min(K, DEPTH) * width + ROWS * DEPTH
+    numbers, kernels = panels * min(K, DEPTH) * width + ROWS * DEPTH, (alone, shared)
     if bf16:
-        numbers = bfloat16_product.scratch_size(K, N, width // 2)
+        from tinyprune.kernels.cpu import bfloat16_product as pairs  # what is float32 needs none of it
+
+        numbers, kernels = pairs.scratch_size(K, N, width // 2), (pairs.alone, pairs.shared)
     return Plan(
         shape,
         spans=(of_a.span, of_b.span, of_c.span, layout(bias).span if bias else WHOLE),
@@ -155,7 +157,7 @@ def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple 
         # a power of two, so that many products share one scratch
         scratch=1 << numbers.bit_length(),
         nothing=np.empty(0, a.dtype),
-        kernels=(bfloat16_product.alone, bfloat16_product.shared) if bf16 else (alone, shared),
+        kernels=kernels,
     )
 
 
