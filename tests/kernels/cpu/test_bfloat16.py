@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyprune import Transformer, config
+from tinyprune import Transformer
 from tinyprune.bench.shapes import batch, model_shape, parameters
 from tinyprune.cli import options
-from tinyprune.config import TrainConfig
+from tinyprune.config import TrainConfig, tables
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu.bfloat16_product import DEPTH, ROWS
@@ -131,7 +131,7 @@ def test_other_engines_refuse():
         assert get_backend(name).in_precision("float32").precision == "float32"
     with pytest.raises(UsageError, match="precision must be float32 with --backend numpy, for only numba computes in"):
         engine_in(get_backend("numpy"), "bf16")
-    assert options.PRECISIONS == config.PRECISIONS
+    assert options.PRECISIONS == tables.PRECISIONS
     with pytest.raises(UsageError, match="precision must be one of float32, bf16; got 'half'"):
         TrainConfig(precision="half")
 
