@@ -928,9 +928,9 @@ print(f"kernel: {kernel / textbook:.1f} times as fast as the textbook")
 # from `online softmax` on skip these.)
 #
 # `tinyprune bench` compares with PyTorch, in processes of their own: see the [page on
-# speed](../data/results/speed/README.md). In its picture of time against T, M stays 128 and each query sees 129 keys. Our
-# kernel computes hardly more than that band, and PyTorch computes all T · (T + 128) scores. So our time grows only in
-# proportion to T there, because of the mask and not because of online softmax.
+# speed](../data/results/speed/README.md). Where each query sees its M nearest keys, our kernel computes hardly more than
+# that band, and PyTorch computes all T · (T + M) scores. So our time grows only in proportion to T there, because of the
+# mask and not because of online softmax.
 #
 # ## Recap
 #

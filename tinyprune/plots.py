@@ -326,6 +326,35 @@ def plot_roles(roles: HeadRoles) -> Figure:
 
 
 @matplotlib.style.context(STYLE)
+def plot_ratios(ratios: dict[str, dict[str, float]], title: str) -> Figure:
+    """Draw a group of bars for each model, a bar for each contender, on a log scale that begins at what they divide by.
+
+    Args:
+        ratios: model -> contender -> ratio; every model has the same contenders.
+        title: of the figure.
+    """
+    contenders = list(next(iter(ratios.values())))
+    figure = Figure(figsize=(7, 0.8 + 1.1 * len(ratios)), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot(xscale="log", yticks=range(len(ratios)), yticklabels=ratios)
+    axes.invert_yaxis()
+    height = 0.84 / len(contenders)
+    places = np.arange(len(ratios)) - 0.42 + height / 2
+    for i, contender in enumerate(contenders):
+        values = [of_model[contender] for of_model in ratios.values()]
+        bars = axes.barh(places + i * height, np.subtract(values, 1), height, left=1, color=HEAD_COLOURS[i])
+        for bar, value in zip(bars, values, strict=True):
+            side = "left" if value > 1 else "right"
+            place = (value, bar.get_y() + height / 2)
+            axes.annotate(f" {value:.2g}× {contender} ", place, ha=side, va="center", fontsize=7)
+    axes.axvline(1, color="black", linewidth=1)
+    least, most = (pick(x for each in ratios.values() for x in each.values()) for pick in (min, max))
+    axes.set(xlim=(min(least, 1) / 3.2, most * 2.8), title=title)
+    axes.xaxis.set(ticks=[x for x in (0.5, 1, 2, 4, 8, 16) if x < most * 2], minor_locator=NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}×")
+    return figure
+
+
+@matplotlib.style.context(STYLE)
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG; equal figures make equal files. `replace_file` says what happens if that fails.
 

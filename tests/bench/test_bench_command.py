@@ -16,12 +16,14 @@ QUICK = ("--backend=numpy", "--rounds=1", "--threads=1")
 
 
 def measure(*arguments: str) -> list[dict]:
-    records = json.loads(succeed("bench", *arguments, *QUICK, "--json").stdout)
+    records = [json.loads(line) for line in succeed("bench", *arguments, *QUICK, "--json").stdout.splitlines()]
     assert records
     for record in records:
         assert list(record)[: len(KEYS)] == KEYS
-        assert record["benchmark"] == arguments[0] and record["median_ms"] > 0 and record["gflops"] > 0
+        assert record["benchmark"] == arguments[0] and record["median_ms"] > 0 and record["gflops"] >= 0
         assert "numpy" in record["machine"] and "1 thread" in record["machine"]
+        assert record["command"].startswith(f"tinyprune bench {arguments[0]} --backend numpy --shapes ")
+        assert record["command"].endswith(" --rounds 1 --threads 1 --json")
         assert all(value is None or isinstance(value, str | int | float) for value in record.values())
     return records
 
@@ -30,6 +32,23 @@ def test_attention_as_a_table(tmp_path):
     done = succeed("bench", "attention", "--preset", write_model(tmp_path), *QUICK)
     assert done.stdout.startswith("attention on ") and "tinyprune (numpy)" in done.stdout
     assert "subject median ms ratio to subject gflops" in " ".join(done.stdout.split())
+
+
+def test_generate_says_tokens_per_second(tmp_path):
+    ours, memory = measure("generate", "--preset", write_model(tmp_path))
+    assert ours["tokens_per_second"] == pytest.approx(1e3 / ours["median_ms"])
+    assert memory["subject"] == "its bytes, read once"
+    assert memory["ratio_to_subject"] == pytest.approx(memory["median_ms"] / ours["median_ms"])
+
+
+@pytest.mark.slow
+def test_a_breakdown_has_every_operation_and_its_limit(tmp_path):
+    done = succeed("bench", "breakdown", "--preset", write_model(tmp_path), "--rounds=1", "--threads=1", "--json")
+    whole, *rows = (json.loads(line) for line in done.stdout.splitlines())
+    assert whole["operation"] == "all" and {"matmul", "attention_forward", "between"} <= {r["operation"] for r in rows}
+    for key in ("calls", "ms", "products_ms", "memory_ms", "calls_ms", "limit_ms", "closed_ms", "removed_ms"):
+        assert whole[key] == pytest.approx(sum(row[key] for row in rows))
+    assert all(0 <= row["limit_ms"] <= row["ms"] for row in rows)
 
 
 @pytest.mark.slow
@@ -60,13 +79,27 @@ def test_each_shape_is_printed_at_once_and_is_not_lost(form, ending, status, mon
     done = run_here("bench", "step", "--shapes=tiny,plain-d128", *QUICK, *(["--json"] if form == "json" else []))
     assert done.returncode == status and done.stderr.count("\n") == 1
     if form == "json":
-        assert [record["shape"] for record in json.loads(done.stdout)] == ["tiny", "plain-d128"]
-        assert all("1 thread" in record["machine"] for record in json.loads(done.stdout))
+        records = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [record["shape"] for record in records] == ["tiny", "plain-d128"]
+        assert all("1 thread" in record["machine"] for record in records)
     else:
         machine, one, two = done.stdout.split("\n\n")
         assert "1 thread" in machine
         assert one.splitlines()[-1].split() == ["tiny", "we", "2"]
         assert two.splitlines()[-1].split() == ["plain-d128", "we", "2"]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_race_that_ctrl_c_ended_is_the_last(form, monkeypatch):
+    def run_step(options):
+        yield [{"benchmark": "step", "shape": "tiny", "subject": "we", "median_ms": 2.0, "rounds": 3}]
+        raise AssertionError
+
+    monkeypatch.setattr(speed, "run_step", run_step)
+    options = ("--backend=numpy", "--rounds=4", "--threads=1")
+    done = run_here("bench", "step", *options, *(["--json"] if form == "json" else []))
+    assert done.returncode == 130 and done.stdout.splitlines()[-1].split()[-1].rstrip("}").strip('"') in ("3", "--json")
+    assert "tiny" in done.stdout
 
 
 def test_nothing_is_printed_if_the_first_shape_fails(monkeypatch):
@@ -86,7 +119,12 @@ REFUSED = {
     "attention --backend=cuda-emulated": "the emulator counts for the benchmark roofline",
     "roofline --backend=numpy": "the emulator counts for the benchmark roofline",
     "step --backend=fortran": "--backend must be of ",
-    "step --peers=jax": "--peers must be of torch; got 'jax'",
+    "step --peers=jax": "--peers must be of torch, llama.cpp; got 'jax'",
+    "generate --peers=llama": "--peers must be of torch, llama.cpp; got 'llama'",
+    "generate --shapes=tiny,no-such-file.gguf": "the benchmarks also know relative-d128",
+    "step --peers=llama.cpp": "--peers llama.cpp is for the benchmark generate, got step",
+    "breakdown --backend=numpy": "--backend must be numba for breakdown, got numpy",
+    "generate --backend=cuda-tf32": "--backend must be numba or numpy for generate, got cuda-tf32",
     "step --threads=0": "--threads must be at least 1, got 0",
 }
 

@@ -11,7 +11,7 @@ from tinyprune.bench.processes import Contender, prepare
 from tinyprune.bench.race import disagreement, race, with_memory
 from tinyprune.errors import TinypruneError
 
-KEYS = ["benchmark", "shape", "subject", "median_ms", "ratio_to_subject", "gflops", "spread_percent"]
+KEYS = ["benchmark", "shape", "subject", "median_ms", "ratio_to_subject", "gflops", "spread_percent", "rounds"]
 
 
 def contender(subject, library, workload="quick", gflop=2.0, value=1.0, tolerance=1e-4, **options) -> Contender:
@@ -34,14 +34,19 @@ def test_a_race():
     assert theirs["ratio_to_subject"] == pytest.approx(theirs["median_ms"] / ours["median_ms"])
 
 
-def script(monkeypatch, seconds: dict[str, list[float]]) -> list[str]:
-    """Put numbers in place of the processes: by library, what each turn takes. Return who will have been asked."""
+def script(monkeypatch, seconds: dict[str, list[float]], stop_after: int | None = None) -> list[str]:
+    """Put numbers in place of the processes: by library, what each turn takes. Return who will have been asked.
+
+    After `stop_after` turns comes Ctrl-C.
+    """
     asked = []
 
     def ask(do, contender):
         if do is prepare:
             return {}
         asked.append(contender.library)
+        if stop_after is not None and len(asked) > stop_after:
+            raise KeyboardInterrupt
         return seconds[contender.library].pop(0)
 
     @contextmanager
@@ -57,8 +62,28 @@ def test_contenders_alternate_and_ratios_are_of_medians(monkeypatch):
     asked = script(monkeypatch, turns)
     ours, theirs = race("toy", "one", [WE, contender("they", "torch", gflop=6.0)], rounds=3, threads=2)
     assert asked == 3 * ["ours", "torch"]
-    assert list(ours.values()) == ["toy", "one", "we", 2, 1, 1000, pytest.approx(50)]
-    assert list(theirs.values()) == ["toy", "one", "they", 5, 2.5, 1200, 0]
+    assert list(ours.values()) == ["toy", "one", "we", 2, 1, 1000, pytest.approx(50), 3]
+    assert list(theirs.values()) == ["toy", "one", "they", 5, 2.5, 1200, 0, 3]
+
+
+@pytest.mark.parametrize("turns", [3, 4, 5])
+def test_ctrl_c_keeps_the_rounds_that_are_complete(turns, monkeypatch, capsys):
+    """In the second round, at its end, and in the third one."""
+    asked = script(monkeypatch, {"ours": [0.002, 0.004, 9.0], "torch": [0.005, 0.007, 9.0]}, stop_after=turns)
+    ours, theirs = race("toy", "one", [WE, THEY], rounds=9, threads=2)
+    assert len(asked) == turns + 1
+    complete = turns // 2
+    assert ours["rounds"] == theirs["rounds"] == complete
+    assert ours["median_ms"] == [2, 3][complete - 1] and theirs["median_ms"] == [5, 6][complete - 1]
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "tinyprune: toy one: 2 contenders are prepared, some of which compile"
+    assert said[1].startswith("tinyprune: toy one: round 1 of 9, the others take ")
+
+
+def test_ctrl_c_in_the_first_round_leaves_nothing_to_compare(monkeypatch):
+    script(monkeypatch, {"ours": [0.002], "torch": []}, stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        race("toy", "one", [WE, THEY], rounds=9, threads=2)
 
 
 def test_memory_is_that_of_each_contender_over_ours(monkeypatch):

@@ -2,6 +2,8 @@
 
     attention   forward + backward                                            against PyTorch, plain and SDPA
     step        a whole training step                   against PyTorch, also compiled, also under bf16 autocast
+    generate    one token at a time, keys and values kept      against PyTorch eager; of a GGUF file against llama.cpp
+    breakdown   each operation of a training step             against the speed of sgemm and of memory
     roofline    each kernel of a training step on a GPU that is not here      against the fewest requests of memory
 
 All also run on a GPU (`--backend cuda`). PyTorch then computes there, too: a run ends when the GPU has
@@ -36,8 +38,15 @@ if TYPE_CHECKING:  # the command asks for names of benchmarks, and should answer
 
 # name -> module of `tinyprune.bench.benchmarks` that has `run_NAME(options)`, which yields the records of one shape
 # after the other. The module is imported only when that benchmark is asked for.
-BENCHMARKS = dict.fromkeys(("attention", "step"), "speed") | {"roofline": "roofline"}
-PEERS = ("torch",)
+BENCHMARKS = dict.fromkeys(("attention", "step", "generate"), "speed") | {
+    "breakdown": "breakdown",
+    "roofline": "roofline",
+}
+# name -> module, package, what people call it
+PEERS = {
+    "torch": ("torch", "torch", "PyTorch"),
+    "llama.cpp": ("llama_cpp_py_sync", "llama-cpp-py-sync", "llama.cpp"),
+}
 # A roofline's GPUs: multiprocessors, cycles and bytes a nanosecond (NVIDIA's data sheets).
 GPUS = {
     "a100": (108, 1.41, 1555),

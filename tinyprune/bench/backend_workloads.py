@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.bench import Workload, shapes
-from tinyprune.bench.shapes import TRAIN, ModelShape, attention_arguments, model_shape, parameters
+from tinyprune.bench.shapes import (
+    TOKENS,
+    TRAIN,
+    ModelShape,
+    attention_arguments,
+    file_text,
+    full_text,
+    model_shape,
+    parameters,
+    reading,
+)
 from tinyprune.config import GateConfig
 from tinyprune.kernels.backend import get_backend
 from tinyprune.method.gates import GateObjective, add_gates
 from tinyprune.method.remove import remove_closed_heads
+from tinyprune.model.generation import CachedDecoder
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
+from tinyprune.pretrained import find_model, read_pretrained
+from tinyprune.pretrained.gguf_writer import stored_matrices
 from tinyprune.training.step import LanguageModelling, Training, train_step
 
 OPEN, CLOSED = 5.0, -20.0  # log_alpha of gates that stay as they are during a measurement
@@ -66,18 +80,31 @@ def make_model(shape: ModelShape, ops: Engine, half: str | None) -> Transformer:
     return model if half == "closed" else remove_closed_heads(model)
 
 
-def training_step(backend: str, half: str | None = None, precision: str = "float32", **shape: Any) -> Workload:
-    """Take a step of the first stage, or of the gate stage with half of the heads closed; see `make_model`."""
-    ops, measured = get_backend(backend), model_shape(**shape)
-    ids, targets, memory = shapes.batch(measured)
-    model = make_model(measured, ops, half)
+def start_training(ops: Engine, shape: ModelShape, half: str | None, precision: str) -> Training:
+    """Begin to train on the same batch again and again, each time with the memory of the step before."""
+    ids, targets, memory = shapes.batch(shape)
+    model = make_model(shape, ops, half)
     objective = LanguageModelling()
     if model.gate:
-        objective = GateObjective(model.gate, 1, measured.config.heads_total)
-    same = SimpleNamespace(batch=lambda step: (ids, targets, False))  # each with the memory of the step before
+        objective = GateObjective(model.gate, 1, shape.config.heads_total)
+    same = SimpleNamespace(batch=lambda step: (ids, targets, False))
     training = Training.start(model, same, replace(TRAIN, precision=precision), objective, rng=None)
     if memory is not None:
         training.memory = [ops.to_device(m) for m in memory]
+    return training
+
+
+def step_of(ops: Engine, shape: ModelShape, half: str | None) -> Callable[[], object]:
+    """Return what takes a step in float32, with noise."""
+    training = start_training(ops, shape, half, "float32")
+    training.rng = np.random.default_rng(0)
+    return lambda: train_step(training)
+
+
+def training_step(backend: str, half: str | None = None, precision: str = "float32", **shape: Any) -> Workload:
+    """Take a step of the first stage, or of the gate stage with half of the heads closed; see `make_model`."""
+    ops = get_backend(backend)
+    training = start_training(ops, model_shape(**shape), half, precision)
     noise = np.random.default_rng(0)
 
     def losses() -> dict[str, NDArray]:
@@ -91,3 +118,29 @@ def training_step(backend: str, half: str | None = None, precision: str = "float
         ops.synchronize()  # the loss is there before backward and optimizer have finished
 
     return Workload(run, losses)
+
+
+def reading_memory(backend: str, size: int) -> Workload:
+    """Read so many bytes of float32 numbers once, by sums of columns: no token takes less that needs all of them."""
+    ops, x = get_backend(backend), np.ones((size // 4096, 1024), np.float32)
+    return Workload(lambda: ops.column_sums(x))
+
+
+def decoder(backend: str, name: str) -> Workload:
+    """Read a text token by token, with keys and values kept, once the context is full; see `shapes.reading`."""
+    shape = model_shape(name)
+    model = Transformer(shape.config, parameters(shape), ops=get_backend(backend))
+    return reading_by(CachedDecoder(model), full_text(shape.config))
+
+
+def file_decoder(backend: str, name: str) -> Workload:
+    """Read a text token by token with the model of a GGUF file, whose matrices are multiplied as they are stored."""
+    path = find_model(name)
+    given = read_pretrained(path)
+    model = Transformer(replace(given.config, T=TOKENS), given.params, ops=get_backend(backend))
+    return reading_by(CachedDecoder(model, stored_matrices(model, path)), file_text())
+
+
+def reading_by(decoder: CachedDecoder, text: list[int]) -> Workload:
+    """Return `shapes.reading` by our decoder."""
+    return reading(decoder.clear, lambda token: decoder.predict(decoder.read_token(token)), text)

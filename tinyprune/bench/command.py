@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
+import shlex
 import textwrap
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
 
 from tinyprune.bench import BENCHMARKS, PEERS
 from tinyprune.bench.shapes import model_shape
 from tinyprune.errors import MissingExtraError, UsageError, install_command, nearest
-from tinyprune.io.tables import Record, json_table, text_table
+from tinyprune.io.tables import text_table
 from tinyprune.kernels.backend import BACKENDS, default_backend
 from tinyprune.kernels.machine import describe_machine, processors
+from tinyprune.pretrained import find_model
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,22 @@ def check_options(name: str, options: Options) -> None:
         if getattr(options, number) < 1:
             raise UsageError(f"--{number} must be at least 1, got {getattr(options, number)}")
     for shape in options.shapes:
-        model_shape(shape)
+        if name != "generate" or not find_model(shape).is_file():
+            model_shape(shape)
     check_names("peers", options.peers, PEERS)
     check_names("backend", [options.backend], BACKENDS)
-    if "torch" in options.peers and importlib.util.find_spec("torch") is None:
-        raise MissingExtraError(f"--peers torch needs PyTorch, which is not here: {install_command('peers')}")
+    for peer in options.peers:
+        module, _, library = PEERS[peer]
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError(f"--peers {peer} needs {library}, which is not here: {install_command('peers')}")
     if (name == "roofline") != (options.backend == "cuda-emulated"):
         said = "the emulator counts for the benchmark roofline, --backend cuda-emulated"
         raise UsageError(f"{said}; its times say nothing")
+    if "llama.cpp" in options.peers and name != "generate":
+        raise UsageError(f"--peers llama.cpp is for the benchmark generate, got {name}")
+    measurable = {"generate": ("numba", "numpy"), "breakdown": ("numba",)}.get(name, tuple(BACKENDS))
+    if options.backend not in measurable:
+        raise UsageError(f"--backend must be {' or '.join(measurable)} for {name}, got {options.backend}")
     if options.on_device:
         if problem := BACKENDS[options.backend].problem():
             raise UsageError(f"the cuda backend cannot run: {problem}")
@@ -79,34 +90,36 @@ def check_options(name: str, options: Options) -> None:
             torch_device(options.device)
 
 
+def command_of(name: str, options: Options) -> str:
+    """Return the command that measures this, as a user would write it."""
+    words, usual = ["tinyprune", "bench", name], asdict(Options())
+    for option, value in asdict(options).items():
+        if value and value != usual[option]:
+            words += [f"--{option}", value if isinstance(value, str | int) else ",".join(value)]
+    return shlex.join(map(str, [*words, "--json"]))
+
+
 def print_benchmark(name: str, options: Options, as_json: bool) -> None:
-    """Run a benchmark, and print the records of each shape as soon as they are measured, as text or as a JSON list.
+    """Run a benchmark, and print the records of each shape as soon as they are measured.
+
+    As a table; `as_json` as lines of JSON, one a record, which also name the machine and the command.
 
     Raises TinypruneError if the options do not fit, results disagree or a library fails.
     """
     check_options(name, options)
-    packages = (*BACKENDS[options.backend].packages, *options.peers)
+    packages = (*BACKENDS[options.backend].packages, *(PEERS[peer][1] for peer in options.peers))
     machine = describe_machine(options.threads, packages, gpu=options.on_device and name != "roofline")
     module = importlib.import_module(f"tinyprune.bench.benchmarks.{BENCHMARKS[name]}")
     measured = getattr(module, f"run_{name}")(options)
-    if as_json:
-        print_json([row | {"machine": machine} for row in rows] for rows in measured)
-        return
-    print(textwrap.fill(f"{name} on {machine}", 120, break_on_hyphens=False))
+    command = command_of(name, options)
+    if not as_json:
+        print(textwrap.fill(f"{name} on {machine}", 120, break_on_hyphens=False))
     for rows in measured:
-        for row in rows:
-            del row["benchmark"]  # the line above names it
-        print(f"\n{text_table(rows)}", flush=True)
-
-
-def print_json(measured: Iterator[list[Record]]) -> None:
-    """Print a JSON list piece by piece. It is closed if an error or Ctrl-C ends the benchmark after some pieces."""
-    before = "["
-    try:
-        for rows in measured:
-            brackets_apart = json_table(rows)[1:-2]
-            print(before + brackets_apart, end="", flush=True)
-            before = ","
-    finally:
-        if before == ",":
-            print("\n]")
+        if as_json:
+            lines = [json.dumps(row | {"machine": machine, "command": command}) for row in rows]
+        else:  # the first line has the benchmark's name
+            table = text_table([{key: x for key, x in row.items() if key != "benchmark"} for row in rows])
+            lines = ["", *table.splitlines()]
+        print(*lines, sep="\n", flush=True)
+        if rows[0].get("rounds", options.rounds) < options.rounds:
+            raise KeyboardInterrupt  # which ended a race after some rounds

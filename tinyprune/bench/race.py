@@ -9,6 +9,7 @@ Peak memory is measured apart from the race, each contender in a fresh process, 
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
@@ -26,16 +27,18 @@ from tinyprune.bench.processes import (
     take_turn,
 )
 from tinyprune.errors import TinypruneError
-from tinyprune.io.progress import progress_bar, say
+from tinyprune.io.progress import duration, progress_bar, say
 from tinyprune.io.tables import Record
 
 
 def race(benchmark: str, shape: str, contenders: Sequence[Contender], rounds: int, threads: int) -> list[Record]:
     """Time every contender at one shape, `rounds` turns each. Ratios are to the first contender, which is ours.
 
+    Ctrl-C after the first round ends the race: the records are then those of the rounds that are complete.
+
     Returns:
         a record for each contender: benchmark, shape, subject, median_ms, ratio_to_subject (its time over ours), gflops
-        (nominal, per second), spread_percent (median distance of its turns from the median turn, of that turn).
+        (nominal, per second), spread_percent (median distance of its turns from the median turn, of that turn), rounds.
 
     Raises:
         TinypruneError: if results disagree, or a library fails.
@@ -45,11 +48,22 @@ def race(benchmark: str, shape: str, contenders: Sequence[Contender], rounds: in
         ask = {library: stack.enter_context(library_process(library, threads)) for library in libraries}
         total = (1 + rounds) * len(contenders)
         bar = stack.enter_context(progress_bar(total=total, desc=f"{benchmark} {shape}", leave=False))
+        say(f"{benchmark} {shape}: {len(contenders)} contenders are prepared, some of which compile")
         turns: dict[Contender, list[float]] = {c: [] for c in prepared(shape, contenders, ask, bar)}
-        for _ in range(rounds):
-            for c, seconds in turns.items():
-                seconds.append(ask[c.library](take_turn, c))
-                bar.update()
+        try:
+            for done in range(rounds):
+                begin = time.perf_counter()
+                for c, seconds in turns.items():
+                    seconds.append(ask[c.library](take_turn, c))
+                    bar.update()
+                if not done and rounds > 1:
+                    rest = (rounds - 1) * (time.perf_counter() - begin)
+                    say(f"{benchmark} {shape}: round 1 of {rounds}, the others take {duration(rest)}")
+        except KeyboardInterrupt:
+            complete = min(map(len, turns.values()))
+            if not complete:
+                raise
+            turns = {c: seconds[:complete] for c, seconds in turns.items()}
     ours = statistics.median(turns[contenders[0]])
     return [{"benchmark": benchmark, "shape": shape} | record(c, turns[c], ours) for c in turns]
 
@@ -86,6 +100,7 @@ def record(contender: Contender, turns: Sequence[float], ours: float) -> Record:
         "ratio_to_subject": median / ours,
         "gflops": contender.gflop / median,
         "spread_percent": 100 * spread / median,
+        "rounds": len(turns),
     }
 
 

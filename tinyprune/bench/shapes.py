@@ -22,17 +22,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.bench import Workload
 from tinyprune.config import ModelConfig, TrainConfig, load_preset
 from tinyprune.errors import UsageError
 from tinyprune.model.parameters import Parameters, init_parameters
 from tinyprune.model.transformer import Memory
 
+TOKENS = 64  # that a decoder reads in a turn
 VOCABULARY = 103  # characters of the `pydoc` corpus
 # every contender's training step: AdamW and clipping
 TRAIN = TrainConfig(lr=1e-4, schedule="constant", beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01, clip=1.0)
@@ -131,3 +134,35 @@ def batch(shape: ModelShape) -> tuple[NDArray, NDArray, Memory | None]:
     ids, targets = rng.integers(0, c.V, (2, B, c.T))
     memory = [rng.standard_normal((B, c.M, c.D), np.float32) for _ in range(c.L)] if c.M else None
     return ids, targets, memory
+
+
+def full_text(config: ModelConfig) -> list[int]:
+    """Draw the tokens that a decoder reads: as many as its context holds, then `TOKENS`."""
+    return np.random.default_rng(1).integers(0, config.V, config.M + config.T + TOKENS).tolist()
+
+
+def file_text() -> list[int]:
+    """Return the tokens that a decoder of a pretrained model reads, from an empty context: `TOKENS`, all different."""
+    return [1, *range(100, 100 + TOKENS - 1)]
+
+
+def reading(clear: Callable[[], None], step: Callable[[int], NDArray], text: list[int]) -> Workload:
+    """Read the last `TOKENS` tokens of a text one by one, each with log p of what comes next.
+
+    Args:
+        clear: forgets everything read.
+        step: reads a token; returns log p, (V,), in main memory, where the next token would be drawn.
+        text: the tokens; what is before the last `TOKENS` is read once. If nothing is, the context begins empty.
+    """
+
+    def log_probabilities() -> dict[str, NDArray]:
+        clear()
+        return {"log_p": np.array([step(token) for token in text])}
+
+    def run() -> None:
+        if len(text) == TOKENS:
+            clear()
+        for token in text[-TOKENS:]:
+            step(token)
+
+    return Workload(run, log_probabilities)

@@ -227,11 +227,16 @@ OPTIONS = {
     ],
     "bench": [
         option("benchmark", "what to measure", choices=BENCHMARKS),
-        option("--peers", "compare with these: torch", metavar="NAMES", default=""),
+        option("--peers", "compare with these: torch, llama.cpp", metavar="NAMES", default=""),
         backend("numba, numpy, cuda, cuda-tf32; cuda-emulated for roofline (numba)"),
         (
             preset("only the shapes of this preset or .toml file"),
-            option("--shapes", "such as tiny,relative-d128", metavar="NAMES", default=""),
+            option(
+                "--shapes",
+                "such as tiny,relative-d128; for generate also a GGUF file or its package",
+                metavar="NAMES",
+                default="",
+            ),
         ),
         option("--rounds", "turns of each contender (%(default)s)", default=9),
         option("--threads", "threads of each contender (all processors)", type=int),

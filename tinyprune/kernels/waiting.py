@@ -8,7 +8,8 @@ GNU's libgomp, which Numba uses on Linux, decides anew at every wait: it is acti
 microsecond only where there are more OpenMP threads than processors (see GOMP_SPINCOUNT in its manual). So a second
 team of threads, which does nothing, is all that it takes to switch. `watch` opens it while threads have to wait for
 processors, and closes it afterwards. No result changes, and other libraries, which bring their own libgomp, are not
-touched. Nothing is switched if the user has set how threads wait. What it buys is in data/results/speed/README.md.
+touched. Nothing is switched if the user has set how threads wait. Beside one busy program on two processors a step of
+`tiny` takes 66 to 70 ms with it, and 130 to 174 without (a Xeon with AVX-512; 28 to 36 on the idle machine).
 
 LLVM's libomp, which Numba may find on macOS, waits actively for 200 ms. It reads KMP_BLOCKTIME once, when it is loaded,
 and 1 ms costs nothing on an idle machine, where 0 costs a fifth: see `short_block_time`. (On Windows, VCOMP has no such

@@ -1,4 +1,4 @@
-"""Attention and step: how fast our side is, how fast its peers, and what a step occupies.
+"""Attention, step and generate: how fast our side is, how fast its peers, and what a step occupies.
 
 `attention` is attention alone, forward + backward with gradients to all inputs, against PyTorch: plain, and SDPA with a
 mask.
@@ -9,12 +9,19 @@ bits, which is less work than ours; losses then agree to 2 parts in 1,000. `sgem
 operations over that of NumPy's BLAS at 1024×1024×1024, which takes its turns in the same run. A step's memory is
 measured afterwards, see `race.with_memory`; that of compiled code is not, since it would include the compiler's. On a
 GPU there are neither.
+
+`generate` reads a text one token at a time with cached keys and values, as generation does, and computes log p of what
+comes next, but draws nothing: the presets against PyTorch eager with one thread and with all, a GGUF file or the
+package of one against llama.cpp. The yardstick reads as many bytes once as the weights, keys and values of a token
+have. `median_ms` is for a token. llama.cpp rounds the factors of products to 8 bits, so
+that log p then agrees to a few parts in 100 only.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from tinyprune.bench.command import Options
@@ -23,6 +30,7 @@ from tinyprune.bench.race import race, with_memory
 from tinyprune.bench.shapes import (
     ATTENTION_SHAPES,
     STEP_SHAPES,
+    TOKENS,
     attention_gflop,
     model_shape,
     step_gflop,
@@ -31,9 +39,12 @@ from tinyprune.io.progress import say
 from tinyprune.io.tables import Record
 from tinyprune.kernels.backend import BACKENDS
 from tinyprune.kernels.machine import has_bf16
+from tinyprune.model.counting import count_multiply_adds
+from tinyprune.pretrained import find_model, read_pretrained
 
+BYTES = "its bytes, read once"  # the yardstick of generation
 LARGE = 1024  # rows and columns of the yardstick
-ATTENTION_TOLERANCE, STEP_TOLERANCE = 1e-4, 1e-5
+ATTENTION_TOLERANCE, STEP_TOLERANCE, GENERATE_TOLERANCE, LLAMA_CPP_TOLERANCE = 1e-4, 1e-5, 1e-4, 5e-2
 BF16_TOLERANCE = 2e-3  # of losses under bf16 autocast
 # of products whose factors are rounded to 10 bits after the point, by each side in its own way
 TF32_TOLERANCE = 5e-3
@@ -128,5 +139,52 @@ def run_step(options: Options) -> Iterator[list[Record]]:
         if options.on_device:
             yield race("step", name, steps, options.rounds, options.threads)
             continue
-        rows = race("step", name, [*steps, sgemm()], options.rounds, options.threads)
-        yield with_share(with_memory(rows, [c for c in steps if not c.optional], options.threads))
+        rows = with_share(race("step", name, [*steps, sgemm()], options.rounds, options.threads))
+        if rows[0]["rounds"] < options.rounds:  # Ctrl-C ended the race
+            yield rows
+            continue
+        try:
+            found = with_memory(rows, [c for c in steps if not c.optional], options.threads)
+        except KeyboardInterrupt:
+            yield rows
+            raise
+        yield found
+
+
+def decoders(options: Options, name: str) -> list[Contender]:
+    """Return our decoder and the peers that can read with this model: PyTorch with a preset, llama.cpp with a file."""
+    ours, theirs = "tinyprune.bench.backend_workloads", "tinyprune.bench"
+    arguments = {"backend": options.backend, "name": name}
+    if not find_model(name).is_file() or find_model(name).suffix == ".toml":
+        gflop = 2 * TOKENS * count_multiply_adds(model_shape(name).config) / 1e9
+        found = [Contender(options.subject, OURS, f"{ours}:decoder", arguments, gflop, GENERATE_TOLERANCE)]
+        for threads in sorted({1, options.threads}) if "torch" in options.peers else ():
+            subject = f"torch eager, {threads} thread{'s' * (threads > 1)}"
+            target, about = f"{theirs}.torch_decoder:decoder", {"name": name, "threads": threads}
+            found.append(Contender(subject, "torch", target, about, gflop, GENERATE_TOLERANCE))
+        # a multiply-add reads one float32 number
+        return [*found, bytes_of_a_token(options, round(4e9 * gflop / 2 / TOKENS))]
+    config = read_pretrained(find_model(name)).config
+    gflop = 2 * TOKENS * count_multiply_adds(config) / 1e9
+    found = [Contender(options.subject, OURS, f"{ours}:file_decoder", arguments, gflop, None)]
+    if "llama.cpp" in options.peers:
+        target, about = f"{theirs}.llama_cpp:decoder", {"name": name, "threads": options.threads, "V": config.V}
+        found[0] = replace(found[0], tolerance=LLAMA_CPP_TOLERANCE)
+        found.append(Contender("llama.cpp", "llama.cpp", target, about, gflop, LLAMA_CPP_TOLERANCE))
+    return [*found, bytes_of_a_token(options, find_model(name).stat().st_size)]
+
+
+def bytes_of_a_token(options: Options, size: int) -> Contender:
+    """Return the yardstick of generation: memory that is read."""
+    target = "tinyprune.bench.backend_workloads:reading_memory"
+    return Contender(BYTES, OURS, target, {"backend": options.backend, "size": size}, 0.0, None)
+
+
+def run_generate(options: Options) -> Iterator[list[Record]]:
+    """`tinyprune bench generate`; `median_ms` is for one token."""
+    for name in options.shapes or ("tiny", "small"):
+        rows = race("generate", name, decoders(options, name), options.rounds, options.threads)
+        per_token = [row if row["subject"] == BYTES else row | {"median_ms": row["median_ms"] / TOKENS} for row in rows]
+        ours = per_token[0]["median_ms"]
+        per_token = [row | {"ratio_to_subject": row["median_ms"] / ours} for row in per_token]
+        yield [row | {"tokens_per_second": 1e3 / row["median_ms"]} for row in per_token]
