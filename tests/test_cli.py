@@ -15,7 +15,7 @@ from tinyprune.cli import main
 from tinyprune.config import RunConfig, preset_names, read_config
 from tinyprune.data import load_text
 from tinyprune.data.corpora import catalogue
-from tinyprune.experiments.methods import COMPARED
+from tinyprune.experiments.methods import KNOWN
 from tinyprune.kernels.backend import BACKENDS
 from tinyprune.training.checkpoints import load_checkpoint
 
@@ -183,7 +183,7 @@ def test_list():
     listed = {kind: json.loads(succeed("list", kind, "--json").stdout) for kind in [r["kind"] for r in kinds]}
     names = {kind: [next(iter(record.values())) for record in records] for kind, records in listed.items()}
     assert names["presets"] == preset_names() and names["corpora"] == list(catalogue())
-    assert names["methods"] == list(COMPARED) and names["backends"] == list(BACKENDS)
+    assert names["methods"] == list(KNOWN) and names["backends"] == list(BACKENDS)
     for record in [*kinds, *(record for records in listed.values() for record in records)]:
         about = record["about"]
         assert about and "\n" not in about and not about.endswith(".")

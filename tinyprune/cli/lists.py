@@ -40,13 +40,13 @@ def corpora() -> Records:
 
 def methods() -> Records:
     """Ways of choosing heads, for `tinyprune experiment tradeoff --methods`"""
-    from tinyprune.experiments.methods import COMPARED, CONTROLS, METHODS
+    from tinyprune.experiments.methods import CONTROLS, KNOWN, METHODS
     from tinyprune.method.criteria import CRITERIA
 
     def about(name: str) -> str:
         return (CONTROLS | METHODS)[name].about or (CRITERIA[name].__doc__ or "").splitlines()[0]
 
-    return [{"method": name, "about": first_sentence(about(name))} for name in COMPARED]
+    return [{"method": name, "about": first_sentence(about(name))} for name in KNOWN]
 
 
 def settings() -> Records:

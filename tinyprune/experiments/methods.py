@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -68,6 +69,32 @@ METHODS: dict[str, Method] = {name: Method(by=name) for name in CRITERIA if name
         shuffled=True,
     ),
 }
+
+
+def arm_name(choice: str, repair: bool, distill: bool) -> str:
+    """Return the name of an arm; least squares repairs unless it is called alone."""
+    repaired = "-repaired" * repair
+    if choice == "least-squares":
+        repaired = "" if repair else "-alone"
+    return f"{choice}{repaired}{'-distilled' * distill}"
+
+
+def arm(choice: str, repair: bool, distill: bool) -> Method:
+    """Return a way of choosing heads with or without a repair after it, and distillation while what stays is trained.
+
+    Gates are trained by their own loss; only the stage after them distills.
+    """
+    words = ["a repair"] * repair + ["distillation"] * distill
+    about = f"The heads that `{choice}` chooses, with {' and '.join(words) or 'neither repair nor distillation'}"
+    return replace(METHODS[choice], about=about, repair=repair, distill=0.5 * distill)
+
+
+# The factorial of the recipe: each choice with and without repair and distillation. A study has them by name only.
+CHOICES = ("random", "michel", "gates", "least-squares")
+ARMS = [(choice, *ways) for choice in CHOICES for ways in itertools.product((False, True), repeat=2)]
+FACTORIAL = {arm_name(*given): METHODS.get(arm_name(*given)) or arm(*given) for given in ARMS}
+COMPARED_METHODS = tuple(METHODS)
+METHODS |= FACTORIAL
 # The model that the methods start from, and what they are held against: the whole model with as many
 # steps; a model that never had the other heads, with as many steps, and with as many multiply-adds.
 BASELINE, UNPRUNED = "baseline", "unpruned"
@@ -78,7 +105,8 @@ CONTROLS: dict[str, Method] = {
     SMALL: small(f"{NEVER_THERE} steps"),
     SMALL_LONGER: small(f"{NEVER_THERE} multiply-adds", longer=True),
 }
-COMPARED = (*METHODS, SMALL, SMALL_LONGER)  # what `--methods` can name, and has if it is not given
+COMPARED = (*COMPARED_METHODS, SMALL, SMALL_LONGER)  # what `--methods` has if it is not given
+KNOWN = (*METHODS, SMALL, SMALL_LONGER)  # what it can name
 
 
 def check_choices(shares: Sequence[float], total: int, methods: Sequence[str], known: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ from tinyprune.errors import UsageError
 from tinyprune.experiments.cells import Cell, compute, text_of
 from tinyprune.experiments.grid import OpenWorkers, missing, run_cells
 from tinyprune.experiments.intervals import compared, student
-from tinyprune.experiments.methods import BASELINE, COMPARED, UNPRUNED, check_choices
+from tinyprune.experiments.methods import BASELINE, COMPARED, KNOWN, UNPRUNED, check_choices
 from tinyprune.experiments.pictures import plot_differences, plot_tradeoff
 from tinyprune.experiments.results import (
     Picture,
@@ -66,7 +66,7 @@ class Tradeoff:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UsageError(f"seeds must be at least 1, got {self.seeds}")
-        check_choices(self.shares, self.config.model.heads_total, self.methods, COMPARED)
+        check_choices(self.shares, self.config.model.heads_total, self.methods, KNOWN)
         if self.config.heal.schedule == "constant" or not self.config.heal.steps:
             needed = "finetune needs steps and a schedule that falls"
             raise UsageError(f"models are read at a low learning rate: {needed}")
