@@ -62,14 +62,15 @@ def stages(name: str, run: Path) -> Iterator[tuple[str, str]]:
 
 
 def cells(directory: Path) -> Iterator[tuple[str, str]]:
-    """Yield the hashes of a study's records, without the time that they took."""
+    """Yield the hashes of a study's records, without where and when they were computed."""
     for line in (directory / "cells.jsonl").read_text().splitlines():
         entry = json.loads(line)
         cell = entry["cell"]
         seed = cell["seed"] if "seed" in cell else cell["config"]["seed"]
         names = [cell.get(name) for name in ("what", "method", "parts", "heads", "share")]
         name = " ".join(str(x) for x in [*names, f"seed {seed}"] if x is not None)
-        record = {key: value for key, value in entry["record"].items() if key != "seconds"}
+        times = ("machine", "started", "ended", "seconds")
+        record = {key: value for key, value in entry["record"].items() if key not in times}
         yield name, hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 

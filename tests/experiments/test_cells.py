@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from datetime import UTC, datetime, timedelta
 
 import numba
 import numpy as np
@@ -12,8 +13,9 @@ from toy import STEPS, toy_cell, toy_config
 from tinyprune.config import RunConfig
 from tinyprune.data import Segments
 from tinyprune.errors import UsageError
-from tinyprune.experiments.cells import Cell, CellRun, Outcome, compute, text_of
+from tinyprune.experiments.cells import TIMES, Cell, CellRun, Outcome, compute, text_of
 from tinyprune.experiments.methods import FACTORIAL, KNOWN, METHODS, SMALL, SMALL_LONGER
+from tinyprune.kernels.machine import processor_name
 from tinyprune.method import texts
 from tinyprune.method.criteria import CRITERIA
 from tinyprune.method.masks import with_parts
@@ -41,6 +43,14 @@ def bits(folder, baseline, split, mask=None):
     model = Transformer(config, safetensors.numpy.load(baseline.checkpoint))
     model = model if mask is None else with_parts(model, mask)
     return evaluate(model, getattr(text, split), text.characters[split]).bits_per_character
+
+
+def test_a_record_says_where_and_when_it_was_computed(baseline):
+    record = baseline.record
+    started, ended = (datetime.fromisoformat(record[name]) for name in ("started", "ended"))
+    assert started.utcoffset() == timedelta(0) and started <= ended <= datetime.now(UTC)
+    assert 0 < record["seconds"] < (ended - started).total_seconds() + 1.01
+    assert record["machine"] == processor_name() and record.keys() >= set(TIMES)
 
 
 def test_the_baseline_is_the_model_of_its_checkpoint(folder, baseline):

@@ -9,7 +9,7 @@ from typing import Any
 from command import MODEL, write_text
 
 from tinyprune.config import RunConfig
-from tinyprune.experiments.cells import Cell, compute
+from tinyprune.experiments.cells import TIMES, Cell, compute
 from tinyprune.experiments.grid import ThisProcess, Workers
 from tinyprune.experiments.store import Store
 from tinyprune.experiments.tradeoff import Tradeoff, run_tradeoff
@@ -40,7 +40,7 @@ def toy_cell(directory: Path, method: str = "baseline", heads: int | None = None
 
 
 def without_seconds(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != "seconds"}
+    return {key: value for key, value in record.items() if key not in TIMES}
 
 
 def assert_as_in_one_thread(cells: list[Cell], store: Store) -> None:

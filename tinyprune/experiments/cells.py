@@ -21,7 +21,10 @@ import hashlib
 import json
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -40,6 +43,7 @@ from tinyprune.data import Text, load_text
 from tinyprune.errors import NotFiniteError, TinypruneError
 from tinyprune.experiments.methods import BASELINE, CONTROLS, METHODS, Method
 from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.machine import processor_name
 from tinyprune.method.criteria import random_scores
 from tinyprune.method.prune import heal, prune
 from tinyprune.method.recipe import Recipe, Stage, Watch
@@ -59,6 +63,9 @@ NOT_IN_KEYS = "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_ever
 
 # Numba's simplest threading layer ends the process when two threads call it at the same time.
 ONE_AT_A_TIME = threading.Lock()
+
+
+TIMES = ("machine", "started", "ended", "seconds")  # of a record: where and when it was computed
 
 
 @dataclass(frozen=True)
@@ -168,11 +175,24 @@ def compute(cell: Cell, baseline: bytes | None = None) -> Outcome:
     """
     with ONE_AT_A_TIME:
         ops = get_backend(cell.backend)
-        start = time.perf_counter()
-        with ops.threads(1):
+        with ops.threads(1), timed() as times:
             outcome = CellRun(cell, ops, baseline).run()
-        outcome.record["seconds"] = round(time.perf_counter() - start, 2)
+        outcome.record.update(times)
         return outcome
+
+
+@contextmanager
+def timed() -> Iterator[dict[str, Any]]:
+    """Yield a dictionary that has, when the context ends, the fields `TIMES` of a record, which do not repeat."""
+    times: dict[str, Any] = {"machine": processor_name(), "started": now()}
+    start = time.perf_counter()
+    yield times
+    times |= {"ended": now(), "seconds": round(time.perf_counter() - start, 2)}
+
+
+def now() -> str:
+    """Return the time in UTC, such as 2026-12-03T03:30:00+00:00."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @lru_cache(2)

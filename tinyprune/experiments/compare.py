@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from tinyprune.config import OF_HEADS, ChooseConfig, RunConfig, TrainConfig, as_version_02
 from tinyprune.data import Text
 from tinyprune.errors import UsageError
-from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of
+from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of, timed
 from tinyprune.experiments.grid import run_cells, this_process
 from tinyprune.experiments.intervals import CONFIDENCE, student
 from tinyprune.experiments.methods import check_choices
@@ -394,7 +394,9 @@ def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record
     store = Store(directory)
 
     def work(cell: CheckpointCell, _: None) -> Outcome:
-        return Outcome(comparison.compute(cell, store))
+        with timed() as times:
+            record = comparison.compute(cell, store)
+        return Outcome(record | times)
 
     if len(comparison.tried) < len(comparison.methods) * len(comparison.parts):
         say(f"compare: {', '.join(HEADS_ONLY)} chooses among heads alone")
