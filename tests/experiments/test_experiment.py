@@ -123,6 +123,7 @@ def alive(pid: int) -> bool:
 BAD = [(["--shares", "half"], "--shares takes numbers with commas between them, got 'half'")]
 BAD += [(["--shares", "0.5,0.501"], "shares must stand for different numbers of heads; [0.5, 0.501] are [16, 16]")]
 BAD += [(["--methods", "gates,gates"], "methods must be different")]
+BAD += [(["--methods", ""], "methods must be at least one of random, magnitude, ")]
 BAD += [(["--seeds", "0"], "seeds must be at least 1, got 0")]
 BAD += [(["--set", "data.tokenizer=word", "--set", "data.vocabulary=50"], "need a tokenizer without <unk>")]
 BAD += [(["--jobs", "0"], "jobs must be at least 1, got 0")]

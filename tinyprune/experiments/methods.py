@@ -112,6 +112,8 @@ KNOWN = (*METHODS, SMALL, SMALL_LONGER)  # what it can name
 def check_choices(shares: Sequence[float], total: int, methods: Sequence[str], known: Iterable[str]) -> None:
     """Raise UsageError unless shares of `total` heads are different numbers, and methods are known."""
     known = tuple(known)
+    if not methods:
+        raise UsageError(f"methods must be at least one of {', '.join(known)}; got none")
     if not shares or not all(0 <= share <= 1 for share in shares):
         raise UsageError(f"shares must be numbers from 0 to 1, got {list(shares)}")
     for method in methods:
