@@ -6,7 +6,7 @@
     breakdown   each operation of a training step             against the speed of sgemm and of memory
     roofline    each kernel of a training step on a GPU that is not here      against the fewest requests of memory
 
-All also run on a GPU (`--backend cuda`). PyTorch then computes there, too: a run ends when the GPU has
+The first two also run on a GPU (`--backend cuda`). PyTorch then computes there, too: a run ends when the GPU has
 finished, and both sides multiply in float32 (in tf32 with `--backend cuda-tf32`).
 
 What makes the ratios fair:

@@ -70,7 +70,6 @@ def step_rows(folder: Path, name: str = "step") -> list[Record]:
     found = []
     for shape, rows in read(folder, name).items():
         ours, ratio = rows[OURS], {name: row["ratio_to_subject"] for name, row in rows.items()}
-        both = [f"{100 * ours['sgemm_share']:.0f} %", f"{ours['peak_mib']:.0f} MiB"]
         halves = [times(ratio[f"{OURS}, half of the heads {state}"]) for state in ("closed", "removed")]
         memory = [times(rows[f"torch {mode}"]["memory_ratio"]) for mode in ("plain", "sdpa")]
         found.append(
@@ -80,9 +79,9 @@ def step_rows(folder: Path, name: str = "step") -> list[Record]:
                 "PyTorch, plain": times(ratio["torch plain"]),
                 "SDPA": times(ratio["torch sdpa"]),
                 "`torch.compile`, the better": times(fastest(rows, "torch.compile")["ratio_to_subject"]),
-                "share of sgemm's speed": both[0],
+                "share of sgemm's speed": f"{100 * ours['sgemm_share']:.0f} %",
                 "half of the heads closed · removed": " · ".join(halves),
-                "peak memory": both[1],
+                "peak memory": f"{ours['peak_mib']:.0f} MiB",
                 "PyTorch's, plain · SDPA": " · ".join(memory),
             }
         )

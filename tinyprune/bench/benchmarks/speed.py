@@ -13,8 +13,8 @@ GPU there are neither.
 `generate` reads a text one token at a time with cached keys and values, as generation does, and computes log p of what
 comes next, but draws nothing: the presets against PyTorch eager with one thread and with all, a GGUF file or the
 package of one against llama.cpp. The yardstick reads as many bytes once as the weights, keys and values of a token
-have. `median_ms` is for a token. llama.cpp rounds the factors of products to 8 bits, so
-that log p then agrees to a few parts in 100 only.
+have. `median_ms` is for a token. llama.cpp rounds the factors of products to 8 bits, so that log p then agrees to a few
+parts in 100 only.
 """
 
 from __future__ import annotations
