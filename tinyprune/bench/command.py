@@ -69,6 +69,8 @@ def check_options(name: str, options: Options) -> None:
             model_shape(shape)
     check_names("peers", options.peers, PEERS)
     check_names("backend", [options.backend], BACKENDS)
+    if "llama.cpp" in options.peers and name != "generate":
+        raise UsageError(f"--peers llama.cpp is for the benchmark generate, got {name}")
     for peer in options.peers:
         module, _, library = PEERS[peer]
         if importlib.util.find_spec(module) is None:
@@ -76,8 +78,6 @@ def check_options(name: str, options: Options) -> None:
     if (name == "roofline") != (options.backend == "cuda-emulated"):
         said = "the emulator counts for the benchmark roofline, --backend cuda-emulated"
         raise UsageError(f"{said}; its times say nothing")
-    if "llama.cpp" in options.peers and name != "generate":
-        raise UsageError(f"--peers llama.cpp is for the benchmark generate, got {name}")
     measurable = {"generate": ("numba", "numpy"), "breakdown": ("numba",)}.get(name, tuple(BACKENDS))
     if options.backend not in measurable:
         raise UsageError(f"--backend must be {' or '.join(measurable)} for {name}, got {options.backend}")
