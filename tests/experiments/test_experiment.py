@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 from command import MODEL, contents, refused, start, succeed, wait_until, write_text
-from toy import STEPS, toy_study, without_seconds
+from toy import STEPS, toy_study, without_times
 
 from tinyprune.errors import UsageError
 from tinyprune.experiments.methods import COMPARED
@@ -25,7 +25,7 @@ def given(tmp_path, **steps) -> list[str]:
 
 
 def rows_of(directory) -> list[dict]:
-    return [without_seconds(row) for row in read_csv((directory / "results.csv").read_text())]
+    return [without_times(row) for row in read_csv((directory / "results.csv").read_text())]
 
 
 def test_all_cells_of_a_study_are_different(tmp_path):

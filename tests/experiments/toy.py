@@ -39,7 +39,7 @@ def toy_cell(directory: Path, method: str = "baseline", heads: int | None = None
     return Cell(toy_config(directory, **options), method, heads, backend="numpy")
 
 
-def without_seconds(record: dict[str, Any]) -> dict[str, Any]:
+def without_times(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in TIMES}
 
 
@@ -48,7 +48,7 @@ def assert_as_in_one_thread(cells: list[Cell], store: Store) -> None:
     baseline = compute(cells[0].baseline)
     for cell in cells:
         expected = compute(cell, baseline.checkpoint).record
-        assert without_seconds(store.records[cell.key]) == without_seconds(expected)
+        assert without_times(store.records[cell.key]) == without_times(expected)
 
 
 class Here(ThisProcess):

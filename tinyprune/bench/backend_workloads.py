@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +29,7 @@ from tinyprune.method.remove import remove_closed_heads
 from tinyprune.model.generation import CachedDecoder
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.pretrained import find_model, read_pretrained
+from tinyprune.pretrained import read_pretrained
 from tinyprune.pretrained.gguf_writer import stored_matrices
 from tinyprune.training.step import LanguageModelling, Training, train_step
 
@@ -80,8 +80,8 @@ def make_model(shape: ModelShape, ops: Engine, half: str | None) -> Transformer:
     return model if half == "closed" else remove_closed_heads(model)
 
 
-def start_training(ops: Engine, shape: ModelShape, half: str | None, precision: str) -> Training:
-    """Begin to train on the same batch again and again, each time with the memory of the step before."""
+def start_training(ops: Engine, shape: ModelShape, half: str | None, precision: str = "float32") -> Training:
+    """Begin to train, without noise, on the same batch again and again, each time with the memory of the last step."""
     ids, targets, memory = shapes.batch(shape)
     model = make_model(shape, ops, half)
     objective = LanguageModelling()
@@ -92,13 +92,6 @@ def start_training(ops: Engine, shape: ModelShape, half: str | None, precision: 
     if memory is not None:
         training.memory = [ops.to_device(m) for m in memory]
     return training
-
-
-def step_of(ops: Engine, shape: ModelShape, half: str | None) -> Callable[[], object]:
-    """Return what takes a step in float32, with noise."""
-    training = start_training(ops, shape, half, "float32")
-    training.rng = np.random.default_rng(0)
-    return lambda: train_step(training)
 
 
 def training_step(backend: str, half: str | None = None, precision: str = "float32", **shape: Any) -> Workload:
@@ -133,12 +126,11 @@ def decoder(backend: str, name: str) -> Workload:
     return reading_by(CachedDecoder(model), full_text(shape.config))
 
 
-def file_decoder(backend: str, name: str) -> Workload:
+def file_decoder(backend: str, path: str) -> Workload:
     """Read a text token by token with the model of a GGUF file, whose matrices are multiplied as they are stored."""
-    path = find_model(name)
     given = read_pretrained(path)
     model = Transformer(replace(given.config, T=TOKENS), given.params, ops=get_backend(backend))
-    return reading_by(CachedDecoder(model, stored_matrices(model, path)), file_text())
+    return reading_by(CachedDecoder(model, stored_matrices(model, Path(path))), file_text())
 
 
 def reading_by(decoder: CachedDecoder, text: list[int]) -> Workload:

@@ -11,12 +11,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 
 from tinyprune.bench import BENCHMARKS, PEERS
-from tinyprune.bench.shapes import model_shape
+from tinyprune.bench.shapes import gguf_file, model_shape
 from tinyprune.errors import MissingExtraError, UsageError, install_command, nearest
 from tinyprune.io.tables import text_table
 from tinyprune.kernels.backend import BACKENDS, default_backend
 from tinyprune.kernels.machine import describe_machine, processors
-from tinyprune.pretrained import find_model
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def check_options(name: str, options: Options) -> None:
         if getattr(options, number) < 1:
             raise UsageError(f"--{number} must be at least 1, got {getattr(options, number)}")
     for shape in options.shapes:
-        if name != "generate" or not find_model(shape).is_file():
+        if name != "generate" or gguf_file(shape) is None:
             model_shape(shape)
     check_names("peers", options.peers, PEERS)
     check_names("backend", [options.backend], BACKENDS)

@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 
 from tinyprune.bench import Workload
 from tinyprune.bench.shapes import TOKENS, file_text, reading
-from tinyprune.pretrained import find_model
 
 
-def decoder(name: str, threads: int, V: int) -> Workload:
+def decoder(path: str, threads: int, V: int) -> Workload:
     """Read tokens with the model of a GGUF file, of V words, and so many threads; see `shapes.reading`."""
-    model = llama_cpp_py_sync.Llama(str(find_model(name)), n_ctx=2 * TOKENS, n_threads=threads)
+    model = llama_cpp_py_sync.Llama(path, n_ctx=2 * TOKENS, n_threads=threads)
     read = 0
 
     def clear() -> None:

@@ -9,9 +9,9 @@ comments with its name, and draws step.png.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
-import sys
 from pathlib import Path
 
 from tinyprune.io.tables import Record, markdown_table, show
@@ -232,6 +232,8 @@ def picture(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description="Make the tables and the picture of the page on speed.")
+    parser.add_argument("folder", type=Path, help="where README.md and the files are")
+    place = parser.parse_args().folder
     (place / "README.md").write_text(written((place / "README.md").read_text("utf-8"), place), "utf-8")
     picture(place)

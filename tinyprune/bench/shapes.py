@@ -24,6 +24,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from tinyprune.config import ModelConfig, TrainConfig, load_preset
 from tinyprune.errors import UsageError
 from tinyprune.model.parameters import Parameters, init_parameters
 from tinyprune.model.transformer import Memory
+from tinyprune.pretrained import find_model
 
 TOKENS = 64  # that a decoder reads in a turn
 VOCABULARY = 103  # characters of the `pydoc` corpus
@@ -134,6 +136,12 @@ def batch(shape: ModelShape) -> tuple[NDArray, NDArray, Memory | None]:
     ids, targets = rng.integers(0, c.V, (2, B, c.T))
     memory = [rng.standard_normal((B, c.M, c.D), np.float32) for _ in range(c.L)] if c.M else None
     return ids, targets, memory
+
+
+def gguf_file(name: str) -> Path | None:
+    """Return the GGUF file that is called so, by its path or by the package that holds it; None if there is none."""
+    path = find_model(name)
+    return path if path.suffix == ".gguf" and path.is_file() else None
 
 
 def full_text(config: ModelConfig) -> list[int]:

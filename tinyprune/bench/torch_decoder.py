@@ -22,7 +22,7 @@ from tinyprune.errors import UsageError
 
 
 class LayerDecoder:
-    """One layer's prepared weights and its buffers."""
+    """Takes a token through one layer, with its prepared weights and its buffers."""
 
     def __init__(self, layer: Layer, R: Tensor, C: int) -> None:
         self.layer, self.C = layer, C

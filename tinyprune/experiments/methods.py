@@ -46,7 +46,7 @@ gated = partial(Method, by="gates", heal=("finetune",))
 small = partial(Method, start="new", by="layers", heal=("train", "gate", "finetune"))
 NEVER_THERE = "A model that never had the other heads, with as many"
 
-METHODS: dict[str, Method] = {name: Method(by=name) for name in CRITERIA if name != "michel-global"} | {
+USUAL: dict[str, Method] = {name: Method(by=name) for name in CRITERIA if name != "michel-global"} | {
     "least-squares": searched(
         "The heads that the others can make up for best, found by exchanges, and the fit (OSSCAR)"
     ),
@@ -86,15 +86,14 @@ def arm(choice: str, repair: bool, distill: bool) -> Method:
     """
     words = ["a repair"] * repair + ["distillation"] * distill
     about = f"The heads that `{choice}` chooses, with {' and '.join(words) or 'neither repair nor distillation'}"
-    return replace(METHODS[choice], about=about, repair=repair, distill=0.5 * distill)
+    return replace(USUAL[choice], about=about, repair=repair, distill=0.5 * distill)
 
 
 # The factorial of the recipe: each choice with and without repair and distillation. A study has them by name only.
 CHOICES = ("random", "michel", "gates", "least-squares")
 ARMS = [(choice, *ways) for choice in CHOICES for ways in itertools.product((False, True), repeat=2)]
-FACTORIAL = {arm_name(*given): METHODS.get(arm_name(*given)) or arm(*given) for given in ARMS}
-COMPARED_METHODS = tuple(METHODS)
-METHODS |= FACTORIAL
+FACTORIAL = {arm_name(*given): USUAL.get(arm_name(*given)) or arm(*given) for given in ARMS}
+METHODS = USUAL | FACTORIAL
 # The model that the methods start from, and what they are held against: the whole model with as many
 # steps; a model that never had the other heads, with as many steps, and with as many multiply-adds.
 BASELINE, UNPRUNED = "baseline", "unpruned"
@@ -105,7 +104,7 @@ CONTROLS: dict[str, Method] = {
     SMALL: small(f"{NEVER_THERE} steps"),
     SMALL_LONGER: small(f"{NEVER_THERE} multiply-adds", longer=True),
 }
-COMPARED = (*COMPARED_METHODS, SMALL, SMALL_LONGER)  # what `--methods` has if it is not given
+COMPARED = (*USUAL, SMALL, SMALL_LONGER)  # what `--methods` has if it is not given
 KNOWN = (*METHODS, SMALL, SMALL_LONGER)  # what it can name
 
 

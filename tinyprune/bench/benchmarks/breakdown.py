@@ -1,10 +1,10 @@
 """Breakdown: a training step against its own limit, operation by operation.
 
-    limit = max(products, memory) + calls
+    limit = max(products, memory) + calls, or the measured time if that is less
 
 - products: the multiply-adds that an operation cannot do without, at the speed of sgemm. Masked scores do not count;
   backward of attention computes the scores again, which counts.
-- memory: each array that goes in or out, once, at the speed of a copy between arrays that no cache holds.
+- memory: each array that goes in or out, once, at the speed of a sum of large arrays, which no cache holds.
 - calls: what the same operation takes in a step of the smallest model with as many layers: checks, Python, threads.
 
 Beside it stands what the operation takes when half of the heads are closed, or removed. "between" is the time outside
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.bench import Workload
-from tinyprune.bench.backend_workloads import step_of
+from tinyprune.bench.backend_workloads import start_training
 from tinyprune.bench.benchmarks.speed import LARGE, sgemm
 from tinyprune.bench.command import Options
 from tinyprune.bench.processes import OURS, Contender, library_process, prepare, take_turn
@@ -35,16 +35,17 @@ from tinyprune.io.tables import Record
 from tinyprune.kernels.backend import get_backend
 from tinyprune.ops.attention import visible_keys
 from tinyprune.ops.engine import Engine, Machine
+from tinyprune.training.step import train_step
 
 STEPS, WARM_UP = 30, 3
-COPIED = 2**26  # numbers of the array that is copied to measure memory, 256 MiB
+LARGE_ARRAY = 2**16, 1024  # float32 numbers, 256 MiB
 BETWEEN = "between"
 SMALLEST = {"D": 8, "H": 1, "N": 1, "T": 1, "V": 2, "F": 1}  # of these numbers, those that a model has
 
 
 @dataclass
 class Work:
-    """What an operation has to do in a step."""
+    """Counts what an operation has to do in a step."""
 
     calls: int = 0
     flop: float = 0.0  # of products
@@ -70,25 +71,19 @@ def moved_bytes(given: Any, result: Any) -> int:
     return sum({x.__array_interface__["data"][0]: x.nbytes for x in (*read, *written)}.values())
 
 
-def product_flop(name: str, arguments: tuple, options: dict[str, Any]) -> float:
-    """Return the operations of the products in a call of `matmul`, `weight_gradient` or attention's forward."""
-    if name in ("matmul", "weight_gradient"):
-        a, b = arguments[:2]
-        return 2.0 * a.size * b.shape[-1]
-    if name != "attention_forward":
-        return 0.0
-    q, k, r, pk, span = attention_arguments(arguments, options)
+def attention_flop(arguments: tuple, options: dict[str, Any]) -> tuple[float, float]:
+    """Return the operations of the products of attention, forward and backward, from a call of `attention_forward`.
+
+    Forward has scores and values, and scores by position. Backward has the scores again and the gradients of weights,
+    values, queries and keys; by position the scores again and the gradients of queries and position keys.
+    """
+    given = inspect.signature(Engine.attention_forward).bind(*arguments, **options).arguments
+    q, k, r, pk, span = (given.get(name) for name in ("q", "k", "r", "pk", "span"))
     B, T, H, Dh = q.shape
     context = int(visible_keys(T, k.shape[1], span).sum())
-    pairs = 2 * (context + T * (0 if pk is None else pk.shape[1])) + (0 if r is None else context)
-    return 2.0 * B * H * Dh * pairs  # scores, values, and scores by position
-
-
-def attention_arguments(arguments: tuple, options: dict[str, Any]) -> tuple:
-    """Return q, k, r, pk and span of a call of `attention_forward`."""
-    names = [*inspect.signature(Engine.attention_forward).parameters]
-    named = dict(zip(names, arguments, strict=False)) | options
-    return tuple(named.get(name) for name in ("q", "k", "r", "pk", "span"))
+    pairs, by_position = context + T * (0 if pk is None else pk.shape[1]), 0 if r is None else context
+    forward, backward = 2 * pairs + by_position, 5 * pairs + 3 * by_position
+    return 2.0 * B * H * Dh * forward, 2.0 * B * H * Dh * backward
 
 
 class Observer:
@@ -125,29 +120,34 @@ class Observer:
         return call
 
     def count(self, name: str, arguments: tuple, options: dict[str, Any], result: Any) -> None:
-        """Add what a call has to do to `work`; attention's backward has five products where forward has two."""
-        flop = product_flop(name, arguments, options)
+        """Add what a call has to do to `work`; what attention's backward multiplies is known from its forward call."""
         self.work[name].calls += 1
-        self.work[name].flop += flop
+        if name in ("matmul", "weight_gradient"):
+            a, b = arguments[:2]
+            self.work[name].flop += 2.0 * a.size * b.shape[-1]
+        if name == "attention_forward":
+            forward, backward = attention_flop(arguments, options)
+            self.work[name].flop += forward
+            self.work["attention_backward"].flop += backward
         if not any(isinstance(x, Engine) for x in arguments):  # a composition: its primitives move the arrays
             self.work[name].bytes += moved_bytes((arguments, options), result)
-        if name == "attention_forward":
-            self.work["attention_backward"].flop += 5 / 2 * flop
 
 
 def step_seconds(backend: str, shape: ModelShape, half: str | None = None) -> tuple[dict[str, Work], dict[str, float]]:
     """Take steps; return what was counted in one, and the median seconds of each operation and of what is between."""
     observer = Observer(get_backend(backend))
-    plain, watched = (step_of(ops, shape, half) for ops in (get_backend(backend), observer.engine))
-    watched()
+    plain, watched = (start_training(ops, shape, half) for ops in (get_backend(backend), observer.engine))
+    for training in (plain, watched):
+        training.rng = np.random.default_rng(0)
+    train_step(watched)
     observer.counting = False
     found: dict[str, list[float]] = defaultdict(list)
     for i in range(STEPS + WARM_UP):
         observer.seconds.clear()
-        watched()
+        train_step(watched)
         seconds = dict(observer.seconds)
         begin = time.perf_counter()
-        plain()  # nobody looks at this one
+        train_step(plain)  # nobody looks at this one
         seconds[BETWEEN] = time.perf_counter() - begin - sum(seconds.values())
         if i >= WARM_UP:
             for name, value in seconds.items():
@@ -155,9 +155,9 @@ def step_seconds(backend: str, shape: ModelShape, half: str | None = None) -> tu
     return observer.work, {name: statistics.median(values) for name, values in found.items()}
 
 
-def copied_bytes_per_second(ops: Engine) -> float:
-    """Measure how fast the engine's sum of two arrays reads and writes memory."""
-    a = np.ones(COPIED // 1024 * 1024, np.float32).reshape(-1, 1024)
+def bytes_per_second(ops: Engine) -> float:
+    """Measure how fast the engine's sum of an array and itself reads and writes memory."""
+    a = np.ones(LARGE_ARRAY, np.float32)
     times = []
     for _ in range(5):
         begin = time.perf_counter()
@@ -177,7 +177,7 @@ def measure(backend: str, name: str) -> Workload:
         work, seconds = step_seconds(backend, shape)
         halves = [step_seconds(backend, shape, half)[1] for half in ("closed", "removed")]
         _, calls = step_seconds(backend, ModelShape(name, smallest, 1))
-        bandwidth = copied_bytes_per_second(get_backend(backend))
+        bandwidth = bytes_per_second(get_backend(backend))
         found = {}
         for key in sorted(seconds.keys() | halves[0].keys()):
             done, half_seconds = work.get(key, Work(1)), [half.get(key, 0.0) for half in halves]

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tinyprune.bench.command import Options
@@ -32,6 +32,7 @@ from tinyprune.bench.shapes import (
     STEP_SHAPES,
     TOKENS,
     attention_gflop,
+    gguf_file,
     model_shape,
     step_gflop,
 )
@@ -40,7 +41,7 @@ from tinyprune.io.tables import Record
 from tinyprune.kernels.backend import BACKENDS
 from tinyprune.kernels.machine import has_bf16
 from tinyprune.model.counting import count_multiply_adds
-from tinyprune.pretrained import find_model, read_pretrained
+from tinyprune.pretrained import read_pretrained
 
 BYTES = "its bytes, read once"  # the yardstick of generation
 LARGE = 1024  # rows and columns of the yardstick
@@ -151,27 +152,29 @@ def run_step(options: Options) -> Iterator[list[Record]]:
         yield found
 
 
-def decoders(options: Options, name: str) -> list[Contender]:
-    """Return our decoder and the peers that can read with this model: PyTorch with a preset, llama.cpp with a file."""
-    ours, theirs = "tinyprune.bench.backend_workloads", "tinyprune.bench"
-    arguments = {"backend": options.backend, "name": name}
-    if not find_model(name).is_file() or find_model(name).suffix == ".toml":
-        gflop = 2 * TOKENS * count_multiply_adds(model_shape(name).config) / 1e9
-        found = [Contender(options.subject, OURS, f"{ours}:decoder", arguments, gflop, GENERATE_TOLERANCE)]
-        for threads in sorted({1, options.threads}) if "torch" in options.peers else ():
-            subject = f"torch eager, {threads} thread{'s' * (threads > 1)}"
-            target, about = f"{theirs}.torch_decoder:decoder", {"name": name, "threads": threads}
-            found.append(Contender(subject, "torch", target, about, gflop, GENERATE_TOLERANCE))
-        # a multiply-add reads one float32 number
-        return [*found, bytes_of_a_token(options, round(4e9 * gflop / 2 / TOKENS))]
-    config = read_pretrained(find_model(name)).config
-    gflop = 2 * TOKENS * count_multiply_adds(config) / 1e9
-    found = [Contender(options.subject, OURS, f"{ours}:file_decoder", arguments, gflop, None)]
-    if "llama.cpp" in options.peers:
-        target, about = f"{theirs}.llama_cpp:decoder", {"name": name, "threads": options.threads, "V": config.V}
-        found[0] = replace(found[0], tolerance=LLAMA_CPP_TOLERANCE)
-        found.append(Contender("llama.cpp", "llama.cpp", target, about, gflop, LLAMA_CPP_TOLERANCE))
-    return [*found, bytes_of_a_token(options, find_model(name).stat().st_size)]
+def preset_decoders(options: Options, name: str) -> list[Contender]:
+    """Return our decoder of a preset, PyTorch's with one thread and with all, and the yardstick."""
+    per_token = count_multiply_adds(model_shape(name).config)
+    gflop, target = 2 * TOKENS * per_token / 1e9, "tinyprune.bench.backend_workloads:decoder"
+    arguments: dict[str, Any] = {"backend": options.backend, "name": name}
+    found = [Contender(options.subject, OURS, target, arguments, gflop, GENERATE_TOLERANCE)]
+    for threads in sorted({1, options.threads}) if "torch" in options.peers else ():
+        subject = f"torch eager, {threads} thread{'s' * (threads > 1)}"
+        target, arguments = "tinyprune.bench.torch_decoder:decoder", {"name": name, "threads": threads}
+        found.append(Contender(subject, "torch", target, arguments, gflop, GENERATE_TOLERANCE))
+    return [*found, bytes_of_a_token(options, 4 * per_token)]  # a multiply-add reads one float32 number
+
+
+def file_decoders(options: Options, path: Path) -> list[Contender]:
+    """Return our decoder of a GGUF file, llama.cpp's, and the yardstick."""
+    config, compared = read_pretrained(path).config, "llama.cpp" in options.peers
+    gflop, allowed = 2 * TOKENS * count_multiply_adds(config) / 1e9, LLAMA_CPP_TOLERANCE if compared else None
+    target, arguments = "tinyprune.bench.backend_workloads:file_decoder", {"backend": options.backend}
+    found = [Contender(options.subject, OURS, target, arguments | {"path": str(path)}, gflop, allowed)]
+    if compared:
+        target, given = "tinyprune.bench.llama_cpp:decoder", {"threads": options.threads, "V": config.V}
+        found.append(Contender("llama.cpp", "llama.cpp", target, given | {"path": str(path)}, gflop, allowed))
+    return [*found, bytes_of_a_token(options, path.stat().st_size)]
 
 
 def bytes_of_a_token(options: Options, size: int) -> Contender:
@@ -183,7 +186,9 @@ def bytes_of_a_token(options: Options, size: int) -> Contender:
 def run_generate(options: Options) -> Iterator[list[Record]]:
     """`tinyprune bench generate`; `median_ms` is for one token."""
     for name in options.shapes or ("tiny", "small"):
-        rows = race("generate", name, decoders(options, name), options.rounds, options.threads)
+        path = gguf_file(name)
+        contenders = file_decoders(options, path) if path else preset_decoders(options, name)
+        rows = race("generate", name, contenders, options.rounds, options.threads)
         per_token = [row if row["subject"] == BYTES else row | {"median_ms": row["median_ms"] / TOKENS} for row in rows]
         ours = per_token[0]["median_ms"]
         per_token = [row | {"ratio_to_subject": row["median_ms"] / ours} for row in per_token]
