@@ -199,3 +199,18 @@ WRONG = {
 def test_what_makes_no_sense_is_refused(option, run, tmp_path):
     said = refused(2, "compare", run, "--directory", tmp_path / "new", f"--set=choose.units={UNITS}", *option.split())
     assert WRONG[option] in said and contents(tmp_path) == {}
+
+
+def test_of_a_drawn_method_the_interval_is_over_seeds_and_means_are_geometric():
+    place = {"method": "random", "parts": "heads", "share": 0.9, "model": "pruned", "text": "run", "heads": 140}
+    ratios = [2.0, 4.0, 16.0]
+    rows = [
+        place | {"seed": i, "perplexity": 10 * x, "times": x, "low": 0.9 * x, "high": 1.1 * x}
+        for i, x in enumerate(ratios)
+    ]
+    (drawn,) = compare.summarise(rows)
+    half = t.ppf(0.975, 2) * np.std([1, 2, 4], ddof=1) / math.sqrt(3)  # of logarithms to base 2
+    assert [drawn[k] for k in ("perplexity", "times")] == pytest.approx([10 * 2 ** (7 / 3), 2 ** (7 / 3)])
+    assert [drawn[k] for k in ("low", "high")] == pytest.approx([2 ** (7 / 3 - half), 2 ** (7 / 3 + half)])
+    (alone,) = compare.summarise(rows[:1])  # over pieces of its text
+    assert [alone[k] for k in ("times", "low", "high", "seeds")] == [2.0, 1.8, 2.2, 1]

@@ -1,22 +1,24 @@
-"""Intervals, against SciPy's paired test, and verdicts, corrections and pooled variances by hand."""
+"""Intervals, against SciPy's paired test, and verdicts, corrections and flips of signs by hand."""
+
+import itertools
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 from toy import row
 
-from tinyprune.experiments.intervals import compared, holm, verdict
+from tinyprune.errors import UsageError
+from tinyprune.experiments.intervals import compared, difference, estimate, holm, joined, verdict
 
 RNG = np.random.default_rng(0)
 NOISE = {(m, seed, split): RNG.normal(0, 0.01) for m in "abc" for seed in range(5) for split in ("valid", "test")}
 BASELINES = RNG.normal(0, 0.1, 5)
 
 
-def rows(methods="abc", more=0.05, start="baseline"):
+def rows(methods="abc", more=0.05):
     """Methods b and c need `more` and twice as many bits more than a."""
     return [
         row(m, 2, seed, 2 + BASELINES[seed] + more * "abc".index(m) + NOISE[m, seed, split], split)
-        | {"start": start if m == "c" else "baseline"}
         for m in methods
         for seed in range(5)
         for split in ("valid", "test")
@@ -41,18 +43,31 @@ def test_of_two_methods_it_is_the_paired_t_test():
     assert back["verdict"] == "better" and back["low"] == pytest.approx(-found["high"])
 
 
-def test_the_variance_is_pooled_over_methods_with_the_same_baseline():
-    made = rows()
-    y = np.array([mean_of_splits(m, made) for m in "abc"])
-    rest = y - y.mean(0) - y.mean(1, keepdims=True) + y.mean()
-    for record in compared(made, "a"):
-        half = 2.3060041 * np.sqrt((rest**2).sum() / 8 * 2 / 5)  # t of 0.975 with 8 degrees of freedom
-        assert record["high"] - record["difference"] == pytest.approx(half)
-        (pair,) = compared([r for r in made if r["method"] in ("a", record["method"])], "a")
-        assert (record["alone_low"], record["alone_high"]) == pytest.approx((pair["low"], pair["high"]))
-    alone = {r["method"]: r for r in compared(rows(start="new"), "a")}
-    (pair,) = compared(rows("ab"), "a")
-    assert alone["b"]["low"] == pytest.approx(pair["low"])
+def test_an_interval_has_nothing_but_its_pair():
+    alone, among_others = compared(rows("ab"), "a"), compared(rows(), "a")
+    assert difference(rows(), "b", "a") == difference(rows("ab"), "b", "a")
+    assert [r["low"] for r in alone] == [r["low"] for r in among_others if r["method"] == "b"]
+
+
+@pytest.mark.parametrize("n", [2, 5, 12])
+def test_flips_of_signs_are_counted(n):
+    d = RNG.normal(0.01, 0.02, n)
+    sums = np.abs([np.dot(signs, d) for signs in itertools.product((-1, 1), repeat=n)])
+    assert estimate(d)["p_flip"] == pytest.approx(np.mean(sums >= abs(d.sum()) - 1e-12))
+    assert estimate(np.full(n, 0.02))["p_flip"] == pytest.approx(2 / 2**n)  # the least that n seeds can say
+    nothing = estimate(np.zeros(n))
+    assert (nothing["p"], nothing["p_flip"], nothing["low"]) == (1, 1, 0)
+
+
+def test_seeds_of_two_studies_are_two_samples_and_pairs_stay_within_a_study():
+    first = rows()
+    other = [r | {"bits_per_character": r["bits_per_character"] + 1 + 0.01 * r["seed"]} for r in rows("ab", 0.03)]
+    both = difference(joined(first, other), "b", "a")
+    d = [mean_of_splits("b", made) - mean_of_splits("a", made) for made in (first, other)]
+    expected = estimate(np.concatenate(d))
+    assert {name: both[name] for name in expected} == pytest.approx(expected) and both["seeds"] == 10
+    with pytest.raises(UsageError, match="no model in common, got a, 2 heads, seed 0 twice"):
+        joined(first, first)
 
 
 def test_a_method_with_one_seed_or_without_a_partner_has_no_interval():

@@ -10,7 +10,7 @@ from folder import FOLDER, NAMES
 from tinyprune.cli.parser import build_parser
 
 REPOSITORY = FOLDER.parent
-PAGES = [REPOSITORY / folder / "README.md" for folder in ("", "data/results", "data/results/speed")]
+PAGES = [REPOSITORY / page for page in ("README.md", "data/results/studies.md", "data/results/speed/README.md")]
 PAGES += sorted((FOLDER / "site" / "pages").glob("*.md"))
 
 

@@ -35,7 +35,7 @@ from tinyprune.data import Text
 from tinyprune.errors import UsageError
 from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of, timed
 from tinyprune.experiments.grid import run_cells, this_process
-from tinyprune.experiments.intervals import CONFIDENCE, student
+from tinyprune.experiments.intervals import CONFIDENCE, scipy_stats
 from tinyprune.experiments.methods import check_choices
 from tinyprune.experiments.pictures import plot_ratios
 from tinyprune.experiments.results import grouped, machine_of, mean_of, write_files
@@ -313,31 +313,46 @@ class Comparison:
         differences of the losses on the pieces of the text.
         """
         rows, whole = [], store.records[self.cells[0].key]
-        quantile = float(student().ppf(CONFIDENCE, PIECES - 1))
         for cell in self.models:
             record = store.records[cell.key]
             for text, nats in record["nats"].items():
-                more = np.subtract(nats, whole["nats"][text])
-                half, mean = quantile * statistics.stdev(more) / math.sqrt(PIECES), float(more.mean())
-                losses = {"perplexity": np.mean(nats)}
-                losses |= {"times": mean, "low": mean - half, "high": mean + half}
                 row = cell.place | {"model": cell.what, "text": text}
-                row |= {name: math.exp(min(x, 700)) for name, x in losses.items()}
+                row |= {"perplexity": exp(np.mean(nats))} | ratio(np.subtract(nats, whole["nats"][text]))
                 row |= {name: record[name] for name in SIZES if name in record}
                 rows.append(row | record.get("words", {}))
         return rows
 
 
 def summarise(rows: Sequence[Record]) -> list[Record]:
-    """Return means over seeds; intervals of one seed's model stay as they are, others are means of intervals."""
+    """Return means over seeds, of perplexities and ratios geometric ones.
+
+    The interval of a method with several seeds is over seeds; that of one model is over pieces of its text.
+    """
     names = ("method", "parts", "share", "model", "text")
-    means = ("perplexity", "times", "low", "high", *SIZES, "capitals", "induction")
-    return [
-        {name: group[0][name] for name in names}
-        | {name: mean_of(group, name) for name in means if name in group[0]}
-        | {"seeds": len(group)}
-        for group in grouped(rows, *names).values()
-    ]
+    sizes = (*SIZES, "capitals", "induction")
+    summary = []
+    for group in grouped(rows, *names).values():
+        row = {name: group[0][name] for name in names}
+        row["perplexity"] = statistics.geometric_mean(r["perplexity"] for r in group)
+        if len(group) > 1:
+            row |= ratio(np.log([r["times"] for r in group]))
+        else:
+            row |= {name: group[0][name] for name in ("times", "low", "high")}
+        row |= {name: mean_of(group, name) for name in sizes if name in group[0]}
+        summary.append(row | {"seeds": len(group)})
+    return summary
+
+
+def ratio(logs: NDArray) -> Record:
+    """Return a ratio, `times`, and its 95 % interval (low, high) from n samples (n,) of its logarithm."""
+    n, mean = len(logs), float(np.mean(logs))
+    half = float(scipy_stats().t.ppf(CONFIDENCE, n - 1)) * float(np.std(logs, ddof=1)) / math.sqrt(n)
+    return {"times": exp(mean), "low": exp(mean - half), "high": exp(mean + half)}
+
+
+def exp(x: float) -> float:
+    """Return e to the power of x, or of 700 if x is larger: a number that a file can hold."""
+    return math.exp(min(x, 700))
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:
@@ -365,7 +380,7 @@ def open_comparison(
         MissingExtraError: if SciPy is not installed.
     """
     place = RunDirectory(path)
-    student()  # what is missing is said now, not when everything is computed
+    scipy_stats()  # what is missing is said now, not when everything is computed
     config = place.read_config().with_options(options)
     for name in options:
         if name.partition(".")[0] not in CHANGED:
@@ -430,8 +445,8 @@ def page(comparison: Comparison, store: Store, summary: Sequence[Record]) -> lis
         "Perplexity, as a multiple of the whole model's, when parts are removed until a share of the "
         "parameters that are no embedding is left: *pruned*; *repaired*, fitted to "
         f"{config.repair.tokens:,} tokens, or all that there are; *healed* by {heal.steps} steps of "
-        f"{heal.B} × {comparison.model.config.T} tokens. Means over seeds; 95 % intervals over {PIECES} "
-        "pieces of the text. *bytes*: of the file that `tinyprune export` writes. "
+        f"{heal.B} × {comparison.model.config.T} tokens. Geometric means over seeds; 95 % intervals over seeds, "
+        f"or over {PIECES} pieces of the text where there is one. *bytes*: of the file that `tinyprune export` writes. "
         "By `tinyprune compare`; settings: `study.json`.",
         markdown_table(summary),
     ]

@@ -55,7 +55,7 @@ USUAL: dict[str, Method] = {name: Method(by=name) for name in CRITERIA if name !
     ),
     "gates": gated("Hard-Concrete gates under the L0 loss, trained with the weights (Shim et al. 2021)"),
     "voita": gated(
-        "Soft Hard-Concrete gates without output scaling (Voita et al. 2019)",
+        "Soft Hard-Concrete gates without output scaling: a variant of those of Voita et al. 2019",
         gates={"hard": False, "output_scaling": False},
     ),
     "deterministic": gated("Hard-Concrete gates without noise", gates={"distribution": "deterministic"}),

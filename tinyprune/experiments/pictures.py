@@ -5,6 +5,7 @@ As in `tinyprune.plots`, colour is never all that tells lines apart, and matplot
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from tinyprune.experiments.factorial import FACTORS, WITH, WITHOUT
 from tinyprune.experiments.intervals import LEVEL
-from tinyprune.experiments.methods import BASELINE, METHODS, UNPRUNED
+from tinyprune.experiments.methods import BASELINE, CHOICES, METHODS, UNPRUNED
 from tinyprune.experiments.results import SPLITS
 from tinyprune.io.tables import Record
 from tinyprune.plots import DPI, GREY, HEAD_COLOURS, LINES, MARKERS, STYLE
@@ -115,12 +117,47 @@ def plot_differences(compared: Sequence[Record]) -> Figure:
 
 
 @matplotlib.style.context(STYLE)
+def plot_effects(effects: Sequence[Record]) -> Figure:
+    """Draw rows of effects.csv: what each part of the recipe changes, without the other parts and with them.
+
+    Returns:
+        Figure with an Axes for each number of heads, x in bits per character, left of 0 where the part helps.
+    """
+    sizes = list(dict.fromkeys(r["heads_open"] for r in effects))
+    order = itertools.product(FACTORS, CHOICES)
+    names = [name for name in order if name in {(r["factor"], r["by"]) for r in effects}]
+    said = {"choice": "choice: {}, not random", "repair": "repair, heads by {}"}
+    said["distillation"] = "distillation, heads by {}"
+    figure = Figure(figsize=(4.9 + 2.3 * len(sizes), 1.4 + 0.36 * len(names)), dpi=DPI, layout="constrained")
+    by_size = figure.subplots(1, len(sizes), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, heads in zip(by_size, sizes, strict=True):
+        axes.set(title=f"{heads} heads stay", xlabel="bits per character (left of 0: it helps)")
+        axes.axvspan(-LEVEL, LEVEL, color=GREY, alpha=0.2, linewidth=0)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.grid(axis="x", alpha=0.3, linewidth=0.5)
+        for given, y, colour, marker, fill in (
+            (WITHOUT, -0.15, HEAD_COLOURS[0], "o", "white"),
+            (WITH, 0.15, HEAD_COLOURS[1], "s", HEAD_COLOURS[1]),
+        ):
+            here = [r for r in effects if (r["heads_open"], r["given"]) == (heads, given)]
+            own = {(r["factor"], r["by"]): r for r in here}
+            x, low, high = np.transpose([[own[name][key] for key in ("difference", "low", "high")] for name in names])
+            style = {"color": colour, "fmt": marker, "markerfacecolor": fill, "markersize": 5, "capsize": 2}
+            axes.errorbar(x, np.arange(len(names)) + y, xerr=[x - low, high - x], label=given, **style)
+    labels = [said[factor].format(by) for factor, by in names]
+    by_size[0].set(yticks=range(len(names)), yticklabels=labels, ylim=(len(names) - 0.5, -0.5))
+    lines, labels = by_size[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+@matplotlib.style.context(STYLE)
 def plot_ratios(summary: Sequence[Record]) -> Figure:
     """Draw how many times as high perplexity is as the whole model's, by rows of `compare.summarise`.
 
     Returns:
         Figure with an Axes for pruned, repaired and healed models of each text, with a common logarithmic scale, and a
-        line for each method and kind of parts, against the parameters that stay.
+        line for each method and kind of parts, against the parameters that stay. Intervals may end outside.
     """
     rows = [row for row in summary if row["method"] != "whole"]
     shown = list(dict.fromkeys((row["text"], row["model"]) for row in rows))
@@ -128,6 +165,8 @@ def plot_ratios(summary: Sequence[Record]) -> Figure:
     figure = Figure(figsize=(1.4 + 2.8 * len(shown), 4.2), dpi=DPI, layout="constrained")
     by_kind = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     alone = len({row["share"] for row in rows}) < 2  # then methods stand side by side
+    times = [row["times"] for row in rows] or [1.0]
+    lowest, highest = 0.8 * min(times), 1.25 * max(times)  # of few seeds an interval can span many powers of ten
     lines: dict[str, Any] = {}
     for axes, (text, model) in zip(by_kind, shown, strict=True):
         axes.set(title=f"{model}, text: {text}", xlabel="parameters that stay, %")
@@ -143,7 +182,8 @@ def plot_ratios(summary: Sequence[Record]) -> Figure:
         if alone and rows:
             axes.set(xticks=[], xlabel=f"{100 * rows[0]['share']:g} % of the parameters stay")
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
+        axes.set_ylim(lowest, highest)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5) if highest < 20 * lowest else (1, 3)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"× {value:g}"))
         axes.yaxis.minorticks_off()
         axes.grid(alpha=0.3, linewidth=0.5)

@@ -17,10 +17,18 @@ from typing import Any
 from tinyprune.config import DataConfig, RunConfig, load_preset
 from tinyprune.errors import UsageError
 from tinyprune.experiments.cells import Cell, compute, text_of
+from tinyprune.experiments.factorial import effects
 from tinyprune.experiments.grid import OpenWorkers, missing, run_cells
-from tinyprune.experiments.intervals import compared, student
-from tinyprune.experiments.methods import BASELINE, COMPARED, KNOWN, UNPRUNED, check_choices
-from tinyprune.experiments.pictures import plot_differences, plot_tradeoff
+from tinyprune.experiments.intervals import compared, scipy_stats
+from tinyprune.experiments.methods import (
+    BASELINE,
+    COMPARED,
+    FACTORIAL,
+    KNOWN,
+    UNPRUNED,
+    check_choices,
+)
+from tinyprune.experiments.pictures import plot_differences, plot_effects, plot_tradeoff
 from tinyprune.experiments.results import (
     Picture,
     machine_of,
@@ -119,9 +127,9 @@ def run_tradeoff(
     the cache, need not.
 
     Raises UsageError if the tokenizer has `<unk>`, which makes bits per character meaningless, and what
-    `intervals.student` and `grid.run_cells` raise.
+    `intervals.scipy_stats` and `grid.run_cells` raise.
     """
-    student()
+    scipy_stats()
     get_backend(study.backend)  # raises if there is no such backend
     text = text_of(study.config.data, study.digest)
     if not all(text.characters.values()):
@@ -161,19 +169,26 @@ def write_results(study: Tradeoff, store: Store) -> list[Record]:
         "shares": list(study.shares),
         "machine": machine_of(study.backend),
     }
-    write_files(store.directory, about, tables, [picture(tables)], page(about, tables))
+    if study.seeds > 1 and set(FACTORIAL) <= set(study.methods):
+        tables["effects"] = effects(rows)
+    write_files(store.directory, about, tables, pictures(tables), page(about, tables))
     return rows
 
 
-def picture(tables: dict[str, list[Record]]) -> Picture:
-    """Return the picture: of models with one number of heads, their differences from one reference."""
+def pictures(tables: dict[str, list[Record]]) -> list[Picture]:
+    """Return the picture of all models (of one number of heads: their differences from a reference), and of effects."""
     found = tables["comparison"]
     if len({row["heads_open"] for row in found}) == 1:
         of = found[0]["reference"]
         caption = f"How many more bits per character than {of} each method needs, with intervals"
-        return NAME, caption, plot_differences([row for row in found if row["reference"] == of])
-    caption = "Bits per character against heads that stay, with error bars"
-    return NAME, caption, plot_tradeoff(tables["summary"], found)
+        made = [(NAME, caption, plot_differences([row for row in found if row["reference"] == of]))]
+    else:
+        caption = "Bits per character against heads that stay, with error bars"
+        made = [(NAME, caption, plot_tradeoff(tables["summary"], found))]
+    if "effects" in tables:
+        caption = "What choice, repair and distillation each change in bits per character, with intervals"
+        made.append(("effects", caption, plot_effects(tables["effects"])))
+    return made
 
 
 def page(about: dict[str, Any], tables: dict[str, list[Record]]) -> list[str]:
@@ -193,10 +208,19 @@ def page(about: dict[str, Any], tables: dict[str, list[Record]]) -> list[str]:
         references = " or ".join(f"*{name}*" for name in names)
         paragraphs += [
             f"How many more bits per character than {references}, with as many heads and the same "
-            "seeds, on both splits and their mean, whose 95 % interval (low, high) is pooled over "
-            "methods and seeds; beside it that of the pair alone. p has Holm's correction, and a true "
+            "seeds, on both splits and their mean. The interval (low, high: 95 %) and p are those of a paired "
+            "t test, p with Holm's correction for this table; p flip is that of the sign-flip test. A true "
             "difference of *smallest* is found with 80 % power. "
             f"Above 0, {references} is better; *level* lies within 0.01, *open* is not decided.",
             markdown_table(tables["comparison"]),
+        ]
+    if "effects" in tables:
+        paragraphs += [
+            "What each part of the recipe changes, in bits per character (below 0: it helps): the choice, against "
+            "random heads; the repair and the distillation, where heads are chosen in this way. Intervals (low, high: "
+            "95 %) and p are those of a paired t test over seeds, uncorrected; mixed low and mixed high are those of a "
+            "mixed model of all arms. *share*: of the way from random heads alone to the whole recipe, averaged over "
+            "the orders in which its parts can be added.",
+            markdown_table(tables["effects"]),
         ]
     return paragraphs
