@@ -1,6 +1,7 @@
 """The command line as it is used: what every command prints, and where."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -118,7 +119,13 @@ def test_a_run_by_scores_has_a_report_without_gates(book, tmp_path):
 def test_eval(finished, done):
     (record,) = json.loads(succeed("eval", finished, "--split=test", "--time", "--json").stdout)
     (other,) = json.loads(succeed("eval", finished / "train.safetensors", "--json").stdout)
-    assert list(record) == [*KEYS, "split", "tokens"]
+    assert list(record) == [*KEYS, "split", "tokens", "nats_of_segments"]
+    *whole, last = record["nats_of_segments"]
+    T = read_config((finished / "config.toml").read_text(), "").model.T
+    left = record["tokens"] - 1 - T * len(whole)
+    assert 0 < left <= T
+    nats = (T * sum(whole) + left * last) / (record["tokens"] - 1)
+    assert math.exp(nats) == pytest.approx(record["perplexity"], rel=1e-5)
     assert record.keys() - other.keys() == {"ms_per_1k_tokens"}
     assert (record["stage"], record["split"], other["stage"], other["split"]) == ("finetune", "test", "train", "valid")
     assert record["tokens"] == len(load_text(read_config((finished / "config.toml").read_text(), "").data).test)

@@ -19,6 +19,7 @@ from tinyprune.runs import run as running
 from tinyprune.runs.directory import STAGES, RunDirectory
 from tinyprune.runs.run import Run
 from tinyprune.training import warmup
+from tinyprune.training.evaluation import evaluate
 from tinyprune.training.warmup import announced, rehearse
 
 FIRST = "tinyprune: train: compiling kernels, at every start\n"
@@ -149,6 +150,6 @@ def test_all_that_a_run_calls_is_called_at_its_start(gate, at_once, tmp_path, mo
         getattr(run, stage)()
     models = [run.load(stage).model for stage in STAGES]
     report.milliseconds_per_1k_tokens(models, run.text.valid, at_least=0)
-    report.stage_record("gate", models[1], run.text, 1.0, "test")
+    report.stage_record("gate", models[1], evaluate(models[1], run.text.test, 0), 1.0)
     report.sample_text(run, models[-1])
     assert calls and not calls - at_start

@@ -24,6 +24,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     from tinyprune.pretrained.words import ask, countries
     from tinyprune.runs.directory import text_of
     from tinyprune.runs.report import milliseconds_per_1k_tokens, stage_record
+    from tinyprune.training.evaluation import evaluate
     from tinyprune.training.warmup import announced
 
     saved = load_saved(arguments)
@@ -33,10 +34,14 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     # an overflow ends as NaN, which is reported
     with announced(saved.model.ops, "eval"), np.errstate(over="ignore", invalid="ignore"):
         ms = milliseconds_per_1k_tokens([model], text.valid)[0] if arguments.time else None
-        record = stage_record(saved.metadata["stage"], model, text, ms, arguments.split)
+        tokens = getattr(text, arguments.split)
+        result = evaluate(model, tokens, text.characters[arguments.split])
+        record = stage_record(saved.metadata["stage"], model, result, ms)
         if arguments.words:
             record |= ask(model, saved.tokenizer, facts)["words"]
-    record |= {"split": arguments.split, "tokens": len(getattr(text, arguments.split))}
+    record |= {"split": arguments.split, "tokens": len(tokens)}
+    if arguments.json:  # of two models they give the interval of a difference
+        record["nats_of_segments"] = [round(x, 6) for x in result.segments]
     print_records([record], arguments.json)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig, RunConfig
-from tinyprune.data import Text
 from tinyprune.io.progress import say
 from tinyprune.io.tables import Record, markdown_table
 from tinyprune.method.gates import open_config
@@ -23,7 +22,7 @@ from tinyprune.ops.engine import Engine
 from tinyprune.runs.directory import STAGES
 from tinyprune.runs.run import Run
 from tinyprune.training.checkpoints import sha256_of
-from tinyprune.training.evaluation import evaluate
+from tinyprune.training.evaluation import Evaluation, evaluate
 from tinyprune.training.metrics import read_metrics
 
 TIMING_B = 16
@@ -39,11 +38,8 @@ WHAT_IT_IS = {
 }
 
 
-def stage_record(
-    stage: str, model: Transformer, text: Text, ms_per_1k_tokens: float | None, split: str, limit: int = 0
-) -> Record:
-    """Return a stage's row: size, computation, quality on the first `limit` tokens of a split (0: all), speed."""
-    result = evaluate(model, getattr(text, split), text.characters[split], limit)
+def stage_record(stage: str, model: Transformer, result: Evaluation, ms_per_1k_tokens: float | None) -> Record:
+    """Return a stage's row: size, computation, quality, speed."""
     opened = open_config(model)
     record: Record = {"stage": stage, "heads_open": sum(opened.heads)}
     record["heads_total"] = model.config.heads_total
@@ -99,7 +95,7 @@ def summarise(run: Run) -> list[Record]:
         models[0] = dataclasses.replace(models[0], config=in_blocks)
     times = milliseconds_per_1k_tokens(models, run.text.valid)
     return [
-        stage_record(stage, model, run.text, ms, "test", limit)
+        stage_record(stage, model, evaluate(model, run.text.test, run.text.characters["test"], limit), ms)
         for stage, model, ms in zip(STAGES, models, times, strict=True)
     ]
 

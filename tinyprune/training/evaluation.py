@@ -22,11 +22,13 @@ class Evaluation:
         nats_per_token: natural-log loss, averaged over all tokens but the first, which nothing precedes.
         tokens: number of predicted tokens.
         characters: number of characters that these tokens encode; 0 if some words became `<unk>`, see `Text`.
+        segments: the nats per token of each segment of T tokens, in the order of the text; the last may be shorter.
     """
 
     nats_per_token: float
     tokens: int
     characters: float
+    segments: tuple[float, ...] = ()
 
     @property
     def perplexity(self) -> float:
@@ -60,11 +62,12 @@ def evaluate(model: Transformer, tokens: NDArray, characters: int, limit: int = 
             losses.append(loss)
             sizes.append(targets.size)
     # converted last: float() waits for a GPU
-    total = sum(float(loss) * size for loss, size in zip(losses, sizes, strict=True))
+    nats = tuple(float(loss) for loss in losses)
+    total = sum(x * size for x, size in zip(nats, sizes, strict=True))
     predicted = sum(sizes)
     if not math.isfinite(total):
         raise NotFiniteError(f"the loss on held-out text is {total}")
-    return Evaluation(total / predicted, predicted, characters * predicted / len(tokens))
+    return Evaluation(total / predicted, predicted, characters * predicted / len(tokens), nats)
 
 
 def read_segments(
