@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
+from tinyprune.experiments.compare import ratio
 from tinyprune.experiments.intervals import CONFIDENCE, difference, joined, judged
 from tinyprune.experiments.results import SPLITS, grouped, read_csv
 
@@ -138,6 +139,27 @@ def test_the_spread_of_three_seeds_follows_from_its_cells():
         seeds = [[r["times"] for r in rows] for rows in grouped(of_way, "parts", "text").values()]
         spreads.append(max(100 * (max(each) / min(each) - 1) for each in seeds))
     assert_says(PAGE, "differ by at most {:.0f} % (gates) and {:.0f} % (random)", *spreads)
+
+
+def files() -> dict[str, list[str]]:
+    """For each file its perplexity and its multiple of the whole model's, with an interval over pieces, on both texts."""
+    nats, rows = {}, {}
+    for r in csv_of("smollm2-words/pieces.csv"):
+        if r["text"] != "run" or r["tokens"] == 256:  # the last piece is shorter
+            nats.setdefault((r["text"], r["model"]), []).append(r["nats"])
+    for (text, model), own in nats.items():
+        r = ratio(np.subtract(own, nats[text, "whole"]))
+        times = "{times:.2f} ({low:.2f} to {high:.2f})".format(**r) if model != "whole" else "1.00"
+        rows.setdefault(model, []).extend([f"{math.exp(np.mean(own)):.{1 + (text == 'run')}f}", times])
+    return rows
+
+
+def test_the_files_have_intervals_from_their_pieces():
+    page = (RESULTS / "smollm2-words" / "README.md").read_text("utf-8")
+    assert all(f"| {model} | {' | '.join(cells)} |" in page for model, cells in files().items())
+    for model in ("fifth", "tenth"):
+        _, run, _, other = files()[f"{model}, bf16: healed"]
+        assert_says(README, "{} and {}", run, other)
 
 
 def test_the_speed_in_llama_cpp_follows_from_its_cells():
@@ -304,13 +326,14 @@ def part_of_readme(heading: str) -> str:
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_pages():
-    whole, _, healed, *_, more, _, tenth = csv_of("smollm2-words/files.csv")[:9]
+    whole, _, healed = csv_of("smollm2-words/files.csv")[:3]
     size = f"{healed['megabytes']:.0f} of {whole['megabytes']:.0f} MB"
     speed = csv_of("smollm2-parts/speed.csv")[2]
-    times = [x[k] / whole[k] for x in (healed, more, tenth) for k in ("perplexity_run", "perplexity_other")]
+    times = [healed[k] / whole[k] for k in ("perplexity_run", "perplexity_other")]
     own = [f"{x:.2f}" for x in (speed["reading_times"], speed["writing_times"], *times)]
     assert re.search(".*".join((size, *own)), part := part_of_readme("Prune a model that you know"), re.DOTALL)
-    assert decimals(part_of_readme("Compare") + part) - set(own) <= decimals(PAGE)
+    in_files = decimals(" ".join(itertools.chain(*files().values())))
+    assert decimals(part_of_readme("Compare") + part) - set(own) <= decimals(PAGE) | in_files
     report = (RESULTS / "tiny-pydoc" / "report.md").read_text("utf-8")
     rows = dict(re.findall(r"^\| (train|finetune): [^|]* \| (.*) \|$", report, re.MULTILINE))
     whole, small = (rows[stage].split(" | ") for stage in ("train", "finetune"))
