@@ -142,7 +142,7 @@ def test_the_spread_of_three_seeds_follows_from_its_cells():
 
 
 def files() -> dict[str, list[str]]:
-    """For each file its perplexity and its multiple of the whole model's, with an interval over pieces, on both texts."""
+    """For each file its perplexity and its multiple of the whole model's, with its interval, on both texts."""
     nats, rows = {}, {}
     for r in csv_of("smollm2-words/pieces.csv"):
         if r["text"] != "run" or r["tokens"] == 256:  # the last piece is shorter

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import command as commands
 import pytest
-from command import DROPOUT, KEYS, LASTING, MODEL, STAGES, contents, settings, succeed
+from command import DROPOUT, KEYS, LASTING, MODEL, STAGES, contents, refused, settings, succeed
 
 from tinyprune.cli import main
 from tinyprune.config import RunConfig, preset_names, read_config
@@ -134,6 +134,27 @@ def test_eval(finished, done):
     (gate,) = json.loads(succeed("eval", finished, "--stage=gate", "--json").stdout)
     assert (gate["stage"], gate["heads_open"]) == ("gate", 3)
     assert "finetune" in succeed("eval", finished).stdout.splitlines()[2]
+
+
+def test_eval_in_windows(finished):
+    (whole,), (record,) = (
+        json.loads(succeed("eval", finished, "--json", *options).stdout)
+        for options in ([], ["--window=8", "--stride=4"])
+    )
+    assert (record["window"], record["stride"]) == (8, 4) and "window" not in whole
+    assert record["perplexity"] != whole["perplexity"] and record["tokens"] == whole["tokens"]
+    assert "stride must be from 1 to the window, 8; got 9" in refused(2, "eval", finished, "--window=8", "--stride=9")
+
+
+def test_eval_of_minimal_pairs(finished, tmp_path):
+    keys = ("UID", "field", "linguistics_term", "sentence_good", "sentence_bad")
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(dict(zip(keys, ("a", "b", "c", "17 heads", "71 sdaeh"), strict=True))))
+    rows = json.loads(succeed("eval", finished, "--task", "blimp", path, "--json").stdout)
+    assert [(r["level"], r["pairs"]) for r in rows] == [("all", 1), ("field", 1), ("phenomenon", 1), ("paradigm", 1)]
+    assert "--task must be blimp, got 'glue'" in refused(2, "eval", finished, "--task", "glue", path)
+    path.write_text(path.read_text().replace("17 heads", ""))
+    assert "line 1 of" in refused(2, "eval", finished, "--task", "blimp", path)
 
 
 def test_generate(finished):

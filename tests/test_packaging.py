@@ -66,7 +66,7 @@ def test_only_pyodide_goes_without_numba():
 
 
 def test_the_extras_that_messages_name_exist():
-    named = set(re.findall(r"""(?:install_command\(|missing_extra\(.*, )["'](\w+)["']""", PACKAGE))
+    named = set(re.findall(r"""(?:install_command\(|missing_extra\(.*, )["']([\w-]+)["']""", PACKAGE))
     assert {"cuda", "cuda12", "dask", "peers", "notebooks", "course"} <= named <= EXTRAS.keys()
 
 

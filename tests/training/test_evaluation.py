@@ -8,7 +8,7 @@ from small import ADAPTIVE, MODELS, read, small_config, small_model
 
 from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
-from tinyprune.training.evaluation import Evaluation, evaluate
+from tinyprune.training.evaluation import Evaluation, evaluate, evaluate_windows, last_tokens
 
 
 def text(n: int) -> np.ndarray:
@@ -52,3 +52,52 @@ def test_bits_and_perplexity():
 def test_a_text_without_anything_to_predict(n):
     with pytest.raises(UsageError, match=f"at least 2 tokens, got {n}"):
         evaluate(small_model(small_config()), text(n), n)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(5, 5), (5, 2), (5, 1), (4, 3), (2, 2), (3, 1)])
+@pytest.mark.parametrize("n", [2, 4, 5, 6, 17])
+def test_a_window_predicts_what_no_window_before_it_has_seen(window, stride, n):
+    model, tokens = small_model(small_config()), text(n)
+    expected, seen = [], 0
+    for start in range(0, n, stride):
+        ids = tokens[start : start + window]
+        new = range(max(seen - start, 1), len(ids))  # the first token of a window has nothing before it
+        log_p = model.log_p(ids[None])[0]
+        expected += [-log_p[i - 1, ids[i]] for i in new]
+        seen = start + len(ids)
+        if seen >= n:
+            break
+    found = evaluate_windows(model, tokens, 10 * n, window, stride)
+    assert found.tokens == len(expected) == n - 1 - (0 if stride < window else (n - 1) // window)
+    assert found.nats_per_token == pytest.approx(np.mean(expected), rel=1e-6)
+    assert found.characters == pytest.approx(10 * found.tokens)
+
+
+def test_last_tokens_of_texts_read_together_are_those_of_each_alone():
+    model = small_model(small_config())
+    texts, last = [text(n) for n in (6, 3, 5, 2)], [3, 2, 4, 1]
+    for ids, k, (log_p, likeliest) in zip(texts, last, last_tokens(model, texts, last, B=3), strict=True):
+        every = model.log_p(ids[None, :-1])[0]
+        np.testing.assert_allclose(log_p, every[np.arange(len(ids) - 1), ids[1:]][-k:], rtol=1e-6)
+        assert likeliest.tolist() == (every.argmax(-1) == ids[1:])[-k:].tolist()
+
+
+WRONG = [(0, 1, "window must be at least 2 tokens, got 0"), (5, 6, "stride must be from 1 to the window, 5; got 6")]
+WRONG += [(5, 0, "stride must be from 1 to the window, 5; got 0")]
+
+
+@pytest.mark.parametrize(("window", "stride", "message"), WRONG)
+def test_windows_that_are_refused(window, stride, message):
+    with pytest.raises(UsageError, match=message):
+        evaluate_windows(small_model(small_config()), text(9), 9, window, stride)
+
+
+def test_a_window_may_be_longer_than_a_segment_where_no_parameter_depends_on_it():
+    llama, tokens = small_model(small_config("llama")), text(30)
+    whole = evaluate_windows(llama, tokens, 30, 30, 30)
+    assert len(whole.segments) == 1 and whole.tokens == 29
+    gpt2 = small_model(small_config("gpt2"))
+    with pytest.raises(
+        UsageError, match=f"window must be at most {gpt2.config.T}, for which this model is made; got 30"
+    ):
+        evaluate_windows(gpt2, tokens, 30, 30, 30)

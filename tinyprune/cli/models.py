@@ -24,25 +24,50 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     from tinyprune.pretrained.words import ask, countries
     from tinyprune.runs.directory import text_of
     from tinyprune.runs.report import milliseconds_per_1k_tokens, stage_record
-    from tinyprune.training.evaluation import evaluate
+    from tinyprune.training.evaluation import evaluate, evaluate_windows
     from tinyprune.training.warmup import announced
 
+    if arguments.task:
+        evaluate_task(arguments)
+        return
     saved = load_saved(arguments)
     model = saved.model.in_precision(arguments.precision)
     text = text_of(saved, Path(arguments.model), arguments.corpus)
     facts = countries(saved.tokenizer) if arguments.words else ()  # what is missing is said first
+    windows = {}
     # an overflow ends as NaN, which is reported
     with announced(saved.model.ops, "eval"), np.errstate(over="ignore", invalid="ignore"):
         ms = milliseconds_per_1k_tokens([model], text.valid)[0] if arguments.time else None
         tokens = getattr(text, arguments.split)
-        result = evaluate(model, tokens, text.characters[arguments.split])
+        if arguments.window is None and arguments.stride is None:
+            result = evaluate(model, tokens, text.characters[arguments.split])
+        else:
+            window = model.config.T if arguments.window is None else arguments.window
+            stride = window if arguments.stride is None else arguments.stride
+            result = evaluate_windows(model, tokens, text.characters[arguments.split], window, stride)
+            windows = {"window": window, "stride": stride}
         record = stage_record(saved.metadata["stage"], model, result, ms)
         if arguments.words:
             record |= ask(model, saved.tokenizer, facts)["words"]
-    record |= {"split": arguments.split, "tokens": len(tokens)}
+    record |= {"split": arguments.split, "tokens": len(tokens)} | windows
     if arguments.json:  # of two models they give the interval of a difference
         record["nats_of_segments"] = [round(x, 6) for x in result.segments]
     print_records([record], arguments.json)
+
+
+def evaluate_task(arguments: argparse.Namespace) -> None:
+    """Run `tinyprune eval --task`."""
+    from tinyprune.pretrained.blimp import accuracies, blimp, read_pairs
+    from tinyprune.training.warmup import announced
+
+    name, path = arguments.task
+    if name != "blimp":
+        raise UsageError(f"--task must be blimp, got {name!r}")
+    pairs = read_pairs(path)
+    saved = load_saved(arguments)
+    with announced(saved.model.ops, "eval"):
+        right = blimp(saved.model.in_precision(arguments.precision), saved.tokenizer, pairs)
+    print_records(accuracies(pairs, right), arguments.json)
 
 
 def show_heads(arguments: argparse.Namespace) -> None:

@@ -228,6 +228,12 @@ class BytePairTokenizer:
         pieces.no_padding()
         return pieces
 
+    @functools.cached_property
+    def beginning(self) -> int | None:
+        """The first special token, which stands between documents in a model's training; None if there is none."""
+        special = json.loads(self.description).get("added_tokens")
+        return int(special[0]["id"]) if special else None
+
     def encode(self, text: str) -> NDArray[np.int64]:
         """Return token ids, (n,) int64, with no special token but the ones in the text."""
         try:

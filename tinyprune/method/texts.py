@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -77,9 +76,8 @@ class Texts:
         """Return `own` tokens of texts that the whole model writes, each after the token between documents."""
         n, T, tokenizer = self.own, whole.config.T, self.text.tokenizer
         beginning = int(self.text.train[0])
-        if isinstance(tokenizer, BytePairTokenizer):
-            special = json.loads(tokenizer.description).get("added_tokens")
-            beginning = special[0]["id"] if special else beginning
+        if isinstance(tokenizer, BytePairTokenizer) and tokenizer.beginning is not None:
+            beginning = tokenizer.beginning
         first = np.full(min(STREAMS, -(-n // T)), beginning)
         rng = np.random.default_rng(self.seed)
         written: list[NDArray] = []

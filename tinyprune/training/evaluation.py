@@ -1,17 +1,21 @@
 """Evaluate how well a model predicts text that it was not trained on."""
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.data import Segments, evaluation_segments
-from tinyprune.errors import NotFiniteError
+from tinyprune.errors import NotFiniteError, UsageError
+from tinyprune.model.parameters import parameter_shapes
 from tinyprune.model.transformer import Cache, Memory, Transformer
 
 STREAMS = 16  # rows read in parallel where only means are needed
+ROWS = 128  # positions whose log-probabilities of all V tokens are in memory at once
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Evaluation:
         nats_per_token: natural-log loss, averaged over all tokens but the first, which nothing precedes.
         tokens: number of predicted tokens.
         characters: number of characters that these tokens encode; 0 if some words became `<unk>`, see `Text`.
-        segments: the nats per token of each segment of T tokens, in the order of the text; the last may be shorter.
+        segments: the nats per token of each segment or window, in the order of the text; the last may be shorter.
     """
 
     nats_per_token: float
@@ -68,6 +72,84 @@ def evaluate(model: Transformer, tokens: NDArray, characters: int, limit: int = 
     if not math.isfinite(total):
         raise NotFiniteError(f"the loss on held-out text is {total}")
     return Evaluation(total / predicted, predicted, characters * predicted / len(tokens), nats)
+
+
+def evaluate_windows(model: Transformer, tokens: NDArray, characters: int, window: int, stride: int) -> Evaluation:
+    """Read a text in windows that overlap, each without a memory, as papers on pruning report perplexity.
+
+    A window begins `stride` tokens after the one before, and only what that one has not seen is predicted in it: the
+    more windows overlap, the more a token's context has of the text before. The first token of a window without overlap
+    is not predicted. (Hugging Face, *Perplexity of fixed-length models*; papers on pruning have stride = window.)
+
+    Args:
+        model: evaluated without noise.
+        tokens: (n,), n ≥ 2.
+        characters: number of characters of the text, for bits per character.
+        window: how many tokens a window has, 2 at least. More than T are allowed where no parameter depends on T.
+        stride: from 1 to window.
+
+    Raises UsageError if a number is not allowed, or the text has fewer than two tokens.
+    """
+    if len(tokens) < 2:
+        raise UsageError(f"evaluation needs a text of at least 2 tokens, got {len(tokens)}")
+    if window < 2:
+        raise UsageError(f"window must be at least 2 tokens, got {window}")
+    if not 1 <= stride <= window:
+        raise UsageError(f"stride must be from 1 to the window, {window}; got {stride}")
+    model, n, end = with_window(model, window), len(tokens), 0
+    nats, sizes = [], []
+    with np.errstate(over="ignore", invalid="ignore"):  # checked below
+        for start in range(0, n, stride):
+            seen, end = end, min(start + window, n)
+            ids = np.asarray(tokens[start:end], np.int64)
+            new = min(end - seen, len(ids) - 1)
+            if new:
+                ((log_p, _),) = last_tokens(model, [ids], [new])
+                nats.append(-float(log_p.mean()))
+                sizes.append(new)
+            if end == n:
+                break
+    predicted = sum(sizes)
+    mean = float(np.average(nats, weights=sizes))
+    if not math.isfinite(mean):
+        raise NotFiniteError(f"the loss on held-out text is {mean}")
+    return Evaluation(mean, predicted, characters * predicted / n, tuple(nats))
+
+
+def last_tokens(
+    model: Transformer, texts: Sequence[NDArray], last: Sequence[int], B: int = 1
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    """Yield for each text (n,), n ≤ T + 1, how its last tokens are predicted from those before them.
+
+    Args:
+        model: without noise and memory.
+        texts: two tokens at least.
+        last: for each text how many, from 1 to n − 1.
+        B: texts that are read at once; they should be about as long.
+
+    Yields log p (last,) in nats, and whether each of these tokens is the likeliest (last,).
+    """
+    for start in range(0, len(texts), B):
+        some = texts[start : start + B]
+        # zeros after a text are not seen
+        h = model.forward(np.stack(list(zip_longest(*(text[:-1] for text in some), fillvalue=0)), 1))[0]
+        for row, text, k in zip(h, some, last[start : start + B], strict=True):
+            rows, targets = row[len(text) - 1 - k : len(text) - 1], text[-k:]
+            parts = []
+            for i in range(0, k, ROWS):
+                log_p = model.ops.to_host(model.log_probabilities(rows[i : i + ROWS]))
+                own = targets[i : i + ROWS]
+                parts.append((log_p[range(len(own)), own], log_p.argmax(-1) == own))
+            found, likeliest = map(np.concatenate, zip(*parts, strict=True))
+            yield found.astype(np.float64), likeliest
+
+
+def with_window(model: Transformer, window: int) -> Transformer:
+    """Return a model that reads `window` tokens at once. Raises UsageError if its parameters are made for fewer."""
+    config = dataclasses.replace(model.config, T=max(window, model.config.T))
+    if parameter_shapes(config) != parameter_shapes(model.config):
+        raise UsageError(f"window must be at most {model.config.T}, for which this model is made; got {window}")
+    return dataclasses.replace(model, config=config)
 
 
 def read_segments(
