@@ -109,7 +109,10 @@ GATE = (
     ),
 )
 BASELINE = option("--from", "start from this model, or from a run's baseline", dest="source", metavar="CHECKPOINT")
-TEXTS = option("--texts", "for gates, repair, healing: run, self (the model writes it), FILE; commas between")
+TEXTS = option(
+    "--texts",
+    "for gates, repair, healing: run, self (the model writes it), repeats (of random tokens), FILE; commas between",
+)
 LOADED = (MODEL, STAGE, BACKEND)
 STUDY = (SETTING, BACKEND, switch("--json", "all rows as JSON on standard output"))
 METHODS = "gates, or criteria as for choose.by, leave-one-out and confidence for heads alone (%(default)s)"

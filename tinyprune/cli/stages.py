@@ -41,6 +41,7 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]) -> Iterator
     from tinyprune.config import load_preset
     from tinyprune.data.corpora import absolute_corpus
     from tinyprune.kernels.backend import default_backend, get_backend
+    from tinyprune.method.texts import MADE
     from tinyprune.runs.directory import STAGES, RunDirectory
     from tinyprune.runs.run import Run
 
@@ -77,7 +78,7 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]) -> Iterator
             run.config = run.config.with_options({"data.corpus": absolute_corpus(corpus)})
         if run.config.texts:
             names = run.config.texts.split(",")
-            texts = (name if name in ("run", "self") else absolute_corpus(name) for name in names)
+            texts = (name if name in ("run", *MADE) else absolute_corpus(name) for name in names)
             run.config = run.config.with_options({"texts": ",".join(texts)})
         run.prepare(stages, arguments.resume, arguments.overwrite)
         yield run

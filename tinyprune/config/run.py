@@ -43,8 +43,8 @@ class RunConfig:
     texts: str = option(
         "",
         "texts for gates, criteria, repair and healing, with commas between: run for its own, self for "
-        "what the whole model writes, or as data.corpus; not given: run, with self for a pretrained "
-        "model that is repaired",
+        "what the whole model writes, repeats for random tokens that come again, or as data.corpus; not "
+        "given: run, with self for a pretrained model that is repaired",
     )
 
     @classmethod
@@ -77,8 +77,8 @@ class RunConfig:
         names = self.texts.split(",")
         if self.texts and "" in names:
             raise UsageError(f"texts must be such as run,self; got {self.texts!r}")
-        if "self" in names and not self.repair.tokens:
-            raise UsageError("repair.tokens must be more than 0 where the model writes a text")
+        if {"self", "repeats"} & set(names) and not self.repair.tokens:
+            raise UsageError("repair.tokens must be more than 0 where a text is made: self or repeats")
         for name in ("train", "gate_train"):
             share = getattr(self, name).distill
             if share:

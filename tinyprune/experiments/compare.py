@@ -49,7 +49,7 @@ from tinyprune.method.masks import with_parts
 from tinyprune.method.prune import choose, heal, repair
 from tinyprune.method.recipe import Recipe, Watch
 from tinyprune.method.remove import remove_closed_heads
-from tinyprune.method.texts import Texts
+from tinyprune.method.texts import MADE, Texts
 from tinyprune.model.counting import count_parameters
 from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer
@@ -177,7 +177,7 @@ class Comparison:
         if self.words:
             read |= {"words": [key_of(self.words)]}
         gate = as_version_02(config)["gate"] | {"text": self.text.digest}
-        if set(self.texts.names) - {"run", "self"}:  # files, which can change
+        if set(self.texts.names) - {"run", *MADE}:  # files, which can change
             gate["texts"] = [key_of(tokens.tolist()) for tokens in self.texts.tokens()]
         repair = {"repair": {"repair_type": gate.pop("repair_type", ""), "weights": "by stream"}}
         training = {"gate_train": settings(config.gate_train)}

@@ -1,4 +1,4 @@
-"""The texts that the method reads: the run's own, what the whole model writes, and files."""
+"""The texts that the method reads: the run's own, what the whole model writes, random tokens that repeat, and files."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from tinyprune.model.generation import write_texts
 from tinyprune.model.transformer import Transformer
 
 STREAMS = 40  # texts that a model writes side by side, at most
+STRETCH, NEAR = 256, 8  # tokens of `repeats` that have one distance, and the least distance
+MADE = "self", "repeats"  # texts that are no files and not the run's
 LONGEST = 2**20  # tokens of each text that gates and healing read, if there are several
 
 
@@ -28,9 +30,9 @@ class Texts:
 
     Attributes:
         text: the run's own, called "run".
-        names: which ones are read: "run", "self" for what the whole model writes, or as `DataConfig.corpus`.
-        own: how many tokens the whole model writes, if it does.
-        seed: of the generator by which it writes.
+        names: which ones are read: "run", "self" for what the whole model writes, "repeats", or as `DataConfig.corpus`.
+        own: how many tokens each text has that is made: what the whole model writes, and `repeats`.
+        seed: of the generators by which these are made.
         read: B, and after how many steps of B segments the last stage has stopped; None before the first.
         written: what the whole model has written; it writes once.
     """
@@ -67,6 +69,8 @@ class Texts:
             if self.written is None and whole is not None:
                 self.written = self.write(whole)
             return np.zeros(self.own, int) if self.written is None else self.written
+        if name == "repeats":
+            return repeats(self.text.tokenizer.V, self.own, np.random.default_rng([*self.seed, 1]))
         if name not in self.files:
             data = dataclasses.replace(self.text.data, corpus=absolute_corpus(name))
             self.files[name] = load_text(data, self.text.tokenizer).train
@@ -128,3 +132,16 @@ class Texts:
         """Note that a stage with these settings has read its steps."""
         before, steps = self.read or (config.B, 0)
         self.read = config.B, steps * before // config.B + config.steps
+
+
+def repeats(V: int, n: int, rng: np.random.Generator) -> NDArray:
+    """Return n random tokens (n,) that come again: in each stretch of `STRETCH` after the same number of others.
+
+    That number is drawn for each stretch, from `NEAR` to half of it. What a model predicts of them, it copies: the work
+    of induction heads, which pruning takes away first, and which text asks for too seldom. (Olsson et al. 2022)
+    """
+    stretches = []
+    for _ in range(-(-n // STRETCH)):
+        pattern = rng.integers(V, size=rng.integers(NEAR, STRETCH // 2 + 1))
+        stretches.append(np.resize(pattern, STRETCH))
+    return np.concatenate([*stretches, np.zeros(0, int)])[:n]
