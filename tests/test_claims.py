@@ -141,6 +141,10 @@ def test_the_spread_of_three_seeds_follows_from_its_cells():
     assert_says(PAGE, "differ by at most {:.0f} % (gates) and {:.0f} % (random)", *spreads)
 
 
+WORDS, COPIED = "smollm2-words/words.csv", ["whole"]
+COPIED += ["fifth, bf16: healed", "tenth, bf16: healed", "fifth, float32: healed"]
+
+
 def files() -> dict[str, list[str]]:
     """For each file its perplexity and its multiple of the whole model's, with its interval, on both texts."""
     nats, rows = {}, {}
@@ -156,7 +160,13 @@ def files() -> dict[str, list[str]]:
 
 def test_the_files_have_intervals_from_their_pieces():
     page = (RESULTS / "smollm2-words" / "README.md").read_text("utf-8")
-    assert all(f"| {model} | {' | '.join(cells)} |" in page for model, cells in files().items())
+    words = {r["model"]: [f"{100 * r[key]:.0f} %" for key in ("capitals", "induction")] for r in csv_of(WORDS)}
+    assert all(f"| {model} | {' | '.join([*cells, *words[model]])} |" in page for model, cells in files().items())
+    copied = [words[model][1].removesuffix(" %") for model in COPIED]
+    said = "the whole model copies {} %, these two {} and {} %, and another one without a fifth, whose perplexity is"
+    assert_says(README, f"{said} 4 and 5 % higher, {{}} %", *copied)
+    better, worse = ([float(files()[model][i]) for i in (0, 2)] for model in COPIED[1::2])
+    assert [f"{100 * (x / y - 1):.0f}" for x, y in zip(worse, better, strict=True)] == ["4", "5"]
     for model in ("fifth", "tenth"):
         _, run, _, other = files()[f"{model}, bf16: healed"]
         assert_says(README, "{} and {}", run, other)
