@@ -893,7 +893,7 @@ assert all(
 #   five on two machines, whose seeds are other baselines), of which 0.005 is the stage; on `pydoc` 0.033 (−0.000 to 0.066),
 #   open. Where 3 of 32 heads stay gates are 0.073 ahead on `stdlib`, open. Least squares with distillation (fine-tuning on the
 #   whole model's predictions) leads over Michel's heads by 0.039.
-# - **The control.** Random heads: 0.021 behind Michel's (0.011 to 0.032). And *the same recipe on other heads*: least squares is
+# - **The control.** Random heads: 0.021 behind Michel's (0.011 to 0.031). And *the same recipe on other heads*: least squares is
 #   a choice and a repair. With repair and distillation random heads are behind Michel's by 0.013 (open) and 0.029 with 16
 #   and 10 heads, where the whole recipe leads over random heads alone by 0.060 and 0.099. Most of that is not the choice.
 # - **Not answered.** A model eighty times larger, and twenty epochs with slow gates. Only gates can also find *how many*
