@@ -26,7 +26,7 @@ from tinyprune.method.recipe import Recipe
 from tinyprune.method.remove import remove_closed_heads
 from tinyprune.method.repair import refitted
 from tinyprune.pretrained.gguf_writer import write_gguf
-from tinyprune.pretrained.words import QUESTION, ask, capitals, countries, induction
+from tinyprune.pretrained.words import QUESTION, ask, capitals, countries, farther, induction
 from tinyprune.runs.directory import RunDirectory, load_model
 from tinyprune.runs.run import Run
 from tinyprune.training.distillation import Distillation
@@ -141,7 +141,7 @@ def test_another_text_is_compared_on_if_one_asks_for_it(run, tmp_path):
     greedy = ["--prompt=Why is the sky blue?", "--tokens=48", "--temperature=0", "--backend=numpy"]
     said = " ".join(succeed("generate", run, *greedy).stdout.removeprefix("Why is the sky blue?").split())
     page = (tmp_path / "README.md").read_text("utf-8")
-    assert "| capitals | induction | seeds |" in page and f"\n| whole, all, seed 0: whole | {said} |\n" in page
+    assert "| capitals | induction | induction 128 |" in page and f"\n| whole, all, seed 0: whole | {said} |\n" in page
     book.write_text("".join(reversed(book.read_text("utf-8").splitlines(True))), "utf-8")
     assert "3 cells to be computed" in succeed("compare", run, *options).stderr  # all but the whole model
 
@@ -214,3 +214,12 @@ def test_of_a_drawn_method_the_interval_is_over_seeds_and_means_are_geometric():
     assert [drawn[k] for k in ("low", "high")] == pytest.approx([2 ** (7 / 3 - half), 2 ** (7 / 3 + half)])
     (alone,) = compare.summarise(rows[:1])  # over pieces of its text
     assert [alone[k] for k in ("times", "low", "high", "seeds")] == [2.0, 1.8, 2.2, 1]
+
+
+def test_copying_is_measured_as_far_as_a_model_can_read():
+    llama, gpt2 = (random_model(config)[0] for config in (LLAMA, GPT2))
+    found = farther(llama, 300, (4, 40))
+    wide = dataclasses.replace(llama, config=dataclasses.replace(llama.config, T=80))
+    again = induction(wide, 300, np.random.default_rng(0), 51, 40)
+    assert found.keys() == {"induction_4", "induction_40"} and found["induction_40"] == again["induction"]
+    assert farther(gpt2, 300, (4, 40)).keys() == {"induction_4"}  # of 18 positions

@@ -56,7 +56,7 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.pretrained import gguf_source
 from tinyprune.pretrained.gguf_writer import write_gguf
-from tinyprune.pretrained.words import QUESTION, ask, countries
+from tinyprune.pretrained.words import DISTANCES, QUESTION, ask, countries
 from tinyprune.runs.changes import is_finished
 from tinyprune.runs.directory import RunDirectory, load_model, sha256_of, text_of
 from tinyprune.training.evaluation import evaluate
@@ -220,7 +220,7 @@ class Comparison:
         """What every model is asked, see `words.ask`; empty if nothing."""
         if self.prompt is None:
             return {}
-        return {"facts": countries(self.text.tokenizer), "prompt": self.prompt}
+        return {"facts": countries(self.text.tokenizer), "prompt": self.prompt, "distances": DISTANCES}
 
     def choice(self, method: str, parts: str, share: float | None) -> ChooseConfig:
         """Return the run's choice, for this method, these parts and this share of the parameters."""
@@ -329,7 +329,7 @@ def summarise(rows: Sequence[Record]) -> list[Record]:
     The interval of a method with several seeds is over seeds; that of one model is over pieces of its text.
     """
     names = ("method", "parts", "share", "model", "text")
-    sizes = (*SIZES, "capitals", "induction")
+    sizes = (*SIZES, "capitals", "induction", *(f"induction_{n}" for n in DISTANCES))
     summary = []
     for group in grouped(rows, *names).values():
         row = {name: group[0][name] for name in names}
@@ -457,7 +457,8 @@ def page(comparison: Comparison, store: Store, summary: Sequence[Record]) -> lis
             answers.append({"model": str(cell), "answer": answer.replace("|", "\\|")})
         paragraphs.append(
             f"*Capitals*: how many of {len(comparison.words['facts'])} are likeliest after "
-            f"“{QUESTION.format('…')}”; *induction*: how many random tokens are, when they come again. "
+            f"“{QUESTION.format('…')}”; *induction*: how many random tokens are, when they come again after "
+            "64 others, or as many as is said. "
             f"What each model answers to “{comparison.prompt}”:\n\n{markdown_table(answers)}"
         )
     return paragraphs

@@ -6,6 +6,7 @@ Perplexity, a mean, tells none of it. Copying is what induction heads do. (Olsso
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import takewhile, zip_longest
 from typing import Any
 
@@ -16,8 +17,10 @@ from tinyprune.data.tokenizers import Tokenizer
 from tinyprune.errors import UsageError, missing_extra
 from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Transformer
+from tinyprune.training.evaluation import last_tokens, with_window
 
 Facts = Sequence[tuple[str, str]]  # country, capital
+DISTANCES = 128, 256, 512, 1024  # after which random tokens come again, beside 64
 QUESTION = "The capital of {} is the city of"
 CHAT, END = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"  # SmolLM2's and Qwen2's
 
@@ -67,15 +70,25 @@ def induction(model: Transformer, V: int, rng: np.random.Generator, rows: int = 
         new, new_bits: how often the likeliest token comes the first time, and the mean of −log2 p.
         induction, induction_bits: the same the second time, without its first token, as nothing tells that it begins.
     """
-    ids = np.tile(rng.integers(V, size=(rows, n)), 2)
-    hits, log_p = np.empty((rows, 2 * n - 1), bool), np.empty((rows, 2 * n - 1))
-    for row, (text, x) in enumerate(zip(ids, read(model, list(ids)), strict=True)):
-        hits[row] = x[:-1].argmax(-1) == text[1:]
-        log_p[row] = x[range(2 * n - 1), text[1:]]
+    texts = np.tile(rng.integers(V, size=(rows, n)), 2)
+    scored = last_tokens(model, list(texts), [2 * n - 1] * rows, B=4)
+    log_p, hits = map(np.stack, zip(*scored, strict=True))
     found: dict[str, float] = {}
     for name, times in (("new", slice(n - 1)), ("induction", slice(n, None))):
         found[name] = hits[:, times].mean()
         found[f"{name}_bits"] = -log_p[:, times].mean() / np.log(2)
+    return found
+
+
+def farther(model: Transformer, V: int, distances: Sequence[int]) -> dict[str, float]:
+    """Return `induction` at other distances than 64, such as "induction_256", as far as the model can read."""
+    found = {}
+    for n in distances:
+        with suppress(UsageError):  # of `with_window`: its parameters are made for fewer tokens
+            rows = max(2, 2048 // n)
+            found[f"induction_{n}"] = induction(with_window(model, 2 * n), V, np.random.default_rng(0), rows, n)[
+                "induction"
+            ]
     return found
 
 
@@ -88,12 +101,15 @@ def read(model: Transformer, texts: Sequence[NDArray], B: int = 4) -> Iterator[N
         yield from (x[: len(text)] for x, text in zip(log_p, some, strict=True))
 
 
-def ask(model: Transformer, tokenizer: Tokenizer, facts: Facts, prompt: str = "") -> dict[str, Any]:
-    """Return the numbers of `capitals` and `induction`, and the likeliest `answer` to a prompt, 48 tokens or fewer."""
+def ask(
+    model: Transformer, tokenizer: Tokenizer, facts: Facts, prompt: str = "", distances: Sequence[int] = DISTANCES
+) -> dict[str, Any]:
+    """Return the numbers of `capitals`, `induction` and `farther`, and the likeliest `answer`, 48 tokens or fewer."""
     n, end = min(64, model.config.T // 2), tokenizer.encode(END).tolist()
     chat = tokenizer.encode(CHAT.format(prompt) if len(end) == 1 else prompt)  # END is a token where ChatML is known
     with np.errstate(over="ignore", invalid="ignore"):  # as in `evaluate`, which has read a text before
         found = capitals(model, tokenizer, facts) | induction(model, model.config.V, np.random.default_rng(0), n=n)
+        found |= farther(model, model.config.V, distances)
         new = generate(model, chat, 48, np.random.default_rng(0), temperature=0) if prompt else ()
         answer = tokenizer.decode(list(takewhile(lambda token: [token] != end, new)))
     return {"words": {name: min(round(float(x), 4), 1e300) for name, x in found.items()}, "answer": answer}
