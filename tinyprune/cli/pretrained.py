@@ -41,7 +41,7 @@ def export_pretrained(arguments: argparse.Namespace) -> None:
     """Run `tinyprune export`."""
     from tinyprune.pretrained import gguf_source, write_hub
     from tinyprune.pretrained.export import padded
-    from tinyprune.pretrained.gguf_writer import write_gguf
+    from tinyprune.pretrained.gguf_writer import heads_of_zeros, write_gguf
     from tinyprune.runs.directory import RunDirectory
     from tinyprune.training.checkpoints import load_checkpoint
 
@@ -56,4 +56,6 @@ def export_pretrained(arguments: argparse.Namespace) -> None:
         say(f"export: {target} holds config.json, model.safetensors and tokenizer.json")
         return
     write_gguf(target, model, saved.tokenizer, gguf_source(metadata), arguments.kind, metadata.get("positions"))
-    say(f"export: {target} has {target.stat().st_size / 1e6:,.1f} MB; llama.cpp reads it")
+    zeros = heads_of_zeros(model.config)
+    filled = f", which needs {zeros} head{'s' * (zeros > 1)} of zeros for that; an import counts them" if zeros else ""
+    say(f"export: {target} has {target.stat().st_size / 1e6:,.1f} MB; llama.cpp reads it{filled}")

@@ -187,6 +187,11 @@ def stored_parts(config: ModelConfig, i: int) -> Stored:
     return Stored(np.array(heads, int), np.array([shared[k] for k in keys], int), units)
 
 
+def heads_of_zeros(config: ModelConfig) -> int:
+    """Return how many heads of zeros a file has, so that the key-value heads of a layer have as many queries each."""
+    return sum(int((stored_parts(config, i).heads < 0).sum()) for i in range(config.L))
+
+
 def wide(ids: NDArray, width: int) -> NDArray:
     """Return the places of all numbers of these heads or blocks, each `width` wide; −1 stays −1."""
     return np.where(ids[:, None] < 0, -1, ids[:, None] * width + np.arange(width)).ravel()
