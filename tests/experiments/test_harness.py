@@ -110,6 +110,10 @@ def test_the_harness_finds_the_model_by_its_name(folder):
     assert done.returncode == 0 and "|by_hand|" in done.stdout, done.stderr
 
 
-def test_without_a_run_it_says_how_to_name_one():
-    with pytest.raises(UsageError, match="--model_args must name a run, such as run=runs/smollm2"):
+def test_without_a_run_it_says_in_one_line_how_to_name_one(folder):
+    message = "--model_args must name a run, such as run=runs/smollm2"
+    with pytest.raises(UsageError, match=message):
         TinypruneLM()
+    command = [sys.executable, "-m", "tinyprune.experiments.harness", "--model", "tinyprune", "--tasks", "by_hand"]
+    done = subprocess.run([*command, "--include_path", folder / "tasks"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1] == f"tinyprune: error: {message}"

@@ -8,6 +8,7 @@ finds no others by itself. Texts of tasks come from the network. https://github.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from itertools import takewhile
@@ -15,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyprune.errors import UsageError, missing_extra
+from tinyprune.errors import TinypruneError, UsageError, missing_extra
+from tinyprune.io.progress import progress_bar
 from tinyprune.kernels.backend import default_backend, get_backend
 from tinyprune.model.generation import generate
 from tinyprune.runs.directory import RunDirectory, load_model
@@ -26,7 +28,10 @@ try:
     from lm_eval.api.registry import register_model
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as error:
-    raise missing_extra("the bridge to lm-evaluation-harness", "lm-eval", __name__) from error
+    missing = missing_extra("the bridge to lm-evaluation-harness", "lm-eval", __name__)
+    if __name__ == "__main__":
+        sys.exit(f"tinyprune: error: {missing}")
+    raise missing from error
 
 B = 8  # texts that are read at once
 WINDOW = 2048  # tokens that are read at once, where the model's parameters allow it
@@ -104,9 +109,8 @@ class TinypruneLM(TemplateLM):
         last = [min(len(new), len(text) - 1) for (*_, new), text in zip(requests, texts, strict=True)]
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         scored = last_tokens(self.model, [texts[i] for i in order], [last[i] for i in order], B)
-        found = {
-            i: (float(log_p.sum()), bool(likeliest.all())) for i, (log_p, likeliest) in zip(order, scored, strict=True)
-        }
+        bar = progress_bar(scored, total=len(texts), desc="tinyprune", unit="text")
+        found = {i: (float(x.sum()), bool(likeliest.all())) for i, (x, likeliest) in zip(order, bar, strict=True)}
         return [found[i] for i in range(len(texts))]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
@@ -140,7 +144,17 @@ class TinypruneLM(TemplateLM):
         return self.text.decode(tokens)
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Run the harness's command; an error of ours is one line."""
     from lm_eval.__main__ import cli_evaluate
 
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except TinypruneError as error:
+        print(f"tinyprune: error: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
