@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
+from typing import Any
 
 from tinyprune.cli.models import load_saved
 from tinyprune.cli.options import parse_options
@@ -54,8 +55,36 @@ def export_pretrained(arguments: argparse.Namespace) -> None:
     if target.suffix != ".gguf":
         write_hub(target, model, saved.tokenizer, metadata.get("positions"))
         say(f"export: {target} holds config.json, model.safetensors and tokenizer.json")
+        write_card(target, model.config, metadata, path)
         return
     write_gguf(target, model, saved.tokenizer, gguf_source(metadata), arguments.kind, metadata.get("positions"))
     zeros = heads_of_zeros(model.config)
     filled = f", which needs {zeros} head{'s' * (zeros > 1)} of zeros for that; an import counts them" if zeros else ""
     say(f"export: {target} has {target.stat().st_size / 1e6:,.1f} MB; llama.cpp reads it{filled}")
+    write_card(target, model.config, metadata, path)
+
+
+def write_card(target: Path, model: Any, metadata: dict[str, Any], path: Path) -> None:
+    """Write the card of an export: README.md in its folder, or beside its file unless another one is there.
+
+    `path` is that of the run or of a stage.
+    """
+    from tinyprune.config import ModelConfig
+    from tinyprune.io.files import replace_file
+    from tinyprune.pretrained import gguf_source
+    from tinyprune.pretrained.card import Original, card
+    from tinyprune.runs.directory import RunDirectory
+
+    directory = RunDirectory(path if path.is_dir() else path.parent)
+    config = directory.read_config() if directory.started else None
+    before = ModelConfig(**metadata["model"]) if metadata else model
+    folder = target.parent if target.suffix == ".gguf" else target
+    place = folder / "README.md"
+    if place.exists():
+        place = target.with_suffix(".md")
+    if place.exists():
+        say(f"export: {place} is there and stays; the model's card was not written")
+        return
+    original = Original.of(metadata, gguf_source(metadata) if metadata.get("file") else None)
+    replace_file(place, card(original, before, model, config, target).encode())
+    say(f"export: {place} says what the model is, and how to make it again")
