@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,6 +146,14 @@ def test_closed_heads_go_and_the_rest_is_healed(their, copy, tmp_path):
     if llama:
         found = exported(copy, tmp_path / "new")
         assert_allclose(found, logits(copy, "prune"), rtol=1e-4, atol=1e-4)
+
+
+def test_one_kind_of_text_is_warned_of(copy, book, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(Path(book).read_text("utf-8"), "utf-8")
+    for texts, warned in (("run", True), (f"run,{other}", False)):
+        again = ["gate", copy, "--overwrite", "--target-heads=5", "--backend=numpy", "--texts", texts]
+        assert ("of what people wrote only book.txt is read" in succeed(*again).stderr) == warned
 
 
 def test_a_file_of_llama_cpp_is_imported_again(their, book, copy, tmp_path):

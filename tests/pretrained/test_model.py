@@ -14,6 +14,7 @@ from tinyprune.pretrained import read_pretrained, write_hub
 from tinyprune.pretrained.hub import PREFIX
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.settings import SCALING
+from tinyprune.training.evaluation import evaluate_windows
 
 T = 128
 # What differs from the samples: in transformers' words and in ours.
@@ -117,3 +118,29 @@ def test_the_gradients_of_gates_are_those_of_factors_in_transformers(tmp_path):
     expected = np.array([gate.grad.numpy()[:, 0] for gate in gates])
     found = np.array(gated.backward_with_gates(1.0, cache)[1])
     assert np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(16, 16), (16, 6), (40, 13)])
+def test_windows_are_read_as_transformers_documents_it(tmp_path, window, stride):
+    """The loop of its page *Perplexity of fixed-length models*, with the mean over tokens."""
+    theirs = samples.theirs(tmp_path / "m", "llama", max_position_embeddings=64)
+    import torch
+
+    ours = read_pretrained(tmp_path / "m")
+    model = Transformer(replace(ours.config, T=16), ours.params)
+    tokens = np.random.default_rng(0).integers(0, 300, 70)
+    nll, predicted, before = 0.0, 0, 0
+    for start in range(0, len(tokens), stride):
+        end = min(start + window, len(tokens))
+        ids = torch.tensor(tokens[None, start:end])
+        labels = ids.clone()
+        labels[:, : -(end - before)] = -100
+        with torch.no_grad():
+            loss = theirs(ids, labels=labels).loss
+        valid = int((labels[:, 1:] != -100).sum())
+        nll, predicted, before = nll + float(loss) * valid, predicted + valid, end
+        if end == len(tokens):
+            break
+    found = evaluate_windows(model, tokens, 70, window, stride)
+    assert found.tokens == predicted
+    assert found.nats_per_token == pytest.approx(nll / predicted, rel=1e-5)

@@ -52,6 +52,11 @@ class Texts:
         names = (config.texts or usual).split(",")
         return cls(text, names, config.repair.tokens // len(names), (config.seed, 3))
 
+    @property
+    def alone(self) -> bool:
+        """Whether the run's is the only text that people wrote."""
+        return not set(self.names) - {"run", *MADE}
+
     def __str__(self) -> str:
         return ",".join(self.names)
 

@@ -285,6 +285,11 @@ class Run:
             return
         before = self.before("gate")
         texts, how = self.texts_for("gate", before), self.config.choose
+        if before.tokenizer.kind == "bpe" and texts.alone:
+            say(
+                f"gate: of what people wrote only {Path(before.data.corpus).name} is read; what other kinds of text "
+                "need may go. Name others with --texts run,self,FILE"
+            )
         watch = Checkpoints(self, before, resume)
         with ExitStack() as stack:
             if how.by != "gates":  # a stage that trains says itself what is compiled
