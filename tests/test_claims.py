@@ -165,6 +165,7 @@ def test_the_files_have_intervals_from_their_pieces():
     copied = [words[model][1].removesuffix(" %") for model in COPIED]
     said = "the whole model copies {} %, these two {} and {} %, and another one without a fifth, whose perplexity is"
     assert_says(README, f"{said} 4 and 5 % higher, {{}} %", *copied)
+    assert_says(README, "keeps it, at {} without a tenth", words["tenth, bf16, repeats: healed"][1])
     better, worse = ([float(files()[model][i]) for i in (0, 2)] for model in COPIED[1::2])
     assert [f"{100 * (x / y - 1):.0f}" for x, y in zip(worse, better, strict=True)] == ["4", "5"]
     for model in ("fifth", "tenth"):
