@@ -65,10 +65,10 @@ from tinyprune import load_preset, ops
 from tinyprune.experiments.intervals import (
     LEVEL,
     difference,
-    estimate,
     holm,
     joined,
     judged,
+    mean_of_samples,
     verdict,
 )
 from tinyprune.experiments.results import read_csv
@@ -471,7 +471,7 @@ print(f"passed: of 4,000 studies in which nothing differs, {false:.1%} say that 
 # In the package:
 
 # %%
-show_lines(estimate, "error =", "half =")
+show_lines(mean_of_samples, "error =", "return float")
 
 # %% [markdown]
 # ### Why no variance is pooled

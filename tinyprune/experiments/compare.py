@@ -35,7 +35,7 @@ from tinyprune.data import Text
 from tinyprune.errors import UsageError
 from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of, timed
 from tinyprune.experiments.grid import run_cells, this_process
-from tinyprune.experiments.intervals import CONFIDENCE, scipy_stats
+from tinyprune.experiments.intervals import mean_of_samples, scipy_stats
 from tinyprune.experiments.methods import check_choices
 from tinyprune.experiments.pictures import plot_ratios
 from tinyprune.experiments.results import grouped, machine_of, mean_of, write_files
@@ -345,8 +345,7 @@ def summarise(rows: Sequence[Record]) -> list[Record]:
 
 def ratio(logs: NDArray) -> Record:
     """Return a ratio, `times`, and its 95 % interval (low, high) from n samples (n,) of its logarithm."""
-    n, mean = len(logs), float(np.mean(logs))
-    half = float(scipy_stats().t.ppf(CONFIDENCE, n - 1)) * float(np.std(logs, ddof=1)) / math.sqrt(n)
+    mean, _, half = mean_of_samples(logs)
     return {"times": exp(mean), "low": exp(mean - half), "high": exp(mean + half)}
 
 

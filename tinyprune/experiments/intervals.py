@@ -105,9 +105,8 @@ def estimate(d: NDArray) -> Record:
         smallest: the difference that a study of this size sees four times in five.
         seeds: n.
     """
-    stats, n, mean = scipy_stats(), len(d), float(d.mean())
-    error = float(d.std(ddof=1)) / math.sqrt(n)
-    half = float(stats.t.ppf(CONFIDENCE, n - 1)) * error
+    stats, n = scipy_stats(), len(d)
+    mean, error, half = mean_of_samples(d)
     flips = {"permutation_type": "samples", "n_resamples": FLIPS, "rng": np.random.default_rng(0), "batch": 2**13}
     return {
         "difference": mean,
@@ -118,6 +117,13 @@ def estimate(d: NDArray) -> Record:
         "smallest": half + float(stats.t.ppf(POWER, n - 1)) * error,
         "seeds": n,
     }
+
+
+def mean_of_samples(d: NDArray) -> tuple[float, float, float]:
+    """Return the mean of n samples (n,), its standard error and half of its 95 % interval, n 2 at least."""
+    n = len(d)
+    error = float(np.std(d, ddof=1)) / math.sqrt(n)
+    return float(np.mean(d)), error, float(scipy_stats().t.ppf(CONFIDENCE, n - 1)) * error
 
 
 def judged(records: Sequence[Record]) -> list[Record]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,9 +96,8 @@ def accuracy(right: NDArray) -> Record:
     return {"accuracy": p, "low": (middle - z) / scale, "high": (middle + z) / scale, "pairs": n}
 
 
-def blimp(model: Transformer, tokenizer: Tokenizer, pairs: Iterable[dict[str, str]]) -> NDArray:
+def blimp(model: Transformer, tokenizer: Tokenizer, pairs: Sequence[dict[str, str]]) -> NDArray:
     """Return whether each pair is right, (n,) bool."""
-    pairs = list(pairs)
     sentences = [pair[key] for key in SENTENCES for pair in pairs]
     good, bad = np.split(sentence_log_p(model, tokenizer, sentences, "eval: blimp"), 2)
     return good > bad
