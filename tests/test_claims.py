@@ -128,7 +128,6 @@ def test_healed_models_are_compared_with_the_whole_one_healed_as_long():
     blocks = times("blocks", "michel-global", "healed")
     assert_says(PAGE, "healed as long, has {:.2f} and {:.2f}", *whole)
     assert_says(PAGE, "have {:.2f} and {:.2f} times", *np.divide(blocks, whole))
-    assert_says(README, "healed as long, has {:.2f}; ", whole[0])
 
 
 def test_the_spread_of_three_seeds_follows_from_its_cells():
@@ -141,8 +140,7 @@ def test_the_spread_of_three_seeds_follows_from_its_cells():
     assert_says(PAGE, "differ by at most {:.0f} % (gates) and {:.0f} % (random)", *spreads)
 
 
-WORDS, COPIED = "smollm2-words/words.csv", ["whole"]
-COPIED += ["fifth, bf16: healed", "tenth, bf16: healed", "fifth, float32: healed"]
+WORDS = "smollm2-words/words.csv"
 
 
 def files() -> dict[str, list[str]]:
@@ -162,15 +160,14 @@ def test_the_files_have_intervals_from_their_pieces():
     page = (RESULTS / "smollm2-words" / "README.md").read_text("utf-8")
     words = {r["model"]: [f"{100 * r[key]:.0f} %" for key in ("capitals", "induction")] for r in csv_of(WORDS)}
     assert all(f"| {model} | {' | '.join([*cells, *words[model]])} |" in page for model, cells in files().items())
-    copied = [words[model][1].removesuffix(" %") for model in COPIED]
-    said = "the whole model copies {} %, these two {} and {} %, and another one without a fifth, whose perplexity is"
-    assert_says(README, f"{said} 4 and 5 % higher, {{}} %", *copied)
-    assert_says(README, "keeps it, at {} without a tenth", words["tenth, bf16, repeats: healed"][1])
-    better, worse = ([float(files()[model][i]) for i in (0, 2)] for model in COPIED[1::2])
-    assert [f"{100 * (x / y - 1):.0f}" for x, y in zip(worse, better, strict=True)] == ["4", "5"]
-    for model in ("fifth", "tenth"):
-        _, run, _, other = files()[f"{model}, bf16: healed"]
-        assert_says(README, "{} and {}", run, other)
+    copied = [words[f"tenth, bf16, repeats: {state}"][1] for state in ("repaired", "healed")]
+    assert_says(page, "copies {} after the repair and {} once healed", *copied)
+    better, worse = ([float(files()[f"fifth, {p}: healed"][i]) for i in (0, 2)] for p in ("bf16", "float32"))
+    differ = [f"{100 * (x / y - 1):.0f}" for x, y in zip(worse, better, strict=True)]
+    assert_says(page, "the two models without a fifth differ by {} and {} %", *differ)
+    times = files()["tenth, bf16: healed"][3].replace(" (", " times the whole model's (")
+    said = "its perplexity on *Moby Dick* is {}, over text), and it copies {} of repeated tokens, not {}."
+    assert_says(README, said, times.removesuffix(")"), *(words[x][1] for x in ("tenth, bf16: healed", "whole")))
 
 
 def test_the_speed_in_llama_cpp_follows_from_its_cells():
@@ -184,19 +181,6 @@ def test_the_speed_in_llama_cpp_follows_from_its_cells():
     said = "read {:.2f} and write {:.2f} times as fast, without blocks {:.2f} and {:.2f}, "
     said += "without both {:.2f} and {:.2f}; the whole file, loaded again, {:.2f} and {:.2f}."
     assert_says(PAGE, said, *means)
-
-
-def test_the_multiples_that_the_readme_quotes_follow_from_their_cells():
-    """Those of blocks that |gradient| chose, and in brackets of those that gates chose."""
-    pruned, healed = (
-        np.transpose([times("blocks", way, model) for way in ("michel-global", "gates")])
-        for model in ("pruned", "healed")
-    )  # a row for each text
-    assert_says(README, "perplexity is {:.2f} ({:.2f}) times the whole model's; ", *pruned[0])
-    assert_says(README, "chosen by gates, it is {:.2f} times", times("heads", "gates", "pruned")[0])
-    assert_says(README, "lower the first to {:.2f} ({:.2f}) times on", *healed[0])
-    said = "and from {:.2f} ({:.2f}) to {:.2f} ({:.2f}) times on *Moby Dick*"
-    assert_says(README, said, *pruned[1], *healed[1])
 
 
 def test_every_difference_at_a_fixed_lam_follows_from_its_cells():
@@ -333,18 +317,12 @@ def test_healing_closes_half_of_what_a_random_choice_costs():
 
 
 def part_of_readme(heading: str) -> str:
-    return re.search(rf"\n## {heading}\n(.*?)\n## ", README, re.DOTALL).group(1)
+    return re.search(rf"\n## {heading}\n(.*?)(?=\n## |\Z)", README, re.DOTALL).group(1)
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_pages():
-    whole, _, healed = csv_of("smollm2-words/files.csv")[:3]
-    size = f"{healed['megabytes']:.0f} of {whole['megabytes']:.0f} MB"
-    speed = csv_of("smollm2-parts/speed.csv")[2]
-    times = [healed[k] / whole[k] for k in ("perplexity_run", "perplexity_other")]
-    own = [f"{x:.2f}" for x in (speed["reading_times"], speed["writing_times"], *times)]
-    assert re.search(".*".join((size, *own)), part := part_of_readme("Prune a model that you know"), re.DOTALL)
-    in_files = decimals(" ".join(itertools.chain(*files().values())))
-    assert decimals(part_of_readme("Compare") + part) - set(own) <= decimals(PAGE) | in_files
+    tables = part_of_readme("Does it work\\?"), part_of_readme("Speed"), part_of_readme("Two commands")
+    assert decimals(README) - decimals(" ".join(tables)) <= decimals(" ".join(files()["tenth, bf16: healed"])) | {"2.0"}
     report = (RESULTS / "tiny-pydoc" / "report.md").read_text("utf-8")
     rows = dict(re.findall(r"^\| (train|finetune): [^|]* \| (.*) \|$", report, re.MULTILINE))
     whole, small = (rows[stage].split(" | ") for stage in ("train", "finetune"))
@@ -357,27 +335,17 @@ def test_the_numbers_of_the_readme_are_those_of_the_pages():
     own, steps, _ = test = [r["test"] for r in bits]
     assert test == sorted(test) and bits == sorted(bits, key=lambda r: r["valid"])  # the order holds on both splits
     assert {sum(of[x]["heads"]) for x in of if x.startswith("small")} == {int(heads)}
-    assert (
-        f"needs {float(small[4]):.2f} bits per character, the whole one {float(whole[4]):.2f}, or {own:.2f} if" in said
-    )
-    assert f"needs {steps:.2f} after as many steps:" in said
-    other = (RESULTS / "small-stdlib" / "report.md").read_text("utf-8")
-    stay, of = (int(n.replace(",", "")) for n in re.search(r"has ([\d,]+) of ([\d,]+) parameters", other).groups())
-    assert f"half of its heads and {100 * (1 - stay / of):.0f} % of its parameters" in said
+    bits = (float(small[4]), float(whole[4]), own, steps)
+    said_so = "needs {:.2f} bits per character, the whole one {:.2f}, or {:.2f} after as many steps; "
+    assert (said_so + "one that never had more heads needs {:.2f}.").format(*bits) in said
 
 
 PAIR, LONGER = ("gates (16)", "michel (16)"), ("small-longer (16)", "gates (16)")
 STAGE, TWO = ("gates-heads (16)", "gates (16)"), "choice-stdlib`, `shares-stdlib"
 BEST, LEADS = "least-squares-distilled", (("037", 22), ("060", 16), ("099", 10), ("171", 3))
 RECIPE, BEHIND = "-repaired-distilled", (("by 0.005", 22), ("0.013, 0", 16), ("0.029 and", 10), ("0.026 only", 3))
-WHOLE_MODELS = "parity-stdlib", "all-attention: 3500 steps (32)", "transformer-xl: 3500 steps (32)"
 # Part of a sentence that quotes a difference, its interval, or both.
 QUOTES = [
-    (README, "is 0.135 (0.131 to 0.139", *WHOLE_MODELS),
-    (README, "by 0.011 (0.007 to 0.016", TWO, *PAIR),
-    (README, "0.005 of it", "choice-stdlib", *STAGE),
-    (README, "within 0.013 (−0.007 to 0.032", "shares-stdlib", f"random{RECIPE} (16)", f"michel{RECIPE} (16)"),
-    (README, "needs 0.191 less (0.185 to 0.198", "choice-stdlib", *LONGER),
     (PAGE, "gates need 0.011 bits more", TWO, *PAIR),
     (PAGE, "need 0.005 less, and", "choice-stdlib", *STAGE),
     (PAGE, "by 0.191 bits, and better than", "choice-stdlib", *LONGER),
@@ -393,3 +361,21 @@ def test_sentences_quote_their_comparison(text, quote, study, model, than):
     r = record_of(study, model, than)
     first, *ends = (f"{abs(r[name]):.3f}" for name in ("difference", "low", "high"))
     assert re.findall(r"\d\.\d{3}", quote) in ([first], ends, [first, *ends], [first, *ends[::-1]])
+
+
+# The rows of README's table: what is compared.
+SHOWN = [
+    ("parity-stdlib", "all-attention: 3500 steps (32)", "transformer-xl: 3500 steps (32)"),
+    (TWO, *PAIR),
+    ("choice-stdlib", "gates-heads (16)", "michel (16)"),
+    (TWO, f"{BEST} (16)", "michel (16)"),
+    ("shares-stdlib", f"random{RECIPE} (16)", f"michel{RECIPE} (16)"),
+    ("choice-stdlib", *LONGER),
+]
+
+
+def test_the_table_of_the_readme_follows_from_the_cells():
+    rows = re.findall(r"^\|[^|]*\|[^|]*\| (.*) \|$", part_of_readme("Does it work\\?"), re.MULTILINE)[2:]
+    records = [record_of(*pair) for pair in SHOWN]
+    made = [[*(signed(r[name]) for name in ("difference", "low", "high")), r["seeds"]] for r in records]
+    assert rows == ["{} | {} to {} | {}".format(*each) for each in made]

@@ -1,6 +1,6 @@
-"""Tables, sentence and picture of the page on speed, from the files that benchmarks printed.
+"""Tables and picture of the page on speed, and README's table, from the files that benchmarks printed.
 
-    python -m tinyprune.bench.page data/results/speed
+    python -m tinyprune.bench.page data/results/speed --readme README.md
 
 reads NAME.jsonl, what `tinyprune bench NAME … --json` printed (recipe.jsonl: times and memory of the stages, from
 `/usr/bin/time`, with perplexities from `tinyprune eval`), replaces the tables in README.md, each between two
@@ -188,26 +188,24 @@ def tables(folder: Path) -> dict[str, str]:
     return found
 
 
-def sentence(folder: Path) -> str:
-    """Return README's sentence on training steps."""
-    steps = list(read(folder, "step").values())
-
-    def between(*parts: str) -> str:
-        ratios = [fastest(rows, *parts)["ratio_to_subject"] for rows in steps]
-        return f"{times(min(ratios))[:-1]} to {times(max(ratios))[:-1]} times"
-
-    in_bf16 = [min(r["median_ms"] for n, r in rows.items() if "torch" in n) / rows[BF16]["median_ms"] for rows in steps]
-    best = f"{times(min(in_bf16))[:-1]} to {times(max(in_bf16))[:-1]} times"
-    return (
-        f"a training step takes plain PyTorch {between('torch plain')} as long as tinyprune, PyTorch with SDPA "
-        f"{between('torch sdpa')}, and with `torch.compile` {between('torch.compile')}, all in float32. In bfloat16 "
-        f"the fastest way of PyTorch in any precision takes {best} as long."
-    )
+def short_rows(folder: Path) -> list[Record]:
+    """Return the rows of README's table: PyTorch's fastest way against ours, in float32 and in any precision."""
+    found = []
+    for shape, rows in read(folder, "step").items():
+        exact = fastest(rows, "torch")["median_ms"]
+        ours = {"float32": rows[OURS]["median_ms"], "bfloat16": rows[BF16]["median_ms"]}
+        theirs = {"float32": exact, "bfloat16": min(exact, fastest(rows, "torch", bf16=True)["median_ms"])}
+        row = {"model": TITLES[shape]}
+        for precision, said in (("float32", "in float32"), ("bfloat16", "in any precision")):
+            row[f"tinyprune, {precision}"] = ms(ours[precision])
+            row[f"PyTorch's fastest {said}"] = times(theirs[precision] / ours[precision])
+        found.append(row)
+    return found
 
 
-def written(page: str, folder: Path) -> str:
-    """Return the page with the tables of the files."""
-    for name, table in tables(folder).items():
+def written(page: str, tables: dict[str, str]) -> str:
+    """Return the page with these tables between its marks."""
+    for name, table in tables.items():
         mark = f"<!-- {name} -->"
         page, count = re.subn(f"{mark}.*?{mark}", lambda _, t=f"{mark}\n\n{table}\n\n{mark}": t, page, flags=re.DOTALL)
         if count != 1:
@@ -234,6 +232,11 @@ def picture(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Make the tables and the picture of the page on speed.")
     parser.add_argument("folder", type=Path, help="where README.md and the files are")
-    place = parser.parse_args().folder
-    (place / "README.md").write_text(written((place / "README.md").read_text("utf-8"), place), "utf-8")
-    picture(place)
+    parser.add_argument("--readme", type=Path, help="a page that gets the short table too")
+    args = parser.parse_args()
+    pages = {args.folder / "README.md": tables(args.folder)}
+    if args.readme:
+        pages[args.readme] = {"speed": markdown_table(short_rows(args.folder))}
+    for path, made in pages.items():
+        path.write_text(written(path.read_text("utf-8"), made), "utf-8")
+    picture(args.folder)
