@@ -2,9 +2,10 @@
 
 import math
 import re
+import shlex
 
 import pytest
-from command import KEYS
+from command import KEYS, succeed
 
 from tinyprune.config import RunConfig, to_toml
 from tinyprune.kernels.backend import get_backend
@@ -93,29 +94,45 @@ def one_line(run: Run, records: list[dict]) -> str:
     return " ".join(text.split())
 
 
-def test_the_first_sentence_is_what_the_table_says(run, records):
-    first, last = records[0], records[-1]
+def test_the_first_sentences_are_what_the_table_says(run, records):
+    first, last, path = records[0], records[-1], run.directory.path
     by_layer = ", ".join(map(str, run.load("finetune").model.config.heads))
-    assert one_line(run, records).startswith(
-        f"# small 3 of 8 heads were removed and the rest fine-tuned. By layer {by_layer} heads "
-        f"stayed; the model has {last['parameters']:,} of {first['parameters']:,} parameters, "
-        "and it needs "
+    text = one_line(run, records)
+    assert text.startswith(
+        f"# small ![Layer by head map of the heads that were kept](plots/heads.png) **What went:** 3 of 8 heads; by "
+        f"layer {by_layer} heads stay, with {last['parameters']:,} of {first['parameters']:,} parameters. "
+        "**What it costs:** "
     )
+    longer = f"`tinyprune train {path}-longer --preset {path}/config.toml --set train.steps=13`"
+    assert f" But it was trained for 13 steps, and the whole one for 6: {longer} trains one as long" in text
     baseline, before = first["bits_per_character"], records[:3]
     words = [record | {"bits_per_character": None, "perplexity": 25.0} for record in records]
-    longer = " than the baseline (it has been trained for 13 steps, the baseline for 6)."
 
     def changed(bits: float) -> list[dict]:
         return [*before, last | {"bits_per_character": bits}]
 
+    nothing = {name: first[name] for name in ("heads_open", "parameters")}
+    fewer = f"tinyprune gate {path}-2 --from {path} --target-heads 2"
     for others, said in (
-        (changed(1.25 * baseline), f"it needs 25.0 % more bits per character{longer}"),
-        (changed(0.9 * baseline), f"it needs 10.0 % fewer bits per character{longer}"),
-        (words, "its perplexity is 25, the baseline's 25 ("),
-        ([*before, last | {"heads_open": first["heads_open"]}], "raise --lam"),
+        (changed(1.25 * baseline), "the smaller model needs 25.0 % more bits per character than the whole one. But"),
+        (changed(1.25 * baseline), "that is much; let more stay"),
+        (changed(0.9 * baseline), "the smaller model needs 10.0 % fewer bits per character than the whole one. But"),
+        (changed(0.9 * baseline), f"it costs little; let half as many stay, from the same baseline: `{fewer}`"),
+        (words, "the smaller model's perplexity is 25, the whole one's 25. But"),
+        ([*before, last | nothing], "nothing went; close more with a higher `--lam`"),
     ):
         assert said in one_line(run, others)
-    assert "raise --lam" not in one_line(run, records)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_report_work(run, records):
+    """Both that it proposes, in a shell."""
+    commands = re.findall(
+        r"`(tinyprune (?:train|gate) [^`]+)`", one_line(run, [*records[:3], records[-1] | {"bits_per_character": 1}])
+    )
+    assert len(commands) == 2
+    for command in commands:
+        succeed(*shlex.split(command)[1:], "--backend", "numpy", "--quiet")
 
 
 def test_the_paragraphs_give_text_heads_steps_and_objective(run, records):
@@ -136,7 +153,7 @@ def test_the_written_report_its_sample_and_its_plots(run, records):
     report.write_report(run, records)
     text = (run.directory.path / "report.md").read_text("utf-8")
     shown = re.findall(r"!\[.+\]\((.+)\)", text)
-    assert shown == [f"plots/{name}.png" for name in ("losses", "gates", "heads")]
+    assert shown == [f"plots/{name}.png" for name in ("heads", "losses", "gates")]
     for name in shown:
         assert (run.directory.path / name).read_bytes().startswith(b"\x89PNG")
     # The sample is drawn from the run's seed, so it is the same again.

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import statistics
 import time
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ TIMING_B = 16
 TIMING_ROUNDS = 5
 PARAGRAPH = 2000  # tokens in which the beginning of a paragraph is looked for
 SAMPLE_TOKENS = 400
+DEAR = 0.05  # a share of bits per character or perplexity
 GATES_PICTURE = "![Probability of being open of every head, by layer](plots/gates.png)"
 WHAT_IT_IS = {
     "train": "the baseline, all heads open",
@@ -156,16 +158,17 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
         pictures.clear()
     steps = [stage.steps for stage in stages]
     removed = first["heads_open"] - last["heads_open"]
-    more = "" if removed else " To close more, raise --lam or give --target-heads."
     names = [f"{record['stage']}: {WHAT_IT_IS[record['stage']]}" for record in records]
     rows = [record | {"stage": name} for record, name in zip(records, names, strict=True)]
     prompt, continuation = sample
     paragraphs = [
         f"# {run.directory.path.name}",
-        f"{removed} of {first['heads_total']} heads were removed and the rest fine-tuned. By layer "
-        f"{what_stayed(model.config)} stayed; the model has {last['parameters']:,} of "
-        f"{first['parameters']:,} parameters, and {what_it_costs(first, last)} (it has been trained for "
-        f"{sum(steps):,} steps, the baseline for {steps[0]:,}).{more}",
+        "![Layer by head map of the heads that were kept](plots/heads.png)",
+        f"**What went:** {removed} of {first['heads_total']} heads; by layer {what_stayed(model.config)} stay, with "
+        f"{last['parameters']:,} of {first['parameters']:,} parameters.",
+        f"**What it costs:** on held-out text {what_it_costs(first, last)}. {compare_with(run, steps)}",
+        f"**What to try next:** {what_next(run, first, last)}",
+        "## The stages",
         stages_line(run),
         f"Text: {text.name}, {len(text.train):,} tokens to train on, {len(text.valid):,} to validate, "
         f"{len(text.test):,} held out. The table is measured on the held-out test split, which nothing "
@@ -177,12 +180,13 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
         "## Losses",
         "![Training and validation loss over all stages](plots/losses.png)",
         *pictures,
-        "## What stayed",
-        "![Layer by head map of the heads that were kept](plots/heads.png)",
         "## What the last model writes",
         f"The first {model.config.T} tokens of the test split as a prompt, and the continuation (temperature 0.8):",
         f"```text\n{fenced(prompt)}\n```",
         f"```text\n{fenced(continuation)}\n```",
+        "## Take heads away yourself",
+        f"`tinyprune play {quote(str(run.directory.path))}` writes a web page with the whole model "
+        "inside, if it is a small one that reads characters: click on its heads.",
     ]
     return "\n\n".join(paragraphs) + "\n"
 
@@ -190,10 +194,42 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
 def what_it_costs(first: Record, last: Record) -> str:
     """Return how well the last model predicts, beside the baseline."""
     if first["bits_per_character"] is None:
-        return f"its perplexity is {last['perplexity']:.4g}, the baseline's {first['perplexity']:.4g}"
-    percent = 100 * (last["bits_per_character"] / max(first["bits_per_character"], 1e-9) - 1)
+        return f"the smaller model's perplexity is {last['perplexity']:.4g}, the whole one's {first['perplexity']:.4g}"
+    percent = 100 * cost(first, last)
     change = f"{abs(percent):.1f} % {'more' if percent > 0 else 'fewer'}"
-    return f"it needs {change} bits per character than the baseline"
+    return f"the smaller model needs {change} bits per character than the whole one"
+
+
+def cost(first: Record, last: Record) -> float:
+    """Return what the last model needs more than the baseline, as a share of its bits per character or perplexity."""
+    key = "perplexity" if first["bits_per_character"] is None else "bits_per_character"
+    return last[key] / max(first[key], 1e-9) - 1
+
+
+def compare_with(run: Run, steps: list[int]) -> str:
+    """Say by which command a whole model is trained for as many steps, which is the fair comparison."""
+    path, total = run.directory.path, sum(steps)
+    said = f"But it was trained for {total:,} steps, and the whole one for {steps[0]:,}"
+    if steps[0] in (0, total):
+        return said + "."
+    longer, settings = (quote(str(place)) for place in (path.with_name(f"{path.name}-longer"), path / "config.toml"))
+    command = f"tinyprune train {longer} --preset {settings} --set train.steps={total}"
+    return f"{said}: `{command}` trains one as long, and `tinyprune eval {longer}` measures it."
+
+
+def what_next(run: Run, first: Record, last: Record) -> str:
+    """Propose another target, by what went and what it cost."""
+    stay = last["heads_open"]
+    if stay == first["heads_open"] and last["parameters"] == first["parameters"]:
+        return "nothing went; close more with a higher `--lam`, or with a number of heads, `--target-heads`."
+    if cost(first, last) > DEAR:
+        return "that is much; let more stay, repair what stays (`prune --repair-tokens 20000`), or heal for longer."
+    if stay < 2 or run.config.choose.target_share is not None:
+        return "it costs little; take more away."
+    path, half = run.directory.path, stay // 2
+    fewer, here = (quote(str(place)) for place in (path.with_name(f"{path.name}-{half}"), path))
+    command = f"tinyprune gate {fewer} --from {here} --target-heads {half}"
+    return f"it costs little; let half as many stay, from the same baseline: `{command}`, then `prune` and `finetune`."
 
 
 def what_stayed(config: ModelConfig) -> str:
