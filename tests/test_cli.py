@@ -104,8 +104,14 @@ def test_gates_from_another_run(finished, tmp_path):
     assert (saved["model"], saved["digest"]) == (baseline["model"], baseline["digest"])
     config = read_config((run / "config.toml").read_text("utf-8"), "config.toml")
     assert (config.model.N, config.data.corpus) == (4, baseline["data"]["corpus"])
-    succeed("prune", run)
-    succeed("finetune", run, "--set=heal.steps=3", "--set=heal.B=2")
+    (pruned,) = json.loads(succeed("prune", run, "--json").stdout)
+    (healed,) = json.loads(succeed("finetune", run, "--set=heal.steps=3", "--set=heal.B=2", "--json").stdout)
+    assert list(pruned) == [*KEYS[:5], "valid_loss", "valid_bits_per_character", "checkpoint"]
+    sizes = {name: x.size for name, x in load_checkpoint(run / "prune.safetensors")[0].items()}
+    assert pruned["parameters"] == healed["parameters"] == sum(sizes[name] for name in sizes if "params." in name)
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (healed["valid_loss"], pruned["valid_loss"]) == (last["loss"], None)
+    assert healed["checkpoint"] == str(run / "finetune.safetensors")
     assert succeed("gate", run, "--resume", "--from", finished).stderr == "tinyprune: gate: already finished\n"
 
 

@@ -113,6 +113,7 @@ TEXTS = option(
     "--texts",
     "for gates, repair, healing: run, self (the model writes it), repeats (of random tokens), FILE; commas between",
 )
+LEFT = switch("--json", "what the stage leaves as JSON on standard output")
 LOADED = (MODEL, STAGE, BACKEND)
 STUDY = (SETTING, BACKEND, switch("--json", "all rows as JSON on standard output"))
 METHODS = "gates, or criteria as for choose.by, leave-one-out and confidence for heads alone (%(default)s)"
@@ -128,14 +129,15 @@ OPTIONS = {
         *GATE,
         switch("--json", "the table as JSON on standard output"),
     ],
-    "train": RUN,
-    "gate": [*RUN, *GATE, TEXTS, BASELINE],
+    "train": (*RUN, LEFT),
+    "gate": [*RUN, *GATE, TEXTS, BASELINE, LEFT],
     "prune": [
         *RUN,
         option("--repair-tokens", "fit what stays to so many tokens, so that it computes what all did", type=int),
         TEXTS,
+        LEFT,
     ],
-    "finetune": RUN,
+    "finetune": (*RUN, LEFT),
     "import": [
         option("path", "a folder as the Hugging Face Hub has it, or a .gguf file"),
         option("directory", "directory of the run (runs/NAME)", nargs="?"),

@@ -31,8 +31,13 @@ def run_all(arguments: argparse.Namespace) -> None:
 
 def run_stage(arguments: argparse.Namespace) -> None:
     """Run `tinyprune train`, `gate`, `prune` or `finetune`."""
-    with open_run(arguments, (arguments.command,)) as run:
-        getattr(run, arguments.command)(arguments.resume)
+    from tinyprune.runs.report import finished_record
+
+    stage = arguments.command
+    with open_run(arguments, (stage,)) as run:
+        getattr(run, stage)(arguments.resume)
+    if arguments.json:
+        print_records([finished_record(run, stage)], as_json=True)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tinyprune.model.generation import generate
 from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.runs.directory import STAGES
+from tinyprune.runs.directory import STAGES, load_model
 from tinyprune.runs.run import Run
 from tinyprune.training.checkpoints import sha256_of
 from tinyprune.training.evaluation import Evaluation, evaluate
@@ -40,8 +40,8 @@ WHAT_IT_IS = {
 }
 
 
-def stage_record(stage: str, model: Transformer, result: Evaluation, ms_per_1k_tokens: float | None) -> Record:
-    """Return a stage's row: size, computation, quality, speed."""
+def size_record(stage: str, model: Transformer) -> Record:
+    """Return the size of a stage's model, and its computation."""
     opened = open_config(model)
     record: Record = {"stage": stage, "heads_open": sum(opened.heads)}
     record["heads_total"] = model.config.heads_total
@@ -49,6 +49,22 @@ def stage_record(stage: str, model: Transformer, result: Evaluation, ms_per_1k_t
         record["blocks_open"] = sum(opened.blocks)
     record["parameters"] = count_parameters(model.config)
     record["multiply_adds_per_token"] = count_multiply_adds(opened)
+    return record
+
+
+def finished_record(run: Run, stage: str) -> Record:
+    """Return what a stage has left: its model's size, the last validation while it trained, and the checkpoint."""
+    checkpoint = run.directory.checkpoint(stage)
+    record = size_record(stage, load_model(checkpoint, Engine()).model)
+    validated = [r for r in read_metrics(run.directory.metrics) if (r["stage"], r["split"]) == (stage, "valid")]
+    last = validated[-1] if validated else {}
+    quality = {f"valid_{name}": last.get(name) for name in ("loss", "bits_per_character")}
+    return record | quality | {"checkpoint": str(checkpoint)}
+
+
+def stage_record(stage: str, model: Transformer, result: Evaluation, ms_per_1k_tokens: float | None) -> Record:
+    """Return a stage's row: size, computation, quality, speed."""
+    record = size_record(stage, model)
     record["bits_per_character"] = result.bits_per_character
     record["perplexity"] = result.perplexity
     if ms_per_1k_tokens is not None:
