@@ -136,7 +136,7 @@ def model_cases() -> list[Case]:
     cases = [model_case(kind, hard=kind != "transformer", adaptive=kind == "transformer-xl") for kind in KINDS]
     cases += [model_case("transformer", norm="rmsnorm"), model_case("llama", tied=False, bias="layers")]
     cases += [model_case("llama", frozen=True), model_case("transformer-xl", U=2), model_case("gpt2", U=2)]
-    cases += [model_case(hard=False, persistent="stream")]
+    cases += [model_case(hard=False, persistent="stream"), model_case("llama", head_norms=True)]
     cases = [replace(case, forward=remembered(case.forward)) for case in cases]
     # what is remembered must be computed before the first bug is planted: `Parts.split` is part of forward, too
     assert not any(wrong_gradients(case) for case in cases)

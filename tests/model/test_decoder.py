@@ -39,10 +39,22 @@ def test_it_reads_as_numpy_does(kind, options, gated):
 
 
 def test_what_is_new_is_left_to_numpy():
-    """A norm, say, that the kernel would take for another."""
+    """A norm, say, that the kernel would take for another, and norms of heads."""
     config = small_model(small_config("llama"), dtype=np.float32).config
-    assert knows(config) and not knows(SimpleNamespace(positions="rotary", norm="new", second="swiglu"))
-    assert not knows(SimpleNamespace(positions="rotary", norm="rmsnorm", second="new"))
+    known = {"positions": "rotary", "norm": "rmsnorm", "second": "swiglu", "head_norms": False}
+    assert knows(config) and knows(SimpleNamespace(**known))
+    for name in ("positions", "norm", "second", "head_norms"):
+        assert not knows(SimpleNamespace(**known | {name: "new"}))
+
+
+def test_norms_of_heads_are_applied_token_by_token():
+    model = small_model(small_config("llama", L=2, head_norms=True), dtype=np.float32)
+    text = np.random.default_rng(6).integers(0, model.config.V, model.config.T)
+    for name in ("numpy", "numba"):
+        reader = CachedDecoder(dataclasses.replace(model, ops=get_backend(name)))
+        assert reader.compiled is None
+        log_p = [reader.predict(reader.read_token(int(token))) for token in text]
+        np.testing.assert_allclose(log_p, model.log_p(text[None])[0], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", stored.FORMS)

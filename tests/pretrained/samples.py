@@ -72,7 +72,7 @@ def theirs(folder, kind, **options):
     else:
         sizes |= {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 6}
         sizes |= {"num_key_value_heads": 3, "max_position_embeddings": 18, "rms_norm_eps": 1e-4}
-        name = {"llama": "Llama", "qwen2": "Qwen2", "mistral": "Mistral"}[kind]
+        name = kind.capitalize()
         config = getattr(transformers, f"{name}Config")(**sizes | options)
         model = getattr(transformers, f"{name}ForCausalLM")(config)
     with torch.no_grad():

@@ -21,6 +21,7 @@ from tinyprune.pretrained.layout import sources
 # Rows as long as a block of quantised numbers, or two.
 SIZES = samples.SIZES | {"D": 32, "H": 4, "F": 64, "norm_eps": 1e-5}
 LLAMA = ModelConfig("llama", **SIZES, kv_heads=2, rope_base=500.0, tied=False)
+QWEN3 = ModelConfig("llama", **SIZES, kv_heads=2, head_norms=True)
 DESCRIPTIONS = {"none": samples.train_tokenizer("smollm"), "qkv": samples.train_tokenizer("qwen2")}
 
 
@@ -32,6 +33,7 @@ def permuted(W, heads):
 def write(path, config, params, kind=Type.F32, *, entries=None, without=(), more=None):
     """Write a file; `entries` replace or follow its own, `without` some keys or tensors, and with `more` tensors."""
     family, pre = ("qwen2", "qwen2") if config.bias == "qkv" else ("llama", "smollm")
+    family = "qwen3" if config.head_norms else family
     described = json.loads(DESCRIPTIONS[config.bias])
     tokens = list(described["model"]["vocab"])
     special = {token["id"] for token in described["added_tokens"]}
@@ -87,7 +89,9 @@ def test_the_file_of_an_installed_package_is_found_by_its_name(tmp_path, params,
         read_pretrained("pytest")
 
 
-@pytest.mark.parametrize("config", [LLAMA, ModelConfig("llama", **SIZES), ModelConfig("llama", **SIZES, bias="qkv")])
+@pytest.mark.parametrize(
+    "config", [LLAMA, ModelConfig("llama", **SIZES), ModelConfig("llama", **SIZES, bias="qkv"), QWEN3]
+)
 def test_what_the_converter_writes_is_read(tmp_path, config):
     params = samples.random_model(config)[0].params
     usual = () if config.kv_heads else ("llama.rope.freq_base", "llama.attention.head_count_kv")
@@ -114,7 +118,7 @@ def test_narrow_and_quantised_numbers_become_float32(tmp_path, params, kind, err
 
 
 NOT_OURS = [
-    ("general.architecture", "mamba", "general.architecture must be one of llama, deci, qwen2, got mamba"),
+    ("general.architecture", "mamba", "general.architecture must be one of llama, deci, qwen2, qwen3, got mamba"),
     ("llama.rope.scaling.type", "linear", "rope.scaling.type is 'linear'"),
     ("llama.attention.head_count_kv", "2", "head_count_kv must be a number of type int .*, got '2'"),
     ("llama.block_count", 100_000_000, "block_count must be .* below 1,000, got 100000000"),

@@ -34,7 +34,9 @@ MORE = {
     "smollm": {},
     "qwen2": {"D": 192, "head_width": 0, "bias": "qkv"},  # all heads together are as wide as the stream
     "llama3": {"rope_scaling": (8, 1, 4, 64)},
+    "qwen3": {"head_norms": True},
 }
+CUTS = {"qwen3": "qwen2"}  # texts are cut alike
 EACH = [[1, 1, 1, 1, 0, 1], [0] * 6, [0, 0, 1, 0, 0, 0], [1] * 6], [[1, 0, 1, 1], [0, 1, 1, 1], [0] * 4, [1] * 4]
 ALIKE = [[1, 0, 1, 0, 1, 1]] * 4, [[1, 0, 1, 1], [0, 1, 1, 1]] * 2
 WHOLE = [[1] * 6] * 4, [[1] * 4] * 4
@@ -149,7 +151,7 @@ def test_a_model_of_the_hub_has_its_tokenizer_written(tmp_path, cut):
     config = replace(CONFIG, V=320, tied=False, **MORE[cut])
     params = samples.random_model(config)[0].params
     model = Transformer(config, params)
-    tokenizer = samples.BytePairTokenizer(samples.train_tokenizer(cut), 320, "j")
+    tokenizer = samples.BytePairTokenizer(samples.train_tokenizer(CUTS.get(cut, cut)), 320, "j")
     write_gguf(tmp_path / "m.gguf", model, tokenizer, kind="f32", positions=99)
     found = read_pretrained(tmp_path / "m.gguf")
     fields = gguf.GGUFReader(tmp_path / "m.gguf").fields
@@ -157,7 +159,7 @@ def test_a_model_of_the_hub_has_its_tokenizer_written(tmp_path, cut):
     end = fields["tokenizer.ggml.eos_token_id"].contents()
     assert tokenizer.decode([end]) == "<|end|>"
     assert (found.config.V, found.config.T) == (320, 99)
-    assert family == ("qwen2" if cut == "qwen2" else "llama")
+    assert family == (cut if "qwen" in cut else "llama")
     assert found.tokenizer.chat_template == fields["tokenizer.chat_template"].contents() == "j"
     samples.check_equal(found.params, params)
     assert ('"ignore_merges": true' in found.tokenizer.description) == (cut == "llama3")
@@ -178,13 +180,14 @@ def test_what_a_file_cannot_say_is_refused_and_nothing_written(tmp_path, monkeyp
     model, tokenizer = samples.random_model(CONFIG)
     other = samples.random_model(samples.GPT2)[0]
     pairs = samples.train_tokenizer("llama3").replace("{1,3}", "{1,2}")
-    gated = with_parts(model)
+    gated, qwen3 = with_parts(model), samples.random_model(replace(CONFIG, head_norms=True))[0]
     (tmp_path / "there").touch()
     for wrong, match in (
         ({"path": tmp_path / "there"}, "there exists; give a new file"),
         ({"model": other}, "GGUF files can say models of kind llama, got gpt2"),
         ({"model": gated}, "this model has gates"),
         ({"tokenizer": samples.BytePairTokenizer(pairs)}, "is cut for smollm, gpt-2, qwen2, llama-bpe; this"),
+        ({"model": pruned(qwen3)}, r"a Qwen3 with the same parts in every layer, got \[.*; use --padded"),
         ({"kind": "q2"}, "kind must be one of sliced, source, f32; got 'q2'"),
     ):
         with pytest.raises(UsageError, match=match):
@@ -225,6 +228,17 @@ def test_llama_cpp_computes_the_same(source, tmp_path, masks):
     path, given = source
     smaller = pruned(given, masks)
     write_gguf(tmp_path / "m.gguf", smaller, given.tokenizer, path, "f32")
+    log_p = their_log_p(tmp_path / "m.gguf", IDS[0], 300, type_k="f32", type_v="f32")
+    np.testing.assert_allclose(log_p, smaller.log_p(IDS)[0], rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_llama_cpp_computes_the_same_qwen3(tmp_path):
+    """With the zeros of what was removed, since its layers must be alike."""
+    model, tokenizer = samples.random_model(replace(CONFIG, head_norms=True))
+    smaller = padded(pruned(model))
+    write_gguf(tmp_path / "m.gguf", smaller, tokenizer, kind="f32")
+    assert read_pretrained(tmp_path / "m.gguf").config.head_norms
     log_p = their_log_p(tmp_path / "m.gguf", IDS[0], 300, type_k="f32", type_v="f32")
     np.testing.assert_allclose(log_p, smaller.log_p(IDS)[0], rtol=0, atol=1e-3)
 

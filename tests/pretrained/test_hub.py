@@ -128,7 +128,7 @@ FOREIGN |= {"quantization_config": {"bits": 4}, "activation_function": "relu"}
 @pytest.mark.parametrize(
     ("model", "changes", "match"),
     [
-        (GPT2, {"model_type": "bert"}, "model_type must be one of gpt2, llama, qwen2, mistral, got 'bert'"),
+        (GPT2, {"model_type": "bert"}, "model_type must be one of gpt2, llama, qwen2, qwen3, mistral, got 'bert'"),
         *((GPT2, {key: value}, f"{key} is {value!r}, .* only models") for key, value in FOREIGN.items()),
         (GPT2, {"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false, got 'no'"),
         (GPT2, {"n_head": 5}, "config.json: model.D must be a multiple of model.H = 5, got 24"),

@@ -28,6 +28,7 @@ MODELS = {
     "llama, scaled": ({"rope_scaling": SCALED}, {"rope_scaling": (8.0, 1.0, 4.0, 64.0)}),
     "llama, wide heads": ({"head_dim": 6, "rope_theta": 500.0}, {"head_width": 6}),
     "qwen2": ({"rope_theta": 500.0}, {"bias": "qkv"}),
+    "qwen3": ({"rope_theta": 500.0, "head_dim": 6}, {"head_norms": True, "head_width": 6}),
     "mistral": ({"rope_theta": 500.0, "sliding_window": 100}, {"T": 100}),
 }
 
@@ -57,8 +58,8 @@ def test_what_is_written_again_is_loaded_by_transformers(pair, tmp_path):
     write_hub(tmp_path, Transformer(model.config, model.params), model.tokenizer)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert_array_equal(*(samples.their_logits(model, np.arange(18)) for model in (again, theirs)))
-    # transformers cuts a text for every Qwen2 as Qwen's own tokenizer does, whatever tokenizer.json says
-    qwen = model.config.bias == "qkv"
+    # transformers cuts a text for every Qwen2 or Qwen3 as Qwen's own tokenizer does, whatever tokenizer.json says
+    qwen = model.config.bias == "qkv" or model.config.head_norms
     kind = transformers.PreTrainedTokenizerFast if qwen else transformers.AutoTokenizer
     tokenizer = kind.from_pretrained(tmp_path)
     assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "<a>"

@@ -75,7 +75,7 @@ COMMANDS = {
     "gate": (run_stage, "stage 2: train gates on every head of the baseline"),
     "prune": (run_stage, "stage 3: remove the heads that closed"),
     "finetune": (run_stage, "stage 4: train the smaller model a little more"),
-    "import": (import_pretrained, "make a run of a pretrained GPT-2, Llama, Qwen2 or Mistral, to be gated"),
+    "import": (import_pretrained, "make a run of a pretrained GPT-2, Llama, Qwen2, Qwen3 or Mistral, to be gated"),
     "export": (export_pretrained, "write a model, also a pruned one, for transformers or llama.cpp"),
     "eval": (evaluate_model, "evaluate a model on held-out text, with the memory carried along"),
     "generate": (generate_text, "continue a prompt"),

@@ -73,6 +73,7 @@ class ModelConfig(Config):
         low=1e-6,
     )
     norm: str | None = newer(None, "normalisation before blocks; not given: as usual", choices=("layernorm", "rmsnorm"))
+    head_norms: bool = newer(False, "whether the queries and keys of each head are normalised, too (Qwen3)")
     norm_eps: float = newer(1e-5, "added to the variance or the mean square", low=1e-12, high=1.0)
     feedforward: str | None = newer(
         None,

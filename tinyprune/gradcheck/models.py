@@ -121,6 +121,7 @@ def model_cases(ops: Engine) -> list[Case]:
         {"persistent": "stream"},
         *({"kind": kind} for kind in ("transformer-xl", "transformer", "gpt2", "llama")),
         {"kind": "llama", "tied": False, "bias": "layers"},
+        *({"kind": kind, "head_norms": True} for kind in ("all-attention", "llama")),
         *({"kind": kind, "frozen": True} for kind in ("llama", "transformer")),
         {"frozen": True, "persistent": "stream"},
         *({"kind": kind, "U": 2} for kind in ("transformer-xl", "gpt2", "llama")),

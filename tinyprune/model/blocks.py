@@ -125,7 +125,7 @@ def attention_block_backward(
     # q, k = rotary(q), rotary(k)
     dq, dk = ops.rotary_backward(dq, cache.rotary_q), ops.rotary_backward(dk, cache.rotary_k)
     # q, k, v, r = n[:, S-T:] Wq + bq, n Wk + bk, n Wv + bv, R[:S] Wr
-    dn, dheads = heads_backward(dq, dk, dv, dr, cache.projections, ops)
+    dn, dheads = heads_backward(dq, dk, dv, dr, cache.projections, config, ops)
     del dq, dk, dv
     # n = norm([m; x]); nothing flows into m
     dcontext, dnorm = norm_backward(dn, cache.norm, "ln", config, ops)
@@ -270,7 +270,8 @@ FEEDFORWARD: dict[str | None, FeedForward] = {
 def norm_forward(x: NDArray, p: Parameters, prefix: str, config: ModelConfig, ops: Engine) -> tuple[NDArray, tuple]:
     """Normalise x (…, D) over its last axis, by the operation that `config.norm` names; return (…, D) and the cache.
 
-    `prefix` says where: "ln" before attention and after the last layer, "ffn.ln" or "net.ln" before the second block.
+    `prefix` says where: "ln" before attention and after the last layer, "ffn.ln" or "net.ln" before the second block,
+    "q_norm" and "k_norm" of each head, over its Dh features.
     """
     weights = (p[f"{prefix}.{name}"] for name in NORMS[config.norm])
     return getattr(ops, f"{config.norm}_forward")(x, *weights, config.norm_eps)
@@ -291,7 +292,7 @@ WEIGHTS, BIASES = ("Wq", "Wk", "Wv", "Wr"), ("bq", "bk", "bv")
 def heads_forward(
     n: NDArray, T: int, layer: Layer, config: ModelConfig, ops: Engine
 ) -> tuple[NDArray, NDArray, NDArray, NDArray | None, tuple]:
-    """Project n (B, S, D) for the heads (`ops.projections`).
+    """Project n (B, S, D) for the heads (`ops.projections`); with `config.head_norms` each query and key is normalised.
 
     Returns:
         q: of the last T positions, (B, T, H, Dh).   k, v: of all, (B, S, K, Dh).
@@ -304,20 +305,31 @@ def heads_forward(
     weights, biases = ([layer.p.get(name) for name in names] for names in (WEIGHTS, BIASES))
     outs, cache = ops.projections_forward(n, R, weights, biases, T, frozen=layer.frozen)
     q, k, v, *r = (by_head(x, config.Dh) for x in outs)
-    return q, k, v, r[0] if r else None, (cache, rows)
+    norms: list[Any] = []
+    if config.head_norms:
+        q, norm_q = norm_forward(q, layer.p, "q_norm", config, ops)
+        k, norm_k = norm_forward(k, layer.p, "k_norm", config, ops)
+        norms = [norm_q, norm_k]
+    return q, k, v, r[0] if r else None, (cache, rows, norms)
 
 
 def heads_backward(
-    dq: NDArray, dk: NDArray, dv: NDArray, dr: NDArray | None, cache: tuple, ops: Engine
+    dq: NDArray, dk: NDArray, dv: NDArray, dr: NDArray | None, cache: tuple, config: ModelConfig, ops: Engine
 ) -> tuple[NDArray, Parameters]:
     """Return the gradients of `heads_forward`: dn, and those of the parameters. Rows of R that were not read get 0."""
-    projections, rows = cache
+    projections, rows, norms = cache
+    dnorms: Parameters = {}
+    # q, k = norm(q), norm(k)
+    if norms:
+        dq, dnorm_q = norm_backward(dq, norms[0], "q_norm", config, ops)
+        dk, dnorm_k = norm_backward(dk, norms[1], "k_norm", config, ops)
+        dnorms = dnorm_q | dnorm_k
     # q, k, v, r = n[:, S-T:] Wq + bq, n Wk + bk, n Wv + bv, R[:S] Wr
     douts = [merged(x) for x in (dq, dk, dv, dr) if x is not None]
     dn, dR, *grads = ops.projections_backward(douts, projections)
     if dR is not None and len(dR) < rows:
         dR = ops.put_slices(dR, range(len(dR)), 0, rows)
-    return dn, {"R": dR} | dict(zip(WEIGHTS + BIASES, grads, strict=True))
+    return dn, {"R": dR} | dict(zip(WEIGHTS + BIASES, grads, strict=True)) | dnorms
 
 
 def by_head(x: NDArray, Dh: int) -> NDArray:

@@ -54,6 +54,8 @@ def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tupl
         layer |= {"Wq": (D, H * Dh), "Wk": (D, K * Dh), "Wv": (D, K * Dh)}
         if config.biased_projections:
             layer |= {"bq": (H * Dh,), "bk": (K * Dh,), "bv": (K * Dh,)}
+        if config.head_norms:
+            layer |= norm_shapes(config, "q_norm", Dh) | norm_shapes(config, "k_norm", Dh)
         if config.relative:
             layer |= {"Wr": (D, H * Dh), "u": (H, Dh), "w": (H, Dh)}
         if config.attended:
@@ -74,9 +76,9 @@ def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tupl
     return shapes | norm_shapes(config, "ln") | softmax_shapes(config)
 
 
-def norm_shapes(config: ModelConfig, prefix: str) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of a norm's parameters, PREFIX.scale and, for LayerNorm, PREFIX.bias."""
-    return {f"{prefix}.{name}": (config.D,) for name in NORMS[config.norm]}
+def norm_shapes(config: ModelConfig, prefix: str, width: int = 0) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of a norm's parameters, PREFIX.scale and, for LayerNorm, PREFIX.bias; of D numbers."""
+    return {f"{prefix}.{name}": (width or config.D,) for name in NORMS[config.norm]}
 
 
 def feedforward_shapes(config: ModelConfig, i: int) -> dict[str, tuple[int, ...]]:

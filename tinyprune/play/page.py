@@ -90,7 +90,7 @@ def check_model(saved: SavedModel) -> None:
         "a tokenizer of characters": saved.tokenizer.kind == "character",
         "a model without gates (--stage train, prune or finetune)": saved.model.gate is None,
         'model.positions = "relative" or "learned"': config.positions in ("relative", "learned"),
-        'model.norm = "layernorm"': config.norm == "layernorm",
+        'model.norm = "layernorm", and no norms of heads': config.norm == "layernorm" and not config.head_norms,
         'model.feedforward = "relu", or networks of heads': config.second in (None, "relu", "networks"),
         "a key-value head for each head": not config.kv_heads or config.kv_heads == config.H,
         "no model.cutoffs, and no blocks of units (model.U)": not config.cutoffs and not config.U,

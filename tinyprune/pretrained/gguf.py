@@ -1,4 +1,4 @@
-"""A GGUF file of llama.cpp: a Llama or a Qwen2 with its tokenizer in one file, its matrices often quantised.
+"""A GGUF file of llama.cpp: a Llama, a Qwen2 or a Qwen3 with its tokenizer in one file, its matrices often quantised.
 
 The package `gguf` reads the header, which takes seconds for the hundred thousand strings of a tokenizer, and turns
 quantised blocks into float32.
@@ -28,7 +28,8 @@ from tinyprune.pretrained.settings import NUMBERS, Settings, model_config, only,
 from tinyprune.pretrained.stored import StoredTensor, check_tensors, damaged, read_parameters, reading
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's types of tokens
-ARCHITECTURES = ("llama", "deci", "qwen2")  # deci: a Llama whose layers differ
+ARCHITECTURES = ("llama", "deci", "qwen2", "qwen3")  # deci: a Llama whose layers differ
+UNTURNED = ("qwen2", "qwen3")  # whose rotated pairs are half a head apart, as ours, see `halves`
 TURNED = (".Wq", ".Wk", ".bq", ".bk")  # what rotary positions turn
 LLAMA3 = "llama-bpe"  # up to three digits are one token, and a piece that is a token is not merged
 
@@ -76,7 +77,7 @@ def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]], 
     tokenizer = read_tokenizer(entries, config.V, path)
     params = read_parameters(stored, where, shapes)
     for name in params:
-        if name.endswith(TURNED) and entries["general.architecture"] != "qwen2":
+        if name.endswith(TURNED) and entries["general.architecture"] not in UNTURNED:
             params[name] = halves(params[name], config.Dh)
     return config, params, tokenizer
 
@@ -106,7 +107,7 @@ def halves(W: NDArray, Dh: int) -> NDArray:
     """Return Wq or Wk, (D, H·Dh), bq or bk, (H·Dh,), with the columns of each head in our order.
 
     Rotary positions turn pairs of columns. In GGUF the two of a pair are neighbours (0, 1), (2, 3), …; here, as on the
-    Hub and in the architecture `qwen2`, they are half a head apart: (0, Dh/2), (1, Dh/2 + 1), …
+    Hub and in the architectures `UNTURNED`, they are half a head apart: (0, Dh/2), (1, Dh/2 + 1), …
     """
     return W.reshape(*W.shape[:-1], -1, Dh // 2, 2).swapaxes(-1, -2).reshape(W.shape)
 
@@ -130,6 +131,7 @@ def read_settings(entries: Settings, stored: dict[str, StoredTensor], path: Path
         numbers["head_width"] = width
     if any(name.endswith("attn_q.bias") for name in stored):
         numbers["bias"] = "qkv"
+    numbers["head_norms"] = family == "qwen3"
     config = model_config(path, "llama", **numbers, tied="output.weight" not in stored)
     for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         only(entries, f"llama.{key}", path, config.Dh)

@@ -1,8 +1,8 @@
 """Write a Llama as one file of llama.cpp, also one that has lost heads and blocks of units in some layers only.
 
-Where all layers are alike the file says `llama`, or `qwen2` if queries, keys and values have biases and are as wide as
-the stream; otherwise `deci`: in that architecture each layer has numbers of heads, of key-value heads and of units, may
-have biases and may have no attention.
+Where all layers are alike the file says `llama`; `qwen3` if the queries and keys of each head are normalised; or
+`qwen2` if queries, keys and values have biases and are as wide as the stream. Otherwise it says `deci`: in that
+architecture each layer has numbers of heads, of key-value heads and of units, and may have biases, or no attention.
 
 llama.cpp gives each key-value head of a layer as many queries, one after the other. Where heads that stay do not
 divide so, queries of zeros are added, whose rows of Wo are zeros, too, or a key-value head is stored twice; each layer
@@ -32,7 +32,18 @@ from tinyprune.io.files import save_error
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.rotary import frequencies
 from tinyprune.pretrained.export import check_writable, end_token, padded
-from tinyprune.pretrained.gguf import CONTROL, LLAMA3, NORMAL, PRE, TURNED, UNUSED, USER_DEFINED, package, same
+from tinyprune.pretrained.gguf import (
+    CONTROL,
+    LLAMA3,
+    NORMAL,
+    PRE,
+    TURNED,
+    UNTURNED,
+    UNUSED,
+    USER_DEFINED,
+    package,
+    same,
+)
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.settings import number_names
 
@@ -201,7 +212,13 @@ def architecture(config: ModelConfig, layers: Sequence[Stored]) -> str:
     """Return the simplest architecture of llama.cpp that can say these layers."""
     sizes = {tuple(map(len, stored)) for stored in layers}
     if len(sizes) > 1 or 0 in min(sizes):
+        if config.head_norms:
+            raise UsageError(
+                f"llama.cpp reads a Qwen3 with the same parts in every layer, got {sorted(sizes)}; use --padded"
+            )
         return "deci"
+    if config.head_norms:
+        return "qwen3"
     if not config.biased_projections:
         return "llama"
     # llama.cpp's qwen2 has queries as wide as the stream, and no slower angles.
@@ -225,6 +242,8 @@ class Cut:
 # anything of its block is.
 CUT: dict[str, tuple[str, int | None]] = {
     "ln.scale": ("heads", None),
+    "q_norm.scale": ("heads", None),
+    "k_norm.scale": ("heads", None),
     "Wq": ("heads", 0),
     "Wk": ("keys", 0),
     "Wv": ("keys", 0),
@@ -253,9 +272,9 @@ def cuts(config: ModelConfig, layers: Sequence[Stored], family: str, source_fami
                 columns = places
             elif axis == 0:
                 rows = source_rows = places
-            if name.endswith(TURNED) and family != "qwen2":
+            if name.endswith(TURNED) and family not in UNTURNED:
                 rows = neighbours(places, config.Dh)
-                if source_family == "qwen2":
+                if source_family in UNTURNED:
                     source_rows = rows
         yield Cut(name, tensor, transposed, rows, source_rows, columns)
 

@@ -26,6 +26,8 @@ LAYER = {
     "q": ("attn.c_attn", "self_attn.q_proj", "attn_q"),
     "k": ("attn.c_attn", "self_attn.k_proj", "attn_k"),
     "v": ("attn.c_attn", "self_attn.v_proj", "attn_v"),
+    "q_norm": ("", "self_attn.q_norm", "attn_q_norm"),
+    "k_norm": ("", "self_attn.k_norm", "attn_k_norm"),
     "o": ("attn.c_proj", "self_attn.o_proj", "attn_output"),
     "ffn.ln": ("ln_2", "post_attention_layernorm", "ffn_norm"),
     "ffn.1": ("mlp.c_fc", "mlp.up_proj", "ffn_up"),

@@ -1,6 +1,7 @@
 """The settings of a GPT-2 or a Llama: from the Hub's config.json to our ModelConfig, and back.
 
-Qwen2 is a Llama whose queries, keys and values have biases, Mistral one whose queries may see a window of the latest
+Qwen2 is a Llama whose queries, keys and values have biases, Qwen3 one that normalises each head's queries and keys, and
+Mistral one whose queries may see a window of the latest
 positions: segments no longer than the window are the same with it.
 """
 
@@ -23,6 +24,7 @@ ONLY: dict[str, Settings] = {
     },
     "llama": {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
     "qwen2": {"hidden_act": "silu"},
+    "qwen3": {"hidden_act": "silu", "attention_bias": False},
     "mistral": {"hidden_act": "silu"},
 }
 # The numbers of the "llama3" scaling of positions, in the order of `ModelConfig.rope_scaling`.
@@ -60,7 +62,7 @@ ABSENT: dict[str, Settings] = {
     "gguf": {"rope_base": 10_000.0},
 }
 # The classes of the families in transformers.
-LLAMAS = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "mistral": "MistralForCausalLM"}
+LLAMAS = {family: f"{family.capitalize()}ForCausalLM" for family in ("llama", "qwen2", "qwen3", "mistral")}
 ARCHITECTURES = {"gpt2": "GPT2LMHeadModel"} | LLAMAS
 
 
@@ -99,6 +101,7 @@ def read_settings(config: Settings, where: Path) -> ModelConfig:
             numbers["head_width"] = width
         if family == "qwen2":
             numbers["bias"] = "qkv"
+        numbers["head_norms"] = family == "qwen3"
         if config.get("use_sliding_window", family == "mistral"):
             window = positive(config, "sliding_window", where, numbers["T"])
             numbers["T"] = min(numbers["T"], window)
@@ -108,7 +111,7 @@ def read_settings(config: Settings, where: Path) -> ModelConfig:
 def write_settings(model: ModelConfig, heads: int, positions: int) -> Settings:
     """Return the config.json of a model for so many positions, with `heads` heads in each layer."""
     kind = model.kind
-    family = "qwen2" if model.bias == "qkv" else kind
+    family = "qwen2" if model.bias == "qkv" else "qwen3" if model.head_norms else kind
     config: Settings = {"model_type": family, "architectures": [ARCHITECTURES[family]]}
     ours = {"H": heads, "F": model.width(0), "T": positions, "kv_heads": len(model.kv_ids(0))}
     for name, theirs in number_names(kind).items():

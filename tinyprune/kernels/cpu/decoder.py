@@ -379,7 +379,8 @@ BIASES = {"net.pk": "net.pb", "net.pv": "net.bo"}
 def knows(config: Any) -> bool:
     """Return whether this page computes all that a model has; what is new is computed by NumPy until it does."""
     positions, norms = ("relative", "learned", "rotary"), ("layernorm", "rmsnorm")
-    return config.positions in positions and config.norm in norms and config.second in (None, *SECOND)
+    known = config.positions in positions and config.norm in norms and config.second in (None, *SECOND)
+    return known and not config.head_norms
 
 
 class Decoder:
