@@ -1,4 +1,4 @@
-"""Pretrained models: GPT-2 and Llama (SmolLM2, Qwen2, Qwen3, Mistral), read from files and written back, with NumPy alone.
+"""Pretrained models: GPT-2 and Llama (SmolLM2, Qwen2 and 3, Mistral), read from files and written back, by NumPy alone.
 
 model = read_pretrained("gpt2")                     # a folder of the Hugging Face Hub
 model = read_pretrained("SmolLM2-135M.Q4_1.gguf")   # a file of llama.cpp
