@@ -25,7 +25,7 @@ from tinyprune.errors import TinypruneError, UsageError
 
 def test_the_catalogue_has_the_known_corpora_with_licences():
     entries = catalogue()
-    known = "pydoc stdlib tinyshakespeare text8 enwik8 wikitext-2 wikitext-103"
+    known = "pydoc stdlib sotu factbook tinyshakespeare text8 enwik8 wikitext-2 wikitext-103"
     assert list(entries) == known.split()
     for entry in entries.values():
         assert entry.licence and entry.note
@@ -110,7 +110,7 @@ def test_no_character_is_cut(mine, size):
 def test_an_unknown_name_is_refused_with_a_list_of_the_corpora(tmp_path, monkeypatch, name, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").touch()
-    said = rf"data\.corpus: .*{said}.*pydoc, stdlib, tinyshakespeare.*path of a text file"
+    said = rf"data\.corpus: .*{said}.*pydoc, stdlib, sotu, factbook, tinyshakespeare.*path of a text file"
     with pytest.raises(UsageError, match=said):
         open_corpus(DataConfig(corpus=name))
 

@@ -1,6 +1,7 @@
 """Find a corpus: from a name or a path to the bytes of three splits, train, valid and test.
 
-Two corpora come with every Python, five are downloaded (`corpora.toml`), and any file or folder can be one.
+Two corpora come with every Python, two with packages (`packages`), five are downloaded (`corpora.toml`), and any file
+or folder can be one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from tinyprune.config import DataConfig
 from tinyprune.data.corpus import SPLITS, Corpus
 from tinyprune.data.download import fetch
+from tinyprune.data.packages import factbook, speeches
 from tinyprune.errors import TinypruneError, UsageError, nearest
 from tinyprune.io.files import cache_directory, replace_file
 
@@ -69,8 +71,8 @@ def open_corpus(config: DataConfig) -> Corpus:
 
     A corpus without splits is cut into train, then valid, then test, by the two fractions of `config`. Sizes
     are in bytes; a cut that would fall inside a character moves to its end. A cut may divide a word. With
-    `config.split` "documents" the splits of pydoc, stdlib and a folder are whole topics and files, see `interleaved`. A
-    file is read as `plain_text` says, and a corpus of the catalogue byte for byte.
+    `config.split` "documents" the splits of a folder, and of what needs no network, are whole documents, see
+    `interleaved`. A file is read as `plain_text` says, and a corpus of the catalogue byte for byte.
 
     Raises:
         UsageError: if there is neither a corpus nor a readable file of that name, or if it is empty.
@@ -87,7 +89,7 @@ def open_corpus(config: DataConfig) -> Corpus:
     elif entry.url:
         return open_entry(entry, config)
     else:
-        name, documents = entry.name, {"pydoc": pydoc_topics, "stdlib": stdlib_files}[entry.name]()
+        name, documents = entry.name, LOCAL[entry.name]()
     if config.split == "documents":
         kept = without_repeats(documents)
         return Corpus(name, interleaved(kept, config.valid_fraction, config.test_fraction))
@@ -161,6 +163,10 @@ def stdlib_files() -> dict[str, str]:
         otherwise = "use pydoc or the path of a text file"
         raise UsageError(f"corpus stdlib: this Python has no sources in {root}; {otherwise}")
     return texts
+
+
+# The documents of corpora that need no network, by their names.
+LOCAL = {"pydoc": pydoc_topics, "stdlib": stdlib_files, "sotu": speeches, "factbook": factbook}
 
 
 def without_repeats(documents: dict[str, str]) -> list[str]:
