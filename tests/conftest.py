@@ -25,6 +25,14 @@ hypothesis.settings.load_profile("same")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_kept_for_the_user(tmp_path_factory):
+    """What small models write goes to a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tinyprune.method.texts.cache_directory", lambda: tmp_path_factory.getbasetemp())
+        yield
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put tests that compile kernels first, and whole programs last.
 

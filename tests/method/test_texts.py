@@ -1,12 +1,16 @@
 """The texts that the method reads beside the run's own."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from command import write_text
+from small import small_config, small_model
 
 from tinyprune.config import DataConfig, RunConfig
 from tinyprune.data import load_text
 from tinyprune.errors import UsageError
+from tinyprune.method import texts as module
 from tinyprune.method.texts import NEAR, STRETCH, Texts, repeats
 
 
@@ -40,3 +44,27 @@ def test_all_that_the_method_reads_has_its_share_of_repeats(tmp_path):
 def test_a_text_that_is_made_needs_to_know_how_long_it_is():
     with pytest.raises(UsageError, match=r"repair.tokens must be more than 0 where a text is made: self or repeats"):
         RunConfig.from_dict({"texts": "run,repeats"})
+
+
+def test_a_model_writes_once_for_all_stages(tmp_path, monkeypatch):
+    """What it has written is kept for this model and this length alone, and a damaged file does no harm."""
+    monkeypatch.setattr(module, "cache_directory", lambda: tmp_path)
+    text = load_text(DataConfig(corpus=str(write_text(tmp_path))))
+    model = small_model(small_config("llama", V=text.tokenizer.V), dtype=np.float32)
+    calls, write = [], Texts.write
+    monkeypatch.setattr(Texts, "write", lambda self, whole: calls.append(self.own) or write(self, whole))
+
+    def written(whole, own=20):
+        return Texts(text, ("run", "self"), own).tokens(whole)[1]
+
+    first = written(model)
+    np.testing.assert_array_equal(written(model), first)
+    assert calls == [20] and len(first) == 20
+    other = dataclasses.replace(model, params=model.params | {"embedding": -model.params["embedding"]})
+    assert not np.array_equal(written(other), first) and len(written(model, 30)) == 30
+    assert calls == [20, 20, 30]
+    for path in (tmp_path / "written").iterdir():
+        path.write_bytes(b"no array")
+    np.testing.assert_array_equal(written(model), first)
+    np.testing.assert_array_equal(written(model), first)
+    assert calls == [20, 20, 30, 20]

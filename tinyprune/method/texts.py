@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -13,7 +16,8 @@ from numpy.typing import NDArray
 from tinyprune.config import RunConfig, TrainConfig
 from tinyprune.data import BytePairTokenizer, Segments, Text, load_text
 from tinyprune.data.corpora import absolute_corpus
-from tinyprune.errors import UsageError
+from tinyprune.errors import SaveError, UsageError
+from tinyprune.io.files import cache_directory, replace_file
 from tinyprune.method.repair import FIFTH
 from tinyprune.model.generation import write_texts
 from tinyprune.model.transformer import Transformer
@@ -21,6 +25,7 @@ from tinyprune.model.transformer import Transformer
 STREAMS = 40  # texts that a model writes side by side, at most
 STRETCH, NEAR = 256, 8  # tokens of `repeats` that have one distance, and the least distance
 MADE = "self", "repeats"  # texts that are no files and not the run's
+REVISION = 1  # with another number what models have written is written again
 LONGEST = 2**20  # tokens of each text that gates and healing read, if there are several
 
 
@@ -72,7 +77,7 @@ class Texts:
             return getattr(self.text, split)
         if name == "self":
             if self.written is None and whole is not None:
-                self.written = self.write(whole)
+                self.written = self.kept(whole)
             return np.zeros(self.own, int) if self.written is None else self.written
         if name == "repeats":
             return repeats(self.text.tokenizer.V, self.own, np.random.default_rng([*self.seed, 1]))
@@ -80,6 +85,21 @@ class Texts:
             data = dataclasses.replace(self.text.data, corpus=absolute_corpus(name))
             self.files[name] = load_text(data, self.text.tokenizer).train
         return self.files[name]
+
+    def kept(self, whole: Transformer) -> NDArray:
+        """Return what the whole model writes, from the cache folder if a stage before has let it write."""
+        about = [REVISION, self.own, *self.seed, whole.config.to_dict(), int(self.text.train[0])]
+        digest = hashlib.sha256(repr(about).encode())
+        for x in whole.host_params().values():
+            digest.update(np.ascontiguousarray(x))
+        path = cache_directory() / "written" / f"{digest.hexdigest()[:32]}.npy"
+        with contextlib.suppress(OSError, ValueError):
+            return np.load(path)
+        written, file = self.write(whole), io.BytesIO()
+        np.save(file, written)
+        with contextlib.suppress(SaveError):  # it can be written again
+            replace_file(path, file.getvalue())
+        return written
 
     def write(self, whole: Transformer) -> NDArray:
         """Return `own` tokens of texts that the whole model writes, each after the token between documents."""
