@@ -91,7 +91,7 @@ class Texts:
         about = [REVISION, self.own, *self.seed, whole.config.to_dict(), int(self.text.train[0])]
         digest = hashlib.sha256(repr(about).encode())
         for x in whole.host_params().values():
-            digest.update(np.ascontiguousarray(x))
+            digest.update(np.ascontiguousarray(x).data)
         path = cache_directory() / "written" / f"{digest.hexdigest()[:32]}.npy"
         with contextlib.suppress(OSError, ValueError):
             return np.load(path)
