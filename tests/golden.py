@@ -69,7 +69,7 @@ def cells(directory: Path) -> Iterator[tuple[str, str]]:
         seed = cell["seed"] if "seed" in cell else cell["config"]["seed"]
         names = [cell.get(name) for name in ("what", "method", "parts", "heads", "share")]
         name = " ".join(str(x) for x in [*names, f"seed {seed}"] if x is not None)
-        times = ("machine", "started", "ended", "seconds")
+        times = ("machine", "started", "ended", "seconds", "made_in")
         record = {key: value for key, value in entry["record"].items() if key not in times}
         yield name, hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -25,6 +25,7 @@ from tinyprune.method.gates import in_parts
 from tinyprune.method.recipe import Recipe
 from tinyprune.method.remove import remove_closed_heads
 from tinyprune.method.repair import refitted
+from tinyprune.pretrained.blimp import KEYS
 from tinyprune.pretrained.gguf_writer import write_gguf
 from tinyprune.pretrained.words import QUESTION, ask, capitals, countries, farther, induction
 from tinyprune.runs.directory import RunDirectory, load_model
@@ -190,6 +191,8 @@ WRONG = {
     "--methods=gates,confidence": "parts must have heads for confidence, got both",
     "--parts=units": "parts must be among heads, blocks, both; got units",
     "--tokens=5": "tokens must be at least 40, got 5",
+    "--other=run.txt,b.txt": "other must be texts with different names, and none called run; got run.txt,b.txt",
+    "--other=a/b.txt,b.txt": "other must be texts with different names, and none called run; got a/b.txt,b.txt",
     "--seeds=0": "seeds must be at least 1",
     "--set=model.T=9": "model.T is what the baseline was made with",
 }
@@ -223,3 +226,34 @@ def test_copying_is_measured_as_far_as_a_model_can_read():
     again = induction(wide, 300, np.random.default_rng(0), 51, 40)
     assert found.keys() == {"induction_4", "induction_40"} and found["induction_40"] == again["induction"]
     assert farther(gpt2, 300, (4, 40)).keys() == {"induction_4"}  # of 18 positions
+
+
+def test_several_texts_a_task_the_control_and_the_minutes(run, tmp_path):
+    """Ratios to the whole model healed as long, the share of right pairs, and the time of all cells of a chain."""
+    others = [run.parent / "other.txt", shutil.copy(run.parent / "lines.txt", tmp_path / "third.txt")]
+    words = [("a dog ran", "ran dog a"), ("the cat sat", "sat the cat"), ("we and you", "you we and")]
+    pairs = [dict(zip(KEYS, (f"u{i % 2}", "f", "t", *pair), strict=True)) for i, pair in enumerate(words)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    options = [
+        *OPTIONS[1:],
+        "--methods=michel-global",
+        "--parts=heads",
+        "--shares=0.8",
+        f"--task={tmp_path}/pairs.jsonl",
+    ]
+    succeed("compare", run, "--directory", tmp_path / "c", *options, "--other", ",".join(map(str, others)))
+    rows = rows_of(tmp_path / "c")
+    assert {key[-1] for key in rows} == {"run", "other", "third"}
+    healed, control = (
+        rows[m, p, s, 0, "healed", "third"] for m, p, s in (("michel-global", "heads", 0.8), ("whole", "all", None))
+    )
+    assert healed["of_healed"] == pytest.approx(healed["perplexity"] / control["perplexity"], rel=1e-4)
+    assert control["of_healed"] == 1 and rows["michel-global", "heads", 0.8, 0, "pruned", "run"]["of_healed"] is None
+    (asked,) = json.loads(
+        succeed("eval", run, "--task", "blimp", tmp_path / "pairs.jsonl", "--json", "--backend=numpy").stdout
+    )[:1]
+    assert rows["whole", "all", None, 0, "whole", "run"]["blimp"] == asked["accuracy"]
+    records = [json.loads(line)["record"] for line in (tmp_path / "c" / "cells.jsonl").read_text().splitlines()]
+    seconds = [record["made_in"] for record in records]  # whole, healed; scores, pruned, repaired, healed
+    assert len(seconds) == 6 and healed["minutes"] == round(sum(seconds[2:]) / 60, 2)
+    assert control["minutes"] == round(seconds[1] / 60, 2)

@@ -42,7 +42,7 @@ def compare(arguments: argparse.Namespace) -> None:
     from tinyprune.experiments.compare import open_comparison, run_comparison, summarise
     from tinyprune.kernels.backend import default_backend, get_backend
 
-    sizes = {name: getattr(arguments, name) for name in ("seeds", "tokens", "corpus", "other")}
+    sizes = {name: getattr(arguments, name) for name in ("seeds", "tokens", "corpus", "other", "task")}
     sizes |= {"shares": listed(arguments, "shares", float), "prompt": arguments.prompt if arguments.words else None}
     sizes |= {name: listed(arguments, name) for name in ("methods", "parts")}
     ops = get_backend(arguments.backend or default_backend())

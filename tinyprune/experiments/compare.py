@@ -21,6 +21,7 @@ import itertools
 import math
 import statistics
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,6 +56,7 @@ from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.pretrained import gguf_source
+from tinyprune.pretrained.blimp import blimp, read_pairs
 from tinyprune.pretrained.gguf_writer import write_gguf
 from tinyprune.pretrained.words import DISTANCES, QUESTION, ask, countries
 from tinyprune.runs.changes import is_finished
@@ -69,6 +71,7 @@ HEADS_ONLY = ("leave-one-out", *OF_HEADS)
 KINDS = ("heads", "blocks", "both")  # of parts that may go
 # "bytes" are those of a file of llama.cpp, if the source is one.
 SIZES = ("heads", "blocks", "parameters", "non_embedding", "bytes")
+STATES = {"pruned": 1, "repaired": 2, "healed": 3}  # of a model, and how many cells come after its scores
 PIECES = 20  # of a text
 # Settings of a run that a comparison can change.
 CHANGED = ("choose", "gate", "gate_train", "repair", "heal", "seed", "texts")
@@ -125,6 +128,7 @@ class Comparison:
     parts: Sequence[str]
     shares: Sequence[float]
     seeds: int  # how many, for the methods in `SEEDED`
+    pairs: Sequence[dict[str, str]] = ()  # minimal pairs that each model judges, see `blimp.read_pairs`
     prompt: str | None = None  # what each model answers, see `words.ask`; None: it is asked nothing
     source: Path | None = None  # the GGUF file that the baseline comes from
     # the last repaired model and the place of its cell
@@ -176,6 +180,8 @@ class Comparison:
         read = {name: [len(tokens), int(tokens.sum())] for name, tokens in self.read.items()}
         if self.words:
             read |= {"words": [key_of(self.words)]}
+        if self.pairs:
+            read |= {"blimp": [key_of(self.pairs)]}
         gate = as_version_02(config)["gate"] | {"text": self.text.digest}
         if set(self.texts.names) - {"run", *MADE}:  # files, which can change
             gate["texts"] = [key_of(tokens.tolist()) for tokens in self.texts.tokens()]
@@ -242,9 +248,13 @@ class Comparison:
         if cell.what == "scores":
             parted = in_parts(self.model, self.recipe(cell).choose)
             tokens = self.fresh_texts().to_score(self.config.choose.tokens, self.model)
+            start = time.perf_counter()
             scores = CRITERIA[cell.method](parted, tokens, cell.rng("scores"))
-            return {"scores": [[float(f"{x:.6g}") for x in own] for own in scores]}
-        model, kept = self.model, {}
+            return {
+                "made_in": round(time.perf_counter() - start, 2),
+                "scores": [[float(f"{x:.6g}") for x in own] for own in scores],
+            }
+        model, kept, start = self.model, {}, time.perf_counter()
         if cell.method != "whole":
             gated = self.chosen(cell, store)
             kept = {"kept": [np.flatnonzero(own).tolist() for own in open_parts(gated)]}
@@ -252,11 +262,12 @@ class Comparison:
             if cell.what != "pruned" and self.config.repair.tokens:
                 model = self.repaired_model(cell, model)
         if cell.what == "healed":
+            start = time.perf_counter()  # the repair is another cell's
             own = {name: x.copy() for name, x in model.params.items()}
             model = dataclasses.replace(model, params=own)
             config, texts = self.config.heal, self.fresh_texts()
             heal(model, self.model, "finetune", config, texts, cell.rng, Watch())
-        return self.measure(model) | kept
+        return {"made_in": round(time.perf_counter() - start, 2)} | self.measure(model) | kept
 
     def repaired_model(self, cell: CheckpointCell, small: Transformer) -> Transformer:
         """Return the small model repaired; a cell that heals it has it from the cell before."""
@@ -304,23 +315,42 @@ class Comparison:
                 record["bytes"] = path.stat().st_size
         if self.words:
             record |= ask(model, self.text.tokenizer, **self.words)
+        if self.pairs:
+            right = blimp(model, self.text.tokenizer, self.pairs)
+            record["blimp"] = np.packbits(right).tobytes().hex()  # a bit for each pair
         return record
 
     def rows(self, store: Store) -> list[Record]:
         """Return a row for each model and text, the baseline's first.
 
         `times` is the perplexity as a multiple of the whole model's; its 95 % interval (low, high) comes from the
-        differences of the losses on the pieces of the text.
+        differences of the losses on the pieces of the text. `of_healed` is the same multiple for a healed model of the
+        whole model healed as long. `minutes` is what the model took: scores, choice, repair and healing together.
         """
-        rows, whole = [], store.records[self.cells[0].key]
+        rows, whole, controls = [], store.records[self.cells[0].key], [c for c in self.cells[:2] if c.what == "healed"]
         for cell in self.models:
-            record = store.records[cell.key]
+            record, minutes = store.records[cell.key], self.minutes(cell, store)
             for text, nats in record["nats"].items():
                 row = cell.place | {"model": cell.what, "text": text}
                 row |= {"perplexity": exp(np.mean(nats))} | ratio(np.subtract(nats, whole["nats"][text]))
+                if controls:
+                    control = store.records[controls[0].key]["nats"][text]
+                    row["of_healed"] = exp(np.mean(np.subtract(nats, control))) if cell.what == "healed" else None
                 row |= {name: record[name] for name in SIZES if name in record}
+                if minutes is not None:
+                    row["minutes"] = minutes
+                if self.pairs:
+                    row["blimp"] = int(record["blimp"], 16).bit_count() / len(self.pairs)
                 rows.append(row | record.get("words", {}))
         return rows
+
+    def minutes(self, cell: CheckpointCell, store: Store) -> float | None:
+        """Return how many minutes it took to make a cell's model, with the cells before it; None if one is older."""
+        places = (cell.place, dataclasses.replace(cell, share=None).place)
+        before = ("scores", "pruned", "repaired", "healed")[: 1 + STATES.get(cell.what, 0)]
+        chain = [c for c in self.cells if c.what in before and c.place in places]
+        seconds = [store.records[c.key].get("made_in") for c in chain]
+        return None if None in seconds else round(sum(seconds) / 60, 2)
 
 
 def summarise(rows: Sequence[Record]) -> list[Record]:
@@ -329,7 +359,7 @@ def summarise(rows: Sequence[Record]) -> list[Record]:
     The interval of a method with several seeds is over seeds; that of one model is over pieces of its text.
     """
     names = ("method", "parts", "share", "model", "text")
-    sizes = (*SIZES, "capitals", "induction", *(f"induction_{n}" for n in DISTANCES))
+    sizes = (*SIZES, "of_healed", "minutes", "blimp", "capitals", "induction", *(f"induction_{n}" for n in DISTANCES))
     summary = []
     for group in grouped(rows, *names).values():
         row = {name: group[0][name] for name in names}
@@ -366,12 +396,14 @@ def open_comparison(
     corpus: str | None,
     other: str | None,
     tokens: int,
+    task: str | None = None,
     **of: Any,
 ) -> Comparison:
     """Read the baseline of a run, with some `options` of its recipe and the seed changed, and texts.
 
-    `corpus` says where the run's text lies now, or another text; `other` is a text that nothing is fitted to. `tokens`
-    of each are read for the numbers. `of`: the other fields of `Comparison`.
+    `corpus` says where the run's text lies now, or another text; `other` names texts that nothing is fitted to, with
+    commas between them. `tokens` of each are read for the numbers. `task` is a file of minimal pairs. `of`: the other
+    fields of `Comparison`.
 
     Raises:
         UsageError: if there is no such run, its baseline is unfinished, or a value is not allowed.
@@ -392,10 +424,15 @@ def open_comparison(
         raise UsageError(f"stage train of {path} is not finished; go on with: {command}")
     text = text_of(saved, place.path, corpus)
     read = {"run": text.test[:tokens]}
-    if other:  # nothing is fitted to it: of a text without splits the second half is read
-        data = dataclasses.replace(saved.data, valid_fraction=0.05, test_fraction=0.5)
-        most = dataclasses.replace(saved, data=data)
-        read["other"] = text_of(most, place.path, other).test[:tokens]
+    others = other.split(",") if other else []
+    names = ["other"] if len(others) == 1 else [Path(name).stem for name in others]
+    if len({"run", *names}) <= len(names):
+        raise UsageError(f"other must be texts with different names, and none called run; got {other}")
+    # nothing is fitted to them: of a text without splits the second half is read
+    most = dataclasses.replace(saved, data=dataclasses.replace(saved.data, valid_fraction=0.05, test_fraction=0.5))
+    for name, own in zip(names, others, strict=True):
+        read[name] = text_of(most, place.path, own).test[:tokens]
+    of["pairs"] = read_pairs(task) if task else ()
     of |= {"digest": sha256_of(checkpoint), "source": gguf_source(saved.metadata)}
     return Comparison(place.path.name, config, text, saved.model, read=read, **of)
 
@@ -446,6 +483,8 @@ def page(comparison: Comparison, store: Store, summary: Sequence[Record]) -> lis
         f"{config.repair.tokens:,} tokens, or all that there are; *healed* by {heal.steps} steps of "
         f"{heal.B} × {comparison.model.config.T} tokens. Geometric means over seeds; 95 % intervals over seeds, "
         f"or over {PIECES} pieces of the text where there is one. *bytes*: of the file that `tinyprune export` writes. "
+        "*Of healed*: of the perplexity of the whole model, healed as long. *minutes*: of scores, choice, repair and "
+        "healing. *blimp*: the share of minimal pairs of which the right sentence is likelier. "
         "By `tinyprune compare`; settings: `study.json`.",
         markdown_table(summary),
     ]
