@@ -1,10 +1,12 @@
 """Progress bars are drawn only where somebody sees them, and lines appear above them."""
 
 import io
+import os
 import sys
 
 import pytest
 
+from tinyprune.io import progress
 from tinyprune.io.progress import progress_bar, say, silent
 
 
@@ -35,3 +37,15 @@ def test_a_line_stands_above_the_bar(monkeypatch, module):
     lines = [line.split("\r")[-1] for line in shown.getvalue().split("\n")]
     assert lines[0] == "tinyprune: half of it" and lines[1].startswith("train: ")
     assert lines[2:] == [""]
+
+
+def test_a_busy_machine_is_said_where_a_time_is_announced(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    for load, said in (
+        (2.4, "about 30 s"),
+        (4.9, "about 30 s while the machine is as busy as now (4.9 programs on 2 processors)"),
+    ):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert progress.expected(30) == said
+    monkeypatch.delattr(os, "getloadavg")
+    assert progress.expected(30) == "about 30 s"

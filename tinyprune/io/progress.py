@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +26,16 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def expected(seconds: float) -> str:
+    """Write about how long something takes that was just tried, and where other programs compute as well, say so."""
+    load, processors = 0.0, os.cpu_count() or 1
+    with suppress(AttributeError, OSError):  # Windows
+        load = os.getloadavg()[0]
+    busy = load > processors + 0.5  # this program's own threads are at most as many
+    others = f" while the machine is as busy as now ({load:.1f} programs on {processors} processors)"
+    return f"about {duration(seconds)}{others if busy else ''}"
 
 
 def in_notebook() -> bool:

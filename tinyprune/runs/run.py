@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tinyprune.config import STAGE_TABLES, ModelConfig, RunConfig, TrainConfig, to_toml
 from tinyprune.data import Text, load_text
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.io.progress import duration, say
+from tinyprune.io.progress import expected, say
 from tinyprune.kernels.gpu import gpu_memory
 from tinyprune.kernels.machine import memory_bytes
 from tinyprune.method.gates import budget, hit_target, settle, with_blocks, with_gates
@@ -371,7 +371,7 @@ class Run:
             seconds = self.rehearse()
         say(
             f"run: train {config.train.steps}, gate {gates}, prune, finetune {config.heal.steps} "
-            f"steps, then a report; all in {self.directory.path}, about {duration(seconds)} on this machine"
+            f"steps, then a report; all in {self.directory.path}, {expected(seconds)}"
         )
 
     def new_model(self) -> Transformer:
@@ -477,8 +477,8 @@ class Checkpoints(Watch):
         memory = f"about {run.bytes_of(stage.name, model, whole) / 1e6:,.0f} MB"
         size = f"{count_parameters(model):,} parameters, {memory}"
         say(
-            f"{stage.name}: {steps} steps of {stage.config.B} × {model.T} tokens on {texts}, about "
-            f"{duration(seconds)}; {size}"
+            f"{stage.name}: {steps} steps of {stage.config.B} × {model.T} tokens on {texts}, "
+            f"{expected(seconds)}; {size}"
         )
 
     def finish(self, stage: Stage, model: Transformer) -> None:
