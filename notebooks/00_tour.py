@@ -82,7 +82,7 @@ you_are_here("train", "gates", "prune", "finetune")
 
 # %% [markdown]
 # The map shows the whole model and the four stages; blue is what a chapter is about. It shows the heads of this course,
-# which own hidden units. The paper's heads have persistent vectors instead ([chapter 10](10_does_it_work.ipynb)).
+# which own hidden units. The paper's heads have persistent vectors instead ([a page of their own](site/pages/the-papers-heads.md)).
 #
 # ## 1 · Why remove heads?
 #
@@ -286,7 +286,7 @@ for (layer, head), what in three_heads.items():
     print(f"{'open' if is_open[layer][head] else 'closed':6}  layer {layer}, head {head}: {what}")
 
 # %% [markdown]
-# What a head looks at and what it is worth are two questions ([chapter 10](10_does_it_work.ipynb)).
+# What a head looks at and what it is worth are two questions.
 #
 # ## 5 · Cut out what is closed
 #

@@ -513,7 +513,7 @@ np.testing.assert_allclose(of_heads, ops.feedforward_forward(x, W1, pb.ravel(), 
 # (`weights` are the gates times the scale.) One thing is given up: the units read the stream, to which *all*
 # heads have added. The units belong to their head only because one gate closes both.
 #
-# This is the architecture of the course. The paper's own heads are on a page of [chapter 10](10_does_it_work.ipynb).
+# This is the architecture of the course. The paper's own heads have [a page of their own](site/pages/the-papers-heads.md).
 
 # %% jupyter={"source_hidden": true}
 # Of the parameters of a usual layer the heads own a third; with head networks they own nearly all.

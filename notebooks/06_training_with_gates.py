@@ -411,7 +411,7 @@ plt.show()
 
 # %% [markdown]
 # (Dotted: the model without gates. Bars: standard deviation over 8 draws.) All three stabilisers also change *how many*
-# heads stay. [Chapter 10](10_does_it_work.ipynb) compares them at the same number of heads: with a fixed `lam` only the
+# heads stay. [The studies](../data/results/README.md) compare them at the same number of heads: with a fixed `lam` only the
 # start helps; with the controller of the next section no help was found.
 #
 # ## 5 · A controller holds a number

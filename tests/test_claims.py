@@ -268,7 +268,7 @@ def decimals(text: str) -> set[str]:
 WHOLE = {"7.9", "13.8", "65.9", "98.4", "0.85", "0.99", "1.14", "1.39", "1.11", "1.07"}
 STATES = (None, "whole"), (0.9, "repaired"), (0.8, "repaired")
 OTHERS = {"0.05", "0.01", "30.7", "47.9", "0.6", "0.9", "0.81", "0.67", "0.02", "8.3"}
-OTHERS |= {"0.113", "0.222", "0.074", "0.019"}
+OTHERS |= {"0.113", "0.222", "0.074", "0.019", "0.31", "0.03", "0.5"}
 
 
 def test_every_number_in_the_text_stands_in_a_table_or_follows_from_one():
@@ -379,3 +379,19 @@ def test_the_table_of_the_readme_follows_from_the_cells():
     records = [record_of(*pair) for pair in SHOWN]
     made = [[*(signed(r[name]) for name in ("difference", "low", "high")), r["seeds"]] for r in records]
     assert rows == ["{} | {} to {} | {}".format(*each) for each in made]
+
+
+def test_which_heads_stay_follows_from_the_cells():
+    lines = map(json.loads, (RESULTS / "choice-stdlib/cells.jsonl").read_text("utf-8").splitlines())
+    kept = {(x["cell"]["method"], x["cell"]["config"]["seed"]): x["record"].get("head_ids") for x in lines}
+    later, common = [], []
+    for seed in range(10, 22):
+        gates, michel = (
+            np.array([np.isin(range(8), own) for own in kept[method, seed]]) for method in ("gates", "michel")
+        )
+        stay, gone = np.nonzero(gates)[0][:, None], np.nonzero(~gates)[0]
+        later.append((stay > gone).mean() + (stay == gone).mean() / 2)
+        common.append(int((~gates & ~michel).sum()))
+    half = student.ppf(CONFIDENCE, 11) * np.std(later, ddof=1) / math.sqrt(12)
+    assert_says(PAGE, "In {:.2f} ± {:.2f} of all pairs of a kept head and a removed one", np.mean(later), half)
+    assert_says(PAGE, "have {} to {} in common", min(common), max(common))

@@ -27,7 +27,6 @@ FEWER = {
         'load_preset("pretrained")': "load_preset('pretrained').with_options({'gate_train.steps': 10})",
         "text.train[:6144]": "text.train[:2048]",
     },
-    "10_does_it_work": {"MODELS = 3": "MODELS = 1"},
     "06_training_with_gates": {
         "STEPS, RATE = 2000, 10.0": "STEPS, RATE = 300, 66.0",
         '"gate_train.steps": 120': '"gate_train.steps": 60',

@@ -27,7 +27,7 @@ def test_commands_that_pages_show_are_understood(page):
     for words in shown(page):
         build_parser().parse_args(words)  # or raises UsageError
     # This shows that the pattern still finds them.
-    assert shown(page) or page.stem in ("commands", "reading-the-code", "ten-layers")
+    assert shown(page) or page.stem in ("commands", "reading-the-code", "ten-layers", "the-papers-heads")
 
 
 def test_a_folded_cell_shows_its_first_comment_and_its_output(tmp_path, monkeypatch):

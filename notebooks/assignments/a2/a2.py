@@ -6,8 +6,8 @@
 # block. Its softmax has another norm than the chapters'. NumPy alone. About 3½ hours. Read before:
 # [chapter 03](https://github.com/tinyprune/tinyprune/blob/main/notebooks/03_attention_by_hand.ipynb) and
 # [chapter 04](https://github.com/tinyprune/tinyprune/blob/main/notebooks/04_positions_and_memory.ipynb) (memory),
-# and for a2_4 the page on the paper's own heads in
-# [chapter 10](https://github.com/tinyprune/tinyprune/blob/main/notebooks/10_does_it_work.ipynb).
+# and for a2_4 the page on
+# [the paper's own heads](https://github.com/tinyprune/tinyprune/blob/main/notebooks/site/pages/the-papers-heads.md).
 #
 # | task | what | points |
 # | --- | --- | ---: |

@@ -163,7 +163,7 @@ def slope_of_penalty(lam1, lam2, h, target, heads_total):
 # PyTorch or similar packages. Hidden tests use other shapes and values.
 #
 # The paper uses all three stabilisers. Our studies do not confirm two of them
-# ([chapter 10](https://github.com/tinyprune/tinyprune/blob/main/notebooks/10_does_it_work.ipynb) has the numbers):
+# ([the page of results](https://github.com/tinyprune/tinyprune/blob/main/data/results/README.md) has the numbers):
 # with a fixed price the initialisation is worth 0.04 to 0.07 bits at equal numbers of heads, but no effect of
 # warm-up and output scaling was found, and with a controller (a4_5) of none of the three.
 # You write them nevertheless: to test such a claim, one must be able to switch a part on and off.

@@ -150,7 +150,7 @@ def test_stub_is_python_and_asks_for_what_the_tests_ask(name):
 @pytest.mark.parametrize("name", build.NAMES)
 def test_links_of_an_assignment_lead_somewhere(name):
     words = (FOLDER / "text" / f"{name}.py").read_text("utf-8")
-    links = re.findall(r"https://github\.com/tinyprune/tinyprune/blob/main/([\w./]+)", words)
+    links = re.findall(r"https://github\.com/tinyprune/tinyprune/blob/main/([\w./-]+)", words)
     assert all((REPOSITORY / link).exists() for link in links), links
 
 
