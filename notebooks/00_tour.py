@@ -315,8 +315,8 @@ show(figure)
 #
 # *●○○ · 10 minutes*
 #
-# For T characters, the reports of $H$ heads, Dh numbers each, stand side by side in an array (T, H·Dh). A layer multiplies
-# each report by the gate of its head, and the result by a matrix `Wo`, (H·Dh, D). Row $h\cdot\mathtt{Dh} + e$ of `Wo`
+# Take T characters and $H$ heads. Each head reports Dh numbers for each character, and the reports of all heads stand in one
+# row: (T, H·Dh). A layer multiplies each report by the gate of its head, and the result by a matrix `Wo`, (H·Dh, D). Row $h\cdot\mathtt{Dh} + e$ of `Wo`
 # belongs to number $e$ of head $h$. Return the smaller matrix: the rows of the open heads. Replace the line `raise …` by
 # your code and run the cell.
 
@@ -581,9 +581,9 @@ print(
 
 # %% [markdown]
 # The curve of bits is flat on the right and steep on the left: the first heads to go are cheap, the last heads
-# indispensable. The curve with the price has its smallest value far left of the dotted line. So the price alone did not
-# decide how many heads stay. **Training ended after 500 steps, before more gates could close**: a gate starts
-# nearly open and needs a few hundred steps to close, and closing more would still have paid.
+# indispensable. The curve with the price has its smallest value far left of the dotted line: closing more heads would have
+# saved more in prices than it costs in bits. So why are they open? **Training ended after 500 steps, before more gates could
+# close**: a gate starts nearly open and needs a few hundred steps to close.
 # (This is rough, since the weights are held fixed here.) More steps, faster gates or a higher price leave fewer heads:
 # [chapter 06](06_training_with_gates.ipynb).
 #

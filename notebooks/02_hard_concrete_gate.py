@@ -83,8 +83,8 @@ you_are_here("gate", "gates")
 #
 # Does a single toss carry a gradient? Yes: with $p=\mathrm{sigmoid}(\mathtt{log\_alpha})$, the mean of
 # $\mathtt{loss}\cdot(g-p)$ is $p\,(1-p)\,(\mathtt{loss}(1)-\mathtt{loss}(0))$, the exact derivative. (This is the
-# *score-function* estimator, or REINFORCE.) But the whole loss, which all other coins have changed as well, multiplies
-# every gate's $g-p$. With many gates the signal drowns in that noise. Backpropagation knows more: how the loss changes with
+# *score-function* estimator, or REINFORCE.) But each gate is credited with the whole loss, although 31 other coins have moved
+# it, too. That is noise, and with many gates the signal drowns in it. Backpropagation knows more: how the loss changes with
 # each gate. To use that, the gate must be a smooth function of `log_alpha`.
 #
 # ## 2 · The noise outside
@@ -469,8 +469,8 @@ sliders(turn, log_alpha=[-2, 0, 2], beta=[0.2, 0.333, 0.667, 1.5], stretch=[0.1,
 # $$ p\,(1-p)\,\big(\mathtt{loss}(1)-\mathtt{loss}(0)\big) = p\,(1-p)\int_0^1\mathtt{loss}'(x)\,\mathrm dx. \tag{4} $$
 #
 # What we get is the mean of $\mathtt{loss}'(\hat g)\,\partial g/\partial\,\mathtt{log\_alpha}$. Let `beta` be small. Then the
-# gradient of $g$ is nonzero only for tosses close to the edge: half of them lie just below ½, where the slope of the loss is
-# taken at 0, and half lie just above, where it is taken at 1. Hence
+# gradient of $g$ is nonzero only for tosses close to the edge. For half of these $\hat g$ is just below ½: the hard gate is 0,
+# and the slope of the loss is read there. For the other half it is just above ½, and the slope is read at 1. Hence
 #
 # $$ \text{straight-through} \;\longrightarrow\; p\,(1-p)\cdot\tfrac12\big(\mathtt{loss}'(0)+\mathtt{loss}'(1)\big). $$
 #

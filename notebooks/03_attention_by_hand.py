@@ -142,7 +142,7 @@ draw_heads(weights, [(*near, titles[0]), (*far, titles[1])])
 assert share > 0.5 and np.allclose(weights.sum(-1), 1, atol=1e-5)
 
 # %% [markdown]
-# The head on the left looks at the character before. The head on the right reads earlier words.
+# The head on the left looks at the character before. The head on the right reads single letters farther back.
 #
 # Why the root? If the entries of q and k are independent with variance 1, each product of two entries has variance 1, and
 # the sum of Dh products has variance Dh. Undivided, the scores of a wide head would put almost all weight on one key;
@@ -319,8 +319,9 @@ print("q", q.shape, " k", k.shape, " scores", s.shape)
 # `cache.o` is o in this order, `cache.gate` holds the gates, (H,), or is `None`, and `cache.scale` is a number without a
 # gradient (chapter 06).
 #
-# From `dout` (B, T, H, Dh) return dq, dk and dv, positions first; `None` five times, for arguments that plain
-# attention does not have; and the gradient of the gates, (H,) or `None`.
+# From `dout` (B, T, H, Dh) return dq, dk and dv, positions first, and the gradient of the gates, (H,) or `None`: four things.
+# (The package's attention has five more arguments, which chapter 04 and the paper's heads need. The last line of the stub puts
+# a `None` in the place of each.)
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -332,7 +333,8 @@ from tinyprune.notebook import yours
 
 def attention_backward(dout, cache):
     """Return dq (B, T, H, Dh), dk and dv (B, S, H, Dh), five Nones, dgate (H,) or None."""
-    raise NotImplementedError("write attention_backward: return dq, dk, dv, five Nones, dgate")
+    raise NotImplementedError("write attention_backward: compute dq, dk, dv and dgate")
+    return dq, dk, dv, None, None, None, None, None, dgate
 
 
 rng = np.random.default_rng(0)
@@ -484,9 +486,19 @@ for bug, (right, wrong) in bugs.items():
 #
 # ## 6 · A head that owns hidden units
 #
-# The layer of a Transformer has a second half, which works on each position by itself. A **feed-forward
-# block** maps D numbers to F hidden units, usually F = 4 D, sets negative units to zero (a *ReLU*), maps them back to
-# D, and adds the result to the stream. Count the weights of both halves:
+# Attention moves numbers from one position to another, but it computes little with them: for given weights its output is a
+# weighted sum of values, which are linear in the stream. "If there was a *q*, expect a *u*" needs a step that is not linear.
+# That is the second half of a Transformer's layer, which works on each position by itself. A **feed-forward block** has F
+# hidden units, usually F = 4 D:
+#
+# $$ h = \max(x W_1 + b_1,\, 0), \qquad \text{out} = h\,W_2 + b_2 $$
+#
+# Column $f$ of $W_1$ is a pattern, and $x W_1$ says how well the stream of this position matches it. The maximum with zero (a
+# *ReLU*) makes the unit a switch: below the threshold $-b_1$ it says nothing, above it the more, the better the match. Row
+# $f$ of $W_2$ is what the unit then adds to the stream. Without the ReLU both matrices would be one, $W_1W_2$, and the block
+# could do nothing that a single matrix cannot.
+#
+# Count the weights of both halves:
 #
 # $$ \text{attention: } 4\,D^2 \qquad\qquad \text{feed-forward: } 2\,D\,F = 8\,D^2 $$
 #
@@ -510,8 +522,8 @@ W1, W2 = pk.reshape(H * N, D).T, pv.reshape(H * N, D)
 np.testing.assert_allclose(of_heads, ops.feedforward_forward(x, W1, pb.ravel(), W2, bo)[0])
 
 # %% [markdown]
-# (`weights` are the gates times the scale.) One thing is given up: the units read the stream, to which *all*
-# heads have added. The units belong to their head only because one gate closes both.
+# (`weights` are the gates times the scale.) One thing is given up: a head's units are not fed by that head alone. They read
+# the stream, the sum of what *all* heads have added, and belong to their head only because one gate closes both.
 #
 # This is the architecture of the course. The paper's own heads have [a page of their own](site/pages/the-papers-heads.md).
 

@@ -233,11 +233,17 @@ assert early > 0.5 and late < early / 2
 # and with a memory the terms with $p$ go wrong: position 3 of the segment and position 3 of the memory would carry the
 # same $p_3$. Only a **distance** means the same everywhere. So Dai et al. (2019, § 3.3) rewrite the four terms:
 #
-# - In the key, $p_j$ is replaced by $r_\mathtt{dist} = R_\mathtt{dist}\,W_r$, a key that belongs to the distance. The
-#   table `R` has a row for each distance, and all layers share it. (Here its rows are learned; in Transformer-XL they are
-#   sines and cosines.) Each head owns Dh columns of $W_r$.
-# - In the query, $p_i$ is replaced by a learned vector of the head, the same for all queries, since every query has
-#   distance 0 from itself: **u** beside the keys $k_j$, **w** beside $r_\mathtt{dist}$.
+# - Wherever the key's position $p_j$ stands, in terms two and four, the query wants to know how far away the key is. So
+#   $p_jW_k$ is replaced by $r_\mathtt{dist} = R_\mathtt{dist}\,W_r$, a key that belongs to the distance. The table `R` has a row
+#   for each distance, and all layers share it. (Here its rows are learned; in Transformer-XL they are sines and cosines.) It
+#   has a matrix of its own, $W_r$, because what makes a good key for a content need not make one for a distance. Each head
+#   owns Dh columns of $W_r$.
+# - Wherever the query's own position $p_i$ stands, in terms three and four, nothing is left to say: a query's own position no
+#   longer matters, only distances from it. So $p_iW_q$ becomes one learned vector of the head, the same for every query. Term
+#   three compares it with contents and term four with distances, which are two different tastes: hence two vectors, **u**
+#   beside the keys $k_j$, and **w** beside $r_\mathtt{dist}$.
+#
+# The four terms stay, each with one of its factors replaced:
 #
 # $$ s_{ij} = \frac{\overbrace{q_i\cdot k_j}^{\text{content–content}} + \overbrace{q_i\cdot r_\mathtt{dist}}^{\text{content–position}} + \overbrace{u\cdot k_j}^{\text{position–content}} + \overbrace{w\cdot r_\mathtt{dist}}^{\text{position–position}}}{\sqrt{\mathtt{Dh}}}
 # = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{dist}(i,j)}}{\sqrt{\mathtt{Dh}}} \tag{5} $$
@@ -250,8 +256,12 @@ assert early > 0.5 and late < early / 2
 # *distance*. To be added to $q_i\cdot k_j$, it must have one column for each *key*. Each row has to be shifted one place
 # further to the right than the row above it.
 #
-# No number has to move. Let column $c$ of a matrix P hold distance $S-1-c$, and give P one extra column, so that its rows
-# are $S+1$ long. Entry $(i, c)$ then lies at place $i(S+1)+c$ in the computer's memory. The key of this entry is
+# No number has to move. First a small case: a matrix of two rows, `a b c _` and `d e f _`, has an empty fourth column. Its eight
+# places in the computer's memory are one line, `a b c _ d e f _`. Cut the line into rows of *three* instead, `a b c`, `_ d e`:
+# the second row has moved one place to the right. Longer rows than one reads shift each row by one more than the row above.
+#
+# In general let column $c$ of a matrix P hold distance $S-1-c$, and give P one extra column, so that its rows are $S+1$ long.
+# Entry $(i, c)$ then lies at place $i(S+1)+c$ in the memory. The key of this entry is
 # $j = i + M - \mathtt{dist} = c + i - (T-1)$, so the same place is
 #
 # $$ i(S+1) + c \;=\; i\,S + (i + c) \;=\; i\,S + j + (T-1) : $$

@@ -287,8 +287,8 @@ for name in up:
 # %% [markdown]
 # Read the middle panel. If a head is worth more than the line's height at its `log_alpha`, its gate opens further; if the
 # head is worth less, its gate closes further. The line *falls*: the more open a gate is, the less its head needs to be
-# worth to stay. So the balance is a **watershed**: a gate on either side moves away, and ends clearly open or
-# clearly shut. Three things follow.
+# worth to stay. So no gate rests on the line. Above it the gate opens, below it the gate closes, and near it the start decides.
+# Three things follow.
 #
 # - `lam` sorts heads, roughly: heads worth much less than `lam` nats close, heads worth much more stay.
 # - In between, the initial value decides: at 0.9 `lam` the gate opens from 0.5 and closes from −0.5 (right panel). From 2
@@ -328,9 +328,13 @@ sliders(draw_forces, lam=[0.05, 0.1, 0.15, 0.2], worth=[0.03, 0.06, 0.09, 0.12, 
 #
 # Here $o_h$ (B, T, Dh) is the head's output and $W_o^{(h)}$ (Dh, D) its rows of $W_o$; $r_h$ (B, T, N) are its hidden
 # units and $\mathtt{pv}_h$ (N, D) the weights out of them. $c$ is the output scaling of
-# [chapter 06](06_training_with_gates.ipynb), 1 for now. No gate of this layer changes $o_h$. So $y$ is **affine** in every
-# gate: a constant plus $g_h$ times the change of $y$ when $g_h$ goes from 0 to 1. The same holds for $z$, if $y$ is held
-# fixed:
+# [chapter 06](06_training_with_gates.ipynb), 1 for now.
+#
+# Look at what a gate can reach. A head computes $o_h$ from $x$, the layer's input, and all heads of the layer read the same $x$:
+# none of them sees what another one adds. So no gate of this layer changes any $o_h$, and $g_h$ only decides how much of $o_h$
+# is added. As $g_h$ goes from 0 to 1, $y$ moves along a straight line ($y$ is **affine** in the gate), and what it moves by is
+# what the head adds. The hidden units do read $y$, and with it all heads; but if $y$ is held fixed, $z$ moves along a straight
+# line as well:
 #
 # $$ \Delta^y_h = y(g_h{=}1) - y(g_h{=}0) = c\;o_h\,W_o^{(h)}, \qquad \Delta^z_h = c\;r_h\,\mathtt{pv}_h . \tag{1} $$
 #
@@ -341,7 +345,8 @@ sliders(draw_forces, lam=[0.05, 0.1, 0.15, 0.2], worth=[0.03, 0.06, 0.09, 0.12, 
 #
 # with `dy` and `dz` (B, T, D) the gradients of the loss with respect to $y$ (through $z$, too) and $z$. This is exact:
 # **the gradient of a gate is the block's output with the head minus the output without it, weighted by the loss's
-# gradient with respect to that output, and summed over both blocks.**
+# gradient with respect to that output, and summed over both blocks.** Holding $y$ fixed in (1) loses nothing: that the units
+# read another $y$ is already in `dy`, which comes through $z$, too.
 
 # %% [markdown]
 # ### Exercise 2 · The gradient of a gate
@@ -627,9 +632,10 @@ assert spearmanr(trapezoid.ravel(), removal.ravel()).statistic > 0.8
 # %% [markdown]
 # The rank correlation is 1 where an estimate puts the heads into the true order, and 0 where the estimate says nothing
 # about the order. On the left, the slope lies near zero for every head, below the dashed line of correct estimates.
-# On the right, the mean of both slopes is the trapezoid rule. **Straight-through gates measure nearly this mean**: in some
-# passes noise shuts the gate, and the slope is taken at 0. So gates learn what a head is worth although the slope of the
-# trained model does not show it.
+# On the right, the mean of both slopes is the trapezoid rule. **Straight-through gates measure a mean that leans to the open
+# end**: in some passes noise shuts the gate, and the slope is taken at 0. (At this course's start, `log_alpha` 2 and `beta` ⅓,
+# the shut end has 38 % of the weight; with a smaller `beta` it comes nearer to one half.) So gates learn what a head is worth
+# although the slope of the trained model does not show it.
 #
 # ### Costs do not add up
 #
@@ -673,8 +679,8 @@ assert losses[-1] - whole > 4 * removal.sum()
 #
 # - L0, the expected number of open gates, pushes every `log_alpha` down by $\mathtt{lam}\cdot p(1-p)$; the task pushes up.
 #   `lam` is a price in nats per token, and near the price the initial value decides which force wins.
-# - A gate's gradient is exactly the difference that its head makes in each block's output, weighted by the loss's
-#   gradient and summed over both blocks.
+# - A gate's gradient has two factors: what the head changes in a block's output, exactly, and how much the loss minds that
+#   change. It is their product, summed over both blocks.
 # - This gradient is small at the open gates of a trained model, and a poor guide to what a head is worth. Gates that noise
 #   shuts in some passes show the worth, which rises as other heads close.
 #

