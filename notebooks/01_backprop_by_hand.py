@@ -231,7 +231,11 @@ for shape in ((4, 6), (2, 3, 5)):
     D = shape[-1]
     x, scale, bias = rng.standard_normal(shape), rng.uniform(0.5, 1.5, D), rng.standard_normal(D)
     cases.append((rng.standard_normal(shape), ops.layernorm_forward(x, scale, bias)[1]))
-hint = "dx has three paths; dscale and dbias are sums over all axes but the last"
+hint = {
+    "dx": "x reaches the loss by three paths: straight, through the mean, and through std",
+    "dscale": "each number of scale is used at every position: a sum over all axes but the last",
+    "dbias": "each number of bias is used at every position: a sum over all axes but the last",
+}
 yours.check(layernorm_backward, ops.layernorm_backward, *cases, hint=hint)
 
 # %% [markdown]

@@ -333,6 +333,7 @@ from tinyprune.notebook import yours
 
 def attention_backward(dout, cache):
     """Return dq (B, T, H, Dh), dk and dv (B, S, H, Dh), five Nones, dgate (H,) or None."""
+    dq = dk = dv = dgate = None
     raise NotImplementedError("write attention_backward: compute dq, dk, dv and dgate")
     return dq, dk, dv, None, None, None, None, None, dgate
 
@@ -354,7 +355,11 @@ yours.check(
     ops.attention_backward,
     (dout, plain),
     (dout, gated),
-    hint="go from out to q: gate and scale, then o = a v, equation (3), and the scores with their root",
+    hint={
+        "": "go from out to q: gate and scale, then o = a v, equation (3), and the scores with their root",
+        "dv": "o = a v alone decides it: aᵀ times do, which has the gate and the scale in it",
+        "dgate": "dout times scale times o, summed over all axes but the heads; None without gates",
+    },
 )
 
 # %% [markdown]

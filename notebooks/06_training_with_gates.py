@@ -451,7 +451,12 @@ yours.check(
     package.controller_step,
     (28.2, 16.0, 32, 0.1, 0.5, 0.02),
     (9.5, 16.0, 32, -0.2, 0.7, 0.1),
-    hint="d is a share of all heads; the multipliers add their steps, in both directions",
+    hint={
+        "": "d is a share of all heads, positive where too many are open",
+        "pressure": "the slope of (4), with the multipliers as they come in",
+        "lam2": "it adds lr d², so that it grows in both directions",
+    },
+    results=("pressure", "lam1", "lam2"),
 )
 
 # %% [markdown]

@@ -1,6 +1,7 @@
 """A reader's functions in place of the textbook's: what passes computes, what is wrong is refused with a hint."""
 
 import linecache
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from tinyprune import ops
 from tinyprune.config import ModelConfig
 from tinyprune.errors import install_command
 from tinyprune.kernels.backend import get_backend
+from tinyprune.method import gates
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 
@@ -101,7 +103,10 @@ def test_a_notebook_shows_the_four_parts_and_no_line_of_the_package(monkeypatch,
     shell.push({"cell": lambda: check(RIGHT.replace("dout.sum(axes)", "dout.sum()"))})
     assert not shell.run_cell("cell()").success
     told = capsys.readouterr().out
-    assert told.startswith("Unexpected: layernorm_backward: dbias is wrong\ninput     dout (3, 4)\ngot       shape")
+    assert told.startswith(
+        "Unexpected: layernorm_backward: dbias is wrong\ninput     dout (3, 4)\n          n (3, 4)\n"
+    )
+    assert "\ngot       shape ()\nexpected  shape (4,)\nhint      three paths\n" in told
     assert "yours.py" not in told
 
 
@@ -181,3 +186,32 @@ def test_nothing_kept_says_so(capsys):
     with yours.engine() as mine:
         assert type(mine).__mro__[1] is type(get_backend("numpy"))
     assert "nothing" in capsys.readouterr().out
+
+
+L0 = """
+def l0_backward(dout, cache):
+    p, weights = cache
+    return dout * p * (1 - p)
+"""
+
+
+def test_a_failure_shows_what_is_in_the_cache_and_the_hint_of_the_result():
+    p, weights = np.full((2, 3), 0.3), np.full((2, 3), 2.0)
+    with pytest.raises(Unexpected) as error:
+        yours.check(written(L0), ops.l0_backward, (0.1, (p, None)), (0.1, (p, weights)), hint={"dlog_alpha": "weights"})
+    told = str(error.value)
+    assert "dout 0.1\n" in told and "p (2, 3)\n" in told and "weights (2, 3)\n" in told
+    assert "hint      weights" in told
+    with pytest.raises(Unexpected) as error:
+        check(RIGHT.replace("dout.sum(axes)", "dout.sum()"), {"": "paths", "dbias": "all axes but the last"})
+    told = str(error.value)
+    assert "hint      all axes but the last" in told and re.search(r"\n +n \(3, 4\)\n +std \(3, 1\)\n", told)
+
+
+def test_results_have_their_names(capsys):
+    source = "def controller_step(n, target, heads, lam1, lam2, lr):\n    return lam1, lam1, lam2\n"
+    with pytest.raises(Unexpected, match="controller_step: pressure is wrong") as error:
+        case = (28.2, 16.0, 32, 0.1, 0.5, 0.02)
+        names = ("pressure", "lam1", "lam2")
+        yours.check(written(source), gates.controller_step, case, hint={"pressure": "the slope"}, results=names)
+    assert "hint      the slope" in str(error.value)

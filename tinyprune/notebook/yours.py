@@ -12,9 +12,10 @@ import copy
 import functools
 import inspect
 import linecache
+import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -51,14 +52,21 @@ GENERAL: dict[str, Callable[..., bool]] = {
 }
 
 
-def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -> None:
+def check(
+    yours: Function,
+    ours: Function,
+    *cases: tuple[Any, ...],
+    hint: str | Mapping[str, str],
+    results: Sequence[str] = (),
+) -> None:
     """Compare your function with the package's; if they agree, yours computes in `engine()` from now on.
 
     Args:
         yours: as you wrote it. It may use `np` and what it defines or imports itself.
         ours: the function of the package that has the same name.
         cases: arguments for both, one tuple for each comparison, copied first; a dict at its end: keywords.
-        hint: where to look if they differ.
+        hint: where to look if they differ; or for each result its own, by its name, "" for the others.
+        results: names of the results, where they are not those of a forward or backward pass.
 
     Raises:
         Unexpected: if they differ, or yours makes float64 of float32; with the input, both results, and the hint.
@@ -66,13 +74,16 @@ def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -
     """
     name, names = ours.__name__, inspect.signature(ours).parameters
     written = load(name, textwrap.dedent(inspect.getsource(yours)))  # as it will be read from the file
+    hints = {"": hint} if isinstance(hint, str) else hint
     errors: dict[str, float] = {}
     for case in cases:
         *values, options = case
         if not (isinstance(options, dict) and options.keys() <= names.keys()):
             values, options = list(case), {}
-        given = {k: v for k, v in zip(names, values, strict=False) if k != "cache"} | options
-        wrong = functools.partial(fail, fed=shapes(given), hint=hint)
+        given = dict(zip(names, values, strict=False)) | options
+        if "cache" in given:
+            given["cache"] = named_parts(given["cache"], written.source)
+        wrong = functools.partial(fail, fed=shapes(given), hint=hints.get("", ""))
         expected = ours(*copy.deepcopy(values), **options)
         models = {id(x): x for x in values if hasattr(x, "params")}  # each stays itself
         arguments = copy.deepcopy(values, dict(models))
@@ -91,12 +102,13 @@ def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -
             wrong(f"{name}: not as many results as asked for", came=came, expected=asked)
         single = copies_in_float32(values)
         both = [flat(f(*copy.deepcopy(values, models | single), **options)) for f in (written, ours)]
-        found = zip(labels(ours, expected), flat(got), flat(expected), *both, strict=True)
+        found = zip(results or labels(ours, expected), flat(got), flat(expected), *both, strict=True)
         for label, one, other, one_single, other_single in found:
             if other is not None and not isinstance(other, str):
                 other = other * 1  # numbers for truth values, which have no difference
                 about = f"{name}: {label} is wrong"
-                expect_close(one, other, about, fed=shapes(given), hint=hint, relative=1e-9)
+                own = hints.get(label, hints.get("", ""))
+                expect_close(one, other, about, fed=shapes(given), hint=own, relative=1e-9)
                 errors[label] = max(errors.get(label, 0.0), relative_error(one, other))
             if (dtype_name(one_single), dtype_name(other_single)) == ("float64", "float32"):
                 asked = "float32; np.zeros and np.array take a dtype"
@@ -107,6 +119,17 @@ def check(yours: Function, ours: Function, *cases: tuple[Any, ...], hint: str) -
         told = list(dict.fromkeys([told[0], max(told, key=lambda label: errors[label])]))
     digits = [f"{label} to {errors[label]:.0e}" if errors[label] else f"{label} exactly" for label in told]
     print(f"passed: {', '.join(digits)}. Your {name} computes from here on.")
+
+
+def named_parts(cache: Any, source: str) -> Any:
+    """Return what a tuple holds by names: its own, those that the function unpacks it to, or cache[0], cache[1] …"""
+    if not isinstance(cache, tuple):
+        return cache
+    unpacked = re.search(r"^ +([\w, ]+) = cache\b", source, re.MULTILINE)
+    names = getattr(cache, "_fields", unpacked[1].split(", ") if unpacked else ())
+    if len(names) != len(cache):
+        names = [f"cache[{i}]" for i in range(len(cache))]
+    return dict(zip(names, cache, strict=True))
 
 
 def copies_in_float32(values: list[Any]) -> dict[int, Any]:
