@@ -150,7 +150,8 @@ def recipe_rows(folder: Path) -> list[Record]:
     found = []
     for precision, stages in read(folder, "recipe").items():
         for stage, row in stages.items():
-            numbers = {"seconds": f"{row['seconds']:,.0f}", "peak memory, MB": f"{row['peak_mb']:,}"}
+            seconds = row["seconds"] and f"{row['seconds']:,.0f}"
+            numbers = {"seconds": seconds, "peak memory, MB": f"{row['peak_mb']:,}"}
             perplexity = row["perplexity"] and f"{row['perplexity']:.2f}"
             found.append({"precision": precision, "stage": stage} | numbers | {"perplexity": perplexity})
     return found
