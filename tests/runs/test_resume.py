@@ -9,13 +9,27 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from unittest.mock import Mock
 
 import command as commands
 import pytest
-from command import LASTING, STAGES, TRAINING, die_in_write, harmless, run_here, settings, start, succeed, wait_until
+from command import (
+    LASTING,
+    MODEL,
+    STAGES,
+    TRAINING,
+    die_in_write,
+    harmless,
+    run_here,
+    settings,
+    start,
+    succeed,
+    wait_until,
+)
 
 from tinyprune.cli import parser
 from tinyprune.method import texts
@@ -204,6 +218,52 @@ def test_ctrl_c_speaks_of_checkpoints_only_where_there_are_some(command, monkeyp
     given["experiment"] = ["tradeoff"]
     done = run_here(command, *given.get(command, []))
     assert (done.returncode, done.stderr) == (130, "tinyprune: interrupted\n")
+
+
+WORK = """
+import signal, sys
+from tinyprune.cli import main, parser
+
+class Last:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+def work(arguments):
+    last = Last()
+    del last
+    print("went on")
+
+parser.COMMANDS["train"] = work, "work"
+sys.argv = ["tinyprune", "train", "run"]
+sys.exit(main())
+"""
+
+
+def test_python_loses_no_stop_that_comes_while_it_frees_an_object():
+    done = subprocess.run([sys.executable, "-c", WORK], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{INTERRUPTED}\n")
+
+
+@pytest.mark.slow
+def test_stops_at_random_moments_end_a_run_at_once_and_it_goes_on(book, tmp_path):
+    """In training and validations, and the last one in the report."""
+    rng, run = random.Random(7), tmp_path / "run"
+    given = ["--corpus", book, *settings(MODEL | {"D": 64, "T": 64}, B=4), "--target-heads=3"]
+    for stop in range(8):
+        process, goal = start("run", run, *given), len(records(run)) + rng.randint(1, 12)
+        if stop == 7:
+            wait_until(lambda process=process: "report:" in process.stderr.readline(), process)
+            time.sleep(rng.uniform(0, 2))
+        else:
+            wait_until(lambda goal=goal: len(records(run)) >= goal, process)
+            time.sleep(rng.uniform(0, 0.05))
+        process.send_signal((signal.SIGINT, signal.SIGTERM)[stop % 2])
+        said = process.communicate(timeout=20)[1].splitlines()
+        assert process.returncode == 130, said
+        assert said[-1] == INTERRUPTED or "; go on with: tinyprune run" in said[-1], said
+        assert all(line.startswith("tinyprune: ") for line in said if line), said
+        given = ["--resume"]
+    succeed("run", run, "--resume")
 
 
 @pytest.mark.parametrize("torn", [b'{"stage": "finetune", "st', b"\0\0\0\0", b'{"stage": "finetune", "step": 99}\n'])

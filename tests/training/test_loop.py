@@ -21,7 +21,7 @@ from tinyprune.training import loop
 from tinyprune.training.checkpoints import load_checkpoint
 from tinyprune.training.distillation import Distillation
 from tinyprune.training.evaluation import Evaluation
-from tinyprune.training.loop import Trainer
+from tinyprune.training.loop import Stopped, Trainer, interruptible
 from tinyprune.training.metrics import read_metrics
 from tinyprune.training.schedules import learning_rate
 from tinyprune.training.step import LanguageModelling
@@ -151,6 +151,16 @@ def test_a_stop_within_a_validation_is_at_once_and_loses_nothing(number, step, t
     assert not went_on and load_checkpoint(trainer.path)[1]["step"] == step
     run(make(tmp_path / "stopped", CONTROLLED))
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole") and whole.step == STEPS
+
+
+def test_a_signal_after_the_loop_has_last_asked_is_not_forgotten_either():
+    """Before a validation it ends that; after the last step it does what it did before."""
+    with pytest.raises(Stopped), interruptible() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        with signals.at_once():
+            pytest.fail("the validation has begun")
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize("hangup", [signal.SIG_DFL, signal.SIG_IGN])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from contextlib import ExitStack, redirect_stderr
+from contextlib import ExitStack, redirect_stderr, suppress
 from pathlib import Path
+from typing import Any
 
 from tinyprune.errors import TinypruneError
 
@@ -17,6 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     arguments = argparse.Namespace()
+    if argv is None:  # else signals are the caller's
+        stop_as_by_ctrl_c(arguments)
     try:
         try:
             # imported here, so that Ctrl-C is understood meanwhile
@@ -32,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
                 import argcomplete
 
                 argcomplete.autocomplete(parser)
-            arguments = parser.parse_args(argv)
+            arguments = parser.parse_args(argv, arguments)
             # All lines and bars go to standard error, and none is drawn where there is no terminal. Errors are printed
             # below, so that nothing else has to know that the user wants quiet.
             with ExitStack() as stack:
@@ -46,8 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     except TinypruneError as error:
         return complain(error, error.exit_status)
     except KeyboardInterrupt:
-        kept = "; every checkpoint is whole, --resume goes on from the last" if "resume" in arguments else ""
-        return complain(f"interrupted{kept}", 130)
+        return complain(interrupted(arguments), 130)
     except BrokenPipeError:  # the reader has gone (`| head`)
         give_up_output()
         return 1
@@ -57,6 +60,32 @@ def main(argv: list[str] | None = None) -> int:
     except MemoryError as error:
         return complain(f"out of memory: {error}; make B, T, M, D, L or the vocabulary smaller", 1)
     return 0
+
+
+def stop_as_by_ctrl_c(arguments: argparse.Namespace) -> None:
+    """Let SIGTERM and SIGHUP stop the program as Ctrl-C does, and let Python lose no such stop.
+
+    What is raised in a finaliser (`__del__`) or a callback only goes to `sys.unraisablehook`: the work would go on.
+    """
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has asked for
+            signal.signal(number, signal.default_int_handler)
+
+    def stop(lost: Any) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            sys.__unraisablehook__(lost)
+            return
+        with suppress(OSError):  # not print: another write may be under way, and the terminal may be closed
+            os.write(2, f"tinyprune: {interrupted(arguments)}\n".encode())
+        os._exit(130)
+
+    sys.unraisablehook = stop
+
+
+def interrupted(arguments: argparse.Namespace) -> str:
+    """Return what is said after a stop."""
+    kept = "; every checkpoint is whole, --resume goes on from the last" if "resume" in arguments else ""
+    return f"interrupted{kept}"
 
 
 def complain(message: object, status: int) -> int:

@@ -249,13 +249,14 @@ class Signals:
     """Whether the user has asked for a stop, by Ctrl-C, SIGTERM or SIGHUP."""
 
     def __init__(self) -> None:
-        self.asked = self.now = False
+        self.asked = 0  # the number of the signal
+        self.now = False
 
     def handler(self, number: int, _frame: Any) -> None:
         """Remember the signal; raise where it may stop the work at once, or if it is the second one."""
         if self.asked:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = number
         if self.now:
             raise Stopped
         # os.write, not print: a handler may run in the middle of another write, and the terminal may be closed.
@@ -264,9 +265,11 @@ class Signals:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """In this context a signal raises Stopped."""
+        """In this context a signal raises Stopped; so does one that came after the loop has last asked."""
         self.now = True
         try:
+            if self.asked:
+                raise Stopped
             yield
         finally:
             self.now = False
@@ -274,7 +277,10 @@ class Signals:
 
 @contextmanager
 def interruptible() -> Iterator[Signals]:
-    """Defer signals until the loop asks for them between steps; a second one stops at once."""
+    """Defer signals until the loop asks for them between steps; a second one stops at once.
+
+    One that comes after the loop has last asked does what it would have done before.
+    """
     signals = Signals()
     # Signals reach the main thread only; Windows has no SIGHUP.
     before = {}
@@ -289,3 +295,5 @@ def interruptible() -> Iterator[Signals]:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+    if signals.asked:
+        signal.raise_signal(signals.asked)
