@@ -1,5 +1,6 @@
 """The method as functions: the bits of the command line, models that go from one to the other, and what they print."""
 
+import math
 import re
 import shutil
 import subprocess
@@ -117,6 +118,68 @@ def test_what_is_refused_and_how(stages, tmp_path):
     with pytest.raises(AttributeError, match="has no attribute 'nope'"):
         _ = tp.nope
     assert "holds no checkpoint" in refused(2, "eval", tmp_path)
+
+
+@pytest.mark.parametrize("train", [tp.finetune, tp.train, tp.gate])
+def test_gates_that_have_met_their_target_are_not_trained_on(train, stages):
+    with pytest.raises(UsageError, match=r"^the model has gates, which training would move, .*; call prune first$"):
+        train(stages["models"]["gate"], stages["text"], steps=1)
+
+
+def test_as_many_tokens_are_not_the_same_tokens(stages, book, tmp_path):
+    model, text, path = stages["models"]["finetune"], stages["text"], tmp_path / "capitals.txt"
+    path.write_text(book.read_text("utf-8").upper().replace("8", "ß"), "utf-8")
+    other = tp.load_text(path)
+    assert other.tokenizer.V == text.tokenizer.V
+    small = {"steps": 1, "B": 2}
+    for call in (
+        lambda: tp.train(model, other, **small),
+        lambda: tp.gate(model, other, target_heads=1, **small),
+        lambda: tp.finetune(model, other, **small),
+        lambda: tp.finetune(model, text, teacher=tp.new_model(other, **MODEL), **small),
+        lambda: tp.evaluate(model, other),
+    ):
+        with pytest.raises(UsageError, match=r"^text has another tokenizer than the (model|teacher), though as many"):
+            call()
+    assert tp.evaluate(model, tp.load_text(book)) == tp.evaluate(model, text)
+
+
+REFUSED = {
+    "text must be of type Text, as from load_text; got 'plain.txt'": lambda m, t: tp.train(m, "plain.txt"),
+    "model must be of type Transformer, as from new_model or load; got Text(": lambda m, t: tp.evaluate(t, m),
+    "text must be of type Text": lambda m, t: tp.new_model("plain.txt"),
+    "teacher must be of type Transformer or None": lambda m, t: tp.finetune(m, t, teacher=t),
+    "split must be one of train, valid, test; got 'foo'": lambda m, t: tp.evaluate(m, t, "foo"),
+    "stage must be one of train, gate, prune, finetune; got 'foo'": lambda m, t: tp.load("run", "foo"),
+    "model must be of type Transformer, as from new_model or load; got None": lambda m, t: tp.prune(None),
+    "for a new one load_text(DataConfig(corpus=…, tokenizer=\"byte\")); got 'byte'": (
+        lambda m, t: tp.load_text("pydoc", tokenizer="byte")
+    ),
+    "config must be of type DataConfig or str or Path; got None": lambda m, t: tp.load_text(None),
+    "corpus must be the path of a file or a folder, got 'a text, …": lambda m, t: tp.load_text("a text, " * 99),
+    "corpus must be the path of a file or a folder, got ''": lambda m, t: tp.load_text(""),
+    "corpus must be the path of a file or a folder, got '' ": lambda m, t: tp.load_text(tp.DataConfig(corpus="")),
+    "path must be the path of a file or a folder, got ''": lambda m, t: tp.load(""),
+    "path must be the path of a file or a folder, got '' ": lambda m, t: tp.save(m, ""),
+    "prompt must be of type str; got None": lambda m, t: tp.generate(m, None),
+    "tokens must be at least 0, got -1": lambda m, t: tp.generate(m, "1", -1),
+    "temperature must be a finite number, got nan": lambda m, t: tp.generate(m, "1", temperature=math.nan),
+    "top_k must be of type int or None; got 1.5": lambda m, t: tp.generate(m, "1", top_k=1.5),
+    "seed must be at least 0, got -1": lambda m, t: tp.new_model(t, seed=-1),
+    " parameters and B = 1, and there are ": lambda m, t: tp.new_model(t, D=200_000),
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_what_cannot_be_is_refused_in_one_line(said, stages):
+    with pytest.raises(UsageError, match=f"^[^\n]*{re.escape(said.strip(' …'))}[^\n]*$"):
+        REFUSED[said](stages["models"]["train"], stages["text"])
+
+
+def test_a_stage_that_needs_more_memory_than_there_is(stages, monkeypatch):
+    monkeypatch.setattr("tinyprune.runs.run.memory_bytes", lambda: 1e5)
+    with pytest.raises(UsageError, match=r"^stage train takes about 0 GB of memory for 4,330 parameters and B = 2, "):
+        tp.train(stages["models"]["train"], stages["text"], **OPTIONS)
 
 
 def test_the_lines_of_the_readme_run(book, tmp_path, monkeypatch, capsys):

@@ -78,6 +78,7 @@ def test_a_stage_whose_predecessor_is_missing(run, tmp_path):
 @pytest.mark.parametrize(
     ("option", "said"),
     [
+        ("--set=data.corpus=", "corpus must be the path of a file or a folder, got ''"),
         ("--set=nonsense", "--set takes TABLE.KEY=VALUE, got 'nonsense'"),
         ("--set=model.V=5", "model.V is 5, but the tokenizer of book.txt has 26 entries; add --set model.V=0"),
         ("--corpus=nowhere.txt", "data.corpus: there is no corpus and no file 'nowhere.txt'; give one of pydoc, "),
@@ -113,6 +114,8 @@ def test_a_settings_file_that_cannot_be(content, said, run, tmp_path):
         (["prine"], "argument COMMAND: invalid choice: 'prine'"),
         (["train"], "the following arguments are required: directory; see tinyprune train --help"),
         (["describe", "runs/mine", "--preset=tiny"], "give a model, or --preset and --set, not both"),
+        (["train", ""], "argument directory must not be empty"),
+        (["eval", "run", "--corpus="], "argument --corpus must not be empty"),
         (["gradcheck", "--op=quantum"], "no operation begins with 'quantum'"),
         (["--quiet", "run"], "unrecognized arguments: --quiet; see tinyprune run --help; --quiet comes after run"),
     ],

@@ -25,18 +25,23 @@ from typing import Any
 import numpy as np
 
 from tinyprune.config import ModelConfig, TrainConfig, load_preset, to_toml
+from tinyprune.config.base import check_range
 from tinyprune.data import Text
-from tinyprune.errors import UsageError
+from tinyprune.data.corpus import SPLITS
+from tinyprune.errors import UsageError, typed
+from tinyprune.io.files import checked_path
 from tinyprune.io.progress import progress_bar
 from tinyprune.kernels.backend import default_backend, get_backend
 from tinyprune.method.prune import choose, heal
 from tinyprune.method.recipe import Generators, Recipe, Stage, Watch
 from tinyprune.method.remove import remove_closed_heads as prune  # the third stage
 from tinyprune.method.texts import Texts
+from tinyprune.model.counting import training_bytes
 from tinyprune.model.generation import generate as generated
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Origin, Transformer
 from tinyprune.runs.directory import STAGES, RunDirectory, load_model, model_metadata
+from tinyprune.runs.run import check_memory
 from tinyprune.training.checkpoints import save_checkpoint
 from tinyprune.training.evaluation import evaluate as evaluated
 from tinyprune.training.step import LanguageModelling
@@ -45,6 +50,7 @@ from tinyprune.training.warmup import announced
 __all__ = ["evaluate", "finetune", "gate", "generate", "load", "new_model", "prune", "save", "train"]
 
 
+@typed
 def new_model(text: Text, seed: int = 0, backend: str | None = None, **sizes: Any) -> Transformer:
     """Return a model with new weights for a text.
 
@@ -55,20 +61,23 @@ def new_model(text: Text, seed: int = 0, backend: str | None = None, **sizes: An
         sizes: others of `ModelConfig` than the preset `tiny` has, such as L=6, D=192.
 
     Raises:
-        UsageError: for a setting that is unknown or out of range, or another backend.
+        UsageError: for a setting that is unknown or out of range, another backend, or more memory than there is.
     """
+    check_range("seed", seed, 0, None)
     known = load_preset("tiny").model.to_dict() | {"V": text.tokenizer.V}
     config = ModelConfig.from_dict(known | sizes)
+    ops = get_backend(backend or default_backend())
+    check_memory("training", training_bytes(config, 1), config, 1, ops)
     params = init_parameters(config, np.random.default_rng([seed, 0]))
-    origin = Origin(text.tokenizer, text.data, text.digest)
-    return Transformer(config, params, None, get_backend(backend or default_backend()), origin)
+    return Transformer(config, params, None, ops, Origin(text.tokenizer, text.data, text.digest))
 
 
+@typed
 def train(model: Transformer, text: Text, steps: int | None = None, *, seed: int = 0, **settings: Any) -> Transformer:
     """Train a model in place; a progress bar shows how far it is.
 
     Args:
-        model: see `new_model`.
+        model: see `new_model`; without gates.
         text: see `load_text`; its tokenizer must be the model's.
         steps: updates; None for those of the preset `tiny`.
         seed: of dropout's noise.
@@ -78,7 +87,8 @@ def train(model: Transformer, text: Text, steps: int | None = None, *, seed: int
         the model itself.
 
     Raises:
-        UsageError: for a setting that is unknown or out of range, a text that is too short, or another vocabulary.
+        UsageError: for a setting that is unknown or out of range, more memory than there is, a text that is too short
+            or has another tokenizer, or a model with gates, which would move.
         NotFiniteError: if a step gives numbers that are not finite.
     """
     config, texts = _settings("train", steps, settings), _texts(model, text)
@@ -90,6 +100,7 @@ def train(model: Transformer, text: Text, steps: int | None = None, *, seed: int
     return model
 
 
+@typed
 def gate(
     model: Transformer,
     text: Text,
@@ -139,6 +150,7 @@ def gate(
     return gated
 
 
+@typed
 def finetune(
     model: Transformer,
     text: Text,
@@ -152,16 +164,26 @@ def finetune(
     share = settings.pop("distill", 0.5 if teacher else 0.0)
     config = _settings("heal", steps, settings | {"distill": share})
     texts = _texts(model, text)
+    if teacher is not None:
+        _check_tokenizer("the teacher", teacher, text)
     heal(model, teacher, "finetune", config, texts, _generators(seed), _Bar())
     model.origin = Origin(text.tokenizer, text.data, text.digest, texts.read)
     return model
 
 
+@typed
 def evaluate(model: Transformer, text: Text, split: str = "test") -> float | None:
-    """Return bits per character on a split of a text; None if its words became `<unk>`."""
+    """Return bits per character on a split of a text, train, valid or test; None if its words became `<unk>`.
+
+    Raises UsageError for another split, or a text with another tokenizer than the model's.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    _check_tokenizer("the model", model, text)
     return evaluated(model, getattr(text, split), text.characters[split]).bits_per_character
 
 
+@typed
 def generate(
     model: Transformer,
     prompt: str,
@@ -172,12 +194,14 @@ def generate(
     seed: int = 0,
 ) -> str:
     """Return the prompt and its continuation by a model that knows its tokenizer, see `model.generation.generate`."""
+    check_range("seed", seed, 0, None)
     tokenizer = _origin(model).tokenizer
     ids, rng = tokenizer.encode(prompt), np.random.default_rng(seed)
     new = generated(model, ids, tokens, rng, temperature=temperature, top_k=top_k)
     return tokenizer.decode([*ids, *new])
 
 
+@typed
 def save(model: Transformer, path: str | Path) -> Path:
     """Write a model to a .safetensors file, or as a stage of a run to a directory, where the command line goes on.
 
@@ -192,7 +216,7 @@ def save(model: Transformer, path: str | Path) -> Path:
         UsageError: if the model does not know its text, or the directory has a later stage or a model of other sizes.
         SaveError: if the file cannot be written.
     """
-    origin, config, path = _origin(model), model.config, Path(path)
+    origin, config, path = _origin(model), model.config, checked_path("path", path)
     stage = "train"
     if model.gate:
         stage = "gate"
@@ -221,6 +245,7 @@ def save(model: Transformer, path: str | Path) -> Path:
     return directory.checkpoint(stage)
 
 
+@typed
 def load(path: str | Path, stage: str | None = None, backend: str | None = None) -> Transformer:
     """Read a model from a checkpoint, or from a run's directory: of its latest stage, or the one that is named.
 
@@ -228,7 +253,9 @@ def load(path: str | Path, stage: str | None = None, backend: str | None = None)
         UsageError: if there is none.
         CheckpointError: if it cannot be read.
     """
-    path = Path(path)
+    path = checked_path("path", path)
+    if stage not in (None, *STAGES):
+        raise UsageError(f"stage must be one of {', '.join(STAGES)}; got {stage!r}")
     if path.is_dir():
         directory = RunDirectory(path)
         path = directory.checkpoint(stage or directory.latest_stage())
@@ -247,15 +274,28 @@ def _settings(table: str, steps: int | None, settings: dict[str, Any]) -> TrainC
 
 
 def _texts(model: Transformer, text: Text) -> Texts:
-    """Return what a stage reads, from where the model's last stage has stopped."""
-    if text.tokenizer.V != model.config.V:
-        theirs, own = text.tokenizer.V, model.config.V
-        raise UsageError(f"text has a vocabulary of {theirs} tokens, the model one of {own}")
+    """Return what a stage reads, from where the model's last stage has stopped. Raises UsageError if it has gates."""
+    _check_tokenizer("the model", model, text)
+    if model.gate is not None:
+        raise UsageError(
+            "the model has gates, which training would move, and so open and close heads; call prune first"
+        )
     return Texts(text, read=None if model.origin is None else model.origin.read)
+
+
+def _check_tokenizer(name: str, model: Transformer, text: Text) -> None:
+    """Raise UsageError if a text has other tokens than a model was made for, or as many that are others."""
+    theirs, own = text.tokenizer.V, model.config.V
+    if theirs != own:
+        raise UsageError(f"text has a vocabulary of {theirs} tokens, {name} one of {own}")
+    if model.origin is not None and model.origin.tokenizer.to_dict() != text.tokenizer.to_dict():
+        how = "read it with load_text(corpus, model.origin.tokenizer)"
+        raise UsageError(f"text has another tokenizer than {name}, though as many tokens; {how}")
 
 
 def _generators(seed: int) -> Generators:
     """Return the generators of the stages, as a run has them."""
+    check_range("seed", seed, 0, None)
     numbers = {name: i for i, name in enumerate(("init", *STAGES))}
     numbers["scores"] = numbers["gate"]
     return lambda name: np.random.default_rng([seed, numbers[name]])
@@ -267,6 +307,9 @@ class _Bar(Watch):
     def fit(self, stage: Stage) -> None:
         """See `Watch`."""
         name, style = stage.name, {"total": stage.config.steps, "unit": "step"}
+        model, B, gate = stage.model.config, stage.config.B, stage.model.gate
+        needed = training_bytes(model, B, frozen=gate is not None and gate.frozen)
+        check_memory(f"stage {name}", needed, model, B, stage.model.ops)
         with announced(stage.model.ops, name), progress_bar(desc=name, **style) as bar:
             for step in stage.steps():
                 bar.update(step - bar.n)

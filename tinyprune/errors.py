@@ -5,7 +5,15 @@ Every message names the cause and what to do about it. Library users may catch `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+import inspect
+import numbers
+import reprlib
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+P, Result = ParamSpec("P"), TypeVar("Result")
 
 
 class TinypruneError(Exception):
@@ -66,3 +74,34 @@ def missing_extra(what: str, extra: str, module: str) -> BaseException:
     """
     said = f"{what} needs packages that are not installed: {install_command(extra)}"
     return SystemExit(f"tinyprune: error: {said}") if module == "__main__" else MissingExtraError(said)
+
+
+def brief(value: Any) -> str:
+    """Return the beginning and the end of what a value looks like, in one line."""
+    return " ".join(reprlib.repr(value).split())
+
+
+# How one comes by what a function is to be given.
+MADE_BY = {
+    "Text": "as from load_text",
+    "Transformer": "as from new_model or load",
+    "ByteTokenizer": 'as a checkpoint has one; for a new one load_text(DataConfig(corpus=…, tokenizer="byte"))',
+}
+
+
+def typed(function: Callable[P, Result]) -> Callable[P, Result]:
+    """Let a public function refuse arguments that are not of the types that it is annotated with, by UsageError."""
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Result:
+        hints = typing.get_type_hints(function)
+        for name, value in inspect.signature(function).bind(*args, **kwargs).arguments.items():
+            kinds = typing.get_args(hints[name]) or (hints[name],)
+            allowed = [{int: numbers.Integral, float: numbers.Real}.get(kind, kind) for kind in kinds]
+            if Any not in kinds and not isinstance(value, tuple(allowed)):
+                names = [kind.__name__.replace("NoneType", "None") for kind in kinds]
+                how = "".join(f", {MADE_BY[kind]}" for kind in names if kind in MADE_BY)
+                raise UsageError(f"{name} must be of type {' or '.join(names)}{how}; got {brief(value)}")
+        return function(*args, **kwargs)
+
+    return checked

@@ -61,6 +61,8 @@ class Parser(argparse.ArgumentParser):
         return arguments
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if value == "" and action.dest != "prompt" and action.default != "":  # a path that means the current folder
+            self.error(f"argument {'/'.join(action.option_strings) or action.dest} must not be empty")
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:

@@ -21,7 +21,7 @@ from tinyprune.config.tables import (
     TrainConfig,
 )
 from tinyprune.config.version_02 import RENAMED, from_version_02
-from tinyprune.errors import UsageError, nearest
+from tinyprune.errors import UsageError, nearest, typed
 
 # The table of each stage that trains.
 STAGE_TABLES = {"train": "train", "gate": "gate_train", "finetune": "heal"}
@@ -177,7 +177,8 @@ def preset_text(name: str) -> str:
     return (resources.files("tinyprune.presets") / f"{name}.toml").read_text(encoding="utf-8")
 
 
-def load_preset(name: str) -> RunConfig:
+@typed
+def load_preset(name: str | Path) -> RunConfig:
     """Load the preset `name`, or the TOML file at that path. Raises UsageError if there is neither.
 
     A relative `data.corpus` in that file is relative to the current directory, as on the command line.
@@ -192,5 +193,5 @@ def load_preset(name: str) -> RunConfig:
             needed = "give a preset or a TOML file in UTF-8"
             raise UsageError(f"cannot read {path}: {error}; {needed}") from error
         return read_config(text, str(path))
-    presets = f"{', '.join(known)}{nearest(name, known)}"
-    raise UsageError(f"no preset or .toml file {name!r}; presets are {presets}")
+    presets = f"{', '.join(known)}{nearest(str(name), known)}"
+    raise UsageError(f"no preset or .toml file {str(name)!r}; presets are {presets}")

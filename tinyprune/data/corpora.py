@@ -24,7 +24,7 @@ from tinyprune.data.corpus import SPLITS, Corpus
 from tinyprune.data.download import fetch
 from tinyprune.data.packages import factbook, speeches
 from tinyprune.errors import TinypruneError, UsageError, nearest
-from tinyprune.io.files import cache_directory, replace_file
+from tinyprune.io.files import cache_directory, checked_path, replace_file
 
 # Folders that some distributions of Python leave out, that were installed later, or that are another corpus.
 _NOT_IN_STDLIB = {"site-packages", "dist-packages", "ensurepip", "lib2to3", "distutils", "pydoc_data"}
@@ -56,9 +56,9 @@ def absolute_corpus(name: str) -> str:
     """Return the absolute path of the file or folder `name`, so that it is found from any folder.
 
     The name of a corpus of the catalogue, and of what does not exist, is returned as it is. For "-" standard input is
-    read, and kept in the cache folder under its sha256, for later stages.
+    read, and kept in the cache folder under its sha256, for later stages. Raises UsageError if it is empty or no path.
     """
-    path = Path(name).expanduser()
+    path = checked_path("corpus", name).expanduser()
     if name == "-":
         data = sys.stdin.buffer.read()
         path = cache_directory() / "stdin" / f"{hashlib.sha256(data).hexdigest()[:16]}.txt"
@@ -80,7 +80,7 @@ def open_corpus(config: DataConfig) -> Corpus:
     """
     entries = catalogue()
     entry = entries.get(config.corpus)
-    path = Path(config.corpus).expanduser()
+    path = checked_path("data.corpus", config.corpus).expanduser()
     if entry is None and not path.is_dir():
         name, data = _local_file(config.corpus, list(entries))
         return _cut(name, plain_text(data), config)

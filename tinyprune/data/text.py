@@ -21,7 +21,7 @@ from tinyprune.data.cached import Tokens, cached_tokens
 from tinyprune.data.corpora import absolute_corpus, open_corpus
 from tinyprune.data.corpus import SPLITS, Corpus
 from tinyprune.data.tokenizers import UNKNOWN, Tokenizer, WordTokenizer, build_tokenizer
-from tinyprune.errors import UsageError
+from tinyprune.errors import UsageError, typed
 from tinyprune.io.files import cache_directory
 
 # The tokens of a larger corpus are cached on disk.
@@ -51,6 +51,7 @@ class Text:
         return f"Text({self.name}: {sizes} tokens, of {self.tokenizer.V} {self.tokenizer.kind}s)"
 
 
+@typed
 def load_text(
     config: DataConfig | str | Path,
     tokenizer: Tokenizer | None = None,

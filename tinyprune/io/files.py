@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tinyprune.errors import CheckpointError, SaveError, UsageError
+from tinyprune.errors import CheckpointError, SaveError, UsageError, brief
 
 
 def cache_directory() -> Path:
@@ -28,6 +28,14 @@ def cache_directory() -> Path:
         local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
         return Path(local) / "tinyprune" / "Cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinyprune"
+
+
+def checked_path(name: str, given: str | os.PathLike) -> Path:
+    """Return a path. Raises UsageError if `given` is empty, which would mean the current folder, or cannot be one."""
+    path = str(given)
+    if not path or "\0" in path or max(len(part.encode(errors="replace")) for part in Path(path).parts) > 255:
+        raise UsageError(f"{name} must be the path of a file or a folder, got {brief(path)}")
+    return Path(path)
 
 
 def save_error(what: str, error: OSError) -> SaveError:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from tinyprune.errors import UsageError, nearest
+from tinyprune.errors import UsageError, nearest, typed
 from tinyprune.io.progress import say
 from tinyprune.kernels.gpu import what_is_missing, why_unusable
 from tinyprune.ops.engine import Engine
@@ -100,6 +100,7 @@ def default_backend() -> str:
     return "numpy"
 
 
+@typed
 def get_backend(name: str) -> Engine:
     """Return the engine of this name.
 

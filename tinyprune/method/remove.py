@@ -18,12 +18,14 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.errors import typed
 from tinyprune.method.gates import open_config
 from tinyprune.model.gates import LayerGates
 from tinyprune.model.parameters import OUTPUTS, WIDE, layer_parameters, take_blocks, take_heads
 from tinyprune.model.transformer import Transformer
 
 
+@typed
 def remove_closed_heads(model: Transformer) -> Transformer:
     """Return the model without its closed heads and blocks, and without gates.
 

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
-from tinyprune.errors import NotFiniteError
+from tinyprune.config.base import check_range
+from tinyprune.errors import NotFiniteError, UsageError
 from tinyprune.io.progress import progress_bar
 from tinyprune.model.blocks import (
     Layer,
@@ -236,14 +237,13 @@ def generate(
         an iterator over the new token numbers.
 
     Raises:
-        ValueError: if the prompt is empty, `temperature` negative, or `top_k` below 1.
+        UsageError: if the prompt is empty, `tokens` or `temperature` negative or not finite, or `top_k` below 1.
     """
     if len(prompt) == 0:
-        raise ValueError("prompt must hold at least one token, got none")
-    if temperature < 0:
-        raise ValueError(f"temperature must be at least 0, got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
+        raise UsageError("prompt must hold at least one token, got none")
+    check_range("tokens", tokens, 0, None)
+    check_range("temperature", temperature, 0, None)
+    check_range("top_k", 1 if top_k is None else top_k, 1, None)
     return continuation(CachedDecoder(model, matrices), prompt, tokens, rng, temperature, top_k)
 
 

@@ -27,7 +27,7 @@ from tinyprune.config import (
 from tinyprune.data import Text, Tokenizer, load_text, tokenizer_from_dict
 from tinyprune.data.corpora import absolute_corpus
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.io.files import locked, replace_file, save_error
+from tinyprune.io.files import checked_path, locked, replace_file, save_error
 from tinyprune.io.progress import say
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
@@ -100,7 +100,9 @@ class RunDirectory:
     """The directory where a run keeps its files; it need not exist yet."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = checked_path("the directory of a run", path)
+        if str(self.path).startswith("-"):  # a command that is to be typed would take it for an option
+            self.path = self.path.absolute()
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; give the directory of a run")
 

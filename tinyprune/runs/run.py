@@ -183,16 +183,7 @@ class Run:
 
     def check_size(self, stage: str, model: ModelConfig) -> None:
         """Raise UsageError if a stage needs more memory than there is."""
-        B, there = self.training(stage).B, memory_bytes()
-        if self.ops.on_device:
-            there = gpu_memory()
-        needed = self.bytes_of(stage, model, model)
-        if needed > there:
-            size = f"{count_parameters(model):,} parameters and B = {B}"
-            raise UsageError(
-                f"stage {stage} takes about {needed / 1e9:,.0f} GB of memory for {size}, and there are "
-                f"{there / 1e9:,.0f}; make the model or its batch smaller"
-            )
+        check_memory(f"stage {stage}", self.bytes_of(stage, model, model), model, self.training(stage).B, self.ops)
 
     def bytes_of(self, stage: str, model: ModelConfig, whole: ModelConfig) -> int:
         """Return about how much memory the training of a stage takes."""
@@ -394,6 +385,17 @@ class Run:
         """Return the random generator of the initialisation or of a stage, derived from the run's seed."""
         purpose = "gate" if purpose == "scores" else purpose
         return np.random.default_rng([self.config.seed, ("init", *STAGES).index(purpose)])
+
+
+def check_memory(what: str, needed: int, model: ModelConfig, B: int, ops: Engine) -> None:
+    """Raise UsageError if the training of a model needs more bytes than the engine's memory has."""
+    there = gpu_memory() if ops.on_device else memory_bytes()
+    if needed > there:
+        size = f"{count_parameters(model):,} parameters and B = {B}"
+        raise UsageError(
+            f"{what} takes about {needed / 1e9:,.0f} GB of memory for {size}, and there are "
+            f"{there / 1e9:,.0f}; make the model or its batch smaller"
+        )
 
 
 @dataclass
