@@ -297,6 +297,6 @@ def test_a_size_that_does_not_fit_is_refused_at_once(option, on_device, book, tm
 def test_small_surprises(book, finished, tmp_path):
     said = succeed("train", tmp_path / "run", "--corpus", book, *settings(MODEL, steps=2, warmup=5)).stderr
     assert "train: the learning rate rises over 5 steps, more than there are" in said
-    assert re.search(r"train: 2 steps of .*, about 1 s; [\d,]+ parameters, about \d+ MB\n", said)
+    assert re.search(r"train: 2 steps of .*, about \d+ s(?: while [^;]+)?; [\d,]+ parameters, about \d+ MB\n", said)
     said = harmless(2, tmp_path, "heads", finished, "--tokens=50", "--plot", tmp_path / "x.jpgg")
     assert said == f"a picture is a .png file, got {str(tmp_path / 'x.jpgg')!r}"

@@ -33,7 +33,8 @@ def cache_directory() -> Path:
 def checked_path(name: str, given: str | os.PathLike) -> Path:
     """Return a path. Raises UsageError if `given` is empty, which would mean the current folder, or cannot be one."""
     path = str(given)
-    if not path or "\0" in path or max(len(part.encode(errors="replace")) for part in Path(path).parts) > 255:
+    longest = max((len(part.encode(errors="replace")) for part in Path(path).parts), default=0)
+    if not path or "\0" in path or longest > 255:
         raise UsageError(f"{name} must be the path of a file or a folder, got {brief(path)}")
     return Path(path)
 
