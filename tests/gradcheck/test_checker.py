@@ -251,3 +251,60 @@ WRONG += [(1.0, {"argument_names": ["x", "y"]}, "argument_names must be 1, one f
 def test_wrong_use_is_a_value_error_that_names_the_argument(x, options, said):
     with pytest.raises(ValueError, match=said):
         check_gradients(square_forward, square_backward, np.array([1.0, x]), **options)
+
+
+ONE = np.array([0.5, -0.7, 1.3])
+
+
+def square(x):
+    return x * x, x
+
+
+def twice(dout, x):
+    return 2 * x * dout
+
+
+def refuses(match, forward=square, backward=twice, x=ONE, error=AssertionError, **options):
+    with pytest.raises(error, match=match):
+        assert_gradients(forward, backward, x, **options)
+
+
+@pytest.mark.parametrize("directions", [0, -1])
+def test_no_direction_checks_nothing_and_is_refused(directions):
+    refuses("directions must be at least 1, or None", error=ValueError, directions=directions)
+
+
+def test_a_tiny_gradient_is_compared_as_well():
+    small = [lambda x: (1e-20 * x, None), lambda dout, _: 1e-20 * dout]
+    for mode in ("complex", "central"):
+        assert_gradients(*small, ONE, mode=mode)
+        refuses("wrong gradient", small[0], lambda dout, _: 2e-20 * dout, mode=mode)
+    assert_gradients(*small, ONE, directions=2)
+    refuses("wrong gradient", small[0], lambda dout, _: 2e-20 * dout, directions=2)
+
+
+@pytest.mark.parametrize("forward", [lambda x: (x * np.abs(x), x), lambda x: (x * np.conj(np.sign(x.real) * x), x)])
+def test_what_a_complex_step_does_not_see_is_named_with_the_other_mode(forward):
+    right = lambda dout, x: 2 * np.abs(x) * dout  # noqa: E731
+    assert_gradients(forward, right, ONE, mode="central")
+    refuses(r"no complex step goes; use mode='central'", lambda x: (x * np.abs(x), x), right)
+    with pytest.raises(AssertionError) as wrong:
+        assert_gradients(lambda x: (x * np.abs(x), x), twice, ONE)
+    assert "use mode" not in str(wrong.value)
+
+
+def test_inputs_and_outputs_that_cannot_be_checked_are_named():
+    refuses("x must be real, got complex numbers", x=ONE + 0j, error=ValueError)
+    refuses("no input is an array of floats.*x of int64", x=np.arange(3), error=ValueError)
+    refuses("forward gives numbers that are not finite", lambda x: (x * np.nan, x))
+    refuses("forward computes in float32", lambda x: (np.float32(x) ** 2, x), mode="central")
+    refuses("out must be an array, a number or a tuple of these, got list", lambda x: ([x * x], x))
+    refuses("out must be an array, a number or a tuple of these, got NoneType", lambda x: (None, x))
+    assert_gradients(square, twice, 0.5)  # a Python number is one of no axes
+
+
+def test_a_backward_may_return_a_list():
+    product = lambda x, y: (x * y, (x, y))  # noqa: E731
+    assert_gradients(product, lambda dout, c: [dout * c[1], dout * c[0]], ONE, ONE + 1)
+    with pytest.raises(AssertionError, match="wrong gradient with respect to y"):
+        assert_gradients(product, lambda dout, c: [dout * c[1], dout * c[1]], ONE, ONE + 1)

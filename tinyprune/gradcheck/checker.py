@@ -13,10 +13,11 @@ respect to each entry x is measured in one of two ways and compared with what `b
 
 (complex step: Squire & Trapp 1998.) A gradient g passes beside its measurement n when
 
-    ‖g − n‖ ≤ tolerance · (‖g‖ + ‖n‖ + floor)
+    ‖g − n‖ ≤ tolerance · (‖g‖ + ‖n‖ + floor · min(1, Σ |dout · out| / ‖x‖))
 
-The norms are those of a whole tensor: entries that are truly zero, such as the gradient of attention's key bias, are
-measured as rounding noise, so that their relative errors say nothing.
+The last factor makes the floor small where outputs are small. The norms are those of a whole tensor: entries that are
+truly zero, such as the gradient of attention's key bias, are measured as rounding noise, so that their relative errors
+say nothing.
 """
 
 import copy
@@ -104,9 +105,9 @@ def check_gradients(
     Raises:
         AssertionError: if `backward` gives a wrong number of gradients, a wrong shape, or modifies `dout` or its cache,
             or if `forward` modifies its inputs, gives other numbers when it is called again, or does not return two
-            values.
-        ValueError: if `mode` is not known, `argument_names` are not one for each input, or an input is not finite,
-            empty, or a list of numbers.
+            values, or numbers that are not finite, or float32 in the mode "central".
+        ValueError: if `mode` is not known, `directions` is below 1, `argument_names` are not one for each input, or an
+            input is not finite, empty, complex or a list of numbers, or no input has a gradient.
         TypeError: for an `unknown` option.
     """
     for option, value in unknown.items():
@@ -116,6 +117,8 @@ def check_gradients(
         )
     if mode not in CRITERIA:
         raise ValueError(f"mode must be one of {', '.join(CRITERIA)}, got {mode!r}")
+    if directions is not None and directions < 1:
+        raise ValueError(f"directions must be at least 1, or None for every entry, got {directions}")
     name = str(name or getattr(forward, "__name__", "operation"))
     rng = rng or np.random.default_rng(0)
     labels = list(argument_names or _names(forward, len(inputs)))
@@ -125,6 +128,7 @@ def check_gradients(
     untouched, start = copy.deepcopy(inputs), time.perf_counter()
     out, cache = _two(name, forward(*inputs))
     seconds = time.perf_counter() - start
+    _check_output(name, out, mode)
     for label, before, after in zip(labels, untouched, inputs, strict=True):
         if isinstance(before, np.ndarray | list) and not _equal(before, after):
             raise AssertionError(f"{name}: forward must not modify {label}")
@@ -153,8 +157,9 @@ def check_gradients(
                 outputs = leaves(_two(name, forward(*values))[0])
                 return sum((d * out).sum() for d, out in zip(leaves(dout), outputs, strict=True))
 
+            size = sum(float(np.abs(d * o).sum()) for d, o in zip(leaves(dout), leaves(out), strict=True))
             for drawing in [None] if directions is None else [rng] * directions:
-                records.append(_compare(name, part, mode, f, x, g, drawing))
+                records.append(_compare(name, part, mode, f, x, g, size, drawing))
     return records
 
 
@@ -171,7 +176,7 @@ def assert_gradients(forward: Callable, backward: Callable, *inputs: Any, **opti
 
 def _say_if_slow(name: str, seconds: float, slots: list[tuple[str, Any]]) -> None:
     """Say how long it takes to check every entry, in `seconds` each, and what is faster, if that is long."""
-    about = seconds * sum(x.size for _, value in slots for x in leaves(value))
+    about = seconds * sum(np.size(x) for _, value in slots for x in leaves(value))
     if about > SLOW:
         better = "directions=4 sees as much in far less"
         say(f"{name}: checking every entry takes about {duration(about)}; {better}")
@@ -198,6 +203,22 @@ def _two(name: str, result: Any) -> tuple[Any, Any]:
     )
 
 
+def _check_output(name: str, out: Any, mode: str) -> None:
+    """Raise AssertionError unless an output is finite numbers, precise enough for the mode."""
+    parts = list(out) if isinstance(out, tuple) else [out]
+    for part in parts:
+        if isinstance(part, list | dict) or np.asarray(part).dtype.kind not in "fciub":
+            raise AssertionError(
+                f"{name}: out must be an array, a number or a tuple of these, got {type(part).__name__} "
+                f"{'' if part is out else 'in a tuple'}".rstrip()
+            )
+        if not np.isfinite(part).all():
+            raise AssertionError(f"{name}: forward gives numbers that are not finite; choose other inputs, or mend it")
+        if mode == "central" and np.asarray(part).dtype in (np.float16, np.float32):
+            kind = np.asarray(part).dtype
+            raise AssertionError(f"{name}: forward computes in {kind}, where differences are rounding; use float64")
+
+
 def _with_gradients(name: str, labels: list[str], inputs: Sequence[Any]) -> list[tuple[str, Any]]:
     """Return label and value of the inputs that have a gradient; see `check_gradients` for what is refused."""
     if len(labels) != len(inputs):
@@ -208,7 +229,12 @@ def _with_gradients(name: str, labels: list[str], inputs: Sequence[Any]) -> list
             kind = type(value).__name__
             raise ValueError(f"{name}: {label} must be an array, got a {kind}; give np.array({label})")
     slots = [(label, value) for label, value in named if _has_gradient(value)]
+    if not any(value is not None for _, value in slots):
+        kinds = ", ".join(f"{label} of {getattr(value, 'dtype', type(value).__name__)}" for label, value in named)
+        raise ValueError(f"{name}: no input is an array of floats, so that there is nothing to check; got {kinds}")
     for label, value in slots:
+        if any(np.iscomplexobj(leaf) for leaf in leaves(value)):
+            raise ValueError(f"{name}: {label} must be real, got complex numbers")
         if any(not np.size(leaf) for leaf in leaves(value)):
             raise ValueError(f"{name}: {label} must not be empty: there would be nothing to check")
         if not all(np.isfinite(leaf).all() for leaf in leaves(value)):
@@ -277,8 +303,8 @@ def _run_backward(name: str, backward: Callable, dout: Any, cache: Any, wanted: 
 
     `backward` is called twice: the results differ if the first call modified the cache.
     """
-    given = copy.deepcopy(dout)
-    gradients = list(as_tuple(backward(given, cache)))
+    given, several = copy.deepcopy(dout), sum(wanted) > 1
+    gradients = _gradients(backward(given, cache), several)
     if not _equal(given, dout):
         raise AssertionError(f"{name}: backward must not modify dout")
     first = copy.deepcopy(gradients)
@@ -293,10 +319,15 @@ def _run_backward(name: str, backward: Callable, dout: Any, cache: Any, wanted: 
             f"{name}: backward must return {expected} {plural}, got {count} "
             "(one for each input of floats; others may have None)"
         )
-    for a, b in zip(first, as_tuple(backward(given, cache)), strict=True):
+    for a, b in zip(first, _gradients(backward(given, cache), several), strict=True):
         if not _equal(a, b):
             raise AssertionError(f"{name}: backward must not modify its cache: called again it gave another result")
     return gradients
+
+
+def _gradients(result: Any, several: bool) -> list:
+    """Return what backward gave as a list; a list is that of one input, unless there are several."""
+    return list(result) if several and isinstance(result, list) else list(as_tuple(result))
 
 
 def _derivative(mode: str, f: Function, x: NDArray, direction: NDArray, name: str) -> float:
@@ -317,10 +348,14 @@ def _derivative(mode: str, f: Function, x: NDArray, direction: NDArray, name: st
 
 
 def _compare(
-    name: str, argument: str, mode: str, f: Function, x: NDArray, g: NDArray, rng: Any = None
+    name: str, argument: str, mode: str, f: Function, x: NDArray, g: NDArray, size: float, rng: Any = None
 ) -> GradientRecord:
-    """Compare a gradient entry by entry, or if there is a generator along one direction that it draws."""
+    """Compare a gradient entry by entry, or if there is a generator along one direction that it draws.
+
+    `size` is Σ |dout · out|.
+    """
     tolerance, floor = CRITERIA[mode]
+    floor *= min(1.0, size / max(float(np.linalg.norm(x)), 1e-300))
     index: tuple[int, ...] = ()
     if rng is None:
         n = np.zeros_like(x)
@@ -328,7 +363,8 @@ def _compare(
             direction = np.zeros_like(x)
             direction[place] = 1
             n[place] = _derivative(mode, f, x, direction, name)
-        error = float(np.linalg.norm(g - n) / (np.linalg.norm(g) + np.linalg.norm(n) + floor))
+        norms = float(np.linalg.norm(g) + np.linalg.norm(n) + floor)
+        error = float(np.linalg.norm(g - n)) / max(norms, 1e-300)
         distance = np.where(np.isfinite(g), np.abs(g - n), np.inf)
         index = tuple(map(int, np.unravel_index(np.argmax(distance), x.shape)))
         expected, got = float(n[index]), float(g[index])
@@ -336,11 +372,28 @@ def _compare(
         direction = rng.standard_normal(x.shape)
         expected, got = _derivative(mode, f, x, direction, name), float((g * direction).sum())
         # The rounding of a sum of many products is relative to their size, not to what is left of them.
-        size = float(np.linalg.norm(g) * np.linalg.norm(direction))
-        error = abs(got - expected) / (abs(expected) + abs(got) + size + floor)
+        product = float(np.linalg.norm(g) * np.linalg.norm(direction))
+        error = abs(got - expected) / max(abs(expected) + abs(got) + product + floor, 1e-300)
     passed = bool(error <= tolerance)
-    kink = _kink(f, x, index) if index and not passed else ""
+    kink = _unseen(f, x, g, mode, name) or _kink(f, x, index) if index and not passed else ""
     return GradientRecord(name, argument, mode, error, passed, index, expected, got, kink)
+
+
+def _unseen(f: Function, x: NDArray, g: NDArray, mode: str, name: str) -> str:
+    """Return the words that the complex step does not see what differences see, if these agree with g; else ""."""
+    if mode != "complex":
+        return ""
+    slopes = np.zeros_like(x)
+    for place in np.ndindex(x.shape):
+        direction = np.zeros_like(x)
+        direction[place] = 1
+        slopes[place] = _derivative("central", f, x, direction, name)
+        if not abs(slopes[place] - g[place]) <= 1e-5 * abs(g[place]) + 1e-8:
+            return ""
+    return (
+        "\n    differences of real numbers agree with this gradient: forward has an np.abs, a conjugate or the like, "
+        "through which no complex step goes; use mode='central'"
+    )
 
 
 def _kink(f: Function, x: NDArray, index: tuple[int, ...]) -> str:
