@@ -166,8 +166,9 @@ def test_the_files_have_intervals_from_their_pieces():
     differ = [f"{100 * (x / y - 1):.0f}" for x, y in zip(worse, better, strict=True)]
     assert_says(page, "the two models without a fifth differ by {} and {} %", *differ)
     times = files()["tenth, bf16: healed"][3].replace(" (", " times the whole model's (")
-    said = "its perplexity on *Moby Dick* is {}, over text), and it copies {} of repeated tokens, not {}."
-    assert_says(README, said, times.removesuffix(")"), *(words[x][1] for x in ("tenth, bf16: healed", "whole")))
+    said = "its perplexity on *Moby Dick* is {}, over pieces of it), and it copies {} of repeated tokens, not {}."
+    copied, whole = (words[x][1] for x in ("tenth, bf16: healed", "whole"))
+    assert_says(README, said, times.removesuffix(")"), copied, whole.removesuffix(" %"))
 
 
 def test_the_speed_in_llama_cpp_follows_from_its_cells():

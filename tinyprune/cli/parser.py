@@ -20,6 +20,8 @@ COMPLETION = """Completion of commands, options and names, with the extra "compl
   bash, zsh   eval "$(register-python-argcomplete tinyprune)"
   fish        register-python-argcomplete --shell fish tinyprune | source
 """
+# What is given as the path of a file or a folder.
+PATHS = ("directory", "run_directory", "model", "path", "corpus", "source", "preset", "plot", "task", "other")
 # What version 0.2 called otherwise.
 RENAMED_OPTIONS = {"--repair-corpus": "--texts"}
 
@@ -61,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         return arguments
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if value == "" and action.dest != "prompt" and action.default != "":  # a path that means the current folder
+        if value == "" and action.dest in PATHS:  # it would mean the current folder
             self.error(f"argument {'/'.join(action.option_strings) or action.dest} must not be empty")
         try:
             super()._check_value(action, value)

@@ -110,15 +110,7 @@ def check_gradients(
             input is not finite, empty, complex or a list of numbers, or no input has a gradient.
         TypeError: for an `unknown` option.
     """
-    for option, value in unknown.items():
-        raise TypeError(
-            f"{option} is no option of this check; an argument of the function is passed by a lambda: "
-            f"lambda *inputs: {getattr(forward, '__name__', 'forward')}(*inputs, {option}={value!r})"
-        )
-    if mode not in CRITERIA:
-        raise ValueError(f"mode must be one of {', '.join(CRITERIA)}, got {mode!r}")
-    if directions is not None and directions < 1:
-        raise ValueError(f"directions must be at least 1, or None for every entry, got {directions}")
+    _check_options(forward, mode, directions, unknown)
     name = str(name or getattr(forward, "__name__", "operation"))
     rng = rng or np.random.default_rng(0)
     labels = list(argument_names or _names(forward, len(inputs)))
@@ -172,6 +164,19 @@ def assert_gradients(forward: Callable, backward: Callable, *inputs: Any, **opti
     failures = [record.message() for record in records if not record.passed]
     if failures:
         raise AssertionError("\n".join(failures))
+
+
+def _check_options(forward: Callable, mode: str, directions: int | None, unknown: dict[str, Any]) -> None:
+    """Raise TypeError for an option that there is not, and ValueError for a value that is not allowed."""
+    for option, value in unknown.items():
+        raise TypeError(
+            f"{option} is no option of this check; an argument of the function is passed by a lambda: "
+            f"lambda *inputs: {getattr(forward, '__name__', 'forward')}(*inputs, {option}={value!r})"
+        )
+    if mode not in CRITERIA:
+        raise ValueError(f"mode must be one of {', '.join(CRITERIA)}, got {mode!r}")
+    if directions is not None and directions < 1:
+        raise ValueError(f"directions must be at least 1, or None for every entry, got {directions}")
 
 
 def _say_if_slow(name: str, seconds: float, slots: list[tuple[str, Any]]) -> None:
