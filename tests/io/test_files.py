@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tinyprune.errors import UsageError
-from tinyprune.io.files import cache_directory, locked
+from tinyprune.io.files import cache_directory, locked, replace_file
 
 
 def test_one_who_waits_comes_in_when_the_other_leaves_and_one_who_does_not_is_sent_away(tmp_path):
@@ -45,3 +45,12 @@ def test_the_cache_is_the_users(platform, variables, folder, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", platform)
     assert cache_directory() == Path(folder).expanduser()
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
+    """As in a run that a stranger has packed."""
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "run.safetensors.tmp").symlink_to(tmp_path / "victim")
+    replace_file(tmp_path / "run.safetensors", b"new")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert (tmp_path / "run.safetensors").read_bytes() == b"new" and not (tmp_path / "run.safetensors").is_symlink()

@@ -71,7 +71,8 @@ def replace_file(path: Path, content: bytes | Iterable, kind: str = "") -> None:
         content = [content]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # it may be a link to a file of somebody's
+        with temporary.open("xb") as file:
             file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
