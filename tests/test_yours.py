@@ -205,6 +205,8 @@ def test_a_failure_shows_what_is_in_the_cache_and_the_hint_of_the_result():
     with pytest.raises(Unexpected) as error:
         check(RIGHT.replace("dout.sum(axes)", "dout.sum()"), {"": "paths", "dbias": "all axes but the last"})
     told = str(error.value)
+    with pytest.raises(Unexpected, match=r"hint      one; two"):
+        check(RIGHT.replace(", dout.sum(axes)", ""), {"dx": "one", "dbias": "two"})
     assert "hint      all axes but the last" in told and re.search(r"\n +n \(3, 4\)\n +std \(3, 1\)\n", told)
 
 

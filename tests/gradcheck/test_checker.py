@@ -308,3 +308,16 @@ def test_a_backward_may_return_a_list():
     assert_gradients(product, lambda dout, c: [dout * c[1], dout * c[0]], ONE, ONE + 1)
     with pytest.raises(AssertionError, match="wrong gradient with respect to y"):
         assert_gradients(product, lambda dout, c: [dout * c[1], dout * c[1]], ONE, ONE + 1)
+
+
+def test_a_gradient_of_zero_passes_however_large_the_input_is():
+    """What is added to all scores changes no softmax: its gradient is measured as rounding noise."""
+    scores = np.random.default_rng(3).standard_normal(9)
+
+    def forward(b):
+        e = np.exp(scores + b[0] - b[0].real - scores.max())
+        return e / e.sum(), None
+
+    for size in (1.0, 1e9):
+        assert_gradients(forward, lambda dout, _: np.zeros(1), np.array([size]))
+        refuses("wrong gradient", forward, lambda dout, _: np.full(1, 1e-9), np.array([size]))

@@ -55,6 +55,10 @@ def source(request, tmp_path_factory):
     return path, read_pretrained(path)
 
 
+def replace_config(model, **changes):
+    return Transformer(replace(model.config, **changes), model.params)
+
+
 def pruned(given, masks=EACH):
     model = Transformer(replace(given.config, U=32), given.params)
     layers = [np.array(layer, bool) for mask in masks for layer in mask]
@@ -188,6 +192,11 @@ def test_what_a_file_cannot_say_is_refused_and_nothing_written(tmp_path, monkeyp
         ({"model": gated}, "this model has gates"),
         ({"tokenizer": samples.BytePairTokenizer(pairs)}, "is cut for smollm, gpt-2, qwen2, llama-bpe; this"),
         ({"model": pruned(qwen3)}, r"a Qwen3 with the same parts in every layer, got \[.*; use --padded"),
+        (
+            {"model": samples.random_model(replace(CONFIG, head_norms=True, bias="qkv"))[0]},
+            "without biases, got llama with",
+        ),
+        ({"model": replace_config(qwen3, rope_scaling=(8, 1, 4, 64))}, "a Qwen3 only without model.rope_scaling"),
         ({"kind": "q2"}, "kind must be one of sliced, source, f32; got 'q2'"),
     ):
         with pytest.raises(UsageError, match=match):

@@ -71,7 +71,7 @@ HEADS_ONLY = ("leave-one-out", *OF_HEADS)
 KINDS = ("heads", "blocks", "both")  # of parts that may go
 # "bytes" are those of a file of llama.cpp, if the source is one.
 SIZES = ("heads", "blocks", "parameters", "non_embedding", "bytes")
-STATES = {"pruned": 1, "repaired": 2, "healed": 3}  # of a model, and how many cells come after its scores
+CHAIN = ("scores", "pruned", "repaired", "healed")  # cells, each after those that it needs
 PIECES = 20  # of a text
 # Settings of a run that a comparison can change.
 CHANGED = ("choose", "gate", "gate_train", "repair", "heal", "seed", "texts")
@@ -337,8 +337,7 @@ class Comparison:
                     control = store.records[controls[0].key]["nats"][text]
                     row["of_healed"] = exp(np.mean(np.subtract(nats, control))) if cell.what == "healed" else None
                 row |= {name: record[name] for name in SIZES if name in record}
-                if minutes is not None:
-                    row["minutes"] = minutes
+                row["minutes"] = minutes
                 if self.pairs:
                     row["blimp"] = int(record["blimp"], 16).bit_count() / len(self.pairs)
                 rows.append(row | record.get("words", {}))
@@ -347,7 +346,7 @@ class Comparison:
     def minutes(self, cell: CheckpointCell, store: Store) -> float | None:
         """Return how many minutes it took to make a cell's model, with the cells before it; None if one is older."""
         places = (cell.place, dataclasses.replace(cell, share=None).place)
-        before = ("scores", "pruned", "repaired", "healed")[: 1 + STATES.get(cell.what, 0)]
+        before = CHAIN[: CHAIN.index(cell.what) + 1] if cell.what in CHAIN else ()
         chain = [c for c in self.cells if c.what in before and c.place in places]
         seconds = [store.records[c.key].get("made_in") for c in chain]
         return None if None in seconds else round(sum(seconds) / 60, 2)
@@ -432,8 +431,11 @@ def open_comparison(
     most = dataclasses.replace(saved, data=dataclasses.replace(saved.data, valid_fraction=0.05, test_fraction=0.5))
     for name, own in zip(names, others, strict=True):
         read[name] = text_of(most, place.path, own).test[:tokens]
-    of["pairs"] = read_pairs(task) if task else ()
-    of |= {"digest": sha256_of(checkpoint), "source": gguf_source(saved.metadata)}
+    of |= {
+        "pairs": read_pairs(task) if task else (),
+        "digest": sha256_of(checkpoint),
+        "source": gguf_source(saved.metadata),
+    }
     return Comparison(place.path.name, config, text, saved.model, read=read, **of)
 
 

@@ -93,7 +93,7 @@ class Texts:
         for x in whole.host_params().values():
             digest.update(np.ascontiguousarray(x).data)
         path = cache_directory() / "written" / f"{digest.hexdigest()[:32]}.npy"
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, EOFError):  # it may be damaged
             return np.load(path)
         written, file = self.write(whole), io.BytesIO()
         np.save(file, written)

@@ -77,7 +77,7 @@ def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tupl
 
 
 def norm_shapes(config: ModelConfig, prefix: str, width: int = 0) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of a norm's parameters, PREFIX.scale and, for LayerNorm, PREFIX.bias; of D numbers."""
+    """Return names and shapes of a norm's parameters, PREFIX.scale and, for LayerNorm, PREFIX.bias, (width or D,)."""
     return {f"{prefix}.{name}": (width or config.D,) for name in NORMS[config.norm]}
 
 

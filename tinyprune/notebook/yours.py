@@ -65,7 +65,8 @@ def check(
         yours: as you wrote it. It may use `np` and what it defines or imports itself.
         ours: the function of the package that has the same name.
         cases: arguments for both, one tuple for each comparison, copied first; a dict at its end: keywords.
-        hint: where to look if they differ; or for each result its own, by its name, "" for the others.
+        hint: where to look if they differ; or for each result its own, by its name, and "" for all
+            else; without "" all of them are shown there.
         results: names of the results, where they are not those of a forward or backward pass.
 
     Raises:
@@ -74,7 +75,7 @@ def check(
     """
     name, names = ours.__name__, inspect.signature(ours).parameters
     written = load(name, textwrap.dedent(inspect.getsource(yours)))  # as it will be read from the file
-    hints = {"": hint} if isinstance(hint, str) else hint
+    hints = {"": hint} if isinstance(hint, str) else {"": "; ".join(hint.values())} | hint
     errors: dict[str, float] = {}
     for case in cases:
         *values, options = case
@@ -83,7 +84,7 @@ def check(
         given = dict(zip(names, values, strict=False)) | options
         if "cache" in given:
             given["cache"] = named_parts(given["cache"], written.source)
-        wrong = functools.partial(fail, fed=shapes(given), hint=hints.get("", ""))
+        wrong = functools.partial(fail, fed=shapes(given), hint=hints[""])
         expected = ours(*copy.deepcopy(values), **options)
         models = {id(x): x for x in values if hasattr(x, "params")}  # each stays itself
         arguments = copy.deepcopy(values, dict(models))
@@ -107,7 +108,7 @@ def check(
             if other is not None and not isinstance(other, str):
                 other = other * 1  # numbers for truth values, which have no difference
                 about = f"{name}: {label} is wrong"
-                own = hints.get(label, hints.get("", ""))
+                own = hints.get(label, hints[""])
                 expect_close(one, other, about, fed=shapes(given), hint=own, relative=1e-9)
                 errors[label] = max(errors.get(label, 0.0), relative_error(one, other))
             if (dtype_name(one_single), dtype_name(other_single)) == ("float64", "float32"):

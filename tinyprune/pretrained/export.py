@@ -30,6 +30,10 @@ def check_writable(model: Transformer, tokenizer: Any, kinds: Collection[str], f
         given = getattr(config, key)
         if given not in (value, more.get(key)):
             raise UsageError(f"{files} can say a {kind} only where {key} is {value}, got {given}")
+    if config.head_norms and (kind, config.bias) != ("llama", "none"):
+        raise UsageError(
+            f"{files} can say norms of heads only of a llama without biases, got {kind} with {config.bias}"
+        )
     if tokenizer.kind != "bpe":
         raise UsageError(f"{files} need a pretrained model's tokenizer, got a {tokenizer.kind} one")
 

@@ -218,6 +218,10 @@ def architecture(config: ModelConfig, layers: Sequence[Stored]) -> str:
             )
         return "deci"
     if config.head_norms:
+        if config.rope_scaling:
+            raise UsageError(
+                "llama.cpp reads a Qwen3 only without model.rope_scaling; write a folder of the Hub instead"
+            )
         return "qwen3"
     if not config.biased_projections:
         return "llama"

@@ -1,8 +1,7 @@
 """The settings of a GPT-2 or a Llama: from the Hub's config.json to our ModelConfig, and back.
 
 Qwen2 is a Llama whose queries, keys and values have biases, Qwen3 one that normalises each head's queries and keys, and
-Mistral one whose queries may see a window of the latest
-positions: segments no longer than the window are the same with it.
+Mistral one whose queries may see a window of the latest positions: segments no longer than it are the same with it.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def size_record(stage: str, model: Transformer) -> Record:
 def finished_record(run: Run, stage: str) -> Record:
     """Return what a stage has left: its model's size, the last validation while it trained, and the checkpoint."""
     checkpoint = run.directory.checkpoint(stage)
-    record = size_record(stage, load_model(checkpoint, Engine()).model)
+    record = size_record(stage, load_model(checkpoint, Engine(), mapped=True).model)
     validated = [r for r in read_metrics(run.directory.metrics) if (r["stage"], r["split"]) == (stage, "valid")]
     last = validated[-1] if validated else {}
     quality = {f"valid_{name}": last.get(name) for name in ("loss", "bits_per_character")}
