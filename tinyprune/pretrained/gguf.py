@@ -262,9 +262,20 @@ def description(tokens: list[str], types: list[int], merges: list[str], pre: str
 def read_header(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
     """Return entries and tensors of a file. Raises CheckpointError unless it is whole."""
     gguf = package("a GGUF file")
-    # The package checks nothing itself.
-    with reading(path, "GGUF", ValueError, LookupError, TypeError, OverflowError):
-        reader = gguf.GGUFReader(path)
+
+    class Reader(gguf.GGUFReader):  # type: ignore[name-defined]
+        """The package's reader, which checks nothing itself: beyond the end it would go on with empty arrays."""
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> NDArray:
+            found = super()._get(offset, dtype, count, override_order)
+            if len(found) < count:
+                raise ValueError("the file ends early")
+            return found
+
+    # offsets can overflow, arrays be nested without end
+    errors = ValueError, LookupError, TypeError, OverflowError, RecursionError
+    with reading(path, "GGUF", *errors), np.errstate(over="ignore"):
+        reader = Reader(path)
         if reader.byte_order != "I":
             raise UsageError(f"{path} is not in this machine's byte order; get another file of the model")
         entries = {key: field.contents() for key, field in reader.fields.items()}

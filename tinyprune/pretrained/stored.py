@@ -62,7 +62,9 @@ def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
     except OSError as error:
         raise read_error(path, error) from error
     except errors as error:
-        raise damaged(f"{path} is truncated, altered or no {kind} file ({error})") from error
+        raise damaged(
+            f"{path} is truncated, altered or no {kind} file, or newer than the package that reads it"
+        ) from error
 
 
 def check_tensors(

@@ -68,7 +68,7 @@ def sha256_of(path: str | Path) -> str:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return json.loads((file.metadata() or {})[ENTRY])["sha256"]
-    except (OSError, KeyError, ValueError, safetensors.SafetensorError):
+    except (OSError, KeyError, ValueError, RecursionError, safetensors.SafetensorError):
         return ""
 
 
@@ -100,13 +100,13 @@ def load_checkpoint(path: str | Path, mapped: bool = False) -> tuple[dict[str, N
         raise read_error(f"checkpoint {path}", error) from error
     # KeyError: another program has changed an array's dtype to one that NumPy lacks.
     except (safetensors.SafetensorError, KeyError) as error:
-        raise unusable(f"{path} is truncated, altered, or no checkpoint at all ({error})") from error
+        raise unusable(f"{path} is truncated, altered, or no checkpoint at all") from error
     try:
         fields = json.loads(entry)
         version, metadata = fields["format_version"], fields["metadata"]
         if version > FORMAT_VERSION:
             raise CheckpointError(f"{path} has format {version}, newer than {FORMAT_VERSION}; update tinyprune")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise unusable(f"{path} was altered: its metadata cannot be read") from error
     # The entry must be the one that `save_checkpoint` writes for these contents.
     if entry != _entry(metadata, tensors):
