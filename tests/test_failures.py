@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command import MODEL, contents, files_up_to, harmless, refused, settings, succeed, tinyprune
+from command import MODEL, contents, files_up_to, harmless, refused, run_here, settings, succeed, tinyprune
 
 from tinyprune.ops.engine import Engine
+from tinyprune.runs.directory import RunDirectory
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 
 
@@ -218,6 +219,15 @@ def test_a_disk_that_is_full_when_another_file_is_written(size, file, run, book,
     assert not list(run.rglob("*.tmp"))
 
 
+def test_folders_that_are_made_are_said_and_go_again_if_the_command_is_refused(tmp_path, monkeypatch):
+    new = tmp_path / "a" / "b" / "run"
+    done = run_here("train", new, "--set=nonsense")
+    assert done.stderr.splitlines()[0] == f"tinyprune: new folder {tmp_path / 'a'}, and in it the run {new}"
+    assert done.returncode == 2 and not (tmp_path / "a").exists()
+    monkeypatch.chdir(tmp_path)
+    assert RunDirectory("-x").path == tmp_path / "-x"  # no command takes it for an option
+
+
 def test_directories_that_cannot_be_written(book, tmp_path):
     given = ["--corpus", book, *settings(MODEL)]
     assert refused(2, "run", book, *given) == f"{book} is a file; give the directory of a run"
@@ -294,9 +304,9 @@ def test_a_size_that_does_not_fit_is_refused_at_once(option, on_device, book, tm
     assert said.endswith("and there are 8; make the model or its batch smaller")
 
 
-def test_small_surprises(book, finished, tmp_path):
+def test_small_surprises(book, tmp_path):
     said = succeed("train", tmp_path / "run", "--corpus", book, *settings(MODEL, steps=2, warmup=5)).stderr
     assert "train: the learning rate rises over 5 steps, more than there are" in said
     assert re.search(r"train: 2 steps of .*, about \d+ s(?: while [^;]+)?; [\d,]+ parameters, about \d+ MB\n", said)
-    said = harmless(2, tmp_path, "heads", finished, "--tokens=50", "--plot", tmp_path / "x.jpgg")
-    assert said == f"a picture is a .png file, got {str(tmp_path / 'x.jpgg')!r}"
+    said = harmless(2, tmp_path, "heads", "nowhere", "--plot=x.jpgg")  # before anything is read
+    assert said == "--plot must be a file that ends in .png, .svg, .pdf; got 'x.jpgg'"

@@ -1,6 +1,7 @@
 """Figures show what the records say, are readable for one head or many, and are saved completely or not at all."""
 
 import math
+import textwrap
 
 import matplotlib
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import UsageError
 from tinyprune.method.roles import KINDS, HeadRoles
-from tinyprune.plots import plot_gates, plot_heads, plot_losses, plot_roles, running_mean, save_figure
+from tinyprune.plots import plot_gates, plot_heads, plot_losses, plot_roles, running_mean, save_figure, titled
 
 
 def loss_records(stage: str, train: dict[int, float], valid: dict[int, float]) -> list[dict]:
@@ -191,11 +192,26 @@ FIGURES = {
 
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
-def test_equal_figures_make_equal_files_whatever_the_users_settings(tmp_path, draw):
-    before, figure, path = dict(matplotlib.rcParams), draw(), tmp_path / "plots" / "a.png"
+def test_a_title_has_room_and_keeps_dollars(draw):
+    title = "a$run$ with a long name, " + 8 * "and longer "
+    figure = readable(titled(draw(), title))
+    assert figure.get_suptitle().replace("\n", " ") == textwrap.shorten(title, 80, placeholder=" …")
+    assert plot_roles(random_roles(1, 1), "run").get_suptitle() == "run"
+    with pytest.raises(UsageError, match=r"a picture must be a file that ends in .png, .svg, .pdf; got 'a.jpgg'"):
+        save_figure(figure, "a.jpgg")
+
+
+BEGINS = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+FILES = [*((name, "png") for name in FIGURES), ("heads", "svg"), ("heads", "pdf")]
+
+
+@pytest.mark.parametrize(("name", "ending"), FILES)
+def test_equal_figures_make_equal_files_whatever_the_users_settings(tmp_path, name, ending):
+    draw = FIGURES[name]
+    before, figure, path = dict(matplotlib.rcParams), draw(), tmp_path / "plots" / f"a.{ending}"
     save_figure(figure, path)
     content = path.read_bytes()
-    assert content.startswith(b"\x89PNG")
+    assert content.startswith(BEGINS[ending])
     save_figure(figure, path)
     assert path.read_bytes() == content
     with matplotlib.style.context(["dark_background", {"font.size": 20, "savefig.dpi": 50, "lines.linewidth": 7}]):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import UsageError
-from tinyprune.io.files import replace_file
+from tinyprune.io.files import PICTURES, checked_path, replace_file
 from tinyprune.io.tables import Record
 from tinyprune.method.gates import opening_log_alpha
 from tinyprune.method.roles import KINDS, HeadRoles
@@ -52,6 +53,7 @@ STYLE = [
         "axes.spines.top": False,
         "axes.spines.right": False,
         "hatch.linewidth": 0.6,
+        "svg.hashsalt": "tinyprune",  # names of parts are random numbers otherwise
     },
 ]
 
@@ -279,8 +281,10 @@ class Panel(NamedTuple):
 
 
 @matplotlib.style.context(STYLE)
-def plot_roles(roles: HeadRoles) -> Figure:
+def plot_roles(roles: HeadRoles, title: str = "") -> Figure:
     """Plot what the heads of a model attend to, as `tinyprune.method.roles.head_roles` has measured it.
+
+    `title` stands above all.
 
     Returns:
         Figure with an Axes for each kind of key and one for the effective number of keys: a row for each layer, the
@@ -319,10 +323,7 @@ def plot_roles(roles: HeadRoles) -> Figure:
     for row, (label, image) in enumerate(scales.items(), rows):
         place = figure.add_subplot(grid[row, :])
         figure.colorbar(image, cax=place, label=label, orientation="horizontal")
-    # Laying out anew before each drawing would move everything a little every time.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    return figure
+    return titled(figure, title)
 
 
 @matplotlib.style.context(STYLE)
@@ -354,17 +355,29 @@ def plot_ratios(ratios: dict[str, dict[str, float]], title: str) -> Figure:
     return figure
 
 
+def titled(figure: Figure, title: str) -> Figure:
+    """Write a title, such as the names of a run and its text, above a figure and what stands there; return it."""
+    width = int(11 * figure.get_figwidth())  # letters of 10 points
+    lines = textwrap.wrap(textwrap.shorten(title, 80, placeholder=" …"), width)
+    lines += figure.get_suptitle().splitlines()
+    figure.suptitle("\n".join(lines), fontsize=10, parse_math=False)  # a name may have dollars in it
+    return figure
+
+
 @matplotlib.style.context(STYLE)
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG; equal figures make equal files. `replace_file` says what happens if that fails.
+    """Write a figure as its name ends; equal figures make equal files. `replace_file` says what happens if that fails.
 
-    Raises UsageError if the name does not end in .png.
+    Raises UsageError if the name does not end in one of `PICTURES`.
     """
-    if Path(path).suffix != ".png":
-        raise UsageError(f"a picture is a .png file, got {str(path)!r}")
-    image = io.BytesIO()
-    figure.savefig(image, format="png", metadata={"Software": "tinyprune"})
-    replace_file(Path(path), image.getvalue())
+    path = checked_path("a picture", path, PICTURES)
+    # Laying out anew before each drawing would move everything a little every time.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    image, kind = io.BytesIO(), path.suffix[1:]
+    about = {"png": {"Software": "tinyprune"}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    figure.savefig(image, format=kind, metadata=about[kind])
+    replace_file(path, image.getvalue())
 
 
 def running_mean(values: ArrayLike) -> NDArray:

@@ -125,8 +125,9 @@ def test_what_cannot_be_measured_is_refused():
 
 
 def test_the_command(finished, tmp_path):
-    records = json.loads(succeed("heads", finished, "--json", "--plot", tmp_path / "heads.png").stdout)
-    assert len(records) == 3 and (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
+    records = json.loads(succeed("heads", finished, "--json", "--plot", tmp_path / "heads.svg").stdout)
+    drawn = (tmp_path / "heads.svg").read_text("utf-8")
+    assert len(records) == 3 and "<!-- finished, stage finetune, on book.txt -->" in drawn
     assert list(records[0]) == ["layer", "head", *KINDS, "effective_keys", "mostly"]
     table = succeed("heads", finished, "--stage=train", "--split=test").stdout.splitlines()
     assert table[0].split() == ["layer", "head", *KINDS, "effective", "keys", "mostly"]

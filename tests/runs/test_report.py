@@ -3,6 +3,7 @@
 import math
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 from command import KEYS, succeed
@@ -133,6 +134,14 @@ def test_the_commands_of_the_report_work(run, records):
     assert len(commands) == 2
     for command in commands:
         succeed(*shlex.split(command)[1:], "--backend", "numpy", "--quiet")
+
+
+def test_names_are_no_html(run, records):
+    other = replace(run, directory=RunDirectory("<script>&"))
+    other.text = replace(run.text, name="<b>.txt")
+    text = report.report_text(other, records, run.load("finetune").model, ("a prompt", "what follows"))
+    assert text.startswith("# &lt;script&gt;&amp;\n") and "\nText: &lt;b&gt;.txt, " in text
+    assert "<" not in re.sub("`[^`]*`", "", text)
 
 
 def test_the_paragraphs_give_text_heads_steps_and_objective(run, records):

@@ -13,6 +13,7 @@ from typing import Any
 
 from tinyprune.cli.options import parse_options
 from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.io.files import PICTURES, checked_path
 from tinyprune.io.progress import say
 from tinyprune.io.tables import print_records
 
@@ -78,6 +79,8 @@ def show_heads(arguments: argparse.Namespace) -> None:
 
     if arguments.tokens < 3:
         raise UsageError(f"--tokens must be at least 3, got {arguments.tokens}")
+    if arguments.plot:  # before anything is computed
+        checked_path("--plot", arguments.plot, PICTURES)
     saved = load_saved(arguments)
     text = text_of(saved, Path(arguments.model), arguments.corpus)
     tokens = getattr(text, arguments.split)[: arguments.tokens]
@@ -92,7 +95,8 @@ def show_heads(arguments: argparse.Namespace) -> None:
     if arguments.plot:
         from tinyprune.plots import plot_roles, save_figure
 
-        save_figure(plot_roles(roles), arguments.plot)
+        name, stage = Path(arguments.model).absolute().name, saved.metadata["stage"]
+        save_figure(plot_roles(roles, f"{name}, stage {stage}, on {text.name}"), arguments.plot)
 
 
 def generate_text(arguments: argparse.Namespace) -> None:

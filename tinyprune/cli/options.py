@@ -178,7 +178,7 @@ OPTIONS = {
         SPLIT,
         option("--tokens", "how many of its tokens to read (%(default)s)", default=2000),
         JSON,
-        option("--plot", "also draw a map of all heads", metavar="FILE.png"),
+        option("--plot", "also draw a map of all heads, as .png, .svg or .pdf", metavar="FILE"),
     ],
     "play": [
         MODEL | {"help": "a run's directory (its baseline) or a checkpoint"},

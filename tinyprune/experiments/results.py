@@ -10,6 +10,7 @@ plots/*.png, README.md    the same as pictures and as text
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
@@ -28,7 +29,7 @@ from tinyprune.io.progress import say
 from tinyprune.io.tables import Record
 from tinyprune.kernels.backend import BACKENDS
 from tinyprune.kernels.machine import describe_machine, processors
-from tinyprune.plots import save_figure
+from tinyprune.plots import save_figure, titled
 
 SPLITS = ("valid", "test")
 Picture = tuple[str, str, Figure]  # file name, caption, figure
@@ -158,8 +159,9 @@ def write_files(
     replace_file(directory / "study.json", (json.dumps(about, indent=1) + "\n").encode())
     plots, shown = directory / "plots", []
     for name, caption, figure in pictures:
-        save_figure(figure, plots / f"{name}.png")
+        save_figure(titled(figure, paragraphs[0].removeprefix("# ")), plots / f"{name}.png")
         shown.append(f"![{caption}](plots/{name}.png)")
-    page = "\n\n".join([*paragraphs, *shown, f"Machine: {about['machine']}."]) + "\n"
+    heading = html.escape(paragraphs[0], quote=False)
+    page = "\n\n".join([heading, *paragraphs[1:], *shown, f"Machine: {about['machine']}."]) + "\n"
     replace_file(directory / "README.md", page.encode())
     say(f"{about['study']}: {directory / 'README.md'}, *.csv and plots/ are written")

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tinyprune.errors import CheckpointError, SaveError, UsageError, brief
@@ -30,9 +30,18 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinyprune"
 
 
-def checked_path(name: str, given: str | os.PathLike) -> Path:
-    """Return a path. Raises UsageError if `given` is empty, which would mean the current folder, or cannot be one."""
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def checked_path(name: str, given: str | os.PathLike, endings: Sequence[str] = ()) -> Path:
+    """Return a path.
+
+    Raises UsageError if `given` is empty, which would mean the current folder, cannot be a path, or has none of the
+    `endings`, if there are some.
+    """
     path = str(given)
+    if endings and Path(path).suffix not in endings:
+        raise UsageError(f"{name} must be a file that ends in {', '.join(endings)}; got {path!r}")
     longest = max((len(part.encode(errors="replace")) for part in Path(path).parts), default=0)
     if not path or "\0" in path or longest > 255:
         raise UsageError(f"{name} must be the path of a file or a folder, got {brief(path)}")

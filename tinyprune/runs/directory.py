@@ -114,10 +114,13 @@ class RunDirectory:
             UsageError: if another process holds it and `wait` is false; the message says which.
             SaveError: if the directory cannot be written.
         """
+        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise save_error(f"run {self.path}", error) from error
+        if len(new) > 1:
+            say(f"new folder {new[-1].resolve()}, and in it the run {self.path}")
         lock = self.path / ".lock"
         try:
             with locked(lock, wait=wait):
@@ -126,7 +129,8 @@ class RunDirectory:
             with suppress(OSError):  # it is not empty
                 if {path.name for path in self.path.iterdir()} == {lock.name}:
                     lock.unlink()
-                    self.path.rmdir()
+                    for folder in new or [self.path]:
+                        folder.rmdir()
 
     def checkpoint(self, stage: str) -> Path:
         """Return the path of the stage's checkpoint, whether it exists or not."""

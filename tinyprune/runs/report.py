@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 import statistics
 import time
@@ -133,6 +134,7 @@ def write_report(run: Run, records: list[Record]) -> None:
         ids = Parts(gated.config).ids
         figures["gates"] = plots.plot_gates(metrics, run.config.gate, ids, how.target_heads)
     for name, figure in figures.items():
+        plots.titled(figure, f"{directory.path.name}, on {run.text.name}")
         plots.save_figure(figure, directory.path / "plots" / f"{name}.png")
     sample = sample_text(run, final.model)
     directory.write("report.md", report_text(run, records, final.model, sample))
@@ -178,7 +180,7 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
     rows = [record | {"stage": name} for record, name in zip(records, names, strict=True)]
     prompt, continuation = sample
     paragraphs = [
-        f"# {run.directory.path.name}",
+        f"# {html.escape(run.directory.path.name, quote=False)}",
         "![Layer by head map of the heads that were kept](plots/heads.png)",
         f"**What went:** {removed} of {first['heads_total']} heads; by layer {what_stayed(model.config)} stay, with "
         f"{last['parameters']:,} of {first['parameters']:,} parameters.",
@@ -186,9 +188,9 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
         f"**What to try next:** {what_next(run, first, last)}",
         "## The stages",
         stages_line(run),
-        f"Text: {text.name}, {len(text.train):,} tokens to train on, {len(text.valid):,} to validate, "
-        f"{len(text.test):,} held out. The table is measured on the held-out test split, which nothing "
-        "was chosen by.",
+        f"Text: {html.escape(text.name, quote=False)}, {len(text.train):,} tokens to train on, "
+        f"{len(text.valid):,} to validate, {len(text.test):,} held out. The table is measured on the held-out test "
+        "split, which nothing was chosen by.",
         markdown_table(rows),
         f"One head owns {head.parameters:,} parameters and {head.multiply_adds_per_token:,} multiply-adds "
         f"a token, so {removed} heads removed make {removed * head.parameters:,} parameters. "
