@@ -94,6 +94,8 @@ def test_sums_in_parts(place, both_orders, settings, N):
     assert division(9, N, 70) == (64, 4)  # of at least two strips each, so that there are three
     turned, more, factor = to_device(a.T.copy()), to_device(c.T.copy()), to_device(b)
     assert_close(weight_gradient(turned, factor), textbook(a, b))
+    # what comes right after a product takes the whole sum
+    assert_close(matmul(turned.T, factor, bias=factor[0], relu=True), textbook(a, b, bias=b[0], relu=True))
     found, sums = weight_gradients([(turned, factor), (more, factor)] * 3, [factor, turned, to_device(d)] * 2)
     for n, got in enumerate(found):
         assert_close(got, textbook((a, c)[n % 2], b))

@@ -202,7 +202,7 @@ def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, ou
         return None
     of_b, of_out = (beside, of_out) if transpose_a else (of_b, beside)
     group_rows = max(rows // of_a.groups, 1)
-    tile, slots = division(M, N, K, whole=not transpose_a)
+    tile, slots = division(M, N, K, whole=finish > 0 or not transpose_a)
     depth = arithmetic.STRIP // tile
     slot_depth = max(blocks(K, slots * depth), 1) * depth
     slots = max(blocks(K, slot_depth), 1)
