@@ -20,7 +20,7 @@ from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.arguments import check_floats, check_gradient, contiguous, narrow, wide
 from tinyprune.kernels.cuda.attend.distances import DISTANCES_BACKWARD
 from tinyprune.kernels.cuda.attend.forward import FORWARD
-from tinyprune.kernels.cuda.attend.inputs import AttentionSizes, Inputs, KeyGradients, KeyRows, Saved, Scales
+from tinyprune.kernels.cuda.attend.inputs import Inputs, KeyGradients, KeyRows, Saved, Scales, Sizes
 from tinyprune.kernels.cuda.attend.keys import KEYS_BACKWARD
 from tinyprune.kernels.cuda.attend.queries import QUERIES_BACKWARD
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
@@ -39,7 +39,7 @@ class AttentionCache(NamedTuple):
     inputs: Inputs
     u: DeviceArray | None  # (H, W)
     w: DeviceArray | None  # (H, W)
-    sizes: AttentionSizes
+    sizes: Sizes
     scale: float
     scales: tuple[Scales, Scales]  # of keys of the context, and of persistent keys
     dropout: Dropout
@@ -75,7 +75,7 @@ def attention_forward(
     biases = (None, None) if r is None else row_dots((k, u), (r, w))
     inputs = Inputs(q, k, v, r, pk, pv, *biases, None if gate is None else contiguous(gate))
     seen = S if span is None else min(span, S)
-    sizes = AttentionSizes(B, T, S, H, N, q.shape[-1], seen, relative=r is not None, gated=gate is not None)
+    sizes = Sizes(B, T, S, H, N, q.shape[-1], seen, relative=r is not None, gated=gate is not None)
     mask = draw_mask(dropout, rng)
 
     out, lse = empty(q.shape), empty((H, B * T))

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import types
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.instructions import divmod32
@@ -75,10 +74,7 @@ class Columns(NamedTuple):
     first: int
 
 
-COLUMNS = types.NamedTuple((floats, floats, int32, int32, int32), Columns)
-
-
-@kernel(*TOGETHER * (COLUMNS,), threads=(WIDE, LINES))
+@kernel(*TOGETHER * (Columns,), threads=(WIDE, LINES))
 def run_sums(p, p1, p2, p3):
     """Compute the sums over each run of rows of each problem."""
     scratch = cuda.shared.array((LINES, WIDE), float32)
@@ -154,10 +150,7 @@ class Dots(NamedTuple):
     first: int
 
 
-DOTS = types.NamedTuple((*3 * (floats,), *4 * (int32,), float32, int32), Dots)
-
-
-@kernel(*TOGETHER * (DOTS,), threads=(LANES, DOT_ROWS))
+@kernel(*TOGETHER * (Dots,), threads=(LANES, DOT_ROWS))
 def dot_rows(p, p1, p2, p3):
     """Compute the products of rows of each problem: a block for 16 r of one h."""
     scratch = cuda.shared.array((DOT_ROWS, LANES), float32)

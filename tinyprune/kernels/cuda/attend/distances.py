@@ -13,7 +13,7 @@ Each group writes to a slot of dr, and to a slot of dw for each tile. In the ter
 """
 
 from tinyprune.kernels.cuda.attend import steps, tiles
-from tinyprune.kernels.cuda.attend.inputs import INPUTS, SAVED, SCALES, SIZES
+from tinyprune.kernels.cuda.attend.inputs import Inputs, Saved, Scales, Sizes
 from tinyprune.kernels.cuda.attend.keys import keys_layout, store_gradients, to_weights
 from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Layout
 from tinyprune.kernels.cuda.attend.walk import gate_of, source_of
@@ -51,7 +51,7 @@ def make_distances_backward(n: Layout) -> Kernel:
     """Make the kernel of a width; the layout's `keys` are distances."""
     SIZE, SCORES, Z_REGS, SUMS = n.size, ROWS * COLUMNS, n.z_regs, 4 * n.out_keys
 
-    @tiles.kernel_of(n, INPUTS, SAVED, *3 * (floats,), SIZES, int32, SCALES, DROPOUT)
+    @tiles.kernel_of(n, Inputs, Saved, *3 * (floats,), Sizes, int32, Scales, DROPOUT)
     def distances_backward(g, saved, w, dr, dw, sizes, group, scales, dropout):
         """Compute dr (slots, S, H, W) and dw (slots, tiles, H, W): a block for a tile, grid (slots, H, tiles).
 

@@ -24,7 +24,7 @@ tile of keys, and totals at the end.
 import math
 
 from tinyprune.kernels.cuda.attend import steps, tiles
-from tinyprune.kernels.cuda.attend.inputs import INPUTS, SCALES, SIZES
+from tinyprune.kernels.cuda.attend.inputs import Inputs, Scales, Sizes
 from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Layout
 from tinyprune.kernels.cuda.attend.walk import gate_of, key_tile, key_tiles, load_keys, source_of
 from tinyprune.kernels.cuda.device.instructions import ALIGNMENT, exp2, larger, load1, store1
@@ -99,7 +99,7 @@ def make_forward(n: Layout) -> Kernel:
     """Make the kernel of a width."""
     SIZE, SCORES, Z_REGS, SUMS = n.size, ROWS * COLUMNS, n.z_regs, 4 * n.out_queries
 
-    @tiles.kernel_of(n, INPUTS, *3 * (floats,), SIZES, SCALES, SCALES, float32, DROPOUT)
+    @tiles.kernel_of(n, Inputs, *3 * (floats,), Sizes, Scales, Scales, float32, DROPOUT)
     def attend(g, out, o, lse, sizes, context, persistent, scale, dropout):
         """Compute out and o (B, T, H, W), lse (H, B, T): a block for a tile of queries, grid (B, H, tiles).
 

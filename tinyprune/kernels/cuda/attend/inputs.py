@@ -2,10 +2,7 @@
 
 from typing import NamedTuple
 
-from numba import types
-
 from tinyprune.kernels.cuda.device.array import DeviceArray
-from tinyprune.kernels.cuda.device.jit import float32, floats, int32, pointers
 
 
 class Inputs(NamedTuple):
@@ -21,8 +18,6 @@ class Inputs(NamedTuple):
     distance_bias: DeviceArray | None  # w·r, (H, S)
     gate: DeviceArray | None  # (H,)
 
-    pointer = property(pointers)
-
 
 class Saved(NamedTuple):
     """What backward's kernels read as well. `queries_backward` writes delta, which the others read."""
@@ -31,8 +26,6 @@ class Saved(NamedTuple):
     o: DeviceArray  # heads' outputs before their gates, (B, T, H, W)
     lse: DeviceArray  # base-2 logarithm of Σ_j 2^s, (H, B, T)
     delta: DeviceArray  # Σ_d dout · o · scale, without the gate, (H, B, T)
-
-    pointer = property(pointers)
 
 
 class KeyGradients(NamedTuple):
@@ -43,10 +36,8 @@ class KeyGradients(NamedTuple):
     dv: DeviceArray
     du: DeviceArray | None  # slots: (B · tiles, H, W)
 
-    pointer = property(pointers)
 
-
-class AttentionSizes(NamedTuple):
+class Sizes(NamedTuple):
     """Lengths of the axes, how far back a query sees, and which of the optional arrays there are."""
 
     B: int
@@ -76,10 +67,3 @@ class KeyRows(NamedTuple):
     slot_stride: int  # entries from one slot of dk to the next
     head_stride: int
     key_stride: int
-
-
-INPUTS, SAVED, KEY_GRADIENTS = (
-    types.NamedTuple(len(kind._fields) * (floats,), kind) for kind in (Inputs, Saved, KeyGradients)
-)
-SIZES, KEY_ROWS = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind in (AttentionSizes, KeyRows))
-SCALES = types.NamedTuple(3 * (float32,), Scales)

@@ -31,7 +31,7 @@ computes with dout in place of do, and multiplies by the gate at the end, as in 
 from typing import NamedTuple
 
 from tinyprune.kernels.cuda.attend import steps, tiles
-from tinyprune.kernels.cuda.attend.inputs import INPUTS, KEY_GRADIENTS, KEY_ROWS, SAVED, SCALES, SIZES
+from tinyprune.kernels.cuda.attend.inputs import Inputs, KeyGradients, KeyRows, Saved, Scales, Sizes
 from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Layout, Source
 from tinyprune.kernels.cuda.attend.walk import gate_of, source_of
 from tinyprune.kernels.cuda.device.instructions import ALIGNMENT, exp2, rounded_product
@@ -140,7 +140,7 @@ def make_keys_backward(n: Layout) -> Kernel:
     """Make the kernel of a width."""
     SIZE, SCORES, Z_REGS, SUMS = n.size, ROWS * COLUMNS, n.z_regs, 4 * n.out_keys
 
-    @tiles.kernel_of(n, INPUTS, SAVED, KEY_GRADIENTS, SIZES, KEY_ROWS, SCALES, int32, DROPOUT)
+    @tiles.kernel_of(n, Inputs, Saved, KeyGradients, Sizes, KeyRows, Scales, int32, DROPOUT)
     def keys_backward(g, saved, out, sizes, keys, scales, context, dropout):
         """Compute dk and dv: a block for a tile of keys, grid (slots, H, tiles).
 

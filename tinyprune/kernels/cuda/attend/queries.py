@@ -10,7 +10,7 @@ head whose gate is 0 is skipped. dq of a tile of queries stays in registers and 
 """
 
 from tinyprune.kernels.cuda.attend import steps, tiles
-from tinyprune.kernels.cuda.attend.inputs import INPUTS, SAVED, SCALES, SIZES
+from tinyprune.kernels.cuda.attend.inputs import Inputs, Saved, Scales, Sizes
 from tinyprune.kernels.cuda.attend.tiles import COLUMNS, LOWEST, ROWS, Layout
 from tinyprune.kernels.cuda.attend.walk import gate_of, key_tile, key_tiles, load_keys, source_of
 from tinyprune.kernels.cuda.device.instructions import ALIGNMENT, exp2, load4, pointer_to, rounded_product
@@ -63,7 +63,7 @@ def make_queries_backward(n: Layout) -> Kernel:
     """Make the kernel of a width."""
     SIZE, SCORES, Z_REGS, SUMS = n.size, ROWS * COLUMNS, n.z_regs, 4 * n.out_queries
 
-    @tiles.kernel_of(n, INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, DROPOUT)
+    @tiles.kernel_of(n, Inputs, Saved, floats, Sizes, Scales, Scales, float32, DROPOUT)
     def queries_backward(g, saved, dq, sizes, context, persistent, scale, dropout):
         """Compute dq (B, T, H, W) and delta: a block for a tile of queries, grid (B, H, tiles).
 

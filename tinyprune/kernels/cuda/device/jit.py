@@ -22,7 +22,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, get_type_hints
 
 from numba import cuda, float32, float64, int32, types, uint32, void
 
@@ -50,7 +50,7 @@ class Kernel:
 
     Attributes:
         function: the Python function.
-        arguments: Numba's types of its arguments.
+        arguments: Numba's types of its arguments, or NamedTuples, which become such types, see `numba_type`.
         threads: of a block, along x, or along x and y.
         float64: whether it computes in float64 on purpose; in other kernels a test refuses that.
         resident: blocks that a multiprocessor must have room for at a time, which limits the registers that the
@@ -66,6 +66,7 @@ class Kernel:
     tiles: Any = None
 
     def __post_init__(self) -> None:
+        self.arguments = [*map(numba_type, self.arguments)]
         # of each argument, whether it is a tuple, whose entries are packed one by one
         self.spread = [isinstance(kind, types.BaseTuple) for kind in self.arguments]
         self.signature = void(*self.arguments)
@@ -88,7 +89,7 @@ class Kernel:
         Args:
             grid: blocks along x, or along x, y and z; with 0 along some axis nothing is launched.
             arguments: contiguous `DeviceArray`s, None for an array that the kernel does not read, numbers, and tuples
-                of these. A NamedTuple that has arrays needs `pointer = property(pointers)`.
+                of these.
 
         Raises:
             TinypruneError, MemoryError: if the GPU refuses, or an earlier kernel has failed.
@@ -97,11 +98,10 @@ class Kernel:
             return
         given: list[Any] = []
         for x, spread in zip(arguments, self.spread, strict=True):
-            x = pointer_of(x)
             if spread:
-                given.extend(x)
+                given.extend(map(pointer_of, x))
             else:
-                given.append(x)
+                given.append(pointer_of(x))
         self.packing.pack_into(self.packed.buffer, 0, *given)
         driver().launch(self.compiled, along_xyz(grid), self.block, self.packed, self.__name__)
 
@@ -121,9 +121,12 @@ def format_of(kind: Any) -> str:
     return "".join(map(format_of, kind.types)) if isinstance(kind, types.BaseTuple) else FORMATS.get(kind, "P")
 
 
-def pointers(arrays: Any) -> Any:
-    """Return a NamedTuple of arrays as a kernel takes it, with the pointer of each."""
-    return arrays._make(map(pointer_of, arrays))
+def numba_type(kind: Any) -> Any:
+    """Return Numba's type of an argument: of a NamedTuple by its annotations, and of one of its arrays `floats`."""
+    if not hasattr(kind, "_fields"):
+        return kind
+    scalars = {int: int32, float: float32}
+    return types.NamedTuple([scalars.get(field, floats) for field in get_type_hints(kind).values()], kind)
 
 
 KERNELS: list[Kernel] = []  # all of them, for tests

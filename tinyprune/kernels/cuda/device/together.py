@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from tinyprune.kernels.cuda.device.jit import Kernel, device, pointer_of
+from tinyprune.kernels.cuda.device.jit import Kernel, device
 
 TOGETHER = 4  # arguments of such a kernel
 NO_BLOCK = 2**31 - 1  # in place of `first`, for arguments that are left over
@@ -35,5 +35,5 @@ def launch_together(of: Kernel, problems: Sequence[tuple[Any, tuple[Any, ...]]])
     for begin in range(0, len(problems), most):
         some = problems[begin : begin + most]
         *firsts, grid = accumulate((count for count, _ in some), initial=0) if most > 1 else (0, some[0][0])
-        given = [(*map(pointer_of, fields), first) for (_, fields), first in zip(some, firsts, strict=True)]
+        given = [(*fields, first) for (_, fields), first in zip(some, firsts, strict=True)]
         of(grid, *given, *(most - len(given)) * (left_over,))

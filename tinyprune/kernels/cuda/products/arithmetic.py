@@ -6,10 +6,8 @@ Rows may come in groups of `group_rows`, such as the last positions of each batc
 
 from typing import NamedTuple
 
-from numba import types
-
 from tinyprune.kernels.cuda.device.array import DeviceArray
-from tinyprune.kernels.cuda.device.jit import device, float32, floats, int32
+from tinyprune.kernels.cuda.device.jit import device, float32
 
 THREADS = 256
 STRIP = 1024  # numbers of a strip: four for each thread
@@ -41,9 +39,6 @@ class Product(NamedTuple):
     across: int  # tiles of a row of them
     down: int  # rows of tiles
     first: int  # of the launch's blocks, see `together`
-
-
-PRODUCT = types.NamedTuple((*5 * (floats,), *16 * (int32,)), Product)
 
 
 @device

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from tinyprune.kernels.cuda.device.instructions import ALIGNMENT, divmod32, load_some, pointer_to, store4
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, int32, kernel, uint32
 from tinyprune.kernels.cuda.device.together import TOGETHER, of_block
-from tinyprune.kernels.cuda.products.arithmetic import ALIGNED_A, ALIGNED_B, PRODUCT, STRIP, THREADS, row_begin
+from tinyprune.kernels.cuda.products.arithmetic import ALIGNED_A, ALIGNED_B, STRIP, THREADS, Product, row_begin
 from tinyprune.kernels.cuda.products.multiply_add import make_multiply_add
 from tinyprune.kernels.cuda.products.tensor_cores import make_tensor_cores
 
@@ -156,8 +156,8 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
     layout = LAYOUTS[A_ALONG_K, B_ALONG_K]
     options = {"name": f"product_{precision}_{TILE}_{layout}", "threads": THREADS}
     if TILE == ALONE:
-        return kernel(PRODUCT, resident=2, **options)(product)
-    return kernel(*TOGETHER * (PRODUCT,), resident=3, **options)(products)
+        return kernel(Product, resident=2, **options)(product)
+    return kernel(*TOGETHER * (Product,), resident=3, **options)(products)
 
 
 PRODUCTS: dict[tuple[str, int, bool, bool], Kernel] = {
