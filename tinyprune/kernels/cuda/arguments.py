@@ -79,21 +79,6 @@ def zeros(shape: int | tuple[int, ...]) -> DeviceArray:
     return x
 
 
-def wide(x: DeviceArray | None) -> DeviceArray | None:
-    """Return `x`, contiguous, its rows padded with zeros to a multiple of 4 numbers, to be read 16 bytes at a time."""
-    if x is None:
-        return None
-    W = -(-x.shape[-1] // 4) * 4
-    return contiguous(x) if x.shape[-1] == W else copied(x, width=W)
-
-
-def narrow(x: DeviceArray | None, D: int) -> DeviceArray | None:
-    """Take the first D numbers of each row, contiguous; nothing is copied if that is all of them."""
-    if x is None or x.shape[-1] == D:
-        return x
-    return copied(x, width=D)
-
-
 @lru_cache(512)
 def on_device(values: tuple[float, ...], dtype: DTypeLike = np.float32) -> DeviceArray:
     """Copy numbers to the GPU's memory, where they stay: for what is the same in every step."""

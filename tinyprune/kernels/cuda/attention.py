@@ -17,13 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyprune.errors import UsageError
-from tinyprune.kernels.cuda.arguments import check_floats, check_gradient, contiguous, narrow, wide
+from tinyprune.kernels.cuda.arguments import check_floats, check_gradient, contiguous
 from tinyprune.kernels.cuda.attend.distances import DISTANCES_BACKWARD
 from tinyprune.kernels.cuda.attend.forward import FORWARD
 from tinyprune.kernels.cuda.attend.inputs import Inputs, KeyGradients, KeyRows, Saved, Scales, Sizes
 from tinyprune.kernels.cuda.attend.keys import KEYS_BACKWARD
 from tinyprune.kernels.cuda.attend.queries import QUERIES_BACKWARD
-from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
+from tinyprune.kernels.cuda.device.array import DeviceArray, copied, empty, to_device
 from tinyprune.kernels.cuda.device.jit import Kernel, blocks
 from tinyprune.kernels.cuda.sums import row_dots, row_sums, sum_all
 from tinyprune.kernels.formulas import Dropout, draw_mask
@@ -45,6 +45,21 @@ class AttentionCache(NamedTuple):
     dropout: Dropout
     lse: DeviceArray  # base-2 logarithm of Σ 2^s, (H, B · T)
     o: DeviceArray  # head outputs before their gates, (B, T, H, Dh)
+
+
+def padded(x: DeviceArray | None) -> DeviceArray | None:
+    """Return `x`, contiguous, its rows padded with zeros to a multiple of 4 numbers, to be read 16 bytes at a time."""
+    if x is None:
+        return None
+    W = -(-x.shape[-1] // 4) * 4
+    return contiguous(x) if x.shape[-1] == W else copied(x, width=W)
+
+
+def narrow(x: DeviceArray | None, D: int) -> DeviceArray | None:
+    """Take the first D numbers of each row, contiguous; nothing is copied if that is all of them."""
+    if x is None or x.shape[-1] == D:
+        return x
+    return copied(x, width=D)
 
 
 def attention_forward(
@@ -71,7 +86,7 @@ def attention_forward(
     B, T, H, Dh = q.shape
     S, N = k.shape[1], 0 if pk is None else pk.shape[1]
     attend = variant(FORWARD, Dh)
-    q, k, v, r, u, w, pk, pv = map(wide, (q, k, v, r, u, w, pk, pv))
+    q, k, v, r, u, w, pk, pv = map(padded, (q, k, v, r, u, w, pk, pv))
     biases = (None, None) if r is None else row_dots((k, u), (r, w))
     inputs = Inputs(q, k, v, r, pk, pv, *biases, None if gate is None else contiguous(gate))
     seen = S if span is None else min(span, S)
@@ -91,7 +106,7 @@ def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[Device
     c, given = cache, cache.inputs
     B, T, H, Dh = c.o.shape
     check_gradient(dout, c.o.shape)
-    saved = Saved(wide(dout), wide(c.o), c.lse, empty(c.lse.shape))
+    saved = Saved(padded(dout), padded(c.o), c.lse, empty(c.lse.shape))
     kernel, dq = variant(QUERIES_BACKWARD, Dh), empty(given.q.shape)
     grid = B, H, blocks(T, kernel.tiles.queries)
     kernel(grid, given, saved, dq, c.sizes, *c.scales, c.scale, c.dropout)  # and delta

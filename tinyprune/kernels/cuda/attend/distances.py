@@ -23,17 +23,6 @@ from tinyprune.kernels.cuda.dropout import DROPOUT
 
 
 @device
-def sliding_values(n, smem, place, source, first, z_regs, da):
-    """Add Σ_d dout[i, d] · v[key, d] to da, where x has dout; the rows of z are values from `first` on."""
-    for d0 in range(0, n.width, n.z_columns):
-        if d0 > 0:
-            cuda.syncthreads()  # all threads have read the columns before
-        tiles.load_rows(n, source, first, d0, smem, n.z, n.z_rows, n.z_columns)
-        cuda.syncthreads()  # dout and columns of values are there
-        steps.sliding_dots(n, smem, n.x + place.i * n.x_stride + d0, place.z, z_regs, da)
-
-
-@device
 def hide_distances(s, key, far, side):
     """Set scores to LOWEST where the thread's query m has no key at its distance c, or does not see it.
 
@@ -88,7 +77,7 @@ def make_distances_backward(n: Layout) -> Kernel:
                 key_0 = t0 + S - T - first - n.keys + 1  # in the first row of z
                 tiles.load_rows(n, douts, t0, 0, smem, n.x, n.queries, n.width)
                 tiles.clear(da, SCORES)
-                sliding_values(n, smem, place, values, key_0, z_regs, da)
+                steps.add_products(n, smem, place, values, key_0, False, True, z_regs, da)
                 cuda.syncthreads()  # all threads have read dout and values
 
                 tiles.load_rows(n, queries, t0, 0, smem, n.x, n.queries, n.width)
@@ -103,7 +92,7 @@ def make_distances_backward(n: Layout) -> Kernel:
                 at += n.queries
                 key, entry = int32(key + n.queries), steps.add32(entry, n.queries // n.side * row_entries)
                 cuda.syncthreads()  # the gradients are there
-                steps.mix_transposed(n, smem, n.p + out_column, n.x + d, sums)
+                steps.outer(n, smem, n.p + out_column, n.x + d, sums)
                 cuda.syncthreads()  # all threads have read queries and gradients before the next tile is loaded
 
         steps.store_partial_sums(n, smem, place, ds_sums)
@@ -114,8 +103,7 @@ def make_distances_backward(n: Layout) -> Kernel:
             if first + distance < S and d < W:
                 steps.add_bias(n, smem, distance, w, h * W + d, sums, m)
                 steps.write(dr, ((slot * S + first + distance) * H + h) * W + d, sums, m, factor)
-        at = ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W
-        steps.write_bias_gradient(n, smem, W, dw, at, factor)
+        steps.write_bias_gradient(n, smem, sizes, dw, factor)
 
     return distances_backward
 

@@ -132,8 +132,7 @@ def write_gradients(n, smem, out, sizes, keys, first, scales, factor, dk_sums, d
                 steps.add_bias(n, smem, key, out.u, h * sizes.W + d, dk_sums, m)
             steps.write(out.dk, at, dk_sums, m, key_factor)
     if sizes.relative:
-        at = ((slot * cuda.gridDim.z + cuda.blockIdx.z) * sizes.H + h) * sizes.W
-        steps.write_bias_gradient(n, smem, sizes.W, out.du, at, key_factor)
+        steps.write_bias_gradient(n, smem, sizes, out.du, key_factor)
 
 
 def make_keys_backward(n: Layout) -> Kernel:
@@ -196,7 +195,7 @@ def make_keys_backward(n: Layout) -> Kernel:
                 store_dropped(n, smem, place.p, entry, row_entries, dropout, s, da)
                 tiles.clear(da, SCORES)
                 cuda.syncthreads()  # dout and weights are there
-                steps.mix_transposed(n, smem, n.p + out_column, n.x + d, dv_sums)
+                steps.outer(n, smem, n.p + out_column, n.x + d, dv_sums)
                 steps.dots(n, smem, n.x + place.i * n.x_stride, n.values + place.j * n.x_stride, da)
                 cuda.syncthreads()  # all threads have read dout and weights
 
@@ -207,7 +206,7 @@ def make_keys_backward(n: Layout) -> Kernel:
                 last = int32(last + n.queries // n.side * seen.rise)
                 entry = steps.add32(entry, n.queries // n.side * row_entries)
                 cuda.syncthreads()  # queries and gradients are there
-                steps.mix_transposed(n, smem, n.p + out_column, n.x + d, dk_sums)
+                steps.outer(n, smem, n.p + out_column, n.x + d, dk_sums)
                 cuda.syncthreads()  # all threads have read queries and gradients before the next tile is loaded
 
         if sizes.relative:

@@ -65,25 +65,31 @@ def add_biases(n, smem, y, z, s):
 
 
 @device
-def scores(n, smem, place, source, first, sliding, z_regs, s):
-    """Set s[i, j] to Σ_d x[i, d] · y[j, d] and, if `sliding`, add Σ_d x[i, d] · z[i − j, d] and the rows' biases.
+def add_products(n, smem, place, source, first, dotted, sliding, z_regs, s):
+    """Add to s[i, j] Σ_d x[i, d] · y[j, d] if `dotted`, and Σ_d x[i, d] · z[i − j, d] if `sliding`.
 
     z_columns columns of z at a time are copied from `source`, its rows from `first` on; then all threads wait.
     """
     x, y = n.x + place.i * n.x_stride, n.y + place.j * n.x_stride
-    clear(s, ROWS * COLUMNS)
     for d0 in range(0, n.width if sliding else n.z_columns, n.z_columns):
         if d0 > 0:
             cuda.syncthreads()  # all threads have read the columns before
         if sliding:
             load_rows(n, source, first, d0, smem, n.z, n.z_rows, n.z_columns)
         cuda.syncthreads()  # x, y and the columns are there
-        if d0 == 0:
+        if dotted and d0 == 0:
             dots(n, smem, x, y, s)
         if sliding:
             sliding_dots(n, smem, x + d0, place.z, z_regs, s)
+
+
+@device
+def scores(n, smem, place, source, first, sliding, z_regs, s):
+    """Set s[i, j] to Σ_d x[i, d] · y[j, d] and, if `sliding`, add Σ_d x[i, d] · z[i − j, d] and the rows' biases."""
+    clear(s, ROWS * COLUMNS)
+    add_products(n, smem, place, source, first, True, sliding, z_regs, s)
     if sliding:
-        add_biases(n, smem, y, place.z, s)
+        add_biases(n, smem, n.y + place.j * n.x_stride, place.z, s)
 
 
 @device
@@ -182,7 +188,7 @@ def add_outer(n, smem, p, x, sums):
 
 
 @device
-def mix_transposed(n, smem, p, x, sums):
+def outer(n, smem, p, x, sums):
     """Add Σ_i p[i, j] · x[i, d] to out[j, d]; p, x: the thread's first columns, in row 0."""
     for _ in range(int32(n.queries // 4)):  # 4 queries at a time
         for i in range(4):
@@ -239,9 +245,11 @@ def add_bias(n, smem, key, bias, first, sums, row):
 
 
 @device
-def write_bias_gradient(n, smem, W, out, first, factor):
-    """Set out[first …], W numbers, to Σ_key (Σ_i ds[i, key]) · k[key] · factor; k lies where y does."""
-    for d in range(thread_index(n.threads), W, n.threads):
+def write_bias_gradient(n, smem, sizes, out, factor):
+    """Set the block's slot of out, W numbers, to Σ_key (Σ_i ds[i, key]) · k[key] · factor; k lies where y does."""
+    slot = cuda.blockIdx.x * cuda.gridDim.z + cuda.blockIdx.z
+    first = (slot * sizes.H + cuda.blockIdx.y) * sizes.W
+    for d in range(thread_index(n.threads), sizes.W, n.threads):
         total = float32(0)
         for key in range(n.keys):
             total += key_sum(n, smem, key) * load1(smem, n.y + key * n.x_stride + d)

@@ -4,7 +4,7 @@
     s[i, j]   += Σ_d x[i, d] · z[i − j, d]         `sliding_dots`
     out[i, d] += Σ_j p[i, j] · y[j, d]             `mix`
     out[i, d] += Σ_j p[i, j] · z[i − j, d]         `sliding_mix`
-    out[j, d] += Σ_i p[i, j] · x[i, d]             `mix_transposed`
+    out[j, d] += Σ_i p[i, j] · x[i, d]             `outer`
 
 x has a row for each query, y one for each key, and z, the position keys, one for each distance. z *slides*: a query and
 a key that both move by one keep their distance. So a tile needs queries + keys − 1 rows of z, and (i, j) uses row
@@ -76,7 +76,7 @@ class Layout(NamedTuple):
     threads: int  # of a block
     resident: int  # blocks that a multiprocessor has room for: their threads have 128 registers each, or 168
     out_queries: int  # rows of out that a thread sums in `mix`; it has 4 columns of each
-    out_keys: int  # the same in `mix_transposed`
+    out_keys: int  # the same in `outer`
     x_stride: int  # numbers from one row of x or y to the next in shared memory
     z_stride: int  # the same of z
     p_stride: int  # and of p
