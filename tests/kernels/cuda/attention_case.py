@@ -6,7 +6,7 @@ from tinyprune import ops
 from tinyprune.kernels.cuda import attention
 
 from ..compare import attention_arguments, attention_results
-from .compare import on_device
+from .compare import assert_close, on_device
 
 
 def arguments(B=2, H=2, T=5, M=3, Dh=8, N=6, relative=True, gate=(0.7, 0.0), seed=1):
@@ -25,3 +25,11 @@ def textbook(x, dout, dtype=np.float64, **options):
 def on_gpu(x, dout, **options):
     """The same of the kernels, in the GPU's memory."""
     return attention_results(attention, on_device(x), on_device(dout), **options)
+
+
+def assert_equal_to_textbook(**sizes):
+    """Forward and backward at these sizes, with what else `attention_forward` takes."""
+    options = {name: sizes.pop(name) for name in ("span", "dropout", "scale") if name in sizes}
+    x, dout = arguments(**sizes)
+    got, expected = (run(x, dout, **options, rng=np.random.default_rng(2)) for run in (on_gpu, textbook))
+    assert_close(list(got.values()), list(expected.values()))

@@ -9,7 +9,7 @@ from tinyprune.kernels.cuda import sums
 from tinyprune.kernels.cuda.device.array import to_device
 from tinyprune.kernels.cuda.products import primitives
 
-from .attention_case import arguments, on_gpu, textbook
+from . import attention_case
 from .compare import assert_close, assert_equal_to_textbook, normal
 
 
@@ -58,11 +58,17 @@ def products():
 
 def attention(Dh, T=66, M=4):
     """More than one tile of queries, keys, persistent vectors and distances."""
-    x, dout = arguments(B=1, H=1, T=T, M=M, Dh=Dh, N=33, gate=(0.7,))
-    options = {"span": 50, "dropout": 0.2, "scale": 1.5}
-    got = on_gpu(x, dout, **options, rng=np.random.default_rng(2))
-    expected = textbook(x, dout, **options, rng=np.random.default_rng(2))
-    assert_close(list(got.values()), list(expected.values()))
+    attention_case.assert_equal_to_textbook(
+        B=1, H=1, T=T, M=M, Dh=Dh, N=33, gate=(0.7,), span=50, dropout=0.2, scale=1.5
+    )
+
+
+def launched(run, emulator):
+    """The kernels that `run` launches, with the counts of these launches alone."""
+    for kernel in emulator.kernels.values():
+        kernel.launches, kernel.counts[:] = 0, 0
+    run()
+    return [kernel for kernel in emulator.kernels.values() if kernel.launches]
 
 
 CHECKS = {f"attention, width {Dh + 1}": partial(attention, Dh) for Dh in (15, 31, 63)}

@@ -8,7 +8,7 @@ from tinyprune.kernels.cuda.device.array import to_device, to_host
 from tinyprune.kernels.cuda.device.memory import POOL
 
 from ..compare import assert_errors_like, mapped
-from .attention_case import arguments, on_gpu, textbook
+from .attention_case import arguments, assert_equal_to_textbook, on_gpu, textbook
 from .compare import assert_close, on_device
 
 # Beside those of the contract suite: more than one tile of queries, keys, persistent vectors and distances, of most the
@@ -25,14 +25,6 @@ CASES = {
     "longer than the span": {"B": 1, "H": 1, "T": 150, "M": 40, "Dh": 3, "N": 0, "span": 1, "gate": None},
 }
 LARGE = {"B": 3, "H": 2, "T": 530, "N": 300}
-
-
-def assert_equal_to_textbook(**sizes):
-    options = {name: sizes.pop(name) for name in ("span", "dropout", "scale") if name in sizes}
-    x, dout = arguments(**sizes)
-    got = on_gpu(x, dout, **options, rng=np.random.default_rng(2))
-    expected = textbook(x, dout, **options, rng=np.random.default_rng(2))
-    assert_close(list(got.values()), list(expected.values()))
 
 
 @pytest.mark.parametrize("name", CASES)

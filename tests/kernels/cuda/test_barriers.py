@@ -9,15 +9,7 @@ import pytest
 from tinyprune.errors import TinypruneError
 from tinyprune.kernels.cuda.emulator.program import GROUP, SHARED
 
-from .checks import CHECKS
-
-
-def launched(check, emulator):
-    """The kernels that a check launches."""
-    for kernel in emulator.kernels.values():
-        kernel.launches = 0
-    check()
-    return [kernel for kernel in emulator.kernels.values() if kernel.launches]
+from .checks import CHECKS, launched
 
 
 def is_noticed(check, code, place):

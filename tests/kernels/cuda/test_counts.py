@@ -14,6 +14,7 @@ from tinyprune.kernels.cuda.device.jit import KERNELS, cuda, float32, floats, in
 from tinyprune.kernels.cuda.engine import Cuda
 from tinyprune.kernels.cuda.products import primitives
 
+from .checks import launched
 from .compare import normal
 from .test_device import made
 
@@ -26,12 +27,10 @@ def counts(emulated, monkeypatch):
     other totals."""
 
     def counted(run, what=slice(2, 6)):
-        monkeypatch.setattr(emulated, "counted", True)
-        for kernel in emulated.kernels.values():
-            kernel.launches, kernel.counts[:] = 0, 0
-        run()
-        monkeypatch.setattr(emulated, "counted", False)
-        return {k.name: totals(k, 1, 1.0, 1.0)[what].tolist() for k in emulated.kernels.values() if k.launches}
+        with monkeypatch.context() as changed:
+            changed.setattr(emulated, "counted", True)
+            kernels = launched(run, emulated)
+        return {k.name: totals(k, 1, 1.0, 1.0)[what].tolist() for k in kernels}
 
     return counted
 

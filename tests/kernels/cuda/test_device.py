@@ -52,8 +52,8 @@ def test_there_and_back(place):
     assert float(to_device(np.float32([[2.5]]))) == 2.5
 
 
-PARTS = [1, -1, np.s_[1:], np.s_[2:1], np.s_[:, -2:], np.s_[:, 1, 2:4], np.s_[:, :, 0], (1, 2, 3)]
-VIEWS = [lambda x, part=part: x[part] for part in PARTS]
+INDICES = [1, -1, np.s_[1:], np.s_[2:1], np.s_[:, -2:], np.s_[:, 1, 2:4], np.s_[:, :, 0], (1, 2, 3)]
+VIEWS = [lambda x, index=i: x[index] for i in INDICES]
 VIEWS += [lambda x: x.T, lambda x: x[0].T[1:3], lambda x: x[1:2].reshape(-1), lambda x: x.reshape((15, 4))]
 VIEWS += [lambda x: x.reshape(3, -1, 5)[:, 1:], lambda x: x.real, lambda x: x.T.reshape(-1, 6)]
 

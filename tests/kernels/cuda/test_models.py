@@ -79,7 +79,7 @@ def test_tf32_is_off_by_what_its_rounding_explains(place):
 
 def test_training_is_the_same_to_the_last_bit_each_time_and_if_resumed(place, tmp_path):
     tensors = []
-    for directory, steps in (("whole", 2), ("parts", 1), ("parts", 1)):
+    for directory, steps in (("whole", 2), ("resumed", 1), ("resumed", 1)):
         (tmp_path / directory).mkdir(exist_ok=True)
         trainer = small_trainer(tmp_path / directory, pair(L=1, **DROPOUT)[1], steps=2)
         if trainer.path.exists():

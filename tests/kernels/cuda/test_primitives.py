@@ -1,4 +1,4 @@
-"""The products against NumPy's in float64: shapes, layouts, views, what is added, sums in parts, tf32."""
+"""The products against NumPy's in float64: shapes, layouts, views, what is added, sums in slots, tf32."""
 
 from types import SimpleNamespace
 
@@ -87,8 +87,8 @@ def test_layouts_and_what_is_added(place, monkeypatch, layout, M):
 
 
 @pytest.mark.parametrize("N", [8, 7])
-def test_sums_in_parts(place, both_orders, settings, N):
-    """Several parts along k, the last one short; groups of rows; and several products and sums together."""
+def test_sums_in_slots(place, both_orders, settings, N):
+    """Several slots along k, the last one short; groups of rows; and several products and sums together."""
     settings(SHORTEST=16)
     a, b, c, d = normal((9, 70), (70, N), (33, 70), (20, N))
     assert division(9, N, 70) == (64, 4)  # of at least two strips each, so that there are three
@@ -120,21 +120,21 @@ def test_products_together(place):
 def test_the_last_rows_of_each_batch_entry(place, B, T, skip, O):
     S, K = T + skip, 12
     n, W, dn, g, wider = normal((B, S, K), (K, O), (B, S, O), (B, T, O), (B, S + 1, O + 2))
-    part, rows = to_device(n)[:, skip:], n[:, skip:].reshape(B * T, K)
+    last_rows, rows = to_device(n)[:, skip:], n[:, skip:].reshape(B * T, K)
     expected = textbook(n[:, skip:], W)
-    assert_close(matmul(part, to_device(W)), expected)
+    assert_close(matmul(last_rows, to_device(W)), expected)
     # onto some rows, the others untouched
     target = to_device(dn)
     last = target[:, skip:]
-    assert matmul(part, to_device(W), onto=last) is last
+    assert matmul(last_rows, to_device(W), onto=last) is last
     assert_close(last, expected + dn[:, skip:])
     assert np.array_equal(to_host(target)[:, :skip], dn[:, :skip])
     matmul(to_device(np.ascontiguousarray(n[:, skip:])), to_device(W), onto=last)
     assert_close(last, 2 * expected + dn[:, skip:])
     # a sum over all rows, those of the other matrix in groups or not
-    assert_close(weight_gradient(part, to_device(g)), textbook(rows.T, g.reshape(B * T, O)))
+    assert_close(weight_gradient(last_rows, to_device(g)), textbook(rows.T, g.reshape(B * T, O)))
     other, here = to_device(wider)[:, skip + 1 :, 1 : O + 1], wider[:, skip + 1 :, 1 : O + 1]
-    assert_close(weight_gradient(part, other), textbook(rows.T, here.reshape(B * T, O)))
+    assert_close(weight_gradient(last_rows, other), textbook(rows.T, here.reshape(B * T, O)))
     assert_close(column_sums(other), here.sum((0, 1), dtype=float))
 
 
@@ -142,10 +142,10 @@ def test_more_axes_stand_for_their_rows(place):
     x, W, g, onto = normal((2, 3, 4, 5), (5, 6), (2, 6, 4, 6), (2, 3, 5, 6))
     there, factor, target = map(to_device, (x, W, onto))
     for view in ((), np.s_[:, :, 1:3], np.s_[:, 1:3, 1:3]):
-        part = x[view]
-        assert_close(matmul(there[view], factor), textbook(part, W))
+        here = x[view]
+        assert_close(matmul(there[view], factor), textbook(here, W))
         got = weight_gradient(there[view], there[view])
-        assert_close(got, np.einsum("abck,abcn->kn", part, part, dtype=np.float64))
+        assert_close(got, np.einsum("abck,abcn->kn", here, here, dtype=np.float64))
     # groups of rows that do not match
     got = weight_gradient(there[:, 1:], to_device(g)[:, 1:3, :, :4])
     assert_close(got, np.einsum("abck,abcn->kn", x[:, 1:], g[:, 1:3, :, :4], dtype=np.float64))
@@ -163,10 +163,10 @@ def test_nothing_else_is_written(place, M):
         frame = np.full((M + 4, 44), np.nan, np.float32)
         frame[2:-2, first : first + N] = 1
         there = to_device(frame)
-        part = there[2:-2, first : first + N]
-        assert matmul(to_device(a), to_device(b), onto=part) is part
+        view = there[2:-2, first : first + N]
+        assert matmul(to_device(a), to_device(b), onto=view) is view
         assert np.isnan(to_host(there)).sum() == (M + 4) * 44 - M * N
-        assert_close(part, 1 + textbook(a, b))
+        assert_close(view, 1 + textbook(a, b))
 
 
 @pytest.mark.parametrize("M", [3, 9])
@@ -182,12 +182,12 @@ def test_nan_stays_nan(place, M):
 @pytest.mark.parametrize(
     ("M", "N", "K", "whole", "expected"),
     [
-        (36_864, 512, 512, False, (128, 1)),  # many rows: no parts
+        (36_864, 512, 512, False, (128, 1)),  # many rows: one slot
         (512, 512, 36_864, False, (128, 16)),  # a weight's gradient
         (2048, 128, 128, False, (64, 1)),  # small tiles, since there are few
         (128, 128, 2048, False, (64, 8)),
         (1, 1, 10**6, False, (128, 256)),
-        (2048, 256, 1024, True, (64, 1)),  # rather small tiles than parts, and one part in any case
+        (2048, 256, 1024, True, (64, 1)),  # rather small tiles than slots, and one slot in any case
         (384, 512, 512, True, (64, 1)),
     ],
 )

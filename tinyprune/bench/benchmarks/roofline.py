@@ -1,7 +1,7 @@
 """Roofline: what a training step costs a GPU at least, kernel by kernel, counted where no GPU is.
 
 The emulator executes two steps with `B` texts and counts the second: instructions of warps, sectors of global memory,
-and waves of shared memory (see `machine.count_parts`), beside the fewest that the same requests could take. A
+and waves of shared memory (see `machine.count_transactions`), beside the fewest that the same requests could take. A
 multiprocessor issues four instructions and serves one wave a cycle, and memory has a bandwidth: the largest of three
 times is a kernel's bound. Latency and the launches themselves come on top of it.
 """
@@ -46,8 +46,8 @@ def totals(kernel: Kernel, processors: int, cycles: float, bandwidth: float) -> 
     in_shared = is_access & (code["flags"] & SHARED != 0)
     fma = counts["lanes"][(code["group"] == GROUP.float32) & (code["op"] == FLOAT.fma)].sum()
     fma += 16 * 8 * 8 * counts["warps"][code["group"] == GROUP.mma].sum()  # of tensor cores: mma.m16n8k8
-    sectors, fewest = (counts[name][is_access & ~in_shared].sum() for name in ("parts", "fewest"))
-    waves, fewest_waves = (counts[name][in_shared].sum() for name in ("parts", "fewest"))
+    sectors, fewest = (counts[name][is_access & ~in_shared].sum() for name in ("transactions", "fewest"))
+    waves, fewest_waves = (counts[name][in_shared].sum() for name in ("transactions", "fewest"))
     issued = counts["warps"].sum() / (4 * processors * cycles)
     bound = max(issued, waves / (processors * cycles), SECTOR * sectors / bandwidth)
     return np.array([kernel.launches, fma, sectors, fewest, waves, fewest_waves, bound])

@@ -37,7 +37,7 @@ FOUND = np.dtype([("times", "i8"), ("address", "i8"), ("block", "i4", 3), ("thre
 WORD = np.dtype([(name, "u4") for name in ("written_in", "read_in")]
                 + [(name, "u2") for name in ("writer", "reader")]
                 + [(name, "u1") for name in ("live", "set")], align=True)  # fmt: skip
-COUNT = np.dtype([(name, "i8") for name in ("warps", "lanes", "requests", "parts", "fewest")])
+COUNT = np.dtype([(name, "i8") for name in ("warps", "lanes", "requests", "transactions", "fewest")])
 
 
 class Machine(NamedTuple):
@@ -143,7 +143,7 @@ def access(m, b, w, i, place, mask, counted):
     if in_shared:
         memory, words, begin = b.shared, b.words, b.first[0]
     if counted:
-        count_parts(m.counts[place], addresses, mask, size, in_shared)
+        count_transactions(m.counts[place], addresses, mask, size, in_shared)
     for lane in range(LANES):
         if not has(mask, lane):
             continue
@@ -193,8 +193,8 @@ def distinct(addresses, mask, first, last, size, step, banks):
 
 
 @compiled
-def count_parts(count, addresses, mask, size, in_shared):
-    """Count in how many parts memory serves a request, and in how few it could.
+def count_transactions(count, addresses, mask, size, in_shared):
+    """Count in how many transactions memory serves a request, and in how few it could.
 
     Of global memory these are sectors of 32 bytes; of shared memory waves, one of which serves a word of each of 32
     banks. Of requests of 8 or 16 bytes, halves or quarters of the warp are served one after the other.
@@ -202,13 +202,13 @@ def count_parts(count, addresses, mask, size, in_shared):
     count.requests += 1
     banks = np.zeros(32, np.int64)
     if not in_shared:
-        count.parts += distinct(addresses, mask, 0, LANES, size, 32, banks)
+        count.transactions += distinct(addresses, mask, 0, LANES, size, 32, banks)
         count.fewest += (distinct(addresses, mask, 0, LANES, size, size, banks) * size + 31) // 32
         return
     group = LANES * 4 // max(size, 4)
     for first in range(0, LANES, group):
         count.fewest += (distinct(addresses, mask, first, first + group, size, 4, banks) + 31) // 32
-        count.parts += banks.max()
+        count.transactions += banks.max()
 
 
 @compiled
