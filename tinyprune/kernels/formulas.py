@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyprune.ops.dropout import draw_keys
+from tinyprune.ops.gelu import CUBIC, LINEAR
+
+FIRST, THIRD = 2 * LINEAR, 2 * LINEAR * CUBIC  # GELU is a · sigmoid(FIRST · a + THIRD · a³)
 
 
 class Dropout(NamedTuple):

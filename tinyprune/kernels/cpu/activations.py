@@ -17,10 +17,9 @@ from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_alike, check_floats, check_gradient, flat
 from tinyprune.kernels.cpu.jit import kernel, loop_kernel
 from tinyprune.kernels.cpu.simd import broadcast, lanes, load, muladd, multiply, sigmoid, store, subtract
-from tinyprune.ops.gelu import CUBIC, LINEAR
+from tinyprune.kernels.formulas import FIRST, THIRD
 
 RUN = 4096  # entries that a thread takes at a time, whole vectors of any width
-FIRST, THIRD = 2 * LINEAR, 2 * LINEAR * CUBIC  # u = FIRST · a + THIRD · a³
 scalar_sigmoid = kernel(formulas.sigmoid)
 
 

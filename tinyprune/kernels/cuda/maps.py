@@ -23,12 +23,11 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.dropout import DROPOUT, keep_factor
+from tinyprune.kernels.formulas import FIRST, THIRD
 from tinyprune.ops import rotary
 from tinyprune.ops.dropout import check_rate
-from tinyprune.ops.gelu import CUBIC, LINEAR
 
 THREADS = 256
-FIRST, THIRD = 2 * LINEAR, 2 * LINEAR * CUBIC  # u = FIRST · a + THIRD · a³
 REMEMBERED = 16  # tables of T · Dh / 2 numbers: for training, for evaluation, and a few for generation
 sigmoid = device(formulas.sigmoid)
 

@@ -31,7 +31,7 @@ LANES, DOT_ROWS = 8, 16  # threads for each row of `row_dots`, and rows of a blo
 
 
 @device
-def larger(a, b):
+def larger_or_nan(a, b):
     """Return the larger of two numbers; NaN, which is not equal to itself and not larger than anything, if one is."""
     return b if b > a or b != b else a
 
@@ -61,7 +61,7 @@ def make_reduction(joined: Callable) -> Callable:
     return reduction
 
 
-block_sum, block_max = make_reduction(operator.add), make_reduction(larger)
+block_sum, block_max = make_reduction(operator.add), make_reduction(larger_or_nan)
 
 
 class Columns(NamedTuple):

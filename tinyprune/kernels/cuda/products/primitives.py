@@ -254,11 +254,11 @@ def launch(products: Sequence[Task], precision: str, sums: Sequence[tuple] = ())
             a, transpose_a = copied(a.T), False
         options = transpose_a, form(b), transpose_b, product.finish, form(product.out)
         p = plan(form(a), *options) or plan(form(a := copied(a)), *options)
-        arrays = a, b, product.bias, product.added, product.out
+        out = product.out
         if p.slots > 1:
-            slots = empty((p.slots, *product.out.shape))
-            arrays = a, b, None, None, slots
-            summed.append((slots, p.slots, product.out))
+            out = empty((p.slots, *product.out.shape))
+            summed.append((out, p.slots, product.out))
+        arrays = a, b, product.bias, product.added, out
         together.setdefault(p.kernel, []).append((p.grid, (*arrays, *p.numbers)))
     for key, some in together.items():
         launch_together(PRODUCTS[precision, *key], some)
