@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 
 from tinyprune.kernels import linear
-from tinyprune.kernels.cuda import attention, cross_entropy, embedding, gathers, maps, norms, updates
+from tinyprune.kernels.cuda import (
+    activations,
+    attention,
+    cross_entropy,
+    dropout,
+    embedding,
+    gathers,
+    joins,
+    norms,
+    rotary,
+    updates,
+)
 from tinyprune.kernels.cuda.arguments import check_in_place
 from tinyprune.kernels.cuda.compiled import compilations
 from tinyprune.kernels.cuda.device import array, jit
@@ -44,25 +55,25 @@ class Cuda(Engine):
     sum_rows = staticmethod(embedding.sum_rows)
     multiply_rows = staticmethod(gathers.multiply_rows)
     row_dots = staticmethod(gathers.row_dots)
-    concatenate = staticmethod(gathers.concatenate)
+    concatenate = staticmethod(joins.concatenate)
     take_slices = staticmethod(gathers.take_slices)
     put_slices = staticmethod(gathers.put_slices)
     sum_heads = staticmethod(gathers.sum_heads)
     attention_forward = staticmethod(attention.attention_forward)
     attention_backward = staticmethod(attention.attention_backward)
-    rotate = staticmethod(maps.rotate)
+    rotate = staticmethod(rotary.rotate)
     layernorm_forward = staticmethod(norms.layernorm_forward)
     layernorm_backward = staticmethod(norms.layernorm_backward)
     rmsnorm_forward = staticmethod(norms.rmsnorm_forward)
     rmsnorm_backward = staticmethod(norms.rmsnorm_backward)
-    gelu_forward = staticmethod(maps.gelu_forward)
-    gelu_backward = staticmethod(maps.gelu_backward)
-    swiglu_forward = staticmethod(maps.swiglu_forward)
-    swiglu_backward = staticmethod(maps.swiglu_backward)
+    gelu_forward = staticmethod(activations.gelu_forward)
+    gelu_backward = staticmethod(activations.gelu_backward)
+    swiglu_forward = staticmethod(activations.swiglu_forward)
+    swiglu_backward = staticmethod(activations.swiglu_backward)
     units_gradient = staticmethod(gathers.units_gradient)
-    residual_forward = staticmethod(maps.residual_forward)
-    residual_backward = staticmethod(maps.residual_backward)
-    add = staticmethod(maps.add)
+    residual_forward = staticmethod(dropout.residual_forward)
+    residual_backward = staticmethod(dropout.residual_backward)
+    add = staticmethod(joins.add)
     embedding_forward = staticmethod(embedding.embedding_forward)
     embedding_backward = staticmethod(embedding.embedding_backward)
     log_softmax = staticmethod(cross_entropy.log_softmax)

@@ -2,7 +2,6 @@
 
     pick          out[o, j, i] = x[o, index[j], i], or 0 where index[j] is −1       x (outer, n, inner)
     sum_shared    dx[row, k] = Σ dout[row, h] over the heads h with index[h] = k, in their order
-    join_rows     out[b] = m[b] followed by x[b], such as memory and segment
     scale_rows    out[…, r, i] = factors[r] · x[…, r, i]
 
 See `tinyprune.ops.slices`, `repeat_heads`, `rows` and `head_networks`. `pick` computes `take_slices`, and also
@@ -10,28 +9,25 @@ See `tinyprune.ops.slices`, `repeat_heads`, `rows` and `head_networks`. `pick` c
 once. A training step with closed heads calls both for ten arrays a layer, always with the same few indices, which are
 copied to the GPU's memory only once.
 
-`join_rows` reads views with gaps between texts, as memory is of the previous segment's context, without a copy. In head
-networks the gates multiply the values pv, which are few, and not the units, of which there is one for each position.
+In head networks the gates multiply the values pv, which are few, and not the units, of which there is one for each
+position.
 """
 
 import math
 from collections.abc import Sequence
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cuda import sums
-from tinyprune.kernels.cuda.arguments import by_rows, check_alike, check_floats, check_in_place, contiguous, on_device
+from tinyprune.kernels.cuda.arguments import THREADS, check_alike, check_floats, check_in_place, contiguous, on_device
 from tinyprune.kernels.cuda.device.array import DeviceArray, copied, empty, to_device
 from tinyprune.kernels.cuda.device.instructions import divmod32
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
 from tinyprune.ops.head_networks import check_units
 from tinyprune.ops.repeat_heads import check_sum_heads
-from tinyprune.ops.rows import check_concatenate, check_factors, check_row_dots
+from tinyprune.ops.rows import check_factors, check_row_dots
 from tinyprune.ops.slices import check_index, check_part, slice_count
-
-THREADS = 256
 
 
 @kernel(floats, ints, int32, int32, int32, int32, floats, threads=THREADS)
@@ -57,16 +53,6 @@ def sum_shared(dout, index, H, K, Dh, size, dx):
             if index[h] == k:
                 total += dout[(row * H + h) * Dh + d]
         dx[i] = total
-
-
-@kernel(floats, int32, floats, int32, int32, int32, floats, threads=THREADS)
-def join_rows(m, m_step, x, x_step, split, size, out):
-    """Set each row of out (B, size) to `split` entries of m and the rest of x, whose rows lie m_step, x_step apart."""
-    b, i = cuda.blockIdx.y, cuda.grid(1)
-    if i < split:
-        out[b * size + i] = m[b * m_step + i]
-    elif i < size:
-        out[b * size + i] = x[b * x_step + i - split]
 
 
 @kernel(floats, floats, floats, int32, int32, int32, int32, floats, threads=THREADS)
@@ -119,24 +105,6 @@ def sum_heads(x: DeviceArray, index: Sequence[int] | NDArray, K: int) -> DeviceA
     out, numbers = empty((B, S, K, Dh)), on_device(tuple(map(int, index)), np.int32)
     sum_shared(blocks(out.size, THREADS), contiguous(x), numbers, H, K, Dh, out.size, out)
     return out
-
-
-def concatenate(arrays: Sequence[DeviceArray], axis: int = 0) -> DeviceArray:
-    """Put arrays one after the other, as `ops.concatenate`, for float32."""
-    check_concatenate(arrays, axis)
-    check_floats(arrays=arrays)
-    axis %= arrays[0].ndim
-
-    def joined(m: DeviceArray, x: DeviceArray) -> DeviceArray:
-        """Join two arrays: as rows of all entries from the axis on."""
-        out = empty((*m.shape[:axis], m.shape[axis] + x.shape[axis], *m.shape[axis + 1 :]))
-        outer = math.prod(m.shape[:axis])
-        split, size = m.size // max(outer, 1), out.size // max(outer, 1)
-        steps = (*by_rows(m), *by_rows(x)) if axis == 1 else (contiguous(m), split, contiguous(x), size - split)
-        join_rows((blocks(size, THREADS), outer), *steps, split, size, out)
-        return out
-
-    return reduce(joined, arrays) if len(arrays) > 1 else copied(arrays[0])
 
 
 def scaled(x: DeviceArray, factors: NDArray | DeviceArray, width: int, r: DeviceArray | None = None) -> DeviceArray:
