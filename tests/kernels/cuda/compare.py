@@ -1,7 +1,6 @@
 """What the tests of the CUDA kernels share: inputs, and comparison with the textbook in float64."""
 
 import numpy as np
-import pytest
 
 from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
@@ -11,10 +10,6 @@ from ..compare import GPU, mapped
 
 TOLERANCE = 1e-5
 cuda = get_backend(GPU)
-
-
-def slow(*case):
-    return pytest.param(*case, marks=pytest.mark.slow)
 
 
 def normal(*shapes, seed=2110):
