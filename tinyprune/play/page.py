@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,14 +23,21 @@ from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.io.files import replace_file
 from tinyprune.io.progress import progress_bar, say
 from tinyprune.method.criteria import michel, random_scores
-from tinyprune.method.fits import read_fits
+from tinyprune.method.fits import BlockFit, read_fits
 from tinyprune.method.least_squares import search
-from tinyprune.method.masks import keep_best
-from tinyprune.model.parts import Parts
+from tinyprune.method.masks import keep_best, with_parts
+from tinyprune.method.repair import repaired
+from tinyprune.model.parts import Mask, Parts
+from tinyprune.model.transformer import Transformer
 from tinyprune.runs.directory import SavedModel, load_model, text_of
+from tinyprune.training.evaluation import evaluate, mean_loss
+from tinyprune.training.warmup import announced
 
 # Tokens that are read for scores, and for least squares, as `compare` does.
 SCORED, FITTED = 10_240, 20_480
+# Held-out tokens at the end of the validation split that choices are measured on, and about how many of them the page
+# has, to measure the reader's.
+MEASURED, PASSAGE = 10_240, 320
 STEPS = 16  # from no head to all
 # Numbers of the configuration that the page needs.
 NAMES = ("D", "Dh", "N", "F", "T", "M", "V", "span", "attended", "networks", "relative")
@@ -46,7 +55,8 @@ def write_page(saved: SavedModel, path: Path, target: Path, corpus: str | None =
     except TinypruneError as error:
         say(f"play: no scores and no examples without the text: {error}")
         text = None
-    content = json.dumps(page_data(saved, path, text))
+    with announced(saved.model.ops, "play"):
+        content = json.dumps(page_data(saved, path, text))
     if target.suffix != ".json":
         content = html_page(content, path.resolve().name)
     replace_file(target, content.encode(), "page")
@@ -59,7 +69,12 @@ def page_data(saved: SavedModel, path: Path, text: Text | None) -> dict[str, Any
     about |= {"eps": config.norm_eps, "scaled": config.embedding == "scaled"}
     budgets = sorted({round(sum(config.heads) * i / STEPS) for i in range(STEPS + 1)})
     weights = b"".join(x.astype("<f2").tobytes() for x in params.values())
-    return {
+    fits = []
+    if text is not None:
+        say(f"play: reading {len(text.train[:FITTED]):,} tokens for least squares")
+        fits = read_fits(saved.model, text.train[:FITTED])
+    found = choices(saved, path, text, budgets, fits)
+    data = {
         "config": about,
         "heads": config.heads,
         "head_ids": config.head_ids,
@@ -67,11 +82,12 @@ def page_data(saved: SavedModel, path: Path, text: Text | None) -> dict[str, Any
         "text": getattr(text, "name", ""),
         "characters": saved.tokenizer.characters,
         "budgets": budgets,
-        "choices": choices(saved, path, text, budgets),
+        "choices": {name: [digits(mask) for mask in masks] for name, masks in found.items()},
         "examples": examples(saved, text),
         "shapes": [[name, x.shape] for name, x in params.items()],
         "weights": base64.b64encode(weights).decode(),
     }
+    return data if text is None else data | measured(saved, text, found, fits)
 
 
 def html_page(data: str, name: str) -> str:
@@ -102,8 +118,10 @@ def check_model(saved: SavedModel) -> None:
         raise UsageError(f"the page computes small models of characters; this one would need {needed}")
 
 
-def choices(saved: SavedModel, path: Path, text: Text | None, budgets: list[int]) -> dict[str, list[str]]:
-    """Return for each method that the run has data for which heads stay, "1" or "0" each, for each number of heads."""
+def choices(
+    saved: SavedModel, path: Path, text: Text | None, budgets: list[int], fits: Sequence[Sequence[BlockFit]]
+) -> dict[str, list[Mask]]:
+    """Return which heads stay, for each method that the run has data for and each number of heads."""
     model, parts = saved.model, Parts(saved.model.config)
     scores, found, gate_stage = {}, {}, path / "gate.safetensors"
     if saved.metadata["stage"] == "train" and gate_stage.exists():
@@ -112,13 +130,47 @@ def choices(saved: SavedModel, path: Path, text: Text | None, budgets: list[int]
         if "training" in stage.metadata and Parts(gated.config).counts == parts.counts:
             scores["gates"] = parts.split(parts.log_alpha(gated.params, gated.ops))
     if text is not None:
+        say(f"play: Michel's scores, on {len(text.valid[:SCORED]):,} held-out tokens")
         scores["michel"] = michel(model, text.valid[:SCORED], np.random.default_rng(0))
-        fits = read_fits(model, text.train[:FITTED])
+        say(f"play: least squares choose which heads to keep, {len(budgets)} times")
         bar = progress_bar(budgets, desc="least squares", unit="search")
         found["least-squares"] = [search(fits, k) for k in bar]
     scores["random"] = random_scores(model, np.empty(0), np.random.default_rng(0))
-    found = {name: [keep_best(score, k) for k in budgets] for name, score in scores.items()} | found
-    return {name: [digits(mask) for mask in masks] for name, masks in found.items()}
+    return {name: [keep_best(score, k) for k in budgets] for name, score in scores.items()} | found
+
+
+def measured(
+    saved: SavedModel, text: Text, found: dict[str, list[Mask]], fits: Sequence[Sequence[BlockFit]]
+) -> dict[str, Any]:
+    """Return how many bits per character each choice needs on held-out text, and the passage that the page has of it.
+
+    For each choice of a method four numbers: on the held-out text, and there with what stays fitted to the whole model
+    (see `method.repair`); the same on the passage.
+    """
+    model, held_out = saved.model, text.valid[-MEASURED:]
+    passage = passage_of(model, held_out)
+
+    def bits(mask: Mask) -> list[float]:
+        models = with_parts(model, mask), repaired(model, mask, fits)
+        nats = [mean_loss(one, held_out) for one in models]
+        nats += [evaluate(one, passage, len(passage)).nats_per_token for one in models]
+        return [round(x / math.log(2), 3) for x in nats]
+
+    rows = {}
+    for name, masks in found.items():
+        say(f"play: {len(masks)} choices of {name} on {len(held_out):,} held-out tokens, also repaired")
+        rows[name] = [bits(mask) for mask in progress_bar(masks, desc=name, unit="choice")]
+    return {"bits": rows, "held_out": len(held_out), "passage": saved.tokenizer.decode(passage)}
+
+
+def passage_of(model: Transformer, held_out: NDArray) -> NDArray:
+    """Return about `PASSAGE` tokens, whole segments, that are about as hard for the model as all of the text."""
+    T = model.config.T
+    nats = np.array(evaluate(model, held_out, len(held_out)).segments)
+    count = min(max(PASSAGE // T, 1), len(nats))
+    means = np.convolve(nats, np.full(count, 1 / count), "valid")
+    start = T * int(np.argmin(abs(means - nats.mean())))
+    return held_out[start : start + count * T + 1]
 
 
 def digits(mask: list[NDArray]) -> str:
