@@ -80,104 +80,157 @@ function softmax(s) {
   return s;
 }
 
-// One head of layer i on n (T, D). Adds what it makes to y (T, D) and returns its weights a (T, S + N), and its keys and
-// values, of the memory before the segment and of the segment.
-function head(model, i, h, n, T, y, memory) {
-  const { D, H, Dh, N, attended, span, relative } = model.config, p = model.p, root = 1 / Math.sqrt(Dh);
-  const own = (name, size) => p[`layers.${i}.${name}`]?.subarray(h * size, (h + 1) * size);
-  const [q, k, v] = ["q", "k", "v"].map((x) => product(n, own(`W${x}`, Dh * D), T, D, Dh, own(`b${x}`, Dh)));
-  const before = memory ? memory.k.length / Dh : 0, S = before + T;
-  const keys = memory ? joined(memory.k, k) : k, values = memory ? joined(memory.v, v) : v;
-  const u = own("u", Dh), w = own("w", Dh), pk = own("pk", N * Dh), pv = own("pv", N * Dh);
-  const r = relative && (model.r[`${i} ${h}`] ??= product(p.R, own("Wr", Dh * D), p.R.length / D, D, Dh));
-  const a = new Float64Array(T * (S + attended)), o = new Float64Array(T * Dh);
-  for (let t = 0; t < T; t++) {
-    const s = a.subarray(t * (S + attended), (t + 1) * (S + attended));
-    for (let j = 0; j < S; j++) {
-      const distance = t + before - j;
-      let score = 0;
-      if (distance < 0 || (span !== null && distance > span)) score = -Infinity;
-      else for (let d = 0; d < Dh; d++) {
-        const query = q[t * Dh + d];
-        score += relative ? (query + u[d]) * keys[j * Dh + d] + (query + w[d]) * r[distance * Dh + d] : query * keys[j * Dh + d];
-      }
-      s[j] = score * root;
-    }
-    for (let j = 0; j < attended; j++) for (let d = 0; d < Dh; d++) s[S + j] += q[t * Dh + d] * pk[j * Dh + d];
-    softmax(s);
-    for (let d = 0; d < Dh; d++) {
-      let sum = 0;
-      for (let j = 0; j < S; j++) sum += s[j] * values[j * Dh + d];
-      for (let j = 0; j < attended; j++) sum += s[S + j] * Math.sqrt(N) * pv[j * Dh + d];
-      o[t * Dh + d] = sum;
-    }
-  }
-  addProduct(y, o, own("Wo", D * Dh), T, Dh, D);
-  return { a, S, k: keys, v: values };
+const plus = (x, bias) => x.map((value, at) => value + bias[at % bias.length]);
+const latest = (x, size) => x.slice(Math.max(0, x.length - size));
+
+function joined(x, y) {
+  const out = new Float64Array(x.length + y.length);
+  out.set(x);
+  out.set(y, x.length);
+  return out;
 }
 
-const joined = (x, y) => { const out = new Float64Array(x.length + y.length); out.set(x); out.set(y, x.length); return out; };
+// Rows i of x and j of y, of n numbers each: their product.
+function dot(x, i, y, j, n) {
+  let sum = 0;
+  for (let d = 0, a = i * n, b = j * n; d < n; d++, a++, b++) sum += x[a] * y[b];
+  return sum;
+}
+
+// attention_forward of tinyprune/ops/attention.py for one head: q (T, Dh), k and v (S, Dh), r with
+// a row for each distance, u and w (Dh), pk and pv (N, Dh). Returns its scores by content and by
+// position before the division, (T, S), all scores s and weights a, (T, S + N), outputs o (T, Dh).
+function attend({ q, k, v, r, u, w, pk, pv }, Dh, span = null) {
+  const T = q.length / Dh, S = k.length / Dh, N = pk ? pk.length / Dh : 0, root = 1 / Math.sqrt(Dh);
+  const content = new Float64Array(T * S), position = r && new Float64Array(T * S);
+  const s = new Float64Array(T * (S + N)), a = new Float64Array(s.length);
+  const o = new Float64Array(T * Dh);
+  const query = r ? plus(q, u) : q, placed = r && plus(q, w);
+  const add = (t, weight, x, j) => {
+    for (let d = 0; d < Dh; d++) o[t * Dh + d] += weight * x[j * Dh + d];
+  };
+  for (let t = 0; t < T; t++) {
+    const scores = s.subarray(t * (S + N), (t + 1) * (S + N));
+    for (let j = 0; j < S; j++) {
+      const distance = t + S - T - j, at = t * S + j;
+      if (distance < 0 || (span !== null && distance > span)) {
+        scores[j] = -Infinity;
+        continue;
+      }
+      content[at] = dot(query, t, k, j, Dh);
+      if (r) position[at] = dot(placed, t, r, distance, Dh);
+      scores[j] = (content[at] + (r ? position[at] : 0)) * root;
+    }
+    for (let j = 0; j < N; j++) scores[S + j] = dot(q, t, pk, j, Dh);
+    const weights = a.subarray(t * (S + N), (t + 1) * (S + N));
+    weights.set(scores);
+    softmax(weights);
+    for (let j = 0; j < S; j++) if (weights[j]) add(t, weights[j], v, j);
+    for (let j = 0; j < N; j++) add(t, weights[S + j] * Math.sqrt(N), pv, j);
+  }
+  return { S, content, position, s, a, o };
+}
+
+// One head of layer i on n (T, D). Adds what it makes to y (T, D) and returns what `attend` does,
+// and its keys and values, of the memory before the segment and of the segment.
+function head(model, i, h, n, T, y, memory) {
+  const { D, Dh, N, attended, span, relative } = model.config, p = model.p;
+  const own = (name, size) => p[`layers.${i}.${name}`]?.subarray(h * size, (h + 1) * size);
+  const [q, k, v] = ["q", "k", "v"].map(
+    (x) => product(n, own(`W${x}`, Dh * D), T, D, Dh, own(`b${x}`, Dh)));
+  const r = relative
+    && (model.r[`${i} ${h}`] ??= product(p.R, own("Wr", Dh * D), p.R.length / D, D, Dh));
+  const read = {
+    q, r, k: memory ? joined(memory.k, k) : k, v: memory ? joined(memory.v, v) : v,
+    u: own("u", Dh), w: own("w", Dh),
+    pk: attended && own("pk", N * Dh), pv: attended && own("pv", N * Dh),
+  };
+  const found = attend(read, Dh, span);
+  addProduct(y, found.o, own("Wo", D * Dh), T, Dh, D);
+  return { ...found, k: read.k, v: read.v };
+}
 
 // Adds the units of a network or a feed-forward block to y: max(n W1ᵀ + b1, 0) W2ᵀ, with W1 (F, D) and W2 (D, F).
 function addUnits(y, n, W1, b1, W2, T, D, F) {
   addProduct(y, product(n, W1, T, D, F, b1).map((x) => Math.max(x, 0)), W2, T, F, D);
 }
 
-// Reads a segment: ids (T,) after the memory of an earlier call. `open[i][h]` says which heads compute. Returns logits
-// (T, V), for each layer and head what `head` returns (null if closed), and memory of the latest `keep` characters.
+// The norm `name` of layer i of x (T, D).
+const normed = (model, i, name, x) => {
+  const of = (part) => model.p[`layers.${i}.${name}.${part}`];
+  return layerNorm(x, of("scale"), of("bias"), model.config.D, model.config.eps);
+};
+
+// Adds the network of head h to y: its N hidden units on n (T, D).
+function addNetwork(model, i, h, n, T, y) {
+  const { D, N } = model.config;
+  const own = (name, size) => model.p[`layers.${i}.net.${name}`].subarray(h * size, (h + 1) * size);
+  addUnits(y, n, own("pk", N * D), own("pb", N), own("pv", N * D), T, D, N);
+}
+
+// Reads a segment: ids (T,) after the memory of an earlier call. `open[i][h]` says which heads
+// compute. Returns logits (T, V), for each layer the stream (T, D) before and after its attention,
+// for each layer and head what `head` returns (null if closed), and memory of the latest `keep`
+// characters.
 function forward(model, ids, open, memory = null, keep = model.config.M) {
-  const { D, Dh, N, F, V, eps, networks, scaled, relative } = model.config, p = model.p, T = ids.length;
-  const read = memory ? memory.read : 0, x = new Float64Array(T * D), heads = [];
+  const { D, F, V, eps, networks, scaled, relative } = model.config, p = model.p, T = ids.length;
+  const read = memory ? memory.read : 0, x = new Float64Array(T * D), heads = [], streams = [];
   for (let t = 0; t < T; t++) for (let d = 0; d < D; d++) {
-    x[t * D + d] = p.embedding[ids[t] * D + d] * (scaled ? Math.sqrt(D) : 1) + (relative ? 0 : p.positions[(read + t) * D + d]);
+    x[t * D + d] = p.embedding[ids[t] * D + d] * (scaled ? Math.sqrt(D) : 1);
+    if (!relative) x[t * D + d] += p.positions[(read + t) * D + d];
   }
   const add = (bias) => { if (bias) for (let at = 0; at < x.length; at++) x[at] += bias[at % D]; };
   for (let i = 0; i < model.heads.length; i++) {
-    const of = (name) => p[`layers.${i}.${name}`], normed = (name) => layerNorm(x, of(`${name}.scale`), of(`${name}.bias`), D, eps);
-    let n = normed("ln");
-    heads.push(open[i].map((isOpen, h) => (isOpen ? head(model, i, h, n, T, x, memory?.heads[i][h]) : null)));
+    const of = (name) => p[`layers.${i}.${name}`], before = x.slice();
+    const earlier = memory?.heads[i] ?? [];
+    let n = normed(model, i, "ln", x);
+    heads.push(open[i].map(
+      (isOpen, h) => (isOpen ? head(model, i, h, n, T, x, earlier[h]) : null)));
     add(of("bo"));
+    streams.push([before, x.slice()]);
     if (networks) {
-      n = normed("net.ln");
-      open[i].forEach((isOpen, h) => {
-        if (!isOpen) return;
-        const rows = (name, size) => of(`net.${name}`).subarray(h * size, (h + 1) * size);
-        addUnits(x, n, rows("pk", N * D), rows("pb", N), rows("pv", N * D), T, D, N);
-      });
+      n = normed(model, i, "net.ln", x);
+      open[i].forEach((isOpen, h) => { if (isOpen) addNetwork(model, i, h, n, T, x); });
       add(of("net.bo"));
     } else if (F) {
-      n = normed("ffn.ln");
+      n = normed(model, i, "ffn.ln", x);
       addUnits(x, n, of("ffn.W1"), of("ffn.b1"), of("ffn.W2"), T, D, F);
       add(of("ffn.b2"));
     }
   }
   const h = layerNorm(x, p["ln.scale"], p["ln.bias"], D, eps);
   const logits = product(h, p.unembedding ?? p.embedding, T, D, V, p.out_bias);
-  const latest = (y) => (y.length > keep * Dh ? y.slice(y.length - keep * Dh) : y);
-  const kept = heads.map((layer) => layer.map((one) => one && { k: latest(one.k), v: latest(one.v) }));
-  return { logits, heads, memory: keep ? { read: read + T, heads: kept } : null };
+  const kept = heads.map((layer) => layer.map((one) => one && remembered(model, one, keep)));
+  return { logits, streams, heads, memory: keep ? { read: read + T, heads: kept } : null };
 }
 
-// Reads a text in segments of T, each with the memory of those before. Returns log₂ p of every next character, (n, V),
-// and for each layer and head its weights on the text itself, (n, n), and those on persistent vectors together, (n,).
+const remembered = ({ config: { Dh } }, { k, v }, keep) => (
+  { k: latest(k, keep * Dh), v: latest(v, keep * Dh) });
+
+// Reads a text in segments of T, each with the memory of those before. Returns log₂ p of every next
+// character, (n, V), for each layer and head its weights on the text itself, (n, n), and those on
+// persistent vectors together, (n,), and the streams of each segment.
 function readText(model, ids, open) {
-  const { T, V, attended } = model.config, n = ids.length, log2p = [];
-  const weights = open.map((layer) => layer.map((isOpen) => (isOpen ? { a: new Float64Array(n * n), own: new Float64Array(n) } : null)));
+  const { T, V, attended } = model.config, n = ids.length, log2p = [], streams = [];
+  const none = () => ({ a: new Float64Array(n * n), own: new Float64Array(n) });
+  const weights = open.map((layer) => layer.map((isOpen) => (isOpen ? none() : null)));
   let memory = null;
   for (let start = 0; start < n; start += T) {
     const segment = ids.slice(start, start + T), found = forward(model, segment, open, memory);
     memory = found.memory;
+    streams.push(found.streams);
     for (let t = 0; t < segment.length; t++) {
       log2p.push(softmax(found.logits.slice(t * V, (t + 1) * V)).map(Math.log2));
       weights.forEach((layer, i) => layer.forEach((one, h) => {
         if (!one) return;
         const { a, S } = found.heads[i][h], row = a.subarray(t * (S + attended), (t + 1) * (S + attended));
-        one.a.set(row.subarray(0, S).subarray(0, n), (start + t) * n + start + segment.length - S);
+        const first = start + segment.length - S; // the character of the first key
+        one.a.set(row.subarray(0, S), (start + t) * n + first);
         for (let j = 0; j < attended; j++) one.own[start + t] += row[S + j];
       }));
     }
   }
-  return { log2p, weights };
+  return { log2p, weights, streams };
 }
 
 // Continues a text, one character after the other; the same seed gives the same draws, whatever the heads. Temperature

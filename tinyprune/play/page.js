@@ -14,15 +14,17 @@ const number = (x) => x.toLocaleString("en");
 
 const ABOUT = {
   gates: ["Gates", "While the gates were trained each open head had a price, and the weights adapted. Only their choice is used here: the weights are those from before."],
-  michel: ["Michel’s scores", "A head scores high if the loss changes much when its gate moves a little (on held-out text). The lowest scores go first."],
-  "least-squares": ["Least squares", "It takes the heads that the others can make up for best. The method then also fits the weights that stay; here they are left as they are."],
+  michel: ["Michel’s scores", "A head scores high if the loss changes much when its gate moves a "
+    + "little (on held-out text). The lowest scores go first."],
+  "least-squares": ["Least squares", "It takes the heads that the others can make up for best, and "
+    + "then fits the weights that stay (repaired). In your sentence they are left as they are."],
   random: ["Random", "Heads drawn by lot. A method that is not better than this has learned nothing about heads."],
 };
 const longest = model.config.relative ? 2 * model.config.T : model.config.T;
 const state = { open: everyHead(), chosen: places[0], hovered: null, query: null, method: null, example: 0 };
 let ids = [], whole = null, now = null;
 
-const surprises = ({ log2p }) => ids.slice(1).map((id, t) => -log2p[t][id]);
+const surprises = ({ log2p }, of = ids) => of.slice(1).map((id, t) => -log2p[t][id]);
 const mean = (x) => x.reduce((a, b) => a + b, 0) / x.length;
 const openCount = () => state.open.flat().filter(Boolean).length;
 const element = (name, text = "", attributes = {}) => {
@@ -46,7 +48,76 @@ function update() {
   now = openCount() < places.length ? readText(model, ids, state.open) : whole;
   drawScore(); drawSurprise(); drawGrid(); drawHead(); drawNext(); drawMethods();
   clearTimeout(update.timer);
-  update.timer = setTimeout(write, 400);
+  update.timer = setTimeout(() => { link(); drawGoal(); write(); }, 400); // what takes longer
+}
+
+// Takes a head away or brings it back.
+function click([i, h]) {
+  state.open[i][h] = !state.open[i][h];
+  state.method = null;
+  update();
+}
+
+const digitsOf = (open) => open.flat().map(Number).join("");
+const openFrom = (digits) => {
+  const open = everyHead();
+  places.forEach(([i, h], place) => { open[i][h] = digits[place] === "1"; });
+  return open;
+};
+
+// Puts the choice of heads and the sentence into the page's address, and returns it.
+function link() {
+  const nibbles = digitsOf(state.open).match(/.{1,4}/g) ?? [];
+  const heads = nibbles.map((four) => parseInt(four.padEnd(4, "0"), 2).toString(16)).join("");
+  const text = [...$("text").value].slice(-longest).join("");
+  const address = new URL(location.href);
+  address.hash = new URLSearchParams({ heads, text });
+  try { history.replaceState(null, "", address.href); } catch { /* not in this frame */ }
+  return address.href;
+}
+
+// Takes them from there, where they are.
+function follow() {
+  const given = new URLSearchParams(location.hash.slice(1)), heads = given.get("heads") ?? "";
+  if (/^[0-9a-f]+$/i.test(heads) && heads.length === Math.ceil(places.length / 4)) {
+    const four = (x) => parseInt(x, 16).toString(2).padStart(4, "0");
+    state.open = openFrom([...heads].map(four).join(""));
+    state.method = "a link"; // of somebody's: no record
+  }
+  if (given.get("text")) $("text").value = given.get("text");
+  take($("text").value);
+}
+
+// The fewest heads with at most so many bits per character of the passage, by hand and by methods.
+function drawGoal() {
+  const mask = digitsOf(state.open);
+  if (!model.passage || drawGoal.mask === mask) return;
+  drawGoal.mask = mask;
+  const passage = [...model.passage].map((c) => idOf.get(c));
+  const measure = (open) => mean(surprises(readText(model, passage, open), passage));
+  drawGoal.all ??= measure(everyHead());
+  const goal = Math.max(3, Math.ceil(2 * drawGoal.all + 0.5) / 2), needed = measure(state.open);
+  if (!state.method && needed <= goal && openCount() < (record() ?? Infinity)) record(openCount());
+  $("t9").textContent = `The goal: fewest heads with at most ${goal} bits`;
+  $("reached").textContent = `${bits(needed)} bits per character with these ${openCount()} heads, `
+    + `${bits(drawGoal.all)} with all, of a fixed passage that the model was not trained on.`;
+  const fewest = (rows, column) => model.budgets.find((_, at) => rows[at][column] <= goal) ?? "–";
+  const others = Object.entries(model.bits).map(([method, rows]) => (
+    [ABOUT[method][0], fewest(rows, 2), fewest(rows, 3)]));
+  $("records").replaceChildren(tableRow(["", "fewest heads", "repaired"], "th"),
+    ...[["You", record() ?? "none yet", ""], ...others].map(([name, ...found]) => (
+      tableRow([element("th", name), ...found]))));
+}
+
+// The reader's record for this model; kept where the browser allows that.
+function record(heads) {
+  const key = `tinyprune ${model.weights.slice(-64)}`;
+  if (heads !== undefined) record.heads = heads;
+  try {
+    if (heads !== undefined) localStorage.setItem(key, heads);
+    record.heads ??= Number(localStorage.getItem(key)) || undefined;
+  } catch { /* it lasts as long as the page */ }
+  return record.heads;
 }
 
 function drawScore() {
@@ -122,49 +193,65 @@ function drawHead() {
   strip.setAttribute("aria-valuenow", t + 1);
   strip.setAttribute("aria-valuemax", n);
   strip.setAttribute("aria-valuetext", `character ${t + 1}, ${quoted(characters[ids[t]])}. ${said}`);
+  drawInside();
 }
 
+// The likeliest characters; the one that all heads together expect keeps a row, whatever its rank.
 function drawNext() {
   const t = state.query ?? ids.length - 1, p = now.log2p[t], before = whole.log2p[t];
-  const best = [...p.keys()].sort((a, b) => p[b] - p[a]).slice(0, 8), written = ids.slice(Math.max(0, t - 11), t + 1).map((id) => shown(characters[id])).join("");
-  $("t4").textContent = `What comes after “${written}”? The eight likeliest characters`;
+  const ranked = [...p.keys()].sort((a, b) => p[b] - p[a]), best = ranked.slice(0, 8);
+  const former = before.reduce((most, x, id) => (x > before[most] ? id : most), 0);
+  if (!best.includes(former)) best[7] = former;
+  const read = ids.slice(Math.max(0, t - 11), t + 1).map((id) => shown(characters[id])).join("");
+  $("t4").textContent = `What comes after “${read}”? The likeliest characters`;
+  const chance = (x) => percent(2 ** x).replace("under ", "<");
   $("next").replaceChildren(...best.flatMap((id) => {
     const bar = element("div"), fill = element("i"), mark = element("b");
     fill.style.width = `${100 * 2 ** p[id]}%`;
     mark.style.left = `calc(${100 * 2 ** before[id]}% - 1px)`;
     bar.append(fill, mark);
-    return [element("code", shown(characters[id])), bar, element("span", `${percent(2 ** p[id])} (${percent(2 ** before[id])})`.replaceAll("under ", "<"))];
+    const letter = element("code", shown(characters[id])), rank = ranked.indexOf(id) + 1;
+    if (id === former) letter.className = "former";
+    const said = rank > 8 ? `, rank ${rank}` : "";
+    return [letter, bar, element("span", `${chance(p[id])} (${chance(before[id])})${said}`)];
   }));
 }
 
 function drawMethods() {
   const slider = $("stay"), at = Number(slider.value);
-  slider.setAttribute("aria-valuetext", `${model.budgets[at]} of ${places.length} heads`);
-  $("staying").textContent = `${model.budgets[at]} of ${places.length}`;
-  document.querySelectorAll(".method").forEach((button) => button.setAttribute("aria-pressed", String(button.value === state.method)));
-  $("method").textContent = state.method ? ABOUT[state.method][1] : "Choose how many heads to keep, then press a method. Below its name: the bits per character of your sentence with the heads that it would keep.";
+  const buttons = [...document.querySelectorAll(".method")];
+  const count = `${model.budgets[at]} of ${places.length}`;
+  slider.setAttribute("aria-valuetext", `${count} heads`);
+  $("staying").textContent = count;
+  for (const one of buttons) one.setAttribute("aria-pressed", String(one.value === state.method));
+  const more = model.bits ? `${number(model.held_out)} held-out characters (repaired: what stays `
+    + "is fitted to the whole model by least squares), and of " : "";
+  $("method").textContent = ABOUT[state.method]?.[1] ?? "Choose how many heads to keep, then press "
+    + "a method. Below its name: bits per character with the heads that it would keep, "
+    + `of ${more}your sentence.`;
   const key = `${at} ${ids}`;
   if (drawMethods.key === key) return;
   drawMethods.key = key;
   clearTimeout(drawMethods.timer);
-  const waiting = [...document.querySelectorAll(".method")]; // one at a time, when the typing pauses
+  const say = (button, own) => {
+    const [heldOut, repaired] = model.bits?.[button.value][at] ?? [];
+    const known = `${bits(heldOut)} bits on held-out text (${bits(repaired)} repaired); ${own}`;
+    button.querySelector("small").textContent = `${count} heads: `
+      + `${model.bits ? known : `${own} bits`} on your sentence`;
+  };
+  buttons.forEach((button) => say(button, "…"));
+  const waiting = [...buttons]; // one at a time, when the typing pauses
   const next = () => {
-    const button = waiting.shift(), found = readText(model, ids, maskOf(button.value, at));
-    button.querySelector("small").textContent = `${bits(mean(surprises(found)))} bits`;
+    const button = waiting.shift(), open = openFrom(model.choices[button.value][at]);
+    say(button, bits(mean(surprises(readText(model, ids, open)))));
     if (waiting.length) drawMethods.timer = setTimeout(next);
   };
   drawMethods.timer = setTimeout(next, 250);
 }
 
-function maskOf(method, at) {
-  const mask = model.choices[method][at], open = everyHead();
-  places.forEach(([i, h], place) => { open[i][h] = mask[place] === "1"; });
-  return open;
-}
-
 function apply(method) {
   state.method = method;
-  state.open = maskOf(method, Number($("stay").value));
+  state.open = openFrom(model.choices[method][Number($("stay").value)]);
   update();
 }
 
@@ -201,7 +288,9 @@ function begin() {
   const total = model.shapes.reduce((sum, [, shape]) => sum + shape.reduce((a, b) => a * b, 1), 0);
   $("about").textContent = `This page holds a whole language model: ${number(total)} numbers, ${model.heads.length} layers, ${places.length} attention heads. Each head looks back at what you type, in a way that it has learned. Click one away: if the model needed it, its guesses get worse.`;
   $("t2").textContent = `${places.length} heads read your sentence, most of them differently`;
-  $("origin").textContent = `Stage ${model.stage} of a run of tinyprune${model.text ? `, trained on ${model.text}` : ""}. Everything is computed in this page; nothing is sent or loaded.`;
+  const origin = model.text ? `, trained on ${model.text}` : "";
+  $("origin").textContent = `Stage ${model.stage} of a run of tinyprune${origin}. `
+    + "Everything is computed in this page; nothing is sent or loaded.";
   const columns = Math.max(...model.head_ids.flat(), 0) + 1, grid = $("grid");
   grid.style.gridTemplateColumns = `22px repeat(${columns}, minmax(0, 1fr))`;
   grid.append(element("span"), ...Array.from({ length: columns }, (_, h) => element("span", h, { "aria-hidden": true })));
@@ -217,10 +306,8 @@ function begin() {
       button.onpointerleave = () => { state.hovered = null; drawHead(); };
       button.onclick = () => {
         state.chosen = place;
-        if (document.querySelector("[name=click]:checked").value === "look") return drawHead();
-        state.open[i][h] = !state.open[i][h];
-        state.method = null;
-        return update();
+        const looks = document.querySelector("[name=click]:checked").value === "look";
+        return looks ? drawHead() : click(place);
       };
       button.onkeydown = (event) => {
         const [down, right] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [0, 0];
@@ -245,7 +332,7 @@ function begin() {
   }));
   $("stay").max = model.budgets.length - 1;
   $("stay").value = Math.round((model.budgets.length - 1) / 2);
-  $("stay").oninput = () => (state.method ? apply(state.method) : drawMethods());
+  $("stay").oninput = () => (ABOUT[state.method] ? apply(state.method) : drawMethods());
   $("reset").onclick = () => { state.open = everyHead(); state.method = null; update(); };
   const swatches = [0.01, 0.1, 0.3, 1].map((weight) => {
     const key = element("span", "", { class: "key" }), box = element("i");
@@ -267,8 +354,17 @@ function begin() {
   $("temperature").oninput = $("seed").oninput = write;
   $("draw").onclick = () => { $("seed").value = Number($("seed").value) + 1; write(); };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawGrid(); drawHead(); });
+  $("gate").onclick = () => click(state.chosen);
+  $("copy").onclick = () => {
+    const address = link(), said = (text) => { $("copied").textContent = text; };
+    const failed = () => said("Copy it from the browser’s address bar.");
+    navigator.clipboard?.writeText(address).then(() => said("Copied."), failed) ?? failed();
+  };
+  addEventListener("hashchange", () => { follow(); update(); });
+  $("goal").hidden = !model.passage;
+  drawHand();
   $("text").value = model.examples[0];
-  take(model.examples[0]);
+  follow();
   state.chosen = mostFocused();
   update();
 }
