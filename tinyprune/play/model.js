@@ -1,18 +1,23 @@
 "use strict";
-// The forward pass of a model, as tinyprune/model/transformer.py has it, with the same letters: T characters that read,
-// S that are read, width D, H heads of width Dh, N units or persistent vectors of a head, V characters that there are.
-// A matrix is a flat array, row by row. A head that is closed is skipped: it costs nothing and adds nothing.
+// The forward pass of a model, as tinyprune/model/transformer.py has it, with the same letters: T
+// characters that read, S that are read, width D, H heads of width Dh, N units or persistent
+// vectors of a head, V characters that there are. A matrix is a flat array, row by row. A head that
+// is closed is skipped: it costs nothing and adds nothing.
 
-// Unpacks the weights: 16-bit floats in base64, one tensor after the other. Matrices are then transposed, (out, in): those
-// that a head multiplies its output by, Wo and the values of its network, for each head by itself.
+// Unpacks the weights: 16-bit floats in base64, one tensor after the other. Matrices are then
+// transposed, (out, in): those that a head multiplies its output by, Wo and the values of its
+// network, for each head by itself.
 function unpack(data) {
-  const halves = new Uint16Array(Uint8Array.from(atob(data.weights), (c) => c.charCodeAt(0)).buffer);
+  const bytes = Uint8Array.from(atob(data.weights), (c) => c.charCodeAt(0));
+  const halves = new Uint16Array(bytes.buffer);
   const model = { ...data, p: {}, r: {} }, { D, Dh } = data.config;
   let at = 0;
   for (const [name, shape] of data.shapes) {
-    const size = shape.reduce((a, b) => a * b, 1), flat = Float32Array.from(halves.subarray(at, (at += size)), float16);
+    const size = shape.reduce((a, b) => a * b, 1);
+    const flat = Float32Array.from(halves.subarray(at, (at += size)), float16);
+    const isMatrix = name.endsWith(".net.pv") || /\.W[^.]*$/.test(name);
     if (name.endsWith(".Wo")) model.p[name] = transposed(flat, Dh, D);
-    else if (name.endsWith(".net.pv") || /\.W[^.]*$/.test(name)) model.p[name] = transposed(flat, ...shape.slice(-2));
+    else if (isMatrix) model.p[name] = transposed(flat, ...shape.slice(-2));
     else model.p[name] = flat;
   }
   return model;
@@ -20,32 +25,38 @@ function unpack(data) {
 
 function float16(half) {
   const exponent = (half >> 10) & 31, fraction = half & 1023;
-  return (half >> 15 ? -1 : 1) * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : 2 ** -24 * fraction);
+  const size = exponent ? 2 ** (exponent - 25) * (1024 + fraction) : 2 ** -24 * fraction;
+  return half >> 15 ? -size : size;
 }
 
 // The transposes of matrices (n, m), one after the other.
 function transposed(x, n, m) {
   const out = new Float32Array(x.length);
-  for (let at = 0; at < x.length; at += n * m) for (let i = 0; i < n; i++) for (let j = 0; j < m; j++) out[at + j * n + i] = x[at + i * m + j];
+  for (let at = 0; at < x.length; at += n * m) {
+    for (let i = 0; i < n; i++) for (let j = 0; j < m; j++) out[at + j * n + i] = x[at + i * m + j];
+  }
   return out;
 }
 
-// out (n, m) += x (n, k) Wᵀ, with W (m, k), in blocks of four rows by two columns: what is read from memory is then used
-// for several products, which takes half of the time.
+// out (n, m) += x (n, k) Wᵀ, with W (m, k), in blocks of four rows by two columns: what is read
+// from memory is then used for several products, which takes half of the time.
 function addProduct(out, x, W, n, k, m) {
   const rows = n - (n % 4), columns = m - (m % 2);
   for (let i = 0; i < rows; i += 4) for (let j = 0; j < columns; j += 2) {
     let s0 = 0, s1 = 0, s2 = 0, s3 = 0, t0 = 0, t1 = 0, t2 = 0, t3 = 0;
     for (let l = 0, at = i * k, w = j * k; l < k; l++, at++, w++) {
-      const a = W[w], b = W[w + k], x0 = x[at], x1 = x[at + k], x2 = x[at + 2 * k], x3 = x[at + 3 * k];
+      const a = W[w], b = W[w + k];
+      const x0 = x[at], x1 = x[at + k], x2 = x[at + 2 * k], x3 = x[at + 3 * k];
       s0 += x0 * a; s1 += x1 * a; s2 += x2 * a; s3 += x3 * a;
       t0 += x0 * b; t1 += x1 * b; t2 += x2 * b; t3 += x3 * b;
     }
     const at = i * m + j;
     out[at] += s0; out[at + m] += s1; out[at + 2 * m] += s2; out[at + 3 * m] += s3;
-    out[at + 1] += t0; out[at + m + 1] += t1; out[at + 2 * m + 1] += t2; out[at + 3 * m + 1] += t3;
+    out[at + 1] += t0; out[at + m + 1] += t1;
+    out[at + 2 * m + 1] += t2; out[at + 3 * m + 1] += t3;
   }
-  for (let i = 0; i < n; i++) for (let j = i < rows ? columns : 0; j < m; j++) { // what is left at the edges
+  // what is left at the edges
+  for (let i = 0; i < n; i++) for (let j = i < rows ? columns : 0; j < m; j++) {
     let sum = 0;
     for (let l = 0; l < k; l++) sum += x[i * k + l] * W[j * k + l];
     out[i * m + j] += sum;
@@ -150,7 +161,8 @@ function head(model, i, h, n, T, y, memory) {
   return { ...found, k: read.k, v: read.v };
 }
 
-// Adds the units of a network or a feed-forward block to y: max(n W1ᵀ + b1, 0) W2ᵀ, with W1 (F, D) and W2 (D, F).
+// Adds the units of a network or a feed-forward block to y: max(n W1ᵀ + b1, 0) W2ᵀ, with W1 (F, D)
+// and W2 (D, F).
 function addUnits(y, n, W1, b1, W2, T, D, F) {
   addProduct(y, product(n, W1, T, D, F, b1).map((x) => Math.max(x, 0)), W2, T, F, D);
 }
@@ -223,7 +235,8 @@ function readText(model, ids, open) {
       log2p.push(softmax(found.logits.slice(t * V, (t + 1) * V)).map(Math.log2));
       weights.forEach((layer, i) => layer.forEach((one, h) => {
         if (!one) return;
-        const { a, S } = found.heads[i][h], row = a.subarray(t * (S + attended), (t + 1) * (S + attended));
+        const { a, S } = found.heads[i][h], size = S + attended;
+        const row = a.subarray(t * size, (t + 1) * size);
         const first = start + segment.length - S; // the character of the first key
         one.a.set(row.subarray(0, S), (start + t) * n + first);
         for (let j = 0; j < attended; j++) one.own[start + t] += row[S + j];
@@ -233,8 +246,9 @@ function readText(model, ids, open) {
   return { log2p, weights, streams };
 }
 
-// Continues a text, one character after the other; the same seed gives the same draws, whatever the heads. Temperature
-// 0 takes the likeliest character. A model with learned positions, if all are taken, reads the latest half again.
+// Continues a text, one character after the other; the same seed gives the same draws, whatever the
+// heads. Temperature 0 takes the likeliest character. A model with learned positions, if all are
+// taken, reads the latest half again.
 function* continued(model, ids, open, { temperature, seed }) {
   const { T, M, V, span, relative } = model.config, random = generator(seed), all = [...ids];
   const keep = relative ? (span === null ? M + T - 1 : M) : T;
@@ -244,9 +258,13 @@ function* continued(model, ids, open, { temperature, seed }) {
   let found = { memory: null };
   for (const segment of segments) found = next(segment, relative ? found.memory : null);
   while (true) {
-    const p = found.logits.slice(-V), most = p.reduce((best, x, id) => (x > p[best] ? id : best), 0);
+    const p = found.logits.slice(-V);
+    const most = p.reduce((best, x, id) => (x > p[best] ? id : best), 0);
     let id = most, u = random();
-    if (temperature > 0) for (id = 0, softmax(p.forEach((x, j) => { p[j] = x / temperature; }) ?? p); id < V - 1 && (u -= p[id]) > 0;) id++;
+    if (temperature > 0) {
+      const weights = softmax(p.map((x) => x / temperature));
+      for (id = 0; id < V - 1 && (u -= weights[id]) > 0;) id++;
+    }
     all.push(id);
     yield id;
     const full = !relative && found.memory.read >= T;

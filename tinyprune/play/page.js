@@ -1,9 +1,10 @@
 "use strict";
-// What is seen: the sentence, the heads, what they read, what the model then expects, and how it goes on.
+// What is seen: the sentence, the heads, what they read, what the model expects, how it goes on.
 const $ = (id) => document.getElementById(id);
 const model = unpack(JSON.parse($("data").textContent));
 const characters = [...model.characters], idOf = new Map(characters.map((c, id) => [c, id]));
-const places = model.heads.flatMap((count, i) => Array.from({ length: count }, (_, h) => [i, h])); // in the order of masks
+// in the order of masks
+const places = model.heads.flatMap((count, i) => Array.from({ length: count }, (_, h) => [i, h]));
 const everyHead = () => model.heads.map((count) => new Array(count).fill(true));
 const nameOf = ([i, h]) => `head ${model.head_ids[i][h]} of layer\u00a0${i}`;
 const shown = (c) => (c === " " ? "␣" : c === "\n" ? "↵" : c === "\t" ? "⇥" : c);
@@ -13,15 +14,19 @@ const bits = (x) => (Number.isFinite(x) ? x.toFixed(2) : "–");
 const number = (x) => x.toLocaleString("en");
 
 const ABOUT = {
-  gates: ["Gates", "While the gates were trained each open head had a price, and the weights adapted. Only their choice is used here: the weights are those from before."],
+  gates: ["Gates", "While the gates were trained each open head had a price, and the weights "
+    + "adapted. Only their choice is used here: the weights are those from before."],
   michel: ["Michel’s scores", "A head scores high if the loss changes much when its gate moves a "
     + "little (on held-out text). The lowest scores go first."],
   "least-squares": ["Least squares", "It takes the heads that the others can make up for best, and "
     + "then fits the weights that stay (repaired). In your sentence they are left as they are."],
-  random: ["Random", "Heads drawn by lot. A method that is not better than this has learned nothing about heads."],
+  random: ["Random", "Heads drawn by lot. A method that is not better than this has learned "
+    + "nothing about heads."],
 };
 const longest = model.config.relative ? 2 * model.config.T : model.config.T;
-const state = { open: everyHead(), chosen: places[0], hovered: null, query: null, method: null, example: 0 };
+const state = {
+  open: everyHead(), chosen: places[0], hovered: null, query: null, method: null, example: 0,
+};
 let ids = [], whole = null, now = null;
 
 const surprises = ({ log2p }, of = ids) => of.slice(1).map((id, t) => -log2p[t][id]);
@@ -35,10 +40,12 @@ const element = (name, text = "", attributes = {}) => {
 
 // The text as ids; characters that the model does not know are left out.
 function take(text) {
-  const known = [...text].filter((c) => idOf.has(c)), unknown = [...new Set([...text].filter((c) => !idOf.has(c)))];
+  const known = [...text].filter((c) => idOf.has(c));
+  const unknown = [...new Set([...text].filter((c) => !idOf.has(c)))];
   ids = known.slice(-longest).map((c) => idOf.get(c));
   if (!ids.length) ids = [idOf.get(" ") ?? 0];
-  $("dropped").textContent = unknown.length ? `Not in the model’s alphabet, left out: ${unknown.join(" ")}`
+  $("dropped").textContent = unknown.length
+    ? `Not in the model’s alphabet, left out: ${unknown.join(" ")}`
     : known.length > longest ? `The last ${longest} characters are read.` : "";
   whole = readText(model, ids, everyHead());
   state.query = null;
@@ -122,34 +129,42 @@ function record(heads) {
 
 function drawScore() {
   const [a, b] = [mean(surprises(whole)), mean(surprises(now))], count = openCount(), more = b - a;
-  const gone = places.length - count, said = !(Math.abs(more) >= 0.005) ? "the same" : `${more > 0 ? "+" : "−"}${bits(Math.abs(more))}`;
+  const gone = places.length - count, differs = Math.abs(more) >= 0.005;
+  const said = differs ? `${more > 0 ? "+" : "−"}${bits(Math.abs(more))}` : "the same";
+  const change = element(more >= 0.005 ? "strong" : "span", said);
   $("bits").textContent = bits(b);
-  $("detail").replaceChildren(...(gone ? [element(more >= 0.005 ? "strong" : "span", said), ` without ${gone} of ${places.length} heads`] : [`with all ${places.length} heads`]));
+  $("detail").replaceChildren(...(gone ? [change, ` without ${gone} of ${places.length} heads`]
+    : [`with all ${places.length} heads`]));
   $("reset").setAttribute("aria-disabled", String(count === places.length));
 }
 
 function drawSurprise() {
   const [a, b] = [surprises(whole), surprises(now)], height = (x) => `${Math.min(x, 10) * 3.9}px`;
   $("surprise").replaceChildren(...ids.map((id, t) => {
-    const made = element("span"), letter = element("em", shown(characters[id]), characters[id] === " " ? { class: "blank" } : {});
+    const made = element("span"), letter = element("em", shown(characters[id]));
+    if (characters[id] === " ") letter.className = "blank";
     if (t) {
-      const more = element("i", "", { class: b[t - 1] > a[t - 1] ? "more" : "less" }), base = element("i", "", { class: "now" });
-      more.style.height = height(Math.min(Math.abs(b[t - 1] - a[t - 1]), 10 - Math.min(a[t - 1], b[t - 1], 10)));
-      base.style.height = height(Math.min(a[t - 1], b[t - 1]));
+      const [one, other] = [a[t - 1], b[t - 1]], least = Math.min(one, other);
+      const more = element("i", "", { class: other > one ? "more" : "less" });
+      const base = element("i", "", { class: "now" });
+      more.style.height = height(Math.min(Math.abs(other - one), 10 - Math.min(least, 10)));
+      base.style.height = height(least);
       made.append(more, base);
-      made.title = `${bits(b[t - 1])} bits, with all heads ${bits(a[t - 1])}`;
+      made.title = `${bits(other)} bits, with all heads ${bits(one)}`;
     }
     made.append(letter);
     return made;
   }));
-  $("surprise").setAttribute("aria-label", `Bits of each character: ${ids.slice(1).map((id, t) => `${shown(characters[id])} ${b[t].toFixed(1)}`).join(", ")}`);
+  const each = ids.slice(1).map((id, t) => `${shown(characters[id])} ${b[t].toFixed(1)}`);
+  $("surprise").setAttribute("aria-label", `Bits of each character: ${each.join(", ")}`);
 }
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const shade = (weight) => Math.sqrt(weight); // small weights can be seen
 
 function drawGrid() {
-  const n = ids.length, size = Math.min(n, model.config.T), first = n - size, [red, green, blue] = colour("--mark").split(",").map(Number);
+  const n = ids.length, size = Math.min(n, model.config.T), first = n - size;
+  const mark = colour("--mark").split(",").map(Number);
   document.querySelectorAll("#grid button").forEach((button, at) => {
     const [i, h] = places[at], found = now.weights[i][h];
     button.setAttribute("aria-pressed", String(state.open[i][h]));
@@ -157,7 +172,8 @@ function drawGrid() {
     const canvas = button.firstChild, picture = new ImageData(size, size);
     canvas.width = canvas.height = size;
     for (let t = 0; t < size; t++) for (let j = 0; j <= t; j++) {
-      picture.data.set([red, green, blue, 255 * shade(found.a[(first + t) * n + first + j])], 4 * (t * size + j));
+      const weight = found.a[(first + t) * n + first + j];
+      picture.data.set([...mark, 255 * shade(weight)], 4 * (t * size + j));
     }
     canvas.getContext("2d").putImageData(picture, 0, 0);
   });
@@ -165,26 +181,36 @@ function drawGrid() {
 
 // The head that is pointed at, or else the one that was chosen.
 function drawHead() {
-  const [i, h] = state.hovered ?? state.chosen, found = now.weights[i][h], n = ids.length, t = state.query ?? n - 1;
+  const [i, h] = state.hovered ?? state.chosen, found = now.weights[i][h];
+  const n = ids.length, t = state.query ?? n - 1;
   document.querySelectorAll("#grid button").forEach((button, at) => {
     const isChosen = places[at][0] === state.chosen[0] && places[at][1] === state.chosen[1];
     button.classList.toggle("chosen", places[at][0] === i && places[at][1] === h);
     button.tabIndex = isChosen ? 0 : -1;
   });
   const row = found ? found.a.subarray(t * n, (t + 1) * n) : null, name = nameOf([i, h]);
-  $("t3").textContent = found ? `What ${name} reads, to guess the character after ${quoted(characters[ids[t]])}` : `H${name.slice(1)} is taken away: it reads nothing`;
+  const reader = quoted(characters[ids[t]]);
+  $("t3").textContent = found ? `What ${name} reads, to guess the character after ${reader}`
+    : `H${name.slice(1)} is taken away: it reads nothing`;
   let said = "Click on its square to bring it back.";
   if (row) {
     const best = row.reduce((most, x, j) => (x > row[most] ? j : most), 0), back = t - best;
-    const where = back === 0 ? "that is the character that reads" : `${back} ${back === 1 ? "character" : "characters"} before`;
-    said = `It puts ${percent(row[best])} of its weight on ${quoted(characters[ids[best]])} (${where})`;
-    said += model.config.attended ? `, and ${percent(found.own[t])} on its persistent vectors, which belong to no text.` : ".";
+    const before = `${back} ${back === 1 ? "character" : "characters"} before`;
+    const where = back === 0 ? "that is the character that reads" : before;
+    said = `It puts ${percent(row[best])} of its weight on ${quoted(characters[ids[best]])} `
+      + `(${where})`;
+    const own = `, and ${percent(found.own[t])} on its persistent vectors, which belong to no text`;
+    said += model.config.attended ? `${own}.` : ".";
   }
   $("reads").textContent = said;
   const strip = $("strip"), letters = ids.map((id, j) => {
-    const c = characters[id], made = element("span", shown(c)), alpha = row && j <= t ? shade(row[j]) : 0;
+    const c = characters[id], made = element("span", shown(c));
+    const alpha = row && j <= t ? shade(row[j]) : 0;
     made.style.background = `rgba(${colour("--mark")}, ${alpha})`;
-    made.className = `${c === " " && alpha < 0.4 ? "blank " : ""}${j > t ? "after " : ""}${j === t ? "reads " : ""}${alpha > 0.66 ? "full" : ""}`;
+    made.classList.toggle("blank", c === " " && alpha < 0.4);
+    made.classList.toggle("after", j > t);
+    made.classList.toggle("reads", j === t);
+    made.classList.toggle("full", alpha > 0.66);
     made.title = row && j <= t ? percent(row[j]) : "";
     made.onclick = () => { state.query = j; drawHead(); drawNext(); };
     return made;
@@ -192,7 +218,7 @@ function drawHead() {
   strip.replaceChildren(...letters);
   strip.setAttribute("aria-valuenow", t + 1);
   strip.setAttribute("aria-valuemax", n);
-  strip.setAttribute("aria-valuetext", `character ${t + 1}, ${quoted(characters[ids[t]])}. ${said}`);
+  strip.setAttribute("aria-valuetext", `character ${t + 1}, ${reader}. ${said}`);
   drawInside();
 }
 
@@ -260,13 +286,15 @@ const written = (c, before) => (c === "\n" ? "↵" : before.endsWith("↵") ? `\
 
 // The head that puts most weight on one character other than the one that reads.
 function mostFocused() {
-  const n = ids.length, most = ([i, h]) => Math.max(...whole.weights[i][h].a.subarray((n - 1) * n, n * n - 1));
+  const n = ids.length, last = ([i, h]) => whole.weights[i][h].a.subarray((n - 1) * n, n * n - 1);
+  const most = (place) => Math.max(...last(place));
   return places.reduce((best, place) => (most(place) > most(best) ? place : best), places[0]);
 }
 
 // Both continuations, a few characters at a time, so that the page answers meanwhile.
 function write() {
-  const run = (write.run = (write.run ?? 0) + 1), temperature = Number($("temperature").value), seed = Number($("seed").value) || 0;
+  const run = (write.run = (write.run ?? 0) + 1);
+  const temperature = Number($("temperature").value), seed = Number($("seed").value) || 0;
   $("degrees").textContent = temperature ? temperature.toFixed(1) : "0, the likeliest character";
   const typed = ids.slice(-24).map((id) => characters[id]).join("");
   const jobs = [["whole", everyHead()], ["left", state.open]].map(([name, open]) => {
@@ -277,7 +305,9 @@ function write() {
   let count = 0;
   const step = () => {
     if (run !== write.run) return;
-    for (const [text, draws] of jobs) for (let i = 0; i < 4; i++) text.data += written(characters[draws.next().value], text.data);
+    for (const [text, draws] of jobs) for (let i = 0; i < 4; i++) {
+      text.data += written(characters[draws.next().value], text.data);
+    }
     if ((count += 4) < 160) setTimeout(step);
     else document.body.dataset.written = run;
   };
@@ -285,24 +315,34 @@ function write() {
 }
 
 function begin() {
-  const total = model.shapes.reduce((sum, [, shape]) => sum + shape.reduce((a, b) => a * b, 1), 0);
-  $("about").textContent = `This page holds a whole language model: ${number(total)} numbers, ${model.heads.length} layers, ${places.length} attention heads. Each head looks back at what you type, in a way that it has learned. Click one away: if the model needed it, its guesses get worse.`;
+  const size = (shape) => shape.reduce((a, b) => a * b, 1);
+  const total = number(model.shapes.reduce((sum, [, shape]) => sum + size(shape), 0));
+  $("about").textContent = `This page holds a whole language model: ${total} numbers, `
+    + `${model.heads.length} layers, ${places.length} attention heads. Each head looks back at `
+    + "what you type, in a way that it has learned. Click one away: if the model needed it, its "
+    + "guesses get worse.";
   $("t2").textContent = `${places.length} heads read your sentence, most of them differently`;
   const origin = model.text ? `, trained on ${model.text}` : "";
   $("origin").textContent = `Stage ${model.stage} of a run of tinyprune${origin}. `
     + "Everything is computed in this page; nothing is sent or loaded.";
   const columns = Math.max(...model.head_ids.flat(), 0) + 1, grid = $("grid");
   grid.style.gridTemplateColumns = `22px repeat(${columns}, minmax(0, 1fr))`;
-  grid.append(element("span"), ...Array.from({ length: columns }, (_, h) => element("span", h, { "aria-hidden": true })));
+  const title = (said) => element("span", said, { "aria-hidden": true });
+  grid.append(element("span"), ...Array.from({ length: columns }, (_, h) => title(h)));
   model.heads.forEach((count, i) => {
-    grid.append(element("span", i, { "aria-hidden": true }));
+    grid.append(title(i));
     for (let column = 0; column < columns; column++) {
       const h = model.head_ids[i].indexOf(column);
       if (h < 0) { grid.append(element("span")); continue; }
-      const button = element("button", "", { type: "button", "aria-label": `H${nameOf([i, h]).slice(1)}` }), place = [i, h];
+      const place = [i, h], label = `H${nameOf(place).slice(1)}`;
+      const button = element("button", "", { type: "button", "aria-label": label });
       button.append(element("canvas"));
       button.onfocus = () => { state.chosen = place; drawHead(); };
-      button.onpointerenter = (event) => { if (event.pointerType === "mouse") { state.hovered = place; drawHead(); } };
+      button.onpointerenter = (event) => {
+        if (event.pointerType !== "mouse") return;
+        state.hovered = place;
+        drawHead();
+      };
       button.onpointerleave = () => { state.hovered = null; drawHead(); };
       button.onclick = () => {
         state.chosen = place;
@@ -310,22 +350,27 @@ function begin() {
         return looks ? drawHead() : click(place);
       };
       button.onkeydown = (event) => {
-        const [down, right] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [0, 0];
+        const down = { ArrowUp: -1, ArrowDown: 1 }[event.key] ?? 0;
+        const right = { ArrowLeft: -1, ArrowRight: 1 }[event.key] ?? 0;
         if (!down && !right) return;
         event.preventDefault();
-        const there = [...grid.querySelectorAll("button")].filter((other) => other !== button).map((other) => {
-          const a = other.getBoundingClientRect(), b = button.getBoundingClientRect(), x = a.x - b.x, y = a.y - b.y;
+        const others = [...grid.querySelectorAll("button")].filter((other) => other !== button);
+        const there = others.map((other) => {
+          const a = other.getBoundingClientRect(), b = button.getBoundingClientRect();
+          const x = a.x - b.x, y = a.y - b.y;
           const ahead = x * right + y * down, aside = Math.abs(x * down) + Math.abs(y * right);
           return { other, cost: ahead > 1 ? ahead + 3 * aside : Infinity };
         });
-        const best = there.reduce((least, one) => (one.cost < least.cost ? one : least), { cost: Infinity });
+        const nearer = (least, one) => (one.cost < least.cost ? one : least);
+        const best = there.reduce(nearer, { cost: Infinity });
         best.other?.focus();
       };
       grid.append(button);
     }
   });
   $("methods").append(...Object.keys(model.choices).map((method) => {
-    const button = element("button", ABOUT[method][0], { type: "button", class: "method", "aria-pressed": false, value: method });
+    const known = { type: "button", class: "method", "aria-pressed": false, value: method };
+    const button = element("button", ABOUT[method][0], known);
     button.append(element("small", "…"));
     button.onclick = () => apply(method);
     return button;
@@ -340,20 +385,29 @@ function begin() {
     key.append(box, `${100 * weight} %`);
     return key;
   });
-  $("scale").replaceChildren(element("span", "Share of its weight:", { class: "key" }), ...swatches);
+  const scale = element("span", "Share of its weight:", { class: "key" });
+  $("scale").replaceChildren(scale, ...swatches);
   $("strip").onkeydown = (event) => {
     const n = ids.length, t = state.query ?? n - 1;
-    const there = { ArrowLeft: t - 1, ArrowRight: t + 1, ArrowDown: t - 1, ArrowUp: t + 1, Home: 0, End: n - 1 }[event.key];
+    const ways = { ArrowLeft: t - 1, ArrowRight: t + 1, ArrowDown: t - 1, ArrowUp: t + 1 };
+    const there = { ...ways, Home: 0, End: n - 1 }[event.key];
     if (there === undefined) return;
     event.preventDefault();
     state.query = Math.min(Math.max(there, 0), n - 1);
     drawHead(); drawNext();
   };
-  $("text").oninput = () => { clearTimeout(take.timer); take.timer = setTimeout(() => { take($("text").value); update(); }); }; // fast typing: once for several keys
-  $("another").onclick = () => { $("text").value = model.examples[++state.example % model.examples.length]; $("text").oninput(); };
+  $("text").oninput = () => { // fast typing: once for several keys
+    clearTimeout(take.timer);
+    take.timer = setTimeout(() => { take($("text").value); update(); });
+  };
+  $("another").onclick = () => {
+    $("text").value = model.examples[++state.example % model.examples.length];
+    $("text").oninput();
+  };
   $("temperature").oninput = $("seed").oninput = write;
   $("draw").onclick = () => { $("seed").value = Number($("seed").value) + 1; write(); };
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawGrid(); drawHead(); });
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  dark.addEventListener("change", () => { drawGrid(); drawHead(); });
   $("gate").onclick = () => click(state.chosen);
   $("copy").onclick = () => {
     const address = link(), said = (text) => { $("copied").textContent = text; };
