@@ -18,6 +18,7 @@ from tinyprune.errors import CheckpointError, SaveError, UsageError
 from tinyprune.kernels.backend import get_backend
 from tinyprune.method.masks import with_parts
 from tinyprune.method.remove import remove_closed_heads
+from tinyprune.model.generation import CachedDecoder
 from tinyprune.model.parts import Parts
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
@@ -40,6 +41,7 @@ CUTS = {"qwen3": "qwen2"}  # texts are cut alike
 EACH = [[1, 1, 1, 1, 0, 1], [0] * 6, [0, 0, 1, 0, 0, 0], [1] * 6], [[1, 0, 1, 1], [0, 1, 1, 1], [0] * 4, [1] * 4]
 ALIKE = [[1, 0, 1, 0, 1, 1]] * 4, [[1, 0, 1, 1], [0, 1, 1, 1]] * 2
 WHOLE = [[1] * 6] * 4, [[1] * 4] * 4
+LAYERS = [[1] * 6, [0] * 6, [1] * 6, [0] * 6], [[1] * 4, [0] * 4, [1] * 4, [0] * 4]
 IDS = np.random.default_rng(8).integers(0, 300, (1, 18))
 
 
@@ -150,6 +152,28 @@ def test_what_has_changed_is_quantised(source, tmp_path):
     check_same(tmp_path / "sliced.gguf", smaller, atol=0.3)
 
 
+def test_a_layer_without_any_part_is_not_in_the_file(source, tmp_path):
+    """The others have the bytes that they had in the source, and compute the same."""
+    path, given = source
+    smaller, two = pruned(given, LAYERS), tmp_path / "two.gguf"
+    write_gguf(two, smaller, given.tokenizer, path)
+    found = read_pretrained(two)
+    for ops in (Engine(), get_backend("numba")):
+        model = Transformer(found.config, found.params, ops=ops)
+        np.testing.assert_allclose(model.log_p(IDS), smaller.log_p(IDS), rtol=0, atol=1e-5)
+        for decoder in map(CachedDecoder, (model, replace(smaller, ops=ops))):
+            read = [decoder.predict(decoder.read_token(int(token))) for token in IDS[0]]
+            np.testing.assert_allclose(read, smaller.log_p(IDS)[0], rtol=0, atol=1e-4)
+    assert found.config == replace(given.config, L=2, heads=(6, 6), head_ids=())  # layers that are whole
+    before, after = ({tensor.name: tensor.data for tensor in gguf.GGUFReader(x).tensors} for x in (path, two))
+    for name, data in after.items():
+        np.testing.assert_array_equal(data, before[name.replace("blk.1.", "blk.2.")], strict=True)
+    nothing = pruned(given, ([[0] * 6] * 4, [[0] * 4] * 4))
+    write_gguf(tmp_path / "none.gguf", nothing, given.tokenizer, path)
+    check_same(tmp_path / "none.gguf", nothing, atol=1e-5)
+    assert read_pretrained(tmp_path / "none.gguf").config.L == 1  # as few as there can be
+
+
 @pytest.mark.parametrize("cut", MORE)
 def test_a_model_of_the_hub_has_its_tokenizer_written(tmp_path, cut):
     config = replace(CONFIG, V=320, tied=False, **MORE[cut])
@@ -232,7 +256,7 @@ def their_log_p(path, ids, V, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("masks", [EACH, ALIKE, WHOLE], ids=["each", "alike", "whole"])
+@pytest.mark.parametrize("masks", [EACH, ALIKE, WHOLE, LAYERS], ids=["each", "alike", "whole", "layers"])
 def test_llama_cpp_computes_the_same(source, tmp_path, masks):
     path, given = source
     smaller = pruned(given, masks)

@@ -55,13 +55,13 @@ def export_pretrained(arguments: argparse.Namespace) -> None:
     if target.suffix != ".gguf":
         write_hub(target, model, saved.tokenizer, metadata.get("positions"))
         say(f"export: {target} holds config.json, model.safetensors and tokenizer.json")
-        write_card(target, model.config, metadata, path)
+        write_card(target, model, metadata, path)
         return
     write_gguf(target, model, saved.tokenizer, gguf_source(metadata), arguments.kind, metadata.get("positions"))
     zeros = heads_of_zeros(model.config)
     filled = f", which needs {zeros} head{'s' * (zeros > 1)} of zeros for that; an import counts them" if zeros else ""
     say(f"export: {target} has {target.stat().st_size / 1e6:,.1f} MB; llama.cpp reads it{filled}")
-    write_card(target, model.config, metadata, path)
+    write_card(target, model, metadata, path)
 
 
 def write_card(target: Path, model: Any, metadata: dict[str, Any], path: Path) -> None:
@@ -73,11 +73,13 @@ def write_card(target: Path, model: Any, metadata: dict[str, Any], path: Path) -
     from tinyprune.io.files import replace_file
     from tinyprune.pretrained import gguf_source
     from tinyprune.pretrained.card import Original, card
+    from tinyprune.pretrained.export import without_empty_layers
     from tinyprune.runs.directory import RunDirectory
 
     directory = RunDirectory(path if path.is_dir() else path.parent)
     config = directory.read_config() if directory.started else None
-    before = ModelConfig(**metadata["model"]) if metadata else model
+    written = without_empty_layers(model).config
+    before = ModelConfig(**metadata["model"]) if metadata else written
     folder = target.parent if target.suffix == ".gguf" else target
     place = folder / "README.md"
     if place.exists():
@@ -86,5 +88,5 @@ def write_card(target: Path, model: Any, metadata: dict[str, Any], path: Path) -
         say(f"export: {place} is there and stays; the model's card was not written")
         return
     original = Original.of(metadata, gguf_source(metadata) if metadata.get("file") else None)
-    replace_file(place, card(original, before, model, config, target).encode())
+    replace_file(place, card(original, before, written, config, target).encode())
     say(f"export: {place} says what the model is, and how to make it again")

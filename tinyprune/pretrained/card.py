@@ -50,6 +50,8 @@ def card(original: Original, before: ModelConfig, model: ModelConfig, config: Ru
     the folder.
     """
     rows = [{"": "attention heads", "whole": sum(before.heads), "here": sum(model.heads)}]
+    if model.L < before.L:
+        rows.insert(0, {"": "layers", "whole": before.L, "here": model.L})
     if model.U:
         rows.append(
             {"": f"blocks of {model.U} units", "whole": before.F // model.U * before.L, "here": sum(model.blocks)}

@@ -1,15 +1,16 @@
-"""What all exports share: which models they can say, and models with zeros where something was removed."""
+"""What all exports share: which models they can say, and models without empty layers, or with zeros in empty places."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from tinyprune.config import USUAL
+from tinyprune.config import USUAL, ModelConfig
 from tinyprune.errors import UsageError
-from tinyprune.model.parameters import layer_parameters, put_blocks, put_heads
+from tinyprune.model.parameters import layer_parameters, parameter_shapes, put_blocks, put_heads
 from tinyprune.model.transformer import Transformer
 
 
@@ -72,3 +73,30 @@ def padded(model: Transformer) -> Transformer:
             layer = put_blocks(layer, config.block_ids[i], config.F // config.U, config.U)
         params |= {f"layers.{i}.{name}": x for name, x in layer.items()}
     return dataclasses.replace(model, config=whole, params=params)
+
+
+def layers_with_parts(config: ModelConfig) -> list[int]:
+    """Return the numbers of the layers that add something to the stream, at least one number.
+
+    A layer without heads and units returns what it reads, unless its last products have biases.
+    """
+    if config.biased_outputs:
+        return list(range(config.L))
+    return [i for i in range(config.L) if config.heads[i] or config.width(i)] or [0]
+
+
+def without_empty_layers(model: Transformer) -> Transformer:
+    """Return the model with only the layers of `layers_with_parts`, which computes the same; its arrays are shared."""
+    config, numbers = model.config, layers_with_parts(model.config)
+    kept: dict[str, Any] = {"L": len(numbers)}
+    for name in ("heads", "head_ids", "blocks", "block_ids"):
+        if own := getattr(config, name):
+            kept[name] = tuple(own[i] for i in numbers)
+    smaller = dataclasses.replace(config, **kept)
+    params = {name: model.params[with_number(name, numbers)] for name in parameter_shapes(smaller)}
+    return dataclasses.replace(model, config=smaller, params=params)
+
+
+def with_number(name: str, numbers: Sequence[int]) -> str:
+    """Return a name such as "layers.2.Wq", or a file's "blk.2.attn_q.weight", with numbers[2] in place of 2."""
+    return re.sub(r"^(layers|blk)\.(\d+)", lambda found: f"{found[1]}.{numbers[int(found[2])]}", name)

@@ -210,8 +210,8 @@ def of_layers(entries: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict
     for share, k in zip(shares, kv_heads, strict=True):
         ids.append(tuple(j * together + h for j in range(k) for h in range(share)))
     layers: dict[str, Any] = {"heads": tuple(heads), "head_ids": tuple(ids)}
-    if len(set(units)) > 1:
-        U = math.gcd(*units)
+    if set(units) != {F}:
+        U = math.gcd(*units) or F
         layers |= {"U": U, "blocks": tuple(n // U for n in units)}
     return entries | dict(zip(keys, (K * together, K, F), strict=True)), layers
 

@@ -2,7 +2,8 @@
 
 Where all layers are alike the file says `llama`; `qwen3` if the queries and keys of each head are normalised; or
 `qwen2` if queries, keys and values have biases and are as wide as the stream. Otherwise it says `deci`: in that
-architecture each layer has numbers of heads, of key-value heads and of units, and may have biases, or no attention.
+architecture each layer has numbers of heads, of key-value heads and of units, and may have biases, or no attention. A
+layer that has lost all of its parts is not in the file.
 
 llama.cpp gives each key-value head of a layer as many queries, one after the other. Where heads that stay do not
 divide so, queries of zeros are added, whose rows of Wo are zeros, too, or a key-value head is stored twice; each layer
@@ -31,7 +32,14 @@ from tinyprune.errors import UsageError
 from tinyprune.io.files import save_error
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.rotary import frequencies
-from tinyprune.pretrained.export import check_writable, end_token, padded
+from tinyprune.pretrained.export import (
+    check_writable,
+    end_token,
+    layers_with_parts,
+    padded,
+    with_number,
+    without_empty_layers,
+)
 from tinyprune.pretrained.gguf import (
     CONTROL,
     LLAMA3,
@@ -100,8 +108,10 @@ def write_gguf(
         MissingExtraError: if the package gguf is missing.
     """
     gguf = package("a GGUF file")
-    path, config = Path(path), model.config
+    path, numbers = Path(path), layers_with_parts(model.config)
     check_writable(model, tokenizer, ["llama"], "GGUF files", bias="qkv")
+    model = without_empty_layers(model)
+    config = model.config
     if kind not in KINDS:
         raise UsageError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
     if path.exists():
@@ -125,7 +135,7 @@ def write_gguf(
     for cut in cuts(config, layers, family, source_family):
         x = params.pop(cut.name)
         x = picked(x.T if cut.transposed else x, cut.rows, cut.columns)
-        data, form = stored_as(x, cut, stored.get(cut.tensor), kind, gguf)
+        data, form = stored_as(x, cut, stored.get(with_number(cut.tensor, numbers)), kind, gguf)
         writer.add_tensor(cut.tensor, data, raw_dtype=form)
     try:
         writer.write_header_to_file()

@@ -17,7 +17,7 @@ from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.io.files import read_error, replace_file
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.model.transformer import Transformer
-from tinyprune.pretrained.export import check_writable, end_token
+from tinyprune.pretrained.export import check_writable, end_token, layers_with_parts, without_empty_layers
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.safetensors_file import read_header
 from tinyprune.pretrained.settings import read_settings, write_settings
@@ -60,7 +60,7 @@ def write_hub(folder: str | Path, model: Transformer, tokenizer: Any, positions:
     """Write a model as a folder that transformers loads, also one with fewer heads if the format can say it.
 
     Llama's can say one number of heads for all layers, in whole groups that share a key and a value; with GPT-2's, a
-    layer has all heads.
+    layer has all heads. A Llama's layer that has lost all of its parts is not in the folder.
 
     Args:
         folder: a new or empty one.
@@ -72,11 +72,12 @@ def write_hub(folder: str | Path, model: Transformer, tokenizer: Any, positions:
         UsageError: if the format cannot say the model, or the folder is not empty; nothing is written then.
         SaveError: if a file cannot be written.
     """
-    folder, config, kind = Path(folder), model.config, model.config.kind
+    folder, kind = Path(folder), model.config.kind
     check_writable(model, tokenizer, PREFIX, "the Hub's files", bias="qkv")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not an empty folder; give a new one")
-    heads, params = _heads_in_each_layer(config), model.host_params()
+    heads, model = _heads_in_each_layer(model.config), without_empty_layers(model)
+    config, params = model.config, model.host_params()
     parts: dict[str, list[NDArray]] = {}
     for name, source in sources(kind, config).items():
         tensor = source.tensor if name == "unembedding" else PREFIX[kind] + source.tensor
@@ -100,15 +101,20 @@ def write_hub(folder: str | Path, model: Transformer, tokenizer: Any, positions:
 
 
 def _heads_in_each_layer(config: ModelConfig) -> int:
-    """Return the number of heads that every layer has. Raises UsageError naming the first layer that does not fit."""
-    H, heads, units = config.H, config.heads[0], config.width(0)
+    """Return the number of heads that every layer has. Raises UsageError naming the first layer that does not fit.
+
+    Layers without any part are left out of the folder.
+    """
+    numbers = layers_with_parts(config)
+    H, heads, units = config.H, config.heads[numbers[0]], config.width(numbers[0])
     theirs = f"the Hub's {config.kind} has"
-    for i in range(config.L):
+    for i in numbers:
         if config.width(i) != units or not units:
             had = f"as many units in each layer, {units or 'at least 1'}, but layer {i} has {config.width(i)}"
             raise UsageError(f"{theirs} {had}; a folder with --padded has them all, a .gguf file can do")
     together = H // (config.kv_heads or H)
-    for i, ids in enumerate(config.head_ids):
+    for i in numbers:
+        ids = config.head_ids[i]
         if config.kind == "gpt2" and len(ids) < H:
             raise UsageError(f"{theirs} all {H} heads in each layer, but layer {i} has {len(ids)}")
         if not ids or len(ids) != heads:
@@ -119,7 +125,7 @@ def _heads_in_each_layer(config: ModelConfig) -> int:
             raise UsageError(f"{theirs} {had}, but layer {i} has the heads {', '.join(map(str, ids))}")
     if config.D % heads:
         allowed = f"only numbers of heads that divide D = {config.D}"
-        raise UsageError(f"transformers allows {allowed}, but layer 0 has {heads}")
+        raise UsageError(f"transformers allows {allowed}, but layer {numbers[0]} has {heads}")
     return heads
 
 
