@@ -148,6 +148,16 @@ def test_another_text_is_compared_on_if_one_asks_for_it(run, tmp_path):
     assert "3 cells to be computed" in succeed("compare", run, *options).stderr  # all but the whole model
 
 
+def test_layers_that_go_whole_and_activations_are_compared_with_others(run, tmp_path):
+    """Of two layers one goes; heads alone, or blocks alone, are no layer."""
+    options = [*OPTIONS, "--methods=activations,whole-layers", "--set=heal.steps=0", "--directory", tmp_path]
+    assert "compare: whole-layers takes --parts both alone\n" in succeed("compare", run, *options).stderr
+    rows = rows_of(tmp_path)
+    layers = [row for (method, *_), row in rows.items() if method == "whole-layers"]
+    assert {(row["parts"], row["heads"], row["blocks"]) for row in layers} == {("both", LLAMA.H, LLAMA.F // UNITS)}
+    assert len(rows) == 1 + 2 * 2 * (3 + 1)  # shares, pruned and repaired, kinds of parts
+
+
 def test_words_of_a_model_that_by_construction_knows_capitals_and_copies():
     model, tokenizer = random_model(dataclasses.replace(GPT2, L=1, D=396, H=1, T=96, heads=(), head_ids=()))
     for name, x in (p := model.params).items():
@@ -190,6 +200,7 @@ WRONG = {
     "--methods=gate": "did you mean gates?",
     "--methods=leave-one-out --parts=blocks": "parts must have heads for leave-one-out, got blocks",
     "--methods=gates,confidence": "parts must have heads for confidence, got both",
+    "--methods=gates,whole-layers --parts=heads": "parts must have both for whole-layers, got heads",
     "--parts=units": "parts must be among heads, blocks, both; got units",
     "--tokens=5": "tokens must be at least 40, got 5",
     "--other=run.txt,b.txt": "other must be texts with different names, and none called run; got run.txt,b.txt",

@@ -9,12 +9,14 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from small import MODELS, small_config, small_model
 
-from tinyprune.config import GateConfig
+from tinyprune.config import KINDS, ChooseConfig, GateConfig
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import get_backend
+from tinyprune.method.choose import open_best
 from tinyprune.method.criteria import CRITERIA, michel_global
 from tinyprune.method.gates import open_parts
 from tinyprune.method.masks import keep_best, layer_shares, with_parts
+from tinyprune.method.recipe import Recipe
 from tinyprune.method.remove import remove_closed_heads
 from tinyprune.model.transformer import Transformer
 
@@ -58,11 +60,13 @@ def without(whole: Transformer, layer: int, head: int) -> Transformer:
 @pytest.mark.parametrize("name", CRITERIA)
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_score_for_every_head_and_nothing_changed(kind, name):
-    whole = model(kind)
+    layers = name == "whole-layers"
+    blocks = {"F": 6, "U": 2} if layers and kind in KINDS[1:] else {}
+    whole = model(kind, **blocks)
     before = {name: x.copy() for name, x in whole.params.items()}
     scores = score(name, whole)
-    assert [s.shape for s in scores] == [(3,), (3,)]
-    assert all(np.isfinite(s).all() and len(set(s)) == 3 for s in scores)
+    assert [s.shape for s in scores] == [(3,), (3,)] * (2 if blocks else 1)
+    assert all(np.isfinite(s).all() and len(set(s)) == (1 if layers else 3) for s in scores)
     assert list(whole.params) == list(before) and whole.gate is None
     assert all(np.array_equal(x, before[name]) for name, x in whole.params.items())
     again = score(name, whole)
@@ -179,6 +183,108 @@ def test_output_difference_is_the_layers_output_with_and_without_the_head(kind):
                     outputs[0] += units @ whole.params["layers.0.net.pv"][head]
             norms[head, s] = np.sqrt(((outputs[0] - outputs[1]) ** 2).sum(-1)).mean()
     assert_allclose(score("output-difference", whole)[0], norms.mean(1), rtol=1e-9)
+
+
+THREE = {"L": 3, "M": 0, "mask": "causal", "F": 8, "U": 2}  # layers of three heads and four blocks of two units
+
+
+def plain_llama(whole: Transformer, ids: np.ndarray, without: tuple[int, ...] = ()) -> tuple[list, list, list]:
+    """Compute a Llama by its formulas for a text (T,): streams between layers (T, D), each o (T, H, Dh) and h (T, F).
+
+    Layers of `without` are left out.
+    """
+    c, p, T = whole.config, whole.params, len(ids)
+    streams, outputs, units = [p["embedding"][ids]], [], []
+    angles = np.outer(np.arange(T), c.rope_base ** (-np.arange(0, c.Dh, 2) / c.Dh))[:, None]
+
+    def norm(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_eps) * scale
+
+    def turned(x: np.ndarray) -> np.ndarray:
+        a, b = np.split(x, 2, -1)
+        return np.concatenate([a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)], -1)
+
+    for i in (i for i in range(c.L) if i not in without):
+        own = {name[9:]: x for name, x in p.items() if name.startswith(f"layers.{i}.")}
+        n = norm(streams[-1], own["ln.scale"])
+        q, k, v = ((n @ own[W]).reshape(T, -1, c.Dh) for W in ("Wq", "Wk", "Wv"))
+        q, k = turned(q), turned(k)
+        o = np.zeros_like(q)
+        for h, t in itertools.product(range(c.H), range(T)):
+            a = np.exp(k[: t + 1, 0] @ q[t, h] / math.sqrt(c.Dh))  # all heads read one key-value head
+            o[t, h] = a @ v[: t + 1, 0] / a.sum()
+        y = streams[-1] + o.reshape(T, -1) @ own["Wo"]
+        n = norm(y, own["ffn.ln.scale"])
+        g = n @ own["ffn.Wg"]
+        units.append(g / (1 + np.exp(-g)) * (n @ own["ffn.W1"]))
+        outputs.append(o)
+        streams.append(y + units[-1] @ own["ffn.W2"])
+    return streams, outputs, units
+
+
+def test_activations_are_lengths_of_outputs_and_sums_of_sizes_of_units():
+    whole = model("llama", **THREE)
+    rows = [plain_llama(whole, ids) for ids in streams(LONG, 16, 5)[0].reshape(-1, 5)]
+    o, h = (np.array([row[j] for row in rows]) for j in (1, 2))  # (rows, L, T, …)
+    lengths, sizes = np.sqrt((o**2).sum(-1)), np.abs(h).reshape(-1, 3, 5, 4, 2).sum(-1)
+    found = score("activations", whole)
+    assert_allclose(found[:3], lengths.mean((0, 2)), rtol=1e-9)
+    assert_allclose(found[3:], sizes.mean((0, 2)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["all-attention", "head networks", "transformer-xl"])
+def test_activations_of_a_head_count_its_network(kind):
+    whole, memory, found = model(kind), None, []
+    for ids in streams(LONG, 16, 5)[0]:
+        _, memory, cache = whole.forward(ids, memory)
+        squares = (cache.attention_blocks[1].attention.o ** 2).sum(-1)  # (B, T, H)
+        if kind == "head networks":
+            squares += (cache.second_blocks[1].inside.r.reshape(16, 5, 3, 6) ** 2).sum(-1)
+        found.append(np.sqrt(squares).mean((0, 1)))
+    assert_allclose(score("activations", whole)[1], np.mean(found, 0), rtol=1e-12)
+
+
+def test_a_whole_layer_is_scored_by_how_far_it_turns_the_stream():
+    whole, angles = model("llama", **THREE), []
+    for ids in streams(LONG, 16, 5)[0].reshape(-1, 5):
+        x = plain_llama(whole, ids)[0]
+        angles += [[[a @ b / length(a) / length(b) for a, b in zip(*x[i : i + 2], strict=True)] for i in range(3)]]
+    influence = 1 - np.mean(angles, (0, 2))
+    expected = np.repeat([*influence, *influence], [3, 3, 3, 4, 4, 4])
+    assert_allclose(np.concatenate(score("whole-layers", whole)), expected, rtol=1e-9)
+    with pytest.raises(UsageError, match=r"choose\.units \(--units\) must be given for whole-layers"):
+        score("whole-layers", model("llama"))
+
+
+def test_layers_are_read_with_the_memory_of_the_segments_before():
+    whole, memory, cosines = model(), None, []
+    for ids in streams(LONG, 16, 5)[0]:
+        _, memory, cache = whole.forward(ids, memory, recompute=True)
+        x, y = (cache.inputs[i][0] for i in (0, 1))
+        cosines.append((x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1)))
+    assert_allclose(score("whole-layers", whole)[0], 1 - np.mean(cosines), rtol=1e-9)
+
+
+def test_layers_that_turn_the_stream_least_go_whole_until_the_target_is_met():
+    whole, ids = model("llama", **THREE), LONG[:5]
+    scores = score("whole-layers", whole)
+    order = np.argsort([own[0] for own in scores[:3]])
+    for stay, less in itertools.product((1, 2, 3), (0, 1)):  # what suffices for these layers, and hardly less
+        how = ChooseConfig(by="whole-layers", units=2, target_share=stay / 3 - 1e-4 * less, price="parameters")
+        smaller = remove_closed_heads(open_best(whole, Recipe(how), scores))
+        gone = order[: 3 - stay + less].tolist()
+        left = [(0, 0) if i in gone else (3, 4) for i in range(3)]
+        assert list(zip(smaller.config.heads, smaller.config.blocks, strict=True)) == left
+        x = plain_llama(whole, ids, gone)[0][-1]
+        h = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * whole.params["ln.scale"]
+        assert_allclose(smaller.forward(ids[None])[0][0], h, rtol=1e-9, atol=1e-12)
+    fewer = dataclasses.replace(how, target_share=None, target_heads=8)
+    two = remove_closed_heads(open_best(whole, Recipe(fewer), scores))
+    assert two.config.heads == tuple(3 * (i != order[0]) for i in range(3))
+    again = score("whole-layers", two)  # a layer that is gone has no parts
+    assert [own.size for own in again] == [*two.config.heads, *two.config.blocks]
+    with pytest.raises(UsageError, match=r"choose\.heads must be true for whole-layers"):
+        dataclasses.replace(how, heads=False)
 
 
 @pytest.mark.parametrize("name", sorted(CRITERIA))

@@ -110,7 +110,7 @@ def test_the_stage_ends_within_its_share(price, kind):
 def test_criteria_score_blocks(kind):
     model = small_model(config_of(kind), seed=2)
     rng = np.random.default_rng(0)
-    for name in ("random", "magnitude", "michel", "leave-one-out", "output-difference", "fluctuation"):
+    for name in ("random", "magnitude", "michel", "leave-one-out", "output-difference", "fluctuation", "activations"):
         assert [part.size for part in CRITERIA[name](model, TOKENS, rng)] == [3, 3, 4, 4], name
     scores = CRITERIA["leave-one-out"](model, TOKENS, rng)
     mask = Parts(model.config).full(True)
@@ -141,6 +141,27 @@ def test_gates_open_by_scores_for_their_price(kind, price):
     assert not gated.gate.output_scaling
     with pytest.raises(UsageError, match=r"choose\.by needs choose\.target_heads or choose\.target_share"):
         ChooseConfig(by="magnitude")
+
+
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_within_layers_leave_the_same_share_of_each(kind, share):
+    """However large a layer's scores are: it keeps its best heads and its best blocks."""
+    model = small_model(config_of(kind, L=4, F=10, D=16, H=4, T=6, kv_heads=0), seed=2)
+    scores = CRITERIA["activations"](model, TOKENS, None)
+    how = ChooseConfig(by="activations", units=2, target_share=share, price="parameters")
+    kept = open_parts(open_best(model, Recipe(how), scores))
+    for own in ([kept[i].sum() for i in range(4)], [kept[i].sum() for i in range(4, 8)]):
+        assert max(own) - min(own) <= 1
+    for own, stays in zip(scores, kept, strict=True):
+        assert own[stays].min(initial=np.inf) > own[~stays].max(initial=-np.inf)
+    prices, whole = Parts(model.config).prices("parameters")
+    room = share * whole - (whole - prices[~np.concatenate(kept)].sum())
+    assert 0 <= room < prices.max()
+    larger = [own * 10.0**i for i, own in enumerate(scores)]
+    for other in (how, dataclasses.replace(how, by="michel", scope="layer")):
+        again = open_parts(open_best(model, Recipe(other), larger))
+        assert all(np.array_equal(a, b) for a, b in zip(again, kept, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)

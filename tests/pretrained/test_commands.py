@@ -148,6 +148,26 @@ def test_closed_heads_go_and_the_rest_is_healed(their, copy, tmp_path):
         assert_allclose(found, logits(copy, "prune"), rtol=1e-4, atol=1e-4)
 
 
+def test_a_layer_goes_whole_and_a_folder_is_without_it(their, book, tmp_path):
+    run, llama = tmp_path / "run", their[1].name == "llama"
+    succeed("import", their[1], run, "--corpus", book, *SHORT, "--set=texts=run")
+    succeed("gate", run, "--by=whole-layers", "--units=4", "--target-parameters=0.8", "--backend=numpy")
+    succeed("prune", run, "--repair-tokens=400")
+    succeed("finetune", run, "--backend=numpy")
+    config = saved(run, "finetune").model.config
+    assert [sorted(own) for own in (config.heads, config.blocks)] == [[0, 6], [0, 5]]
+    for command in (["heads"], ["generate", "--prompt=heads see", "--tokens=9"], ["describe"], ["eval", "--words"]):
+        succeed(command[0], run, *command[1:])
+    new, found = tmp_path / "new", logits(run, "finetune")
+    if llama:
+        assert_allclose(exported(run, new), found, rtol=1e-4, atol=1e-4)
+        assert json.loads((new / "config.json").read_text())["num_hidden_layers"] == 1
+        assert "| layers | 2 | 1 |" in (new / "README.md").read_text("utf-8")
+    else:  # x + bo + b2 is not x
+        assert f"but layer {config.heads.index(0)} has 0; a folder with --padded" in refused(2, "export", run, new)
+    assert_allclose(exported(run, tmp_path / "padded", "--padded"), found, rtol=1e-4, atol=1e-4)
+
+
 def test_one_kind_of_text_is_warned_of(copy, book, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text(Path(book).read_text("utf-8"), "utf-8")

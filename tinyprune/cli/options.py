@@ -116,7 +116,7 @@ TEXTS = option(
 LEFT = switch("--json", "what the stage leaves as JSON on standard output")
 LOADED = (MODEL, STAGE, BACKEND)
 STUDY = (SETTING, BACKEND, switch("--json", "all rows as JSON on standard output"))
-METHODS = "gates, or criteria as for choose.by, leave-one-out and confidence for heads alone (%(default)s)"
+METHODS = "gates, or criteria as for choose.by, some for heads alone or whole layers (%(default)s)"
 SHARES = "of the parameters that are no embedding, which stay (%(default)s)"
 TYPES = (
     "of a .gguf file's matrices: sliced keeps blocks of the imported file, and changed ones get its quantised type "

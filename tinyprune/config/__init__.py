@@ -32,6 +32,8 @@ from tinyprune.config.run import (
 from tinyprune.config.tables import (
     BLOCK_TYPES,
     OF_HEADS,
+    OF_LAYERS,
+    WITHIN_LAYERS,
     ChooseConfig,
     DataConfig,
     GateConfig,

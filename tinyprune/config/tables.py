@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from tinyprune.config.base import Config, newer, newer_number, number, option, size
 
-# The criteria that score heads and blocks of units, and those of heads alone, see `method.criteria`.
+# The criteria that score heads and blocks of units, those of heads alone, and those of whole layers, whose heads and
+# blocks go together, see `method.criteria`.
 CRITERIA = (
     "random",
     "magnitude",
@@ -16,8 +17,11 @@ CRITERIA = (
     "leave-one-out",
     "output-difference",
     "fluctuation",
+    "activations",
 )
 OF_HEADS = ("confidence",)
+OF_LAYERS = ("whole-layers",)
+WITHIN_LAYERS = ("activations",)  # whose scores compare the parts of one layer, as if choose.scope were "layer"
 # Types of llama.cpp: 32 weights with a scale, those that end in 1 also with an offset.
 BLOCK_TYPES = "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"
 OPTIMIZERS = "adamw", "lamb", "scales", "scales-offsets"
@@ -102,9 +106,9 @@ class ChooseConfig(Config):
     by: str = option(
         "gates",
         "gates, which are trained; or, without training, the parts that a criterion scores highest for "
-        "their price, those that the others can make up for by least squares, or as large a share of "
-        "each layer",
-        choices=("gates", *CRITERIA, *OF_HEADS, "least-squares", "layers"),
+        "their price, those that the others can make up for by least squares, as large a share of "
+        "each layer, or the layers that change the stream most",
+        choices=("gates", *CRITERIA, *OF_HEADS, "least-squares", "layers", *OF_LAYERS),
     )
     tokens: int = number(8192, "that a criterion reads, of the text's validation split; 0: all")
     target_heads: int | None = number(
@@ -139,6 +143,8 @@ class ChooseConfig(Config):
             raise self._error("by needs choose.target_heads or choose.target_share, unless gates choose")
         if self.units and self.by in OF_HEADS:
             raise self._error(f"by must not be {self.by} for blocks of choose.units, which have none")
+        if self.by in OF_LAYERS and not self.heads:
+            raise self._error(f"heads must be true for {self.by}, which go with their heads")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import OF_HEADS, ChooseConfig, RunConfig, TrainConfig, as_version_02
+from tinyprune.config import OF_HEADS, OF_LAYERS, ChooseConfig, RunConfig, TrainConfig, as_version_02
 from tinyprune.data import Text
 from tinyprune.errors import UsageError
 from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of, timed
@@ -147,7 +147,7 @@ class Comparison:
         idle = [method for method in self.methods if method not in dict(self.tried)]
         if idle:
             given = ", ".join(self.parts)
-            raise UsageError(f"parts must have heads for {', '.join(idle)}, got {given}")
+            raise UsageError(f"parts must have {self.only[idle[0]]} for {idle[0]}, got {given}")
         if set(self.parts) != {"heads"} and not self.model.config.F:
             raise UsageError("parts must be heads, for this model has no feed-forward block")
         for name, tokens in self.read.items():
@@ -219,7 +219,13 @@ class Comparison:
     def tried(self) -> list[tuple[str, str]]:
         """Which methods choose among which parts."""
         pairs = itertools.product(self.methods, self.parts)
-        return [(m, parts) for m, parts in pairs if parts == "heads" or m not in HEADS_ONLY]
+        return [(method, parts) for method, parts in pairs if self.only.get(method, parts) == parts]
+
+    @property
+    def only(self) -> dict[str, str]:
+        """The one of `KINDS` that a method can choose among, for those that cannot choose among each."""
+        layer = "both" if self.model.config.F else "heads"
+        return dict.fromkeys(HEADS_ONLY, "heads") | dict.fromkeys(OF_LAYERS, layer)
 
     @cached_property
     def words(self) -> dict[str, Any]:
@@ -452,7 +458,8 @@ def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record
         return Outcome(record | times)
 
     if len(comparison.tried) < len(comparison.methods) * len(comparison.parts):
-        say(f"compare: {', '.join(HEADS_ONLY)} chooses among heads alone")
+        alone = [f"{x} takes --parts {kind} alone" for x, kind in comparison.only.items() if x in comparison.methods]
+        say(f"compare: {', '.join(alone)}")
     with announced(comparison.model.ops, "compare"):
         run_cells(comparison.cells, store, this_process, "compare", work)
     rows = comparison.rows(store)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from tinyprune.config import OF_LAYERS
 from tinyprune.errors import UsageError, nearest
 from tinyprune.method.criteria import CRITERIA
 
@@ -46,7 +47,9 @@ gated = partial(Method, by="gates", heal=("finetune",))
 small = partial(Method, start="new", by="layers", heal=("train", "gate", "finetune"))
 NEVER_THERE = "A model that never had the other heads, with as many"
 
-USUAL: dict[str, Method] = {name: Method(by=name) for name in CRITERIA if name != "michel-global"} | {
+# whole layers rarely have as many heads as the other methods' models
+LEFT_OUT = ("michel-global", *OF_LAYERS)
+USUAL: dict[str, Method] = {name: Method(by=name) for name in CRITERIA if name not in LEFT_OUT} | {
     "least-squares": searched(
         "The heads that the others can make up for best, found by exchanges, and the fit (OSSCAR)"
     ),

@@ -18,11 +18,12 @@ from tinyprune.io.progress import progress_bar
 from tinyprune.method.fits import read_fits
 from tinyprune.method.gates import open_parts
 from tinyprune.method.masks import TINY, with_parts
+from tinyprune.method.repair import blocks_of
 from tinyprune.method.roles import storing_weights
 from tinyprune.model.parts import Parts, Scores
 from tinyprune.model.transformer import Cache, Transformer, gated_outputs
 from tinyprune.ops import head_difference
-from tinyprune.training.evaluation import mean_loss, read_segments
+from tinyprune.training.evaluation import mean_loss, read_segments, segments_of
 
 # Kinds of heads and of second blocks, by property of `ModelConfig`, whose matrices `magnitude` knows.
 KNOWN = {"persistent": ("softmax", "stream"), "second": ("None", "networks", "relu", "gelu", "swiglu")}
@@ -185,6 +186,62 @@ def fluctuation(model: Transformer, tokens: NDArray, rng: np.random.Generator) -
     return scores
 
 
+def activations(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Activations: how large a head's output, or a block's units, are on the text.
+
+        score_h = mean over positions of ‖o_h‖₂          o_h before Wo; of a head with a network, its units as well
+        score_b = mean over positions of Σ_u |h_u|       h what W2 reads, for SwiGLU the product
+
+    In the original a text's positions are averaged, and texts joined by their L2 norm. It removes as many heads, and as
+    many units, from each layer. So are these scores compared within a layer alone, whatever `choose.scope` is: the best
+    heads, and the best blocks, of each stay, the same share of all. How large the stream is that a layer adds to, and
+    how large the matrices are that come next, is not in them. (Minitron; Muralidharan et al. 2024, arXiv 2407.14679,
+    §2.2, and NVIDIA's Model Optimizer)
+    """
+
+    def scores(cache: Cache) -> Iterable[NDArray]:
+        for i, _ in enumerate(cache.gates):
+            made = [model.ops.to_host(outputs) for outputs, _, _ in gated_outputs(model, cache, i)]
+            if i < model.config.L:
+                sizes = np.sqrt(np.sum([(o**2).sum(-1) for o in made], 0))
+            else:
+                sizes = np.abs(made[0]).sum(-1)
+            yield sizes.mean((0, 1))
+
+    return _mean_over_segments(model, tokens, scores, all_heads=True)
+
+
+def whole_layers(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Whole layers: how far a layer turns the stream, the score of all its parts, which stay or go together.
+
+        score = 1 − mean over positions of cos(x_i, x_i₊₁)          x_i the stream that enters layer i
+
+    It is called Block Influence there. (ShortGPT; Men et al. 2024, arXiv 2403.03853, eq. 1)
+
+    Raises UsageError if the model has units that are no parts.
+    """
+    config, host = model.config, model.ops.to_host
+    if config.F and not config.U:
+        raise UsageError("choose.units (--units) must be given for whole-layers, which go with their units")
+    segments = segments_of(tokens, config.T)
+    before = [model.enter(segments.batch(step)[0])[0] for step in range(segments.per_epoch)]
+    influence = []
+    for i in progress_bar(range(config.L), desc="whole layers", unit="layer"):
+        after = before
+        for second in (False, True)[: 1 + (config.second is not None)]:
+            after = [y for y, _ in blocks_of(model, after, i, second)]
+        influence.append(1 - np.mean([cosines(host(x), host(y)) for x, y in zip(before, after, strict=True)]))
+        before = after
+    return [np.full(count, influence[place % config.L]) for place, count in enumerate(Parts(config).counts)]
+
+
+def cosines(x: NDArray, y: NDArray) -> NDArray:
+    """Return the cosine of the angle between vectors (…, D) and others."""
+    x, y = x.astype(float), y.astype(float)
+    lengths = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
+    return (x * y).sum(-1) / np.maximum(lengths, TINY)
+
+
 def _mean_over_segments(
     model: Transformer, tokens: NDArray, scores: Callable[[Cache], Iterable[NDArray]], **options: Any
 ) -> Scores:
@@ -206,4 +263,6 @@ CRITERIA = {
     "leave-one-out": leave_one_out,
     "output-difference": output_difference,
     "fluctuation": fluctuation,
+    "activations": activations,
+    "whole-layers": whole_layers,
 }

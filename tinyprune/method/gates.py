@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import ChooseConfig, GateConfig, ModelConfig
+from tinyprune.config import OF_LAYERS, ChooseConfig, GateConfig, ModelConfig
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.method.recipe import Recipe
 from tinyprune.model.parameters import Parameters
@@ -75,7 +75,7 @@ def with_blocks(config: ModelConfig, how: ChooseConfig) -> ModelConfig:
         needed = f"a divisor of {F}, the units of a feed-forward block"
     elif config.U not in (0, U):
         needed = f"{config.U}, since blocks of so many units were removed before"
-    elif how.target_heads is not None:
+    elif how.target_heads is not None and how.by not in OF_LAYERS:
         needed = "0 with choose.target_heads, which counts heads alone; give a target_share"
     if needed is not None:
         raise UsageError(f"choose.units (--units) must be {needed}; got {U}")

@@ -167,13 +167,16 @@ def read_segments(
     Raises:
         UsageError: if the text is shorter than one segment.
     """
-    T = model.config.T
-    segments = Segments(tokens, max(1, min(streams, (len(tokens) - 1) // T)), T)
-    memory = None
+    segments, memory = segments_of(tokens, model.config.T, streams), None
     for step in range(segments.per_epoch):
         ids, targets, _ = segments.batch(step)
         loss, memory, cache = model.loss(ids, targets, memory, all_heads=all_heads, frozen=frozen)
         yield loss, cache
+
+
+def segments_of(tokens: NDArray, T: int, streams: int = STREAMS) -> Segments:
+    """Return the segments that `read_segments` reads."""
+    return Segments(tokens, max(1, min(streams, (len(tokens) - 1) // T)), T)
 
 
 def mean_loss(model: Transformer, tokens: NDArray) -> float:
