@@ -144,11 +144,45 @@ def test_as_many_tokens_are_not_the_same_tokens(stages, book, tmp_path):
     assert tp.evaluate(model, tp.load_text(book)) == tp.evaluate(model, text)
 
 
+def test_a_callback_hears_of_each_step_and_may_stop_the_training(stages):
+    text, heard = stages["text"], []
+
+    def hear(step: int, losses: dict[str, float]) -> None:
+        heard.append((step, losses))
+
+    model = tp.new_model(text, **MODEL)
+    whole = tp.train(tp.new_model(text, **MODEL), text, steps=3, B=2)
+    tp.train(model, text, steps=3, B=2, callback=hear)
+    assert all(np.array_equal(whole.params[name], x) for name, x in model.params.items())
+    gated = tp.gate(model, text, target_heads=3, steps=2, B=2, callback=hear)
+    tp.finetune(tp.prune(gated), text, steps=1, B=2, teacher=model, callback=hear)
+    names = 3 * [{"loss"}] + 2 * [{"loss", "l0", "lam"}]
+    assert [step for step, _ in heard] == [1, 2, 3, 1, 2, 1]
+    assert [set(losses) for _, losses in heard[:5]] == names and "loss" in heard[5][1]
+    bits = []
+
+    def stop(step: int, losses: dict[str, float]) -> None:
+        bits.append(tp.evaluate(model, text, "valid"))
+        if step == 2:
+            raise StopIteration
+
+    model = tp.new_model(text, **MODEL)
+    with pytest.raises(StopIteration):
+        tp.train(model, text, steps=3, B=2, callback=stop)
+    assert tp.evaluate(model, text, "valid") == bits[1] != bits[0]
+    # the loss of a step is that of its batch before the update
+    first = tp.new_model(text, **MODEL)
+    ids, targets, _ = tp.data.Segments(text.train, 2, first.config.T).batch(0)
+    loss, _, _ = first.loss(ids, targets, None)
+    assert heard[0][1]["loss"] == pytest.approx(float(loss), rel=1e-6)
+
+
 REFUSED = {
     "text must be of type Text, as from load_text; got 'plain.txt'": lambda m, t: tp.train(m, "plain.txt"),
     "model must be of type Transformer, as from new_model or load; got Text(": lambda m, t: tp.evaluate(t, m),
     "text must be of type Text": lambda m, t: tp.new_model("plain.txt"),
     "teacher must be of type Transformer or None": lambda m, t: tp.finetune(m, t, teacher=t),
+    "callback must be of type Callable or None; got 3": lambda m, t: tp.train(m, t, callback=3),
     "split must be one of train, valid, test; got 'foo'": lambda m, t: tp.evaluate(m, t, "foo"),
     "stage must be one of train, gate, prune, finetune; got 'foo'": lambda m, t: tp.load("run", "foo"),
     "model must be of type Transformer, as from new_model or load; got None": lambda m, t: tp.prune(None),

@@ -51,7 +51,7 @@ if TYPE_CHECKING:  # for editors and type checkers; Python finds the same names 
     from tinyprune.model.parameters import init_parameters as init_parameters
     from tinyprune.model.transformer import Transformer as Transformer
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _ROOMS = ("data", "gradcheck", "method", "model", "ops", "plots", "testing", "training")
 _NAMES = {

@@ -19,6 +19,7 @@ Settings that are not given are those of the preset `tiny`; `tinyprune list sett
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ from tinyprune.training.evaluation import evaluate as evaluated
 from tinyprune.training.step import LanguageModelling
 from tinyprune.training.warmup import announced
 
+Callback = Callable[[int, dict[str, float]], object]  # of the steps made so far, and the losses of the last one
+
 __all__ = ["evaluate", "finetune", "gate", "generate", "load", "new_model", "prune", "save", "train"]
 
 
@@ -73,7 +76,15 @@ def new_model(text: Text, seed: int = 0, backend: str | None = None, **sizes: An
 
 
 @typed
-def train(model: Transformer, text: Text, steps: int | None = None, *, seed: int = 0, **settings: Any) -> Transformer:
+def train(
+    model: Transformer,
+    text: Text,
+    steps: int | None = None,
+    *,
+    seed: int = 0,
+    callback: Callback | None = None,
+    **settings: Any,
+) -> Transformer:
     """Train a model in place; a progress bar shows how far it is.
 
     Args:
@@ -81,6 +92,9 @@ def train(model: Transformer, text: Text, steps: int | None = None, *, seed: int
         text: see `load_text`; its tokenizer must be the model's.
         steps: updates; None for those of the preset `tiny`.
         seed: of dropout's noise.
+        callback: called after each step with the number of steps so far and the losses of this step, nats by name, as
+            in `callback(100, {"loss": 1.94})`. It may evaluate the model. What it raises stops the training, and the
+            model keeps its last step.
         settings: others of `TrainConfig`, such as lr=2e-3, B=16.
 
     Returns:
@@ -94,7 +108,7 @@ def train(model: Transformer, text: Text, steps: int | None = None, *, seed: int
     config, texts = _settings("train", steps, settings), _texts(model, text)
     segments = texts.segments("train", config, model.config.T)
     rng = _generators(seed)("train")
-    _Bar().fit(Stage("train", model, segments, config, LanguageModelling(), rng))
+    _Bar(callback).fit(Stage("train", model, segments, config, LanguageModelling(), rng))
     texts.read_on(config)
     model.origin = Origin(text.tokenizer, text.data, text.digest, texts.read)
     return model
@@ -109,6 +123,7 @@ def gate(
     target_parameters: float | None = None,
     steps: int | None = None,
     seed: int = 0,
+    callback: Callback | None = None,
     **settings: Any,
 ) -> Transformer:
     """Train a copy of a model with a gate on every head.
@@ -118,7 +133,7 @@ def gate(
         text: see `train`.
         target_heads: how many heads stay open, exactly. Without a target the L0 loss has the weight `lam`.
         target_parameters: or the share of the parameters, embedding apart, that stays open.
-        steps, seed: see `train`.
+        steps, seed, callback: see `train`. The losses have "l0", too, and its weight, "lam".
         settings: others of `ChooseConfig`, `GateConfig` and `TrainConfig`, such as units=32 for gates on blocks of
             feed-forward units, or by="michel" to train none.
 
@@ -145,7 +160,7 @@ def gate(
         options |= {"choose.target_share": target_parameters, "choose.price": "parameters"}
     recipe = dataclasses.replace(Recipe.of(preset.with_options(options)), gate_train=config)
     texts = _texts(model, text)
-    gated = choose(model, recipe, texts, _generators(seed), _Bar())
+    gated = choose(model, recipe, texts, _generators(seed), _Bar(callback))
     gated.origin = Origin(text.tokenizer, text.data, text.digest, texts.read)
     return gated
 
@@ -158,6 +173,7 @@ def finetune(
     *,
     teacher: Transformer | None = None,
     seed: int = 0,
+    callback: Callback | None = None,
     **settings: Any,
 ) -> Transformer:
     """Train a pruned model on, in place; see `train`. With a `teacher`, half of the loss is the divergence from it."""
@@ -166,7 +182,7 @@ def finetune(
     texts = _texts(model, text)
     if teacher is not None:
         _check_tokenizer("the teacher", teacher, text)
-    heal(model, teacher, "finetune", config, texts, _generators(seed), _Bar())
+    heal(model, teacher, "finetune", config, texts, _generators(seed), _Bar(callback))
     model.origin = Origin(text.tokenizer, text.data, text.digest, texts.read)
     return model
 
@@ -302,7 +318,10 @@ def _generators(seed: int) -> Generators:
 
 
 class _Bar(Watch):
-    """Shows how far a stage is."""
+    """Shows how far a stage is, and tells a caller's function."""
+
+    def __init__(self, callback: Callback | None) -> None:
+        self.callback = callback
 
     def fit(self, stage: Stage) -> None:
         """See `Watch`."""
@@ -311,8 +330,10 @@ class _Bar(Watch):
         needed = training_bytes(model, B, frozen=gate is not None and gate.frozen)
         check_memory(f"stage {name}", needed, model, B, stage.model.ops)
         with announced(stage.model.ops, name), progress_bar(desc=name, **style) as bar:
-            for step in stage.steps():
+            for step, losses in stage.steps():
                 bar.update(step - bar.n)
+                if self.callback is not None and step:
+                    self.callback(step, losses)
         stage.finish(stage.model)
 
 

@@ -9,6 +9,7 @@ import functools
 import inspect
 import numbers
 import reprlib
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
@@ -96,7 +97,9 @@ def typed(function: Callable[P, Result]) -> Callable[P, Result]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> Result:
         hints = typing.get_type_hints(function)
         for name, value in inspect.signature(function).bind(*args, **kwargs).arguments.items():
-            kinds = typing.get_args(hints[name]) or (hints[name],)
+            hint = hints[name]
+            union = isinstance(hint, types.UnionType)
+            kinds = [typing.get_origin(kind) or kind for kind in (typing.get_args(hint) if union else [hint])]
             allowed = [{int: numbers.Integral, float: numbers.Real}.get(kind, kind) for kind in kinds]
             if Any not in kinds and not isinstance(value, tuple(allowed)):
                 names = [kind.__name__.replace("NoneType", "None") for kind in kinds]

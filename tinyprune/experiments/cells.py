@@ -263,7 +263,7 @@ class CellRun(Watch):
             stage.config = config = dataclasses.replace(config, steps=steps)
         step = 0
         try:
-            for step in stage.steps():  # noqa: B007
+            for step, _ in stage.steps():  # noqa: B007
                 pass
         except NotFiniteError as error:
             table = STAGE_TABLES[stage.name]

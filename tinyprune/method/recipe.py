@@ -68,8 +68,8 @@ class Stage:
     rng: np.random.Generator
     finish: Callable[[Transformer], int] = lambda model: 0
 
-    def steps(self) -> Iterator[int]:
-        """Train; yield the number of steps made so far. Raises NotFiniteError if numbers are not finite."""
+    def steps(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Train, and yield what `training_steps` does. Raises NotFiniteError if numbers are not finite."""
         return training_steps(self.model, self.segments, self.config, self.objective, self.rng)
 
 

@@ -164,13 +164,14 @@ def train_step(training: Training) -> StepResult:
 
 def training_steps(
     model: Transformer, segments: Batches, config: TrainConfig, objective: Objective, rng: Noise
-) -> Iterator[int]:
-    """Train a model in place, without a checkpoint or a log; yield the number of steps made so far, 0 … `config.steps`.
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Train a model in place, without a checkpoint or a log.
 
+    Yields the number of steps made so far, 0 … `config.steps`, and the losses of the last one by name, at first none.
     Raises NotFiniteError if a step gives numbers that are not finite.
     """
     training = Training.start(model, segments, config, objective, rng)
-    yield 0
+    yield 0, {}
     while training.step < config.steps:
-        train_step(training)
-        yield training.step
+        losses = train_step(training).losses
+        yield training.step, losses
