@@ -61,4 +61,5 @@ class Workload:
     """One contender's computation at one shape."""
 
     run: Callable[[], Any]  # what is timed; it returns when everything is computed, on a GPU too
-    results: Callable[[], dict[str, NDArray]] = dict  # on which all contenders must agree; called once, before `run`
+    # on which all contenders must agree; called once, before `run`
+    results: Callable[[], dict[str, NDArray]] = dict

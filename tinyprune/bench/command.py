@@ -24,7 +24,8 @@ class Options:
 
     backend: str = field(default_factory=default_backend)  # name of the backend that is measured
     peers: Sequence[str] = ()  # what it is compared with, from `PEERS`
-    shapes: Sequence[str] = ()  # names of models, see `shapes.py`; empty for the benchmark's own list
+    # names of models, see `shapes.py`; empty for the benchmark's own list
+    shapes: Sequence[str] = ()
     rounds: int = 9  # turns of each contender
     threads: int = field(default_factory=processors)  # of each contender
     gpu: str = "h100"  # of a roofline

@@ -225,7 +225,8 @@ def picture(folder: Path) -> None:
             "PyTorch, SDPA": rows["torch sdpa"],
             "PyTorch, plain": rows["torch plain"],
         }
-        found[TITLES[shape].strip("`")] = {name: row["ratio_to_subject"] for name, row in chosen.items()}
+        ratios = {name: row["ratio_to_subject"] for name, row in chosen.items()}
+        found[TITLES[shape].strip("`")] = ratios
     title = "Time of a training step, in times of tinyprune's in float32"
     save_figure(plot_ratios(found, title), folder / "step.png")
 

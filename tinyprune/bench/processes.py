@@ -34,8 +34,10 @@ from tinyprune.errors import TinypruneError
 from tinyprune.kernels.machine import HOLD_BLAS_BACK
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-TURN = 0.1  # seconds that a turn lasts at least: the clock and the system's interruptions are then of no account
-PAUSE = 0.25  # seconds after a turn: threads of OpenMP and BLAS spin for up to 0.2 s before they sleep
+# Seconds that a turn lasts at least: the clock and the system's interruptions are then of no account.
+TURN = 0.1
+# Seconds after a turn: threads of OpenMP and BLAS spin for up to 0.2 s before they sleep.
+PAUSE = 0.25
 MEMORY_RUNS = 2
 OURS = "ours"  # the library that is ours
 MIB = 2**20
@@ -52,7 +54,8 @@ class Contender:
     target: str  # "module:function" that returns its `Workload`
     arguments: dict[str, Any] = field(hash=False)  # of that function
     gflop: float  # nominal operations of one run of its workload, in 10⁹
-    tolerance: float | None  # to which its results must agree with ours; None if they are not compared
+    # to which its results must agree with ours; None if they are not compared
+    tolerance: float | None
     optional: bool = False  # whether it is left out, with a message, if it cannot be prepared here
 
 

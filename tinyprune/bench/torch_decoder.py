@@ -97,7 +97,8 @@ def decoder(name: str, threads: int) -> Workload:
     work = Decoder(LanguageModel(shape, "sdpa"))
 
     def step(token: int) -> NDArray:
-        torch.set_num_threads(threads)  # another workload of this process may have set another number
+        # another workload of this process may have set another number
+        torch.set_num_threads(threads)
         return work.step(token)
 
     return reading(work.clear, step, full_text(shape.config))

@@ -101,8 +101,10 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config = shape.config
         params = parameters(shape)
-        self.embedding, self.out_bias = parameter(params["embedding"]), parameter(params["out_bias"])
-        self.positions = parameter(params["R" if config.relative else "positions"])  # relative: row = distance
+        self.embedding = parameter(params["embedding"])
+        self.out_bias = parameter(params["out_bias"])
+        # relative: row = distance
+        self.positions = parameter(params["R" if config.relative else "positions"])
         layers = [layer_parameters(params, i) for i in range(config.L)]
         self.layers = nn.ModuleList(Layer(config, mode, p) for p in layers)
         self.norm = norm(params["ln.scale"], params["ln.bias"])

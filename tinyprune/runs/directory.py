@@ -101,7 +101,8 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = checked_path("the directory of a run", path)
-        if str(self.path).startswith("-"):  # a command that is to be typed would take it for an option
+        # a command that is to be typed would take it for an option
+        if str(self.path).startswith("-"):
             self.path = self.path.absolute()
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; give the directory of a run")

@@ -230,7 +230,8 @@ def compare_with(run: Run, steps: list[int]) -> str:
     said = f"But it was trained for {total:,} steps, and the whole one for {steps[0]:,}"
     if steps[0] in (0, total):
         return said + "."
-    longer, settings = (quote(str(place)) for place in (path.with_name(f"{path.name}-longer"), path / "config.toml"))
+    longer = quote(str(path.with_name(f"{path.name}-longer")))
+    settings = quote(str(path / "config.toml"))
     command = f"tinyprune train {longer} --preset {settings} --set train.steps={total}"
     return f"{said}: `{command}` trains one as long, and `tinyprune eval {longer}` measures it."
 

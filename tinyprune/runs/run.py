@@ -61,7 +61,8 @@ class Run:
     ops: Engine
     resume_command: str  # the command that resumes after a stop, for messages
     anew: Sequence[str] = ()  # stages whose checkpoints no longer count, see `prepare`
-    source: Path | None = None  # another run's checkpoint, which `prepare` makes the baseline, see `adopt`
+    # another run's checkpoint, which `prepare` makes the baseline, see `adopt`
+    source: Path | None = None
     events: bool = False  # whether TensorBoard's event files are written
 
     @cached_property

@@ -40,7 +40,8 @@ from tinyprune.training.step import train_step
 STEPS, WARM_UP = 30, 3
 LARGE_ARRAY = 2**16, 1024  # float32 numbers, 256 MiB
 BETWEEN = "between"
-SMALLEST = {"D": 8, "H": 1, "N": 1, "T": 1, "V": 2, "F": 1}  # of these numbers, those that a model has
+# of these numbers, those that a model has
+SMALLEST = {"D": 8, "H": 1, "N": 1, "T": 1, "V": 2, "F": 1}
 
 
 @dataclass
@@ -81,7 +82,8 @@ def attention_flop(arguments: tuple, options: dict[str, Any]) -> tuple[float, fl
     q, k, r, pk, span = (given.get(name) for name in ("q", "k", "r", "pk", "span"))
     B, T, H, Dh = q.shape
     context = int(visible_keys(T, k.shape[1], span).sum())
-    pairs, by_position = context + T * (0 if pk is None else pk.shape[1]), 0 if r is None else context
+    pairs = context + T * (0 if pk is None else pk.shape[1])
+    by_position = 0 if r is None else context
     forward, backward = 2 * pairs + by_position, 5 * pairs + 3 * by_position
     return 2.0 * B * H * Dh * forward, 2.0 * B * H * Dh * backward
 

@@ -45,7 +45,8 @@ def totals(kernel: Kernel, processors: int, cycles: float, bandwidth: float) -> 
     is_access = code["group"] == GROUP.access
     in_shared = is_access & (code["flags"] & SHARED != 0)
     fma = counts["lanes"][(code["group"] == GROUP.float32) & (code["op"] == FLOAT.fma)].sum()
-    fma += 16 * 8 * 8 * counts["warps"][code["group"] == GROUP.mma].sum()  # of tensor cores: mma.m16n8k8
+    # of tensor cores: mma.m16n8k8
+    fma += 16 * 8 * 8 * counts["warps"][code["group"] == GROUP.mma].sum()
     sectors, fewest = (counts[name][is_access & ~in_shared].sum() for name in ("transactions", "fewest"))
     waves, fewest_waves = (counts[name][in_shared].sum() for name in ("transactions", "fewest"))
     issued = counts["warps"].sum() / (4 * processors * cycles)

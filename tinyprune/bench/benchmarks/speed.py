@@ -45,7 +45,8 @@ from tinyprune.pretrained import read_pretrained
 
 BYTES = "its bytes, read once"  # the yardstick of generation
 LARGE = 1024  # rows and columns of the yardstick
-ATTENTION_TOLERANCE, STEP_TOLERANCE, GENERATE_TOLERANCE, LLAMA_CPP_TOLERANCE = 1e-4, 1e-5, 1e-4, 5e-2
+ATTENTION_TOLERANCE, STEP_TOLERANCE = 1e-4, 1e-5
+GENERATE_TOLERANCE, LLAMA_CPP_TOLERANCE = 1e-4, 5e-2
 BF16_TOLERANCE = 2e-3  # of losses under bf16 autocast
 # of products whose factors are rounded to 10 bits after the point, by each side in its own way
 TF32_TOLERANCE = 5e-3
@@ -160,19 +161,24 @@ def preset_decoders(options: Options, name: str) -> list[Contender]:
     found = [Contender(options.subject, OURS, target, arguments, gflop, GENERATE_TOLERANCE)]
     for threads in sorted({1, options.threads}) if "torch" in options.peers else ():
         subject = f"torch eager, {threads} thread{'s' * (threads > 1)}"
-        target, arguments = "tinyprune.bench.torch_decoder:decoder", {"name": name, "threads": threads}
+        target = "tinyprune.bench.torch_decoder:decoder"
+        arguments = {"name": name, "threads": threads}
         found.append(Contender(subject, "torch", target, arguments, gflop, GENERATE_TOLERANCE))
-    return [*found, bytes_of_a_token(options, 4 * per_token)]  # a multiply-add reads one float32 number
+    # a multiply-add reads one float32 number
+    return [*found, bytes_of_a_token(options, 4 * per_token)]
 
 
 def file_decoders(options: Options, path: Path) -> list[Contender]:
     """Return our decoder of a GGUF file, llama.cpp's, and the yardstick."""
     config, compared = read_pretrained(path).config, "llama.cpp" in options.peers
-    gflop, allowed = 2 * TOKENS * count_multiply_adds(config) / 1e9, LLAMA_CPP_TOLERANCE if compared else None
-    target, arguments = "tinyprune.bench.backend_workloads:file_decoder", {"backend": options.backend}
+    gflop = 2 * TOKENS * count_multiply_adds(config) / 1e9
+    allowed = LLAMA_CPP_TOLERANCE if compared else None
+    target = "tinyprune.bench.backend_workloads:file_decoder"
+    arguments = {"backend": options.backend}
     found = [Contender(options.subject, OURS, target, arguments | {"path": str(path)}, gflop, allowed)]
     if compared:
-        target, given = "tinyprune.bench.llama_cpp:decoder", {"threads": options.threads, "V": config.V}
+        target = "tinyprune.bench.llama_cpp:decoder"
+        given = {"threads": options.threads, "V": config.V}
         found.append(Contender("llama.cpp", "llama.cpp", target, given | {"path": str(path)}, gflop, allowed))
     return [*found, bytes_of_a_token(options, path.stat().st_size)]
 
