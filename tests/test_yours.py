@@ -2,6 +2,7 @@
 
 import linecache
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from tinyprune.course.expectations import Unexpected
-from tinyprune.notebook import yours
+from tinyprune.notebook import attempts, yours
 
 RIGHT = """
 def layernorm_backward(dout, cache):
@@ -39,6 +40,7 @@ def hard_concrete_backward(dout, cache):
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(yours, "FOLDER", tmp_path / "yours")
+    monkeypatch.setattr(attempts, "FILE", tmp_path / "attempts.jsonl")
     return tmp_path / "yours"
 
 
@@ -217,3 +219,47 @@ def test_results_have_their_names(capsys):
         names = ("pressure", "lam1", "lam2")
         yours.check(written(source), gates.controller_step, case, hint={"pressure": "the slope"}, results=names)
     assert "hint      the slope" in str(error.value)
+
+
+WRONG = RIGHT.replace("dout * n).sum(axes)", "dout).sum(axes)")
+STUB = """
+def layernorm_backward(dout, cache):
+    raise NotImplementedError
+"""
+
+
+def test_attempts_are_kept_if_a_reader_asks_for_it(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(attempts.time, "time", lambda: now[0])
+
+    def attempt(source: str, at: float, error: type[Exception] | None) -> None:
+        now[0] = at
+        with pytest.raises(error) if error else nullcontext():
+            check(source)
+
+    attempt(WRONG, 0, Unexpected)
+    assert not attempts.FILE.exists()
+    attempts.keep()
+    attempt(STUB, 60, NotImplementedError)
+    attempt(WRONG, 120, Unexpected)
+    attempt(WRONG, 120 + 2 * attempts.BREAK, Unexpected)  # after a break
+    attempt(RIGHT, 300 + 2 * attempts.BREAK, None)
+    attempt(WRONG, 360 + 2 * attempts.BREAK, Unexpected)  # has passed before
+    attempts.stop()
+    attempt(RIGHT, 420 + 2 * attempts.BREAK, None)
+    lines = attempts.read(attempts.FILE)
+    assert [line["exercise"] for line in lines] == ["begin", *4 * ["layernorm_backward"], "end"]
+    assert [line["passed"] for line in lines[1:-1]] == [False, False, True, False]
+    found = {"layernorm_backward": {"attempts": 3, "minutes": 5.0, "passed": True}}
+    assert attempts.per_exercise(lines) == found
+    other = attempts.FILE.with_name("other.jsonl")
+    rows = [("begin", 0), ("layernorm_backward", 600), ("rmsnorm_backward", 660)]
+    other.write_text("".join(f'{{"exercise": "{name}", "at": {at}, "passed": false}}\n' for name, at in rows))
+    capsys.readouterr()
+    assert attempts.main([str(attempts.FILE), str(other)]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert shown[2:] == [["layernorm_backward", "2", "1", "2", "7.5"], ["rmsnorm_backward", "1", "0", "1", "1"]]
+    for wrong in ("nothing", '{"exercise": 3}', ""):
+        other.write_text(wrong)
+        assert attempts.main([str(other)]) == 2
+        assert re.match(r"tinyprune: .*other\.jsonl is no log of attempts: .*\n$", capsys.readouterr().err)

@@ -152,8 +152,8 @@ OPTIONS = {
     "import": [
         option(
             "path",
-            "a folder as the Hugging Face Hub has it, or a .gguf file; others than the models above, such as Gemma, Phi "
-            "and mixtures of experts, cannot be imported",
+            "a folder as the Hugging Face Hub has it, or a .gguf file; others than the models above, such as Gemma, "
+            "Phi and mixtures of experts, cannot be imported",
         ),
         option("directory", "directory of the run (runs/NAME)", nargs="?"),
         preset("settings of the stages: a preset or a .toml file (pretrained)"),

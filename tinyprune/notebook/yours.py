@@ -25,7 +25,7 @@ import numpy as np
 from tinyprune.course.expectations import expect_close, fail, shapes
 from tinyprune.io.files import replace_file
 from tinyprune.kernels.backend import get_backend
-from tinyprune.notebook import REPOSITORY
+from tinyprune.notebook import REPOSITORY, attempts
 from tinyprune.ops import take_slices
 from tinyprune.ops.attention import AttentionCache
 from tinyprune.ops.engine import OPERATIONS, Engine
@@ -52,6 +52,7 @@ GENERAL: dict[str, Callable[..., bool]] = {
 }
 
 
+@attempts.noted
 def check(
     yours: Function,
     ours: Function,
