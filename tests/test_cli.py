@@ -11,7 +11,7 @@ from pathlib import Path
 
 import command as commands
 import pytest
-from command import DROPOUT, KEYS, LASTING, MODEL, STAGES, contents, refused, settings, succeed
+from command import DROPOUT, KEYS, LASTING, MODEL, STAGES, contents, refused, run_here, settings, succeed
 
 from tinyprune.cli import main
 from tinyprune.cli.options import parse_options
@@ -295,3 +295,23 @@ def test_the_examples_in_the_help_are_commands(command):
         given = build_parser().parse_args([name, *words])
         if hasattr(given, "options"):
             RunConfig().with_options(parse_options(given.options))
+
+
+def test_an_error_of_what_cleans_up_after_a_stop_is_a_stop(monkeypatch):
+    def stopped(arguments):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise AttributeError("no lock to release")
+
+    def wrong(arguments):
+        raise AttributeError("an error")
+
+    for run, status in ((stopped, 130), (wrong, None)):
+        monkeypatch.setitem(COMMANDS, "list", (run, "…"))
+        if status is None:
+            with pytest.raises(AttributeError, match="an error"):
+                run_here("list", "presets")
+        else:
+            done = run_here("list", "presets")
+            assert (done.returncode, done.stderr) == (status, "tinyprune: interrupted\n")

@@ -59,7 +59,18 @@ def main(argv: list[str] | None = None) -> int:
         return complain(error, 1)
     except MemoryError as error:
         return complain(f"out of memory: {error}; make B, T, M, D, L or the vocabulary smaller", 1)
+    except Exception as error:
+        if not after_a_stop(error):
+            raise
+        return complain(interrupted(arguments), 130)
     return 0
+
+
+def after_a_stop(error: BaseException | None) -> bool:
+    """Return whether an error came while a stop was on its way up, as of a lock that it had kept from being made."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def stop_as_by_ctrl_c(arguments: argparse.Namespace) -> None:
