@@ -31,7 +31,7 @@ from tinyprune.io.progress import progress_bar
 from tinyprune.method.fits import BlockFit, read_fits
 from tinyprune.method.masks import with_parts
 from tinyprune.method.remove import remove_closed_heads
-from tinyprune.model.blocks import attention_block_forward, second_block_forward
+from tinyprune.model.blocks import FEEDFORWARD, attention_block_forward, second_block_forward
 from tinyprune.model.parameters import OUTPUTS, UNIT_OUTPUTS
 from tinyprune.model.parts import Mask, Parts
 from tinyprune.model.transformer import Transformer, remember
@@ -129,7 +129,7 @@ def blocks_of(model: Transformer, streams: list[NDArray], i: int, second: bool) 
         if second:
             y, cache = second_block_forward(x, layer, config, ops)
             assert cache is not None
-            made = cache.inside.r if config.networks else cache.inside[-1].h
+            made = FEEDFORWARD[config.second].units(cache.inside)
         else:
             y, context, attention = attention_block_forward(x, memory, layer, config, ops)
             memory = remember(x, context, config.M) if config.M else None
@@ -202,7 +202,5 @@ def fit(
 
 def output_names(model: Transformer, second: bool) -> tuple[str, str]:
     """Return the names of the last matrix of a block, and of its bias, which may be absent."""
-    if not second:
-        return "Wo", OUTPUTS["Wo"]
-    table = OUTPUTS if model.config.networks else UNIT_OUTPUTS
-    return list(table.items())[-1]
+    name = FEEDFORWARD[model.config.second].last if second else "Wo"
+    return name, (OUTPUTS | UNIT_OUTPUTS)[name]

@@ -252,15 +252,21 @@ def swiglu_backward(dout: NDArray, cache: Any, ops: Engine) -> tuple[NDArray, Pa
 
 
 class FeedForward(NamedTuple):
-    """One kind of second block: the prefix of its norm's parameters, and its two functions."""
+    """One kind of second block: the prefix of its norm's parameters, its two functions, and the last matrix.
+
+    `units` takes from the cache of the forward pass what the last matrix, `last`, is multiplied by, before gates. The
+    units of heads' networks are (…, H·N).
+    """
 
     norm: str
     forward: Callable[[NDArray, Layer, Engine], tuple[NDArray, Any]]
     backward: Callable[[NDArray, Any, Engine], tuple[NDArray, Parameters]]
+    last: str = "ffn.W2"
+    units: Callable[[Any], NDArray] = lambda inside: inside[-1].h
 
 
 FEEDFORWARD: dict[str | None, FeedForward] = {
-    "networks": FeedForward("net.ln", networks_forward, networks_backward),
+    "networks": FeedForward("net.ln", networks_forward, networks_backward, "net.pv", lambda inside: inside.r),
     "relu": FeedForward("ffn.ln", relu_forward, relu_backward),
     "gelu": FeedForward("ffn.ln", gelu_forward, gelu_backward),
     "swiglu": FeedForward("ffn.ln", swiglu_forward, swiglu_backward),

@@ -24,6 +24,7 @@ from tinyprune.config import DataConfig, GateConfig, ModelConfig
 from tinyprune.errors import UsageError
 from tinyprune.model import vocabulary
 from tinyprune.model.blocks import (
+    FEEDFORWARD,
     AttentionBlockCache,
     Layer,
     SecondBlockCache,
@@ -416,14 +417,14 @@ def gated_outputs(model: Transformer, cache: Cache, part: int) -> list[tuple[NDA
 
     if part >= config.L:
         assert second is not None  # of a model with blocks
-        h = second.inside[-1].h
+        h = FEEDFORWARD[config.second].units(second.inside)
         return [(h.reshape(*h.shape[:2], config.blocks[i], config.U), p["ffn.W2"], bias("ffn.b2"))]
     o = attention_block.attention.o
     found = [(o, p["Wo"], bias("bo"))]
     if config.networks:
         H, N, D = p["net.pv"].shape
         assert second is not None  # of a model whose heads have networks
-        units = second.inside.r.reshape(*o.shape[:2], H, N)
+        units = FEEDFORWARD[config.second].units(second.inside).reshape(*o.shape[:2], H, N)
         found.append((units, p["net.pv"].reshape(H * N, D), p["net.bo"]))
     return found
 
