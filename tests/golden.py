@@ -21,7 +21,7 @@ import numpy as np
 import safetensors.numpy
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE / "pretrained"), str(HERE.parent)]
+sys.path[:0] = [str(HERE / "common"), str(HERE / "pretrained"), str(HERE.parent)]
 
 from command import STAGES, tinyprune  # noqa: E402
 

@@ -16,7 +16,7 @@ from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu import ahead
 
-TESTS = Path(__file__).parents[2]
+COMMON = Path(__file__).parents[2] / "common"  # where the program finds its small model
 # A step of a model after the second process: what of attention had to be compiled?
 PROGRAM = """
 from dataclasses import replace
@@ -44,7 +44,7 @@ def test_they_are_the_kernels_of_a_model(tmp_path):
     """In a copy of the package with what was compiled so far, but for attention: that takes long enough."""
     package, ignored = Path(tinyprune.__file__).parent, shutil.ignore_patterns("attention.*.nb?")
     shutil.copytree(package, tmp_path / "tinyprune", ignore=ignored)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(TESTS)))}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(COMMON)))}
     environment.pop("NUMBA_CACHE_DIR", None)
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, env=environment, cwd=tmp_path, text=True, capture_output=True)
