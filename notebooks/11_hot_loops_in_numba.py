@@ -935,6 +935,29 @@ beside = {"kernel of tinyprune": matmul, "BLAS of NumPy": np.matmul}
 climb("all cores", all_cores, (M, 1024, 1024), beside)
 
 # %% [markdown]
+# How much can a second thread gain? That is measured as well: the multiply-adds of section 1, in one thread and in all of them
+# at once.
+
+
+# %%
+@numba.njit(parallel=True)
+def everywhere(sums, ones, K):
+    """Let each thread do the multiply-adds of one core, into a row of sums of its own."""
+    for thread in prange(len(sums)):
+        same_bytes(ones, ones, sums[thread], 0, 0, 0, K)
+
+
+ones, sums = np.ones(2 * LANES, np.float32), np.empty((THREADS, ROWS * 2 * LANES), np.float32)
+seconds = [best(partial(everywhere, sums[:n], ones, 100_000), turns=100) for n in (1, THREADS)]
+gain = THREADS * seconds[0] / seconds[1]
+print(f"{THREADS} threads do {gain:.1f} times the multiply-adds of one")
+
+# %% [markdown]
+# If this number is near the number of threads, each has a core to itself. Rung 6 still gains less: each thread packs all of
+# `b` and copies its rows into `out`, and all threads share the memory. If it is near 1, the threads share the multiply units of
+# one core (two *hyperthreads*, which many rented machines count as two processors), or other programs keep the second core
+# busy. Then rung 6 gains nothing.
+#
 # The kernels keep a promise: **the same bits for any number of threads**. Every entry is one sum, along `k`, in one
 # thread.
 #
@@ -968,7 +991,7 @@ np.testing.assert_array_equal(*products)  # every bit
 #
 # ### The whole ladder
 #
-# These are the speeds of the climb. The two lowest rungs have multiplied smaller matrices.
+# These are the speeds of the climb. The two lowest rungs have multiplied smaller matrices (48³ and 256³).
 
 
 # %% jupyter={"source_hidden": true}
@@ -989,7 +1012,9 @@ def plot_rungs(speeds, title, beside):
     plt.show()
 
 
-title = f"Six rungs to the speed of BLAS ({M} × 1024 × 1024; Python: 48³, compiled: 256³)"
+highest = max(list(speed_of)[: -len(beside)], key=speed_of.get)
+share = speed_of[highest] / speed_of["BLAS of NumPy"]
+title = f"The fastest rung, {highest}, has {share:.0%} of the speed of BLAS ({M} × 1024 × 1024)"
 plot_rungs(speed_of, title, len(beside))
 for name in ("all cores", "kernel of tinyprune"):
     print(f"{name}: {speed_of[name] / speed_of['BLAS of NumPy']:.2f} times the speed of BLAS")
