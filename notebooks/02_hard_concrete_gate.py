@@ -82,8 +82,8 @@ you_are_here("gate", "gates")
 # gates need four losses, and 32 gates need $2^{32}$. We can afford a single toss of all coins per step.
 #
 # Does a single toss carry a gradient? Yes: with $p=\mathrm{sigmoid}(\mathtt{log\_alpha})$, the mean of
-# $\mathtt{loss}\cdot(g-p)$ is $p\,(1-p)\,(\mathtt{loss}(1)-\mathtt{loss}(0))$, the exact derivative. (This is the
-# *score-function* estimator, or REINFORCE.) But each gate is credited with the whole loss, although 31 other coins have moved
+# $\mathtt{loss}\cdot(g-p)$ is $p\,(1-p)\,(\mathtt{loss}(1)-\mathtt{loss}(0))$, the exact derivative with respect to
+# `log_alpha`. (This is the *score-function* estimator, or REINFORCE.) But each gate is credited with the whole loss, although 31 other coins have moved
 # it, too. That is noise, and with many gates the signal drowns in it. Backpropagation knows more: how the loss changes with
 # each gate. To use that, the gate must be a smooth function of `log_alpha`.
 #
@@ -99,7 +99,7 @@ you_are_here("gate", "gates")
 #
 # and $P(g=1) = P(\mathtt{noise}\ge-\mathtt{log\_alpha}) = \mathrm{sigmoid}(\mathtt{log\_alpha})$: `log_alpha` is the log
 # odds of the coin. Now the randomness is *outside*: for fixed $u$, $g$ is an ordinary function of `log_alpha`. If that
-# function is continuous, derivative and expectation may be exchanged:
+# function is continuous and has a bounded slope, derivative and expectation may be exchanged:
 #
 # $$ \frac{\mathrm d}{\mathrm d\,\mathtt{log\_alpha}} E_u\big[\mathtt{loss}(g)\big]
 # = E_u\Big[\mathtt{loss}'(g)\,\frac{\partial g}{\partial\,\mathtt{log\_alpha}}\Big]. \tag{2} $$
@@ -113,15 +113,15 @@ you_are_here("gate", "gates")
 # 3. **Clip.** $g = \min(1, \max(0, \bar s))$. Everything outside becomes exactly 0 or exactly 1.
 #
 # That is the **Hard-Concrete gate** (Louizos, Welling & Kingma 2018). In *evaluation*, `u` is
-# `None`: there is no noise and no temperature, $s=\mathrm{sigmoid}(\mathtt{log\_alpha})$. A *hard* gate rounds $g$ at the
-# end, to 1 if $g\ge\frac12$ and otherwise to 0.
+# `None`: there is no noise and no temperature, $s=\mathrm{sigmoid}(\mathtt{log\_alpha})$. A *soft* gate is this $g$. A *hard*
+# gate rounds $g$ at the end, to 1 if $g\ge\frac12$ and otherwise to 0.
 
 # %% [markdown]
 # ### Exercise 1 · The gate
 #
 # *●●○ · 10 minutes*
 #
-# Write `hard_concrete_forward`. Return the gates, and as cache what backward will need: $s$, the booleans `inside`
+# Write `hard_concrete_forward`. Return the gates, as floats also when they are hard, and as cache what backward will need: $s$, the booleans `inside`
 # ($0<\bar s<1$), the temperature used, and $\mathtt{zeta}-\mathtt{gamma}$.
 
 # %% tags=["exercise", "raises-exception"]
@@ -145,7 +145,10 @@ cases = [
     for u in (noise, None)
     for hard in (False, True)
 ]
-hint = "smooth, stretch, clip, and round if hard; without u the noise is 0 and the temperature 1"
+hint = {
+    "": "smooth, stretch, clip, and round if hard; without u the noise is 0 and the temperature 1",
+    "dtype": "a hard gate is a float: (gate >= 0.5).astype(gate.dtype)",
+}
 yours.check(hard_concrete_forward, ops.hard_concrete_forward, *cases, hint=hint)
 
 # %% [markdown]
@@ -308,7 +311,7 @@ print(f"planted: P(open) {planted:.3f}, but {open_share:.3f} are open: {error:.0
 assert worst < 5 and error > 50
 
 # %% [markdown]
-# The gate is nearly a coin. The part in between makes it trainable.
+# Most of the time the gate is a coin. The part in between makes it trainable.
 #
 # "Open" can mean several things:
 #
@@ -468,9 +471,15 @@ sliders(turn, log_alpha=[-2, 0, 2], beta=[0.2, 0.333, 0.667, 1.5], stretch=[0.1,
 #
 # $$ p\,(1-p)\,\big(\mathtt{loss}(1)-\mathtt{loss}(0)\big) = p\,(1-p)\int_0^1\mathtt{loss}'(x)\,\mathrm dx. \tag{4} $$
 #
-# What we get is the mean of $\mathtt{loss}'(\hat g)\,\partial g/\partial\,\mathtt{log\_alpha}$. Let `beta` be small. Then the
-# gradient of $g$ is nonzero only for tosses close to the edge. For half of these $\hat g$ is just below ½: the hard gate is 0,
-# and the slope of the loss is read there. For the other half it is just above ½, and the slope is read at 1. Hence
+# What we get is the mean of $\mathtt{loss}'(\hat g)\,\partial g/\partial\,\mathtt{log\_alpha}$. Let `beta` be small.
+#
+# 1. The gradient of $g$ is nonzero only for tosses whose noise lies close to $-\mathtt{log\_alpha}$. For half of these $g$ is just
+#    below ½: $\hat g$ is 0, and the slope of the loss is read there. For the other half $g$ is just above ½, and the slope is
+#    read at 1.
+# 2. The mean of $\partial g/\partial\,\mathtt{log\_alpha}$ alone is the derivative of $E[g]$, by (2). As `beta` falls to 0, $E[g]$
+#    tends to $p$, and the mean to the derivative of $p$, which is $p\,(1-p)$. By symmetry each half has half of it.
+#
+# Hence
 #
 # $$ \text{straight-through} \;\longrightarrow\; p\,(1-p)\cdot\tfrac12\big(\mathtt{loss}'(0)+\mathtt{loss}'(1)\big). $$
 #
@@ -560,11 +569,11 @@ print("passed: with a small beta, your measured bias is the trapezoid rule's")
 # </details>
 
 # %% [markdown]
-# At `beta` = 0.333 the bias of the parabola is 0.027 instead of 0: the temperature adds a bias, which vanishes with
-# `beta`. The bias of the trapezoid rule stays.
+# At `beta` = 0.333 the bias of the parabola is 0.027 instead of 0, a third of the exact gradient, 0.079: the temperature adds
+# a bias, which vanishes with `beta`. The bias of the trapezoid rule stays.
 #
 # How curved is the loss of a real model in one gate? [Chapter 05](05_l0_and_the_difference.ipynb) measures that the
-# trapezoid rule comes close for nearly all heads. This explains why straight-through works in practice. It is no proof.
+# trapezoid rule comes close for nearly all heads. This helps to explain why straight-through works. It is no proof.
 #
 # ## 6 · Your gates decide
 #
@@ -616,7 +625,7 @@ def train(lam, steps=900, B=128):
         ids, targets = batch(tokens, rng.integers(C, len(tokens), B))
         _, d = step(p, ids, targets, ops.draw_noise(C, rng, float))
         P = ops.p_open(p["log_alpha"], **PAPER)
-        d["log_alpha"] += lam * P * (1 - P)  # the price's gradient: P is a sigmoid
+        d["log_alpha"] += lam * P * (1 - P)  # of the price
         for name, lr in (("E", 6.0), ("b", 6.0), ("log_alpha", 3.0)):
             p[name] -= lr * d[name]
         opened.append(P)
@@ -661,8 +670,8 @@ plt.show()
 #   clipped: exactly 0, exactly 1 or in between. One formula, $P(g>x)$, gives the whole distribution.
 # - The gradient of a draw is a product of four factors. It is zero where the clip acts, and its mean is exact for soft
 #   gates.
-# - A hard gate uses 0 or 1 forward and the soft gate's gradient backward. On average that is the trapezoid rule, exact for
-#   linear and quadratic losses.
+# - A hard gate uses 0 or 1 forward and the soft gate's gradient backward. For a small `beta` the mean is the trapezoid rule,
+#   exact for linear and quadratic losses; at 0.333 a bias remains.
 #
 # **Next:** [03 attention by hand](03_attention_by_hand.ipynb), the part that the gates of all later chapters open and
 # close. In the [assignments](assignments/README.md), a3_1 and a3_2 belong to this chapter.

@@ -140,10 +140,10 @@ def hard_concrete_forward(log_alpha, u, *, beta, gamma, zeta, hard):
 """
 
 
-def check_forward(source):
+def check_forward(source, hint="smooth, stretch, clip"):
     log_alpha, u, options = np.array([-3, 0.2, 1]), np.array([0.3, 0.4, 0.9]), {"beta": 0.4, "gamma": -0.2, "zeta": 1.1}
     cases = [(log_alpha, noise, options | {"hard": hard}) for noise in (u, None) for hard in (True, False)]
-    yours.check(written(source), ops.hard_concrete_forward, *cases, hint="smooth, stretch, clip")
+    yours.check(written(source), ops.hard_concrete_forward, *cases, hint=hint)
     return log_alpha, u, options
 
 
@@ -170,6 +170,18 @@ def test_a_forward_with_another_result_or_cache_is_refused(old, new, message):
     assert FORWARD.count(old) == 1
     with pytest.raises(Unexpected, match=message):
         check_forward(FORWARD.replace(old, new))
+
+
+def test_truth_values_are_no_gates(folder):
+    """Later chapters subtract gates, which fails with booleans; the array `inside` of the cache may be of booleans."""
+    rounded = ".astype(gate.dtype)"
+    assert FORWARD.count(rounded) == 1
+    hint = {"": "smooth", "dtype": "a hard gate is a float"}
+    with pytest.raises(Unexpected) as error:
+        check_forward(FORWARD.replace(rounded, ""), hint)
+    assert re.search(r"out is wrong\n(.*\n)+got       bool: .*\nexpected  float64\nhint      a hard", str(error.value))
+    assert not folder.exists()
+    check_forward(FORWARD, hint)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

@@ -66,8 +66,8 @@ def check(
         yours: as you wrote it. It may use `np` and what it defines or imports itself.
         ours: the function of the package that has the same name.
         cases: arguments for both, one tuple for each comparison, copied first; a dict at its end: keywords.
-        hint: where to look if they differ; or for each result its own, by its name, and "" for all
-            else; without "" all of them are shown there.
+        hint: where to look if they differ; or for each result its own, by its name, "dtype" for truth values in place
+            of floats, and "" for all else; without "" all of them are shown there.
         results: names of the results, where they are not those of a forward or backward pass.
 
     Raises:
@@ -107,10 +107,12 @@ def check(
         found = zip(results or labels(ours, expected), flat(got), flat(expected), *both, strict=True)
         for label, one, other, one_single, other_single in found:
             if other is not None and not isinstance(other, str):
+                title, own = f"{name}: {label} is wrong", hints.get(label, hints[""])
+                if dtype_name(one) == "bool" and (dtype := np.asarray(other).dtype).kind == "f":
+                    came, own = "bool: truth values, with which later chapters cannot compute", hints.get("dtype", own)
+                    fail(title, fed=shapes(given), came=came, expected=str(dtype), hint=own)
                 other = other * 1  # numbers for truth values, which have no difference
-                about = f"{name}: {label} is wrong"
-                own = hints.get(label, hints[""])
-                expect_close(one, other, about, fed=shapes(given), hint=own, relative=1e-9)
+                expect_close(one, other, title, fed=shapes(given), hint=own, relative=1e-9)
                 errors[label] = max(errors.get(label, 0.0), relative_error(one, other))
             if (dtype_name(one_single), dtype_name(other_single)) == ("float64", "float32"):
                 asked = "float32; np.zeros and np.array take a dtype"
