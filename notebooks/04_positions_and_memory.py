@@ -73,7 +73,7 @@ you_are_here("attention", "positions")
 # Dai et al. (2019, *Transformer-XL*) keep the inputs of the layer in the previous segment, `m`, as a **memory** of M
 # positions. Queries come from the segment alone; keys and values come from memory and segment, $S = M + T$ of them:
 #
-# $$ q = \hat x\,W_q \qquad k = [\hat m;\hat x]\,W_k \qquad v = [\hat m;\hat x]\,W_v \qquad\qquad \hat x = \mathrm{LayerNorm}(x) $$
+# $$ q = \hat x\,W_q \qquad k = [\hat m;\hat x]\,W_k \qquad v = [\hat m;\hat x]\,W_v \qquad\qquad \hat x = \mathrm{LayerNorm}(x) \quad \hat m = \mathrm{LayerNorm}(m) $$
 #
 # **Before you look:** the gradients of $W_k$ and $W_v$ need `m`. Should the backward pass also return a gradient for
 # `m`, as it does for x?
@@ -99,7 +99,7 @@ show_source(ops.context_backward, docstring=False)
 
 # %% jupyter={"source_hidden": true}
 # With the same-length mask the keys that each query sees form a band; with the causal mask they are all keys up to its own.
-def draw(T, M, mask):
+def draw(T=4, M=8, mask="same-length"):
     """Keys that each query sees (blue), in memory (left of the dashed line) and segment."""
     _, ax = plt.subplots(figsize=(6.5, 3))
     visible = visible_keys(T, M + T, M if mask == "same-length" else None)  # (T, S)
@@ -224,8 +224,9 @@ assert early > 0.5 and late < early / 2
 #
 # ## 2 · Relative positions
 #
-# So far a query cannot tell the adjacent key from a key fifty characters away. The first Transformer added a vector
-# $p_i$ for each position to the embeddings $x_i$. Expanded, the score has four terms,
+# Formula (1) of chapter 03 says nothing about where a key stands: beside the query or fifty characters away, the same key
+# has the same score. The first Transformer added a vector $p_i$ for each position to the embeddings $x_i$. Expanded, the
+# score has four terms,
 #
 # $$ (x_i + p_i)W_q\cdot(x_j+p_j)W_k = \underbrace{x_iW_q\cdot x_jW_k}_{\text{content–content}} + \underbrace{x_iW_q\cdot p_jW_k}_{\text{content–position}} +
 # \underbrace{p_iW_q\cdot x_jW_k}_{\text{position–content}} + \underbrace{p_iW_q\cdot p_jW_k}_{\text{position–position}} $$
@@ -238,30 +239,31 @@ assert early > 0.5 and late < early / 2
 #   for each distance, and all layers share it. (Here its rows are learned; in Transformer-XL they are sines and cosines.) It
 #   has a matrix of its own, $W_r$, because what makes a good key for a content need not make one for a distance. Each head
 #   owns Dh columns of $W_r$.
-# - Wherever the query's own position $p_i$ stands, in terms three and four, nothing is left to say: a query's own position no
-#   longer matters, only distances from it. So $p_iW_q$ becomes one learned vector of the head, the same for every query. Term
-#   three compares it with contents and term four with distances, which are two different tastes: hence two vectors, **u**
-#   beside the keys $k_j$, and **w** beside $r_\mathtt{dist}$.
+# - The query's own position $p_i$ stands in terms three and four. If only distances count, it must not matter, so $p_iW_q$
+#   becomes a learned vector of the head, the same for every query. Term three compares this vector with contents, term four
+#   with distances. These preferences may differ, so each term gets its own vector: **u** for the contents $k_j$, **w** for
+#   the distances $r_\mathtt{dist}$.
 #
-# The four terms stay, each with one of its factors replaced:
+# The four terms stay, and only the first is unchanged:
 #
 # $$ s_{ij} = \frac{\overbrace{q_i\cdot k_j}^{\text{content–content}} + \overbrace{q_i\cdot r_\mathtt{dist}}^{\text{content–position}} + \overbrace{u\cdot k_j}^{\text{position–content}} + \overbrace{w\cdot r_\mathtt{dist}}^{\text{position–position}}}{\sqrt{\mathtt{Dh}}}
-# = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{dist}(i,j)}}{\sqrt{\mathtt{Dh}}} \tag{5} $$
+# = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{dist}(i,j)}}{\sqrt{\mathtt{Dh}}} \tag{1} $$
 #
 # So $u\cdot k_j$ says which contents a head prefers for any query, and $w\cdot r_\mathtt{dist}$ which distances.
 #
 # ### The shift
 #
-# The second product of (5) has a catch. Computed as a matrix product, $(q_i + w)\cdot r$ has one column for each
+# The second product of (1) has a catch. Computed as a matrix product, $(q_i + w)\cdot r$ has one column for each
 # *distance*. To be added to $q_i\cdot k_j$, it must have one column for each *key*. Each row has to be shifted one place
 # further to the right than the row above it.
 #
 # No number has to move. First a small case: a matrix of two rows, `a b c _` and `d e f _`, has an empty fourth column. Its eight
 # places in the computer's memory are one line, `a b c _ d e f _`. Cut the line into rows of *three* instead, `a b c`, `_ d e`:
-# the second row has moved one place to the right. Longer rows than one reads shift each row by one more than the row above.
+# the second row has moved one place to the right. In general a row that is read is one place shorter than a row in memory. So
+# each begins one column earlier than the row above it, and its numbers stand one place further to the right.
 #
-# In general let column $c$ of a matrix P hold distance $S-1-c$, and give P one extra column, so that its rows are $S+1$ long.
-# Entry $(i, c)$ then lies at place $i(S+1)+c$ in the memory. The key of this entry is
+# Now let column $c$ of a matrix P hold distance $S-1-c$, and give P one extra column, so that its rows are $S+1$ long.
+# Entry $(i, c)$ then lies at place $i(S+1)+c$ of the line. The key of this entry is
 # $j = i + M - \mathtt{dist} = c + i - (T-1)$, so the same place is
 #
 # $$ i(S+1) + c \;=\; i\,S + (i + c) \;=\; i\,S + j + (T-1) : $$
@@ -394,20 +396,20 @@ assert share > 0.3
 # %% [markdown]
 # ## 3 · The whole operation
 #
-# These lines of the package compute the scores of (5). (`qh`,
-# `kh` and `rh` are q, k and r with the heads first.)
+# These lines of the package compute the scores of (1). (`qh`,
+# `kh` and `rh` are q, k and r with the heads first; `rh` runs from the largest distance down.)
 
 # %%
 show_lines(ops.attention_forward, "np.matmul((qh + u", "context += by_key(P)")
 
 # %% [markdown]
-# Compute (5) again, one score at a time. `span` is the largest visible distance, M for the same-length mask, `None`
+# Compute (1) again, one score at a time. `span` is the largest visible distance, M for the same-length mask, `None`
 # for no limit.
 
 
 # %% tags=["subject"]
 def slow_attention(q, k, v, r, u, w, span):
-    """Compute attention with the scores (5), one score at a time."""
+    """Compute attention with the scores (1), one score at a time."""
     B, T, H, Dh = q.shape
     S = k.shape[1]
     M = S - T
@@ -436,7 +438,7 @@ for span in (None, S6 - T6, 2):
 print("score by score it is the same, for causal, same-length and a shorter span")
 
 # %% [markdown]
-# **Backward.** Everything up to `ds` is chapter 03. From there, reverse (5). $q_i$ occurs twice, so `dq` has two parts.
+# **Backward.** Everything up to `ds` is chapter 03. From there, reverse (1). $q_i$ occurs twice, so `dq` has two parts.
 # $u$ is added to every query of every text, so its gradient is summed over batch and positions. The same holds for $w$,
 # and for $r$, which all texts share:
 #
@@ -518,7 +520,7 @@ assert by_distance[..., 0].mean() < near / 2
 # Many heads have specialised in the last two characters before the query, although no line of the program asks for it.
 # Distance 0 gets little, perhaps because the residual stream has the current character already.
 #
-# Now split the scores of the strongest of these heads into the four terms of (5), each averaged over queries:
+# Now split the scores of the strongest of these heads into the four terms of (1), each averaged over queries:
 
 
 # %% jupyter={"source_hidden": true}
@@ -601,13 +603,16 @@ for name, (layer, head) in chosen.items():
     print(f"{name:20} layer {layer}, head {head}: {mean:{form}}   (uniform weights: {even})")
 
 # %% [markdown]
+# Even the head that looks farthest has a mean distance of 20, less than the 32 of uniform weights: it leans to near
+# characters, only less than others.
+#
 # Here are the three heads on the text, with two queries each. The query is the framed character at the end; a
 # character is darker the more weight it gets, compared with the largest weight of its row (↵ is the end of a
 # line). **Before you look:** in layer 0 a query is computed from its character alone. What can decide there whether a head
 # looks back by one?
 
 # %% jupyter={"source_hidden": true}
-# The text before two queries, shaded by the weights of the chosen heads: at the second query the first head does not look back by one.
+# The text before two queries, shaded by the weights of the chosen heads: at the second query the first head does not look back by one, and the second not at blanks.
 sample = 9  # one of the segments that were read
 shares = [
     measured[name][layer, sample, head] for name, (layer, head) in chosen.items()
@@ -638,7 +643,8 @@ for ax, query in zip(axes, (typical, exception)):
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 axes[0].set_title("a query at which the heads do what their names say")
-axes[1].set_title("a query at which the first head does something else")
+others = "first two heads do" if shares[1][exception] < 0.1 else "first head does"
+axes[1].set_title(f"a query at which the {others} something else")
 plt.show()
 
 # %% [markdown]
