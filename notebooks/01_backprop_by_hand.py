@@ -77,7 +77,8 @@ you_are_here("embedding", "norm", "softmax")
 #     dx, dW, …  = layer_backward(dout, cache)   gradients, in the order of the arguments
 #
 # What remains is to work out (1) for each operation, without building the matrix
-# $\partial\,\mathtt{out}/\partial x$.
+# $\partial\,\mathtt{out}/\partial x$. Libraries do this for you. By hand, you see what a gradient says: in
+# [chapter 05](05_l0_and_the_difference.ipynb) a gate's gradient shows what its head adds.
 
 # %% [markdown]
 # ## 2 · Linear
@@ -96,8 +97,9 @@ you_are_here("embedding", "norm", "softmax")
 # $$ \mathtt{dW}_{ko} = \sum_r x_{rk}\,\mathtt{dout}_{ro} \quad\Longrightarrow\quad \mathtt{dW} = x^\top \mathtt{dout},
 # \qquad\qquad \mathtt{db}_o = \sum_r \mathtt{dout}_{ro} $$
 #
-# Two rules of thumb follow, and they hold for every layer: **what was summed over forward is copied backward**, and
-# **what was used more than once forward is summed over backward**.
+# Two rules of thumb hold for every layer: **what was summed over forward is copied backward**, and
+# **what was used more than once forward is summed over backward**. Both are (1): the derivative of a sum by each summand
+# is 1, so each gets `dout` itself; and a number that enters several outputs has a term for each.
 #
 # With numbers: let a unit more of `out[0, 0]` raise the loss by 1, and a unit more of `out[1, 1]` lower the loss by 1.
 
@@ -466,7 +468,7 @@ assert best_complex / abs(exact) < 1e-14 and errors["central difference"][0] > 1
 # *●○○ · 10 minutes*
 #
 # `f` takes an array and returns one number. Return the array of the derivatives with respect to every entry of `x`, by the
-# complex step. All checks of this project rest on this measurement; the cell then measures your LayerNorm.
+# complex step. The package's own gradients are tested by this measurement; the cell then measures your LayerNorm.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -556,8 +558,9 @@ for record in check_gradients(
 #
 #     ids (B, C) → embedding (B, C·E) → linear (B, D) → LayerNorm (B, D) → linear (B, V) → cross-entropy
 #
-# An *embedding* is a table with one row for each token. The layer looks up rows (and multiplies them by $\sqrt E$), and its
-# backward *adds* into the rows that were read, by the second rule of thumb. The text is Python's language reference.
+# An *embedding* is a table with one row for each token. The layer looks up rows (and multiplies them by $\sqrt E$, a custom
+# of Transformers). Its backward *adds* into the rows that were read: of a token that occurs twice, both gradients add up, by
+# the second rule of thumb. The text is Python's language reference.
 
 # %% jupyter={"source_hidden": true}
 # Loads the text, draws initial parameters, and cuts batches.
@@ -687,9 +690,7 @@ print(f"held-out text: correct {valid:.3f} bits per character, forgetful {valid_
 #
 # ### Box: sampling
 #
-# To write text, the model draws the next character from its probabilities, appends the character, and repeats. Dividing
-# the logits by a **temperature** $t$ first gives the tour's $p^{1/t}$: below 1 likely characters become likelier still,
-# above 1 rare characters come more often.
+# The model writes as in the tour. Dividing the logits by the temperature $t$ gives the tour's $p^{1/t}$.
 
 # %%
 for temperature in (0.5, 1.0, 1.5):
