@@ -152,8 +152,8 @@ for temperature in (0.1, 0.7, 2.0):
 #
 # ## 3 · Three heads read one sentence
 #
-# At every position, a head gives each of the last 65 characters a *weight*. The weights add up to 1, and
-# the head reports the weighted mean of what those characters pass on ([chapter 03](03_attention_by_hand.ipynb)).
+# At every position, a head gives a *weight* to the current character and to each of the 64 before it. The weights add up to
+# 1, and the head reports the weighted mean of what those characters pass on ([chapter 03](03_attention_by_hand.ipynb)).
 # Here are three extreme heads.
 
 # %% jupyter={"source_hidden": true}
@@ -242,7 +242,8 @@ sliders(read, position=(0, T - 4, 5))
 #
 # $$ \mathtt{loss} = \text{error of the predictions} + \mathtt{lam}\cdot\text{number of open gates} $$
 #
-# So an open head costs the price `lam`. Closing its gate pays if the error grows by less than `lam`
+# So an open head costs the price `lam`, here 0.1 nats or 0.14 bits for each character (section 6 explains the units). Closing
+# its gate pays if the error grows by less than `lam`
 # ([chapter 05](05_l0_and_the_difference.ipynb)).
 
 # %%
@@ -315,9 +316,9 @@ show(figure)
 #
 # *●○○ · 10 minutes*
 #
-# Take T characters and $H$ heads. Each head reports Dh numbers for each character, and the reports of all heads stand in one
-# row: (T, H·Dh). A layer multiplies each report by the gate of its head, and the result by a matrix `Wo`, (H·Dh, D). Row $h\cdot\mathtt{Dh} + e$ of `Wo`
-# belongs to number $e$ of head $h$. Return the smaller matrix: the rows of the open heads. Replace the line `raise …` by
+# Take T characters and H heads. Each head reports Dh numbers for each character, and the reports of all heads stand in one
+# row: (T, H·Dh). A layer multiplies each report by the gate of its head, and the result by a matrix `Wo`, (H·Dh, D). Row
+# $h\cdot\mathtt{Dh} + e$ of `Wo` belongs to number $e$ of head $h$. Return the smaller matrix: the rows of the open heads. Replace the line `raise …` by
 # your code and run the cell.
 
 # %% tags=["exercise", "raises-exception"]
@@ -460,6 +461,7 @@ places = [trained, trained + run.config.gate_train.steps, trained + steps]
 figure, axes = plt.subplots(1, 3, figsize=(10, 3), width_ratios=(2.2, 1, 1))
 ax = axes[0]
 bits = [row["bits_per_character"] for row in (before, gate_row, after)]
+back = (bits[1] - bits[2]) / (bits[1] - whole_bits)
 ax.plot(places, bits, "o-", color=BLUE)
 ax.plot(places[::2], [bits[0], whole_bits], "s--", color=VERMILION)
 labels = (
@@ -483,7 +485,7 @@ for x, y, name, colour, side, shift in labels:
     )
 ax.set(
     xlabel="steps of training",
-    title="Bits per character: pruning costs quality,\nfine-tuning brings most of it back",
+    title=f"Bits per character: fine-tuning brings back {back:.0%}\nof the gap to all heads, trained as long",
 )
 ax.set(
     xlim=(places[0] - 260, places[2] + 330), ylim=(min(bits[0], whole_bits) - 0.1, bits[1] + 0.1)
@@ -582,9 +584,9 @@ print(
 # %% [markdown]
 # The curve of bits is flat on the right and steep on the left: the first heads to go are cheap, the last heads
 # indispensable. The curve with the price has its smallest value far left of the dotted line: closing more heads would have
-# saved more in prices than it costs in bits. So why are they open? **Training ended after 500 steps, before more gates could
-# close**: a gate starts nearly open and needs a few hundred steps to close.
-# (This is rough, since the weights are held fixed here.) More steps, faster gates or a higher price leave fewer heads:
+# saved more in prices than it costs in bits. (This is rough, since the weights are held fixed here.) So why are they open?
+# **One reason: training ended after 500 steps, while many gates were still closing.**
+# [Chapter 05](05_l0_and_the_difference.ipynb) finds a second. More steps, faster gates or a higher price leave fewer heads:
 # [chapter 06](06_training_with_gates.ipynb).
 #
 # ## The chapters
@@ -631,11 +633,11 @@ print(
 #
 # </details>
 #
-# 3. Suppose half of the heads were gone. Why would the model be neither half as large nor twice as fast?
+# 3. Suppose half of the heads were gone. How large would the model be, and why would it not be twice as fast?
 #
 # <details><summary>Answer</summary>
 #
-# The lines of the first table that are not called *heads* stay. And a model this small spends much of its time on
-# overhead.
+# 53 % of its parameters stay: half of those of the heads, and all of the others (first table). And a model this small spends
+# much of its time on overhead.
 #
 # </details>
