@@ -7,15 +7,22 @@
 NN_name.py (jupytext, py:percent) is what is written and reviewed; NN_name.ipynb is made from it
 here, and what one reads on GitHub. Edited in Jupyter, an .ipynb is written back by
 `jupytext --to py:percent NN_name.ipynb`.
+
+While a notebook runs, the reference answers that are folded below its exercises take their stubs'
+place, and those of earlier chapters are found as in runs/yours, which is left alone. The stubs stay
+in what is kept; below the outputs a sentence says whose code made them.
 """
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import sys
 import time
 from pathlib import Path
 from queue import Empty
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jupytext
@@ -23,11 +30,23 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+from nbformat.v4 import new_output
 
 FOLDER = Path(__file__).parent
 SECONDS = 600  # for one cell: enough for the longest training on a slow and busy machine
 
 STARTING = 15  # of a kernel and its imports
+
+ANSWER = re.compile(
+    r"<details><summary>(?:Solution|Compare with ours)</summary>\n\n.*?```python\n(.*?)```",
+    re.DOTALL,
+)
+# said below the outputs of an exercise, and of another cell that computes with a reader's functions
+SOLVED = (
+    "*This is the output of the reference answer, which is folded below. Run the cell to see that "
+    "of your own code.*"
+)
+COMPUTED = "*On this page, “your functions” are the reference answers to the exercises.*"
 
 
 class NotebookError(Exception):
@@ -74,13 +93,67 @@ def ask_often(client: NotebookClient) -> None:
     channel.get_msg = get_msg
 
 
-def run(source: Path) -> NotebookNode:
-    """The notebook of a text source, every cell executed in a fresh kernel.
+def is_exercise(cell: NotebookNode) -> bool:
+    return "exercise" in cell.metadata.get("tags", [])
+
+
+def answers(notebook: NotebookNode) -> dict[int, str]:
+    """The reference answer of each exercise, by its cell's place; the cell after it has it, folded.
 
     Raises:
-        NotebookError: if a cell fails or takes longer than SECONDS; says which.
+        NotebookError: if an exercise has none; says which.
+    """
+    found = {}
+    for at, cell in enumerate(notebook.cells):
+        if is_exercise(cell):
+            after = notebook.cells[at + 1].source if at + 1 < len(notebook.cells) else ""
+            answer = ANSWER.search(after)
+            if not answer:
+                where = f"under “{heading_of(notebook, at)}”"
+                raise NotebookError(f"cell {at}, {where}, is an exercise without a folded answer")
+            found[at] = answer[1].rstrip()
+    return found
+
+
+def solved(cell: str, answer: str) -> str:
+    """An exercise's cell with `answer` in place of the stubs: functions that raise the error."""
+    lines, nodes = cell.splitlines(), ast.parse(cell).body
+    stubs = [node for node in nodes if "raise NotImplementedError" in ast.unparse(node)]
+    functions = {n.name for n in ast.parse(answer).body if isinstance(n, ast.FunctionDef)}
+    if not stubs or not {stub.name for stub in stubs} <= functions:
+        raise NotebookError(f"the answer has not every stub's function:\n{cell}\n\n{answer}")
+    for stub in reversed(stubs):
+        lines[stub.lineno - 1 : stub.end_lineno] = [answer] if stub is stubs[0] else []
+    return "\n".join(lines)
+
+
+def keep_answers(source: Path, folder: Path) -> None:
+    """Write the answers of chapters before `source` to `folder`, as these do to runs/yours."""
+    for earlier in sources():
+        if earlier.name >= source.name:
+            break
+        notebook = jupytext.read(earlier)
+        for at, answer in answers(notebook).items():
+            checked = re.search(r"\byours\.check\(\s*(\w+)", notebook.cells[at].source)
+            for node in ast.parse(answer).body if checked else []:
+                if isinstance(node, ast.FunctionDef) and node.name == checked[1]:
+                    text = ast.get_source_segment(answer, node)
+                    (folder / f"{node.name}.py").write_text(text, encoding="utf-8")
+
+
+def run(source: Path) -> NotebookNode:
+    """The notebook of a text source, every cell executed in a fresh kernel, with reference answers.
+
+    Raises:
+        NotebookError: if a cell fails or takes longer than SECONDS, or an exercise has no answer;
+            says which.
     """
     notebook = jupytext.read(source)
+    stubs = {}
+    for at, answer in answers(notebook).items():
+        cell = notebook.cells[at]
+        stubs[at] = cell.source, cell.metadata
+        cell.source, cell.metadata = solved(cell.source, answer), {}  # no tag that allows an error
     # not random, so that a second run differs only where the outputs do
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
@@ -96,17 +169,30 @@ def run(source: Path) -> NotebookNode:
         on_cell_start=lambda cell, cell_index: started.append(cell_index),
     )
     try:
-        client.execute()
+        with TemporaryDirectory() as folder:
+            keep_answers(source, Path(folder))
+            client.execute(env=os.environ | {"TINYPRUNE_YOURS": folder})
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         cell = notebook.cells[started[-1]]
         place = f"{source.name}, cell {started[-1]}, under “{heading_of(notebook, started[-1])}”"
         raise NotebookError(f"{place}:\n{cell.source}\n\n{error}") from None
     notebook.metadata.pop("widgets", None)
-    for cell in notebook.cells:
+    for at, cell in enumerate(notebook.cells):
         if cell.cell_type == "code":
-            cell.outputs = [as_kept(o) for o in cell.outputs if not expected_error(o, cell)]
+            cell.outputs = [as_kept(output) for output in cell.outputs]
             describe(cell)
+            said = "".join(output.get("text", "") for output in cell.outputs)
+            if at in stubs:
+                cell.source, cell.metadata = stubs[at]
+                cell.outputs.append(note(SOLVED))
+            elif "computed by your functions: " in said:
+                cell.outputs.append(note(COMPUTED))
     return notebook
+
+
+def note(text: str) -> NotebookNode:
+    """An output that says something in Markdown; it goes when a reader runs the cell."""
+    return new_output("display_data", {"text/markdown": text, "text/plain": text.strip("*")})
 
 
 def describe(cell: NotebookNode) -> None:
@@ -115,11 +201,6 @@ def describe(cell: NotebookNode) -> None:
     for output in cell.outputs:
         if comment and "image/png" in output.get("data", {}):
             output.metadata.setdefault("image/png", {}).setdefault("alt", comment[1])
-
-
-def expected_error(output: NotebookNode, cell: NotebookNode) -> bool:
-    """Whether an output is the error of an exercise that nobody has solved."""
-    return output.output_type == "error" and "exercise" in cell.metadata.get("tags", [])
 
 
 def as_kept(output: NotebookNode) -> NotebookNode:

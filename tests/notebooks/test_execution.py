@@ -76,23 +76,80 @@ def test_a_cell_that_never_ends_is_named(failing, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_exercise_is_kept_without_its_error_and_sliders_without_their_widget(failing):
+def test_sliders_are_kept_without_their_widget(failing):
     """So that a page shows pictures where no kernel runs, JupyterLab's own included."""
     pytest.importorskip("ipywidgets")
     slid = (
         "import matplotlib.pyplot as plt\nfrom tinyprune.notebook import sliders\n\ndef draw(n):\n    'Draw a line.'\n"
     )
     slid += "    print('at', n)\n    plt.plot([0, n])\n\nsliders(draw, n=(0, 4))"
-    failing.write_text(
-        f'# %% tags=["exercise", "raises-exception"]\nprint(1)\n1 / 0\n\n# %%\n{slid}\n', encoding="utf-8"
-    )
+    failing.write_text(f"# %%\n{slid}\n", encoding="utf-8")
     notebook = execute.run(failing)
-    exercise, slider = notebook.cells
-    assert [output.output_type for output in exercise.outputs] == ["stream"]
+    (slider,) = notebook.cells
     assert {*slider.outputs[0].data} == {"text/plain", "text/html"}
     assert "Draw a line. n = 4" in slider.outputs[0].data["text/html"]
     target = execute.write(notebook, failing)
     assert target.name == "03_wrong.ipynb" and "data-frames" in target.read_text("utf-8")
+
+
+STUB = """def l0_backward(dout, cache):
+    p, weights = cache
+    raise NotImplementedError("write l0_backward: return the gradient")
+
+yours.check(l0_backward, ops.l0_backward, (1.0, (np.array([0.3, 0.6]), None)), hint="")"""
+ANSWER = """def l0_backward(dout, cache):
+    p, weights = cache
+    return dout * p * (1 - p) * (1 if weights is None else weights)"""
+FOLDED = """# %% [markdown]
+# <details><summary>Compare with ours</summary>
+#
+# ```python
+# {}
+# ```
+#
+# </details>"""
+USES = """import numpy as np
+from tinyprune import ops
+from tinyprune.notebook import yours
+with yours.engine():
+    ops.l0_backward(1.0, (np.array([0.3]), None))"""
+
+
+def exercise(answer):
+    """Return the cells of an exercise, before and after which the function computes."""
+    folded = FOLDED.format(answer.replace("\n", "\n# "))
+    tagged = '# %% tags=["exercise", "raises-exception"]'
+    return f"# %%\n{USES}\n\n{tagged}\n{STUB}\n\n{folded}\n\n# %%\n{USES}\n"
+
+
+@pytest.mark.slow
+def test_reference_answers_compute_and_stubs_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "FOLDER", tmp_path)
+    monkeypatch.setenv("TINYPRUNE_YOURS", str(tmp_path / "mine"))  # the author's own, which are left alone
+    for name in ("04_first", "05_next"):
+        (tmp_path / f"{name}.py").write_text(exercise(ANSWER), "utf-8")
+    counts = []
+    for name in ("04_first", "05_next"):
+        before, stub, _, after = execute.run(tmp_path / f"{name}.py").cells
+        assert stub.source == STUB and stub.metadata.tags == ["exercise", "raises-exception"]
+        assert stub.outputs[0].text.startswith("passed: ") and "reference answer" in stub.outputs[1].data["text/plain"]
+        counts += [cell.outputs[0].text.count("l0_backward (1 times)") for cell in (before, after)]
+        assert "reference answers" in after.outputs[1].data["text/markdown"]
+    assert counts == [0, 1, 1, 1] and not (tmp_path / "mine").exists()
+
+
+@pytest.mark.slow
+def test_an_answer_that_fails_or_is_missing_is_named(failing):
+    for answer, message in (
+        (ANSWER.replace("(1 - p)", "(2 - p)"), "result is wrong"),
+        (ANSWER.replace("l0_backward", "l0_forward"), "has not every stub's function"),
+    ):
+        failing.write_text(exercise(answer), "utf-8")
+        with pytest.raises(execute.NotebookError, match=message):
+            execute.run(failing)
+    failing.write_text(exercise(ANSWER).replace("Compare with ours", "Hint"), "utf-8")
+    with pytest.raises(execute.NotebookError, match=r"cell 1, under “the beginning”, is an exercise without"):
+        execute.run(failing)
 
 
 def test_a_notebook_that_ran_on_a_busy_machine_is_not_kept(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Exercises of chapters: the stub says what to write, the solution passes, wrong solutions do not."""
 
-import ast
 import builtins
 import linecache
 import re
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 import jupytext
 import pytest
-from folder import SOURCES
+from folder import SOURCES, executor
 
 from tinyprune.errors import install_command
 from tinyprune.kernels.gpu import what_is_missing
@@ -21,6 +20,7 @@ from tinyprune.kernels.gpu import what_is_missing
 pytest.importorskip("IPython", reason=f"needs {install_command('notebooks')}")
 from tinyprune.notebook import yours
 
+execute = executor()
 WRONG = Path(__file__).parent / "wrong"
 EMULATED = 'get_backend("cuda-emulated")'
 
@@ -30,30 +30,21 @@ class Exercise(NamedTuple):
     solution: str
 
     def solved(self, solution):
-        """Return the cell with the solution in place of the stubs, which are functions that raise the error."""
-        lines = self.cell.splitlines()
-        stubs = [node for node in ast.parse(self.cell).body if "raise NotImplementedError" in ast.unparse(node)]
-        written = {node.name for node in ast.parse(solution).body if isinstance(node, ast.FunctionDef)}
-        assert stubs and {stub.name for stub in stubs} <= written, "the solution has every stub's function"
-        for stub in reversed(stubs):
-            lines[stub.lineno - 1 : stub.end_lineno] = [solution] if stub is stubs[0] else []
-        return "\n".join(lines)
+        """Return the cell with the solution in place of the stubs, as it is executed for the stored page."""
+        return execute.solved(self.cell, solution)
 
 
 def exercises(source):
     """Return the exercises of a chapter's text source."""
-    cells = jupytext.read(source).cells
-    found = []
-    for before, cell, after in zip(cells, cells[1:], cells[2:], strict=False):
-        if "exercise" not in cell.metadata.get("tags", []):
-            continue
+    notebook, found = jupytext.read(source), []
+    cells = notebook.cells
+    for at, solution in execute.answers(notebook).items():
+        before, cell, after = cells[at - 1 : at + 2]
         assert "raises-exception" in cell.metadata["tags"]
         assert re.search(rf"### Exercise {len(found) + 1} · .*\n\n\*[●○]{{3}} · \d+ minutes\*", before.source)
-        folded = r"<details><summary>Hint</summary>\n\n.*?\n\n</details>\s+"
-        folded += (
-            r"<details><summary>(?:Solution|Compare with ours)</summary>\n\n.*?```python\n(.*?)```.*?\n\n</details>"
-        )
-        found.append(Exercise(cell.source, re.search(folded, after.source, re.DOTALL)[1].rstrip()))
+        folded = r"<details><summary>Hint</summary>\n\n.*?\n\n</details>\s+" + execute.ANSWER.pattern
+        assert re.search(folded + r".*?\n\n</details>", after.source, re.DOTALL)[1].rstrip() == solution
+        found.append(Exercise(cell.source, solution))
     return found
 
 

@@ -3,7 +3,8 @@
     yours.check(layernorm_backward, ops.layernorm_backward, (dout, cache), hint="…")     compares and keeps it
     with yours.engine() as your_ops:                                                     computes with all that are kept
 
-A function that passes is written to runs/yours/NAME.py; without that file the package's own function computes.
+A function that passes is written to runs/yours/NAME.py, or to the folder that the environment variable TINYPRUNE_YOURS
+names; without that file the package's own function computes.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import copy
 import functools
 import inspect
 import linecache
+import os
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -30,7 +33,7 @@ from tinyprune.ops import take_slices
 from tinyprune.ops.attention import AttentionCache
 from tinyprune.ops.engine import OPERATIONS, Engine
 
-FOLDER = REPOSITORY / "runs" / "yours"
+FOLDER = Path(os.environ.get("TINYPRUNE_YOURS", REPOSITORY / "runs" / "yours"))
 Function = Callable[..., Any]
 
 
