@@ -386,13 +386,13 @@ plt.show()
 # - In *columns along x* they differ in j: `a[i, k]` is one number, **1** sector, and `b[k, j]` is 32 neighbours, **4**.
 #
 # That makes 33 against 5 sectors for a warp's multiply-add, derived from the two index expressions. For the compiled
-# kernels, `counts` has the `requests` of each load and store, the `parts` in which memory serves them, here sectors, and
-# the `fewest` parts that would do.
+# kernels, `counts` has the `requests` of each load and store, the `transactions` in which memory serves them, here
+# sectors, and the `fewest` that would do.
 
 # %%
 for name in RUNGS:
     loads, multiply_adds = launch_and_count(RUNGS[name])
-    sectors = loads["parts"] / multiply_adds["warps"]
+    sectors = loads["transactions"] / multiply_adds["warps"]
     fewest = loads["fewest"] / multiply_adds["warps"]
     print(f"{name:16s} {sectors:4.0f} sectors for a warp's multiply-add, {fewest:.0f} would do")
     assert sectors == sum(len(np.unique(addresses // 8)) for addresses in reads[name])
@@ -673,7 +673,7 @@ side_by_side = edited(
 for name, of_rung in (("side by side", side_by_side), ("16 apart", register_tile)):
     launch_and_count(Rung(of_rung, WIDE, WIDE))
     loads, stores = count(of_rung, "ld.shared"), count(of_rung, "st.global")
-    waves, sectors = loads["parts"] / loads["requests"], stores["parts"] / stores["requests"]
+    waves, sectors = loads["transactions"] / loads["requests"], stores["transactions"] / stores["requests"]
     print(
         f"{name:12s} {waves:.1f} waves for a load from shared, {sectors:.0f} sectors for a store to global memory"
     )
@@ -712,9 +712,9 @@ for name, rung in RUNGS.items():
     derived = 2 / sides[name], from_shared[name]
     found = loads["lanes"] / multiply_adds["lanes"], shared["warps"] / warps
     sectors, fewest, waves = (
-        loads["parts"] / warps,
+        loads["transactions"] / warps,
         loads["fewest"] / warps,
-        shared["parts"] / warps,
+        shared["transactions"] / warps,
     )
     print(f"{name:16s} {derived[0]:9.4f} {found[0]:8.4f} {sectors:10.3f} {fewest:7.3f}", end="")
     print(f" {derived[1]:11.1f} {found[1]:8.1f} {waves:12.1f}")
@@ -1053,9 +1053,9 @@ for length, attend in ((64, without_padding), (65, online_softmax)):
     attend.compiled.counts[:] = 0
     attend_and_check(functools.partial(one_kernel, kernel=attend), T=16, M=48, H=1, Dh=64)
     loads = count(attend, "ld.shared")
-    print(f"rows of {length}: {loads['parts']:,} waves for all loads from shared memory,", end=" ")
+    print(f"rows of {length}: {loads['transactions']:,} waves for all loads from shared memory,", end=" ")
     print(f"{loads['fewest']:,} would do")
-assert loads["parts"] == loads["fewest"]
+assert loads["transactions"] == loads["fewest"]
 
 # %% jupyter={"source_hidden": true}
 # Banks of a warp's load from k_tile: with rows of 64 all 16 numbers are in one bank, with rows of 65 in 16 banks.

@@ -141,7 +141,7 @@ def test_reference_answers_compute_and_stubs_are_kept(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_an_answer_that_fails_or_is_missing_is_named(failing):
     for answer, message in (
-        (ANSWER.replace("(1 - p)", "(2 - p)"), "result is wrong"),
+        (ANSWER.replace("(1 - p)", "(2 - p)"), "dlog_alpha is wrong"),
         (ANSWER.replace("l0_backward", "l0_forward"), "has not every stub's function"),
     ):
         failing.write_text(exercise(answer), "utf-8")
