@@ -673,7 +673,10 @@ side_by_side = edited(
 for name, of_rung in (("side by side", side_by_side), ("16 apart", register_tile)):
     launch_and_count(Rung(of_rung, WIDE, WIDE))
     loads, stores = count(of_rung, "ld.shared"), count(of_rung, "st.global")
-    waves, sectors = loads["transactions"] / loads["requests"], stores["transactions"] / stores["requests"]
+    waves, sectors = (
+        loads["transactions"] / loads["requests"],
+        stores["transactions"] / stores["requests"],
+    )
     print(
         f"{name:12s} {waves:.1f} waves for a load from shared, {sectors:.0f} sectors for a store to global memory"
     )
@@ -1053,7 +1056,10 @@ for length, attend in ((64, without_padding), (65, online_softmax)):
     attend.compiled.counts[:] = 0
     attend_and_check(functools.partial(one_kernel, kernel=attend), T=16, M=48, H=1, Dh=64)
     loads = count(attend, "ld.shared")
-    print(f"rows of {length}: {loads['transactions']:,} waves for all loads from shared memory,", end=" ")
+    print(
+        f"rows of {length}: {loads['transactions']:,} waves for all loads from shared memory,",
+        end=" ",
+    )
     print(f"{loads['fewest']:,} would do")
 assert loads["transactions"] == loads["fewest"]
 

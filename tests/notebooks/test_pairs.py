@@ -143,3 +143,19 @@ def test_links_work(name):
         if fragment:
             inside = markdown(file.stem) if file.suffix == ".ipynb" else file.read_text("utf-8")
             assert fragment in anchors(inside), f"{target}: no such heading"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name < "10"])
+def test_the_page_shows_the_answers_at_work_and_says_whose_they_are(name):
+    at_work = 0
+    for cell in executed(name)["cells"]:
+        said = "".join(text for output in cell.get("outputs", []) for text in output.get("text", ""))
+        notes = "".join(
+            text for output in cell.get("outputs", []) for text in output.get("data", {}).get("text/markdown", "")
+        )
+        if "exercise" in cell["metadata"].get("tags", []):
+            assert "passed" in said and "output of the reference answer" in notes
+        elif "computed by your functions: " in said:
+            assert "your functions: nothing" not in said and "are the reference answers to the exercises" in notes
+            at_work += 1
+    assert at_work or name.startswith("00")
