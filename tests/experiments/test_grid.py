@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import signal
+import struct
 import sys
 import threading
 import time
@@ -87,6 +88,30 @@ def test_processes_say_nothing(capfd):
     with local_processes(1, "numpy")() as workers:
         workers.executor.submit(say, "here").result()
     assert capfd.readouterr() == ("", "")
+
+
+def half_a_result(path) -> None:
+    """In a worker: send the length of a result and its first byte, and no more."""
+    frame = sys._getframe()
+    while "result_queue" not in frame.f_locals:
+        frame = frame.f_back
+    os.write(frame.f_locals["result_queue"]._writer.fileno(), struct.pack("!i", 1000) + b"x")
+    path.touch()
+    time.sleep(60)
+
+
+def test_processes_end_though_one_is_stopped_while_it_sends_a_result(tmp_path):
+    def study() -> None:
+        with pytest.raises(KeyboardInterrupt), local_processes(1, "numpy")() as workers:
+            workers.executor.submit(half_a_result, tmp_path / "sent")
+            while not (tmp_path / "sent").exists():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    at_work = threading.Thread(target=study, daemon=True)
+    at_work.start()
+    at_work.join(timeout=30)
+    assert not at_work.is_alive()
 
 
 @pytest.mark.slow

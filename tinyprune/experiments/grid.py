@@ -105,6 +105,9 @@ def local_processes(jobs: int | None = None, backend: str = "numba") -> OpenWork
             # Not terminated: one that trains would stop after its step, and begin with the next cell.
             for process in set(multiprocessing.active_children()) - before:
                 process.kill()
+            # One may have been killed while it sent a result. Whoever reads the rest waits for it as long as somebody
+            # may still write, and this process holds that end, too, which has no public name.
+            executor._result_queue._writer.close()
             raise
         finally:
             executor.shutdown(cancel_futures=True)
