@@ -57,6 +57,7 @@ from tinyprune import (
 )
 from tinyprune.notebook import (
     baseline_run,
+    open_head,
     show_lines,
     show_source,
     use_style,
@@ -157,13 +158,14 @@ show_source(softmax, docstring=False)
 # %% [markdown]
 # ## 2 · No query sees the future
 #
-# A language model guesses the next character at every position, so a query must not see what comes after it. Key $j$
-# lies $\mathtt{dist}(i,j) = i - j$ positions before query $i$. The **causal mask** keeps only distances of at least 0:
+# A language model guesses the next character at every position, so a query must not see what comes after it. There may
+# be more keys than queries: the first S − T of them come before the first query. So key $j$ lies
+# $\mathtt{dist}(i,j) = i + S - T - j$ positions before query $i$. The **causal mask** keeps distances of at least 0:
 #
 # $$ o_i = \sum_{j\,:\,\mathtt{dist}(i,j)\,\ge\,0} a_{ij}\,v_j \tag{2} $$
 #
 # A masked score becomes $-\infty$ before the softmax, and its weight $e^{-\infty}=0$. (`visible_keys(T, S, None)` is
-# the mask; the first S − T keys precede the first query.) **Before you look:** the scores below are random. One
+# the mask.) **Before you look:** the scores below are random. One
 # row of the weights is known in advance. Which one, and what is in it?
 
 # %% jupyter={"source_hidden": true}
@@ -193,6 +195,23 @@ assert a[0, 0] == 1 and np.allclose(a.sum(1), 1) and (a[~visible] == 0).all()
 # %% [markdown]
 # The first row: query 0 sees only key 0, which gets the weight 1.
 #
+# **By hand.** Three characters *a*, *b* and *c*, and Dh = 4, so that the root is 2. All three ask with
+# $q = 2\ln 2\cdot(1, 1, 0, 1)$; their keys and values are the rows below. For *c* the scores are $\ln 2\cdot(0, 1, 2)$, and
+# $e^s$ is 1, 2 and 4. The weights are 1/7, 2/7 and 4/7, and the output is $(v_a + 2\,v_b + 4\,v_c)/7$.
+# **Before you look:** compute the row of *b* on paper.
+
+# %%
+q = 2 * np.log(2) * np.array([[1, 1, 0, 1]] * 3)
+k = np.array([[0, 1, 2, -1], [1, 0, 1, 0], [1, 1, 0, 0]])
+v = np.array([[0, 3, 0, 1], [0, 0, 3, 1], [7, -6, 2, 1]])
+s = q @ k.T / 2
+a = softmax(np.where(visible_keys(3, 3, None), s, -np.inf))
+o = a @ v
+for name, weights, output in zip("abc", a * [[1], [3], [7]], o):
+    total = round(weights.sum())
+    print(f"{name}: weights {weights.round(12) + 0} / {total}, output {output.round(12) + 0}")
+
+# %% [markdown]
 # ## 3 · The backward pass, twice
 #
 # **First way: step by step.** Write the softmax as an exponential, a sum and a division, and reverse every line by the
@@ -344,12 +363,6 @@ shapes = (B, T, H, Dh), (B, T, H, Dh), (B, S, H, Dh), (B, S, H, Dh)
 dout, q, k, v = (rng.standard_normal(shape) for shape in shapes)
 _, plain = ops.attention_forward(q, k, v)
 _, gated = ops.attention_forward(q, k, v, gate=rng.random(H), scale=1.5)
-x = rng.standard_normal((1, 3, 2, 4)).astype(np.float32)
-gradients = attention_backward(x, ops.attention_forward(x, x, x)[1])[:3]
-kinds, expected = [str(gradient.dtype) for gradient in gradients], ["float32"] * 3
-title, hint = "the gradients have another precision", "write Dh**-0.5 in place of np.sqrt(Dh)"
-fed = "dout, q, k and v in float32"
-expect(kinds == expected, title, fed=fed, came=kinds, expected=expected, hint=hint)
 yours.check(
     attention_backward,
     ops.attention_backward,
@@ -361,6 +374,12 @@ yours.check(
         "dgate": "dout times scale times o, summed over all axes but the heads; None without gates",
     },
 )
+x = rng.standard_normal((1, 3, 2, 4)).astype(np.float32)
+gradients = attention_backward(x, ops.attention_forward(x, x, x)[1])[:3]
+kinds, expected = [str(gradient.dtype) for gradient in gradients], ["float32"] * 3
+title, hint = "the gradients have another precision", "write Dh**-0.5 in place of np.sqrt(Dh)"
+fed = "dout, q, k and v in float32"
+expect(kinds == expected, title, fed=fed, came=kinds, expected=expected, hint=hint)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -455,7 +474,20 @@ print("a loop over heads and one product with all of Wo give the same")
 # $$ \mathtt{out} = x + y \qquad\qquad \mathtt{dx} = \mathtt{dout} + \text{what comes back through } y $$
 #
 # So every head of every layer adds something to the same D numbers of its position, the **residual
-# stream**. Without heads a layer passes $x$ on, plus $b_o$.
+# stream**. Without heads a layer passes $x$ on, plus $b_o$. (What reads the stream reads it through a LayerNorm, as in
+# chapter 01: q, k and v are maps of $\mathrm{LN}(x)$, and so are the hidden units of section 6. The formulas leave it out.)
+#
+# **One head, opened.** The head on the left of section 1, number by number: scores and softmax, (1), the sum of values, and
+# the summand in (4) that it adds to the stream. Its scores have a second part, by distance, which the next chapter explains.
+# Choose another character that reads. **Before you switch its gate off:** which of the numbers will change?
+
+# %% jupyter={"source_hidden": true}
+# The numbers of one trained head, with its gate as a switch; a picture of them where no page can run.
+open_head(run.load("train"), sentence, *near)
+
+# %% [markdown]
+# None of the head's own numbers. It still computes $o\,W_o$, now times 0, and the stream lacks exactly this vector, *Δ*.
+# Chapter 05 trains gates by it. What the head's hidden units add, which section 6 explains, goes too.
 #
 # ## 5 · A trap in testing attention
 #
@@ -491,10 +523,10 @@ for bug, (right, wrong) in bugs.items():
 #
 # ## 6 · A head that owns hidden units
 #
-# Attention moves numbers from one position to another, but it computes little with them: for given weights its output is a
-# weighted sum of values, which are linear in the stream. "If there was a *q*, expect a *u*" needs a step that is not linear.
-# That is the second half of a Transformer's layer, which works on each position by itself. A **feed-forward block** has F
-# hidden units, usually F = 4 D:
+# Attention moves numbers from one position to another, but it computes little with them: for given weights its output
+# is a weighted sum of values, which are linear in the stream. "After *t* and *h* expect *e*, but after neither alone"
+# needs a step that is not linear. That is the second half of a Transformer's layer, which works on each position by
+# itself. A **feed-forward block** has F hidden units, usually F = 4 D:
 #
 # $$ h = \max(x W_1 + b_1,\, 0), \qquad \text{out} = h\,W_2 + b_2 $$
 #
@@ -511,7 +543,7 @@ for bug, (right, wrong) in bugs.items():
 # $N = F/H$ units for each head. With $\mathtt{pk}_h$ (N, D) for the weights into the units of head h, $\mathtt{pb}_h$
 # (N,) for their biases, and $\mathtt{pv}_h$ (N, D) for the weights out of them,
 #
-# $$ \max(x W_1 + b_1,\,0)\,W_2 + b_2 \;=\; \sum_h \max(x\,\mathtt{pk}_h^\top + \mathtt{pb}_h,\,0)\;\mathtt{pv}_h + b_o \tag{5} $$
+# $$ \max(x W_1 + b_1,\,0)\,W_2 + b_2 \;=\; \sum_h \max(x\,\mathtt{pk}_h^\top + \mathtt{pb}_h,\,0)\;\mathtt{pv}_h + b_2 \tag{5} $$
 #
 # With all heads this *is* the feed-forward block. But now each part belongs to a head, and the gate $g_h$ of the
 # head multiplies both of its summands, in (4) and in (5). A closed head takes its units along. We call the parts **head
@@ -640,8 +672,8 @@ assert shares.max() < share
 #
 # ## Recap
 #
-# - $\mathtt{ds} = a\,(\mathtt{da} - \sum a\,\mathtt{da})$: the score of a key changes by how far the key is from the
-#   row's average.
+# - $\mathtt{ds} = a\,(\mathtt{da} - \sum a\,\mathtt{da})$: the gradient of a score is the key's weight times how far its `da`
+#   lies from the weighted mean of the row.
 # - The heads of a layer are summands. Each head also owns N hidden units, so that
 #   nearly all of a layer goes with its heads.
 #

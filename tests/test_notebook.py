@@ -6,6 +6,8 @@ import json
 import re
 import textwrap
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from tinyprune.errors import install_command
@@ -14,9 +16,11 @@ pytest.importorskip("IPython", reason=f"needs {install_command('notebooks')}")
 
 from tinyprune import notebook, ops
 from tinyprune.errors import UsageError
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu.updates import block_squares
-from tinyprune.notebook import drawing, frames
+from tinyprune.notebook import drawing, frames, heads
 from tinyprune.ops.linear import rows
+from tinyprune.runs.directory import load_model
 
 
 @pytest.fixture
@@ -177,3 +181,34 @@ def test_baseline_is_trained_once_and_a_variant_is_kept_beside_it(tmp_path, monk
     assert notebook.baseline_run().load("train").metadata["step"] == 4
     with pytest.raises(UsageError, match="give a variant both options and a name"):
         notebook.baseline_run(name="published")
+
+
+@pytest.fixture
+def saved(finished):
+    return load_model(finished / "train.safetensors", get_backend("numpy"))
+
+
+def test_a_head_opened_leaves_a_picture_where_scripts_are_taken_away(saved, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(heads, "frame", lambda draw, values, dpi: (draw(), drawn.append(plt.gcf()), "<img>")[-1])
+    sentence = saved.tokenizer.decode(np.arange(9))
+    bundle = heads.opened(saved, sentence, 0, 1)
+    assert bundle["text/plain"] == "[Head 1 of layer 0, opened]" and len(bundle["text/html"]) < 2e6
+    seen = re.sub('<script>.*</script>|data-page="[^"]*"', "", bundle["text/html"], flags=re.DOTALL)
+    assert "<img>" in seen and "switch the gate, on https://" in seen
+    weights = [bar.get_height() for bar in drawn[0].axes[1].patches]
+    assert len(weights) == 9 and sum(weights) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("0", 0, 9), r"layer and head must be among .*, got 0, 9"),
+        (("0", -1, 0), "layer and head must be among .*, got -1, 0"),
+        (("", 0, 0), "sentence must have 1 to [0-9]+ characters, got 0"),
+        (("0" * 999, 0, 0), "sentence must have 1 to [0-9]+ characters, got 999"),
+    ],
+)
+def test_a_head_that_cannot_be_opened_is_refused(saved, given, message):
+    with pytest.raises(UsageError, match=message):
+        notebook.open_head(saved, *given)

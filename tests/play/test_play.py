@@ -117,6 +117,46 @@ def test_a_head_opened_shows_the_textbooks_numbers(driver, book, tmp_path, rng, 
         assert_allclose(np.subtract(opened, shut), deltas[0], rtol=1e-6, atol=1e-12)
 
 
+OPENED = """const found = inside(...state.chosen, ids.length - 1, now);
+return ["s", "a", "o", "added", "before", "after"].map((name) => [...found[name]]);"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_head_in_a_notebook_shows_numpys_numbers_and_its_gate_is_a_switch(driver, book, tmp_path, rng, layer):
+    Keys = pytest.importorskip("selenium.webdriver").Keys
+    heads = pytest.importorskip("tinyprune.notebook.heads")
+    model = tp.new_model(text := tp.load_text(book), 3, "numpy", **(SIZES | MODELS["networks"]))
+    params = {name: np.float16(x + rng.normal(0, 0.2, x.shape)) for name, x in model.params.items()}
+    single = dataclasses.replace(model, params={name: np.float32(x) for name, x in params.items()})
+    saved = SavedModel(single, text.tokenizer, DataConfig(), "", {"stage": "train"})
+    ids = text.tokenizer.encode(sentence := text.tokenizer.decode(text.valid[:10]))
+    bundle = heads.opened(saved, sentence, layer, 2)
+    (tmp_path / "cell.html").write_text(f"<!DOCTYPE html><meta charset=utf-8>{bundle['text/html']}", "utf-8")
+    driver.set_window_size(390, 800)
+    driver.get((tmp_path / "cell.html").as_uri())
+    frame = driver.find_element("css selector", "iframe")
+    assert not driver.get_log("browser")
+    driver.switch_to.frame(frame)
+    assert driver.execute_script("return model.heads.length") == layer + 1  # no layer that nobody sees
+    double = tp.Transformer(model.config, {name: np.float64(x) for name, x in params.items()}, None, Engine())
+    expected = heads.last_character(double, np.array(ids), layer, 2)
+    for gate, after in (("true", "after"), ("false", "without")):
+        gate_button = driver.find_element("id", "gate")
+        assert gate_button.get_attribute("aria-checked") == gate
+        for row, name in zip(driver.execute_script(OPENED), ["s", "a", "o", "added", "before", after], strict=True):
+            assert_allclose(row, expected[name], rtol=1e-6, atol=1e-12)
+        gate_button.send_keys(Keys.SPACE)
+    shown = [
+        one.get_attribute("aria-labelledby")
+        for one in driver.find_elements("css selector", "section")
+        if one.is_displayed()
+    ]
+    assert shown == ["t3", "t8"]
+    assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    assert not driver.get_log("browser")
+
+
 @pytest.mark.browser
 def test_the_page_needs_a_keyboard_and_no_network(driver, finished, tmp_path):
     Keys = pytest.importorskip("selenium.webdriver").Keys

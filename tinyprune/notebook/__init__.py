@@ -29,6 +29,7 @@ try:
 
     from tinyprune.notebook.drawing import you_are_here as you_are_here
     from tinyprune.notebook.frames import sliders as sliders
+    from tinyprune.notebook.heads import open_head as open_head
 except ImportError:
     raise missing_extra("tinyprune.notebook", "notebooks", __name__) from None
 

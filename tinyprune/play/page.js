@@ -53,7 +53,9 @@ function take(text) {
 
 function update() {
   now = openCount() < places.length ? readText(model, ids, state.open) : whole;
-  drawScore(); drawSurprise(); drawGrid(); drawHead(); drawNext(); drawMethods();
+  drawScore(); drawSurprise(); drawGrid(); drawHead(); drawNext();
+  if (model.opened) return;
+  drawMethods();
   clearTimeout(update.timer);
   update.timer = setTimeout(() => { link(); drawGoal(); write(); }, 400); // what takes longer
 }
@@ -419,7 +421,8 @@ function begin() {
   drawHand();
   $("text").value = model.examples[0];
   follow();
-  state.chosen = mostFocused();
+  state.chosen = model.opened ?? mostFocused();
+  document.body.classList.toggle("opened", Boolean(model.opened));
   update();
 }
 begin();

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -64,30 +65,56 @@ def write_page(saved: SavedModel, path: Path, target: Path, corpus: str | None =
 
 def page_data(saved: SavedModel, path: Path, text: Text | None) -> dict[str, Any]:
     """Return what the page knows of a model, its text and its heads."""
-    config, params = saved.model.config, saved.model.host_params()
-    about = {name: getattr(config, name) for name in NAMES}
-    about |= {"eps": config.norm_eps, "scaled": config.embedding == "scaled"}
-    budgets = sorted({round(sum(config.heads) * i / STEPS) for i in range(STEPS + 1)})
-    weights = b"".join(x.astype("<f2").tobytes() for x in params.values())
+    budgets = sorted({round(sum(saved.model.config.heads) * i / STEPS) for i in range(STEPS + 1)})
     fits = []
     if text is not None:
         say(f"play: reading {len(text.train[:FITTED]):,} tokens for least squares")
         fits = read_fits(saved.model, text.train[:FITTED])
     found = choices(saved, path, text, budgets, fits)
-    data = {
+    data = model_data(saved) | {
+        "text": getattr(text, "name", ""),
+        "budgets": budgets,
+        "choices": {name: [digits(mask) for mask in masks] for name, masks in found.items()},
+        "examples": examples(saved, text),
+    }
+    return data if text is None else data | measured(saved, text, found, fits)
+
+
+def model_data(saved: SavedModel) -> dict[str, Any]:
+    """Return what the page needs to compute a model."""
+    config, params = saved.model.config, saved.model.host_params()
+    about = {name: getattr(config, name) for name in NAMES}
+    about |= {"eps": config.norm_eps, "scaled": config.embedding == "scaled"}
+    weights = b"".join(x.astype("<f2").tobytes() for x in params.values())
+    return {
         "config": about,
         "heads": config.heads,
         "head_ids": config.head_ids,
         "stage": saved.metadata["stage"],
-        "text": getattr(text, "name", ""),
         "characters": saved.tokenizer.characters,
-        "budgets": budgets,
-        "choices": {name: [digits(mask) for mask in masks] for name, masks in found.items()},
-        "examples": examples(saved, text),
         "shapes": [[name, x.shape] for name, x in params.items()],
         "weights": base64.b64encode(weights).decode(),
     }
-    return data if text is None else data | measured(saved, text, found, fits)
+
+
+def opened_page(saved: SavedModel, sentence: str, layer: int, head: int) -> str:
+    """Return a page that shows one head at work on a sentence, and has the layers up to the head's own.
+
+    Raises UsageError if the page cannot compute this model, there is no such head, or the sentence is empty or longer
+    than a segment.
+    """
+    check_model(saved)
+    config, end = saved.model.config, layer + 1
+    if not 0 <= layer < config.L or not 0 <= head < config.heads[layer]:
+        raise UsageError(f"layer and head must be among {config.heads} heads of {config.L} layers, got {layer}, {head}")
+    if not 1 <= len(sentence) <= config.T:
+        raise UsageError(f"sentence must have 1 to {config.T} characters, got {len(sentence)}")
+    first = replace(config, L=end, heads=config.heads[:end], head_ids=config.head_ids[:end])
+    later = [f"layers.{i}." for i in range(end, config.L)]
+    params = {name: x for name, x in saved.model.params.items() if not name.startswith(tuple(later))}
+    data = model_data(replace(saved, model=Transformer(first, params, None, saved.model.ops)))
+    data |= {"text": "", "budgets": [], "choices": {}, "examples": [sentence], "opened": [layer, head]}
+    return html_page(json.dumps(data), f"layer {layer}, head {head}")
 
 
 def html_page(data: str, name: str) -> str:
