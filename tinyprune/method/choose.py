@@ -103,7 +103,7 @@ def best_layers(parted: Transformer, how: ChooseConfig, scores: Scores) -> Mask:
     costs = np.ones(parts.total) if prices is None else prices
     if how.target_heads is not None:
         costs = np.repeat([1.0, 0.0], (sum(config.heads), sum(config.blocks)))
-        most = how.target_heads / costs.sum()
+        most = how.target_heads / float(costs.sum())
     layer = np.repeat(np.arange(len(parts.counts)) % config.L, parts.counts)
     influence = np.full(config.L, -np.inf)  # of a layer that has no parts
     influence[layer] = np.concatenate(scores)

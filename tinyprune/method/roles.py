@@ -179,9 +179,9 @@ def _measure(config: ModelConfig, reading: Iterator) -> tuple[dict[str, NDArray[
             "induction": after_copy & visible,
         }
         chosen = {kind: keys_of & counted[:, None] for kind, keys_of in chosen.items()}
-        queries += counted.sum()
+        queries += int(counted.sum())
         copies += chosen["induction"].any(1).sum()
-        keys += (seen[counted] + config.attended).sum()
+        keys += int((seen[counted] + config.attended).sum())
         for i, (numbers, a) in enumerate(layers):
             there[i, numbers] = True
             for kind, keys_of in chosen.items():

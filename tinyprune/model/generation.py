@@ -277,7 +277,7 @@ def sample(log_p: NDArray, rng: np.random.Generator, temperature: float, top_k: 
         scores[order[top_k:]] = -np.inf
     # a temperature near 0 sends all but the likeliest to exp(−inf) = 0
     with np.errstate(over="ignore"):
-        below = np.exp((scores - scores.max()) / temperature).cumsum()
+        below = np.exp((scores - np.max(scores)) / temperature).cumsum()
     return int(np.searchsorted(below[:-1], rng.random() * below[-1], side="right"))
 
 

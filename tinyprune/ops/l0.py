@@ -37,7 +37,7 @@ def l0_forward(
     """
     p = p_open(log_alpha, beta=beta, gamma=gamma, zeta=zeta)
     if weights is None:
-        return p.sum(), (p, None)
+        return np.sum(p), (p, None)
     check_same_shape(log_alpha=log_alpha, weights=weights)
     return (weights * p).sum(), (p, weights.astype(p.real.dtype))
 

@@ -169,7 +169,7 @@ def fitted_scaling(plain: NDArray, factors: NDArray) -> list[float]:
     slowest = factors.max()
     share = (1 / factors - 1 / slowest) / (1 - 1 / slowest)
     # Frequencies fall, and so do their shares; the ones from `first` to `last` are not clipped.
-    first, last = np.argmax(share < 0.9999), len(share) - 1 - np.argmax(share[::-1] > 1e-4)
+    first, last = int(np.argmax(share < 0.9999)), len(share) - 1 - int(np.argmax(share[::-1] > 1e-4))
     slope = (share[last] - share[first]) / (plain[last] - plain[first])
     if first == last:
         slope = 1000 / plain[first]  # any steep line through the only point
