@@ -195,8 +195,8 @@ show_lines(ops.layernorm_forward, "centred = ", "return")
 #    $\partial\,\mathtt{std}/\partial x_d = (x_d-\mathtt{mean})/(D\cdot\mathtt{std}) = n_d/D$, and `std` enters every $n_{d'}$
 #    with the factor $-n_{d'}/\mathtt{std}$.
 #
-# (In path 3 the mean inside the square changes, too. That contributes $\sum_{d'}(x_{d'}-\mathtt{mean}) = 0$ and can be left
-# out.) Add the three, each multiplied by the $\mathtt{dn}_{d'}$ that it reaches:
+# (In path 3 the mean inside the square changes, too. That contributes $\sum_{d'}(x_{d'}-\mathtt{mean})$, which is
+# $D\,\mathtt{mean} - D\,\mathtt{mean} = 0$.) Add the three, each multiplied by the $\mathtt{dn}_{d'}$ that it reaches:
 #
 # $$ \mathtt{dx}_d = \frac{1}{\mathtt{std}}\Big(\;
 # \underbrace{\mathtt{dn}_d}_{\text{straight}} \;-\;

@@ -477,7 +477,8 @@ sliders(turn, log_alpha=[-2, 0, 2], beta=[0.2, 0.333, 0.667, 1.5], stretch=[0.1,
 #    below ½: $\hat g$ is 0, and the slope of the loss is read there. For the other half $g$ is just above ½, and the slope is
 #    read at 1.
 # 2. The mean of $\partial g/\partial\,\mathtt{log\_alpha}$ alone is the derivative of $E[g]$, by (2). As `beta` falls to 0, $E[g]$
-#    tends to $p$, and the mean to the derivative of $p$, which is $p\,(1-p)$. By symmetry each half has half of it.
+#    tends to $p$, and the mean to the derivative of $p$, which is $p\,(1-p)$. The range from `gamma` to `zeta` is symmetric
+#    about ½, so each half has half of it.
 #
 # Hence
 #

@@ -268,8 +268,9 @@ assert early > 0.5 and late < early / 2
 #
 # $$ i(S+1) + c \;=\; i\,S + (i + c) \;=\; i\,S + j + (T-1) : $$
 #
-# row $i$ and column $j$ of a matrix whose rows have $S$ entries and which begins $T-1$ places later. This matrix is another
-# **view** of the same numbers. **Before you look:** the last key of a segment lies after every query
+# row $i$ and column $j$ of a matrix whose rows have $S$ entries and which begins $T-1$ places later. (With T = 4 and S = 7
+# entry (1, 2) lies at place 10. Its key is $j = 0$, and $1\cdot 7 + 0 + 3$ is 10 as well.) This matrix is another **view** of
+# the same numbers. **Before you look:** the last key of a segment lies after every query
 # but the last. What will stand in the view's upper right corner? Step through the rows:
 
 # %% jupyter={"source_hidden": true}
