@@ -292,4 +292,5 @@ def test_llama_cpp_finds_the_same_perplexity_in_a_quantised_file(tmp_path):
     assert types(tmp_path / "m.gguf")["blk.3.attn_output.weight"] == Type.Q8_0
     both = their_log_p(tmp_path / "m.gguf", ids, given.config.V), smaller.log_p(ids[None])[0]
     theirs, ours = (-log_p[range(n - 1), ids[1:]].mean() for log_p in both)
-    assert 1 < ours < 5 and abs(np.expm1(theirs - ours)) < 0.01
+    # llama.cpp rounds what a matrix multiplies to 8 bits, too: of four texts 0.0, 0.5, 1.0 and 1.0 % more or less
+    assert 1 < ours < 5 and abs(np.expm1(theirs - ours)) < 0.02
