@@ -272,6 +272,14 @@ OPTIONS = {
         ),
         *STUDY,
     ],
+    "atlas": [
+        option("run_directory", "directory of the run, whose baseline is read", metavar="run"),
+        option("--task", "a file of BLiMP's pairs", metavar="FILE", required=True),
+        option("--directory", "where results are kept and resumed (runs/atlas-RUN)"),
+        option("--pruned", "a run with fewer parts, whose losses single parts are to predict", metavar="RUN"),
+        BACKEND,
+        switch("--json", "all rows as JSON on standard output"),
+    ],
     "bench": [
         option("benchmark", "what to measure", choices=BENCHMARKS),
         option("--peers", "compare with these: torch, llama.cpp", metavar="NAMES", default=""),

@@ -20,7 +20,7 @@ from tinyprune.cli.models import (
 from tinyprune.cli.options import OPTIONS, add_options, switch
 from tinyprune.cli.pretrained import export_pretrained, import_pretrained
 from tinyprune.cli.stages import run_all, run_stage
-from tinyprune.cli.studies import bench, compare, experiment
+from tinyprune.cli.studies import atlas, bench, compare, experiment
 from tinyprune.errors import UsageError, nearest
 
 COMPLETION = """Completion of commands, options and names, with the extra "completion" installed:
@@ -117,6 +117,7 @@ COMMANDS = {
     "gradcheck": (gradcheck, "check every operation's gradient, and whole models'"),
     "experiment": (experiment, "train, prune and compare many models; tables and pictures"),
     "compare": (compare, "prune a trained model by every method, repair, heal and compare"),
+    "atlas": (atlas, "leave out each head alone, and see which of BLiMP's pairs the model then gets wrong"),
     "bench": (bench, "measure speed and memory, alone or against peers, and print ratios"),
     "list": (list_things, "list what there is, in one line each"),
 }
@@ -166,6 +167,7 @@ EXAMPLES = {
         "tinyprune compare runs/smollm2 --parts heads,blocks --shares 0.9",
         "tinyprune compare runs/mine --methods gates,michel,random --seeds 3",
     ),
+    "atlas": ("tinyprune atlas runs/smollm2 --task blimp.jsonl",),
     "bench": (
         "tinyprune bench step --shapes tiny --peers torch",
         "tinyprune bench generate --json",

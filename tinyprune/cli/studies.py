@@ -53,6 +53,18 @@ def compare(arguments: argparse.Namespace) -> None:
     print_records(rows if arguments.json else summarise(rows), arguments.json)
 
 
+def atlas(arguments: argparse.Namespace) -> None:
+    """Run `tinyprune atlas`: print what each part alone changes, or with --json every row."""
+    from tinyprune.experiments.atlas import open_atlas, run_atlas
+    from tinyprune.kernels.backend import default_backend, get_backend
+
+    ops = get_backend(arguments.backend or default_backend())
+    opened = open_atlas(arguments.run_directory, ops, arguments.task)
+    directory = arguments.directory or Path("runs", f"atlas-{Path(arguments.run_directory).name}")
+    rows = run_atlas(opened, directory, arguments.pruned)
+    print_records(rows if arguments.json else [row for row in rows if row["level"] == "all"], arguments.json)
+
+
 def listed(arguments: argparse.Namespace, name: str, kind: Callable[[str], Any] = str.strip) -> list[Any] | None:
     """Return the values of an option that takes several with commas between them; None if it is not given."""
     given = getattr(arguments, name)

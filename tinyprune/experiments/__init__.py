@@ -6,7 +6,8 @@ A study is one file, `tradeoff`: its models, what they are compared with, its ta
 (`cells`), made smaller by the `methods`, computed by any `concurrent.futures.Executor` (`grid`) and stored one by one
 (`store`). `results` and `intervals` make tables of their records, `pictures` draws these.
 
-`compare` does the same with the cells of one trained model, which may be large.
+`compare` does the same with the cells of one trained model, which may be large. `atlas` leaves out each of its parts
+alone.
 """
 
 # The command line needs the names, without importing what the studies need.

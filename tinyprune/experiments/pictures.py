@@ -191,3 +191,32 @@ def plot_ratios(summary: Sequence[Record]) -> Figure:
     below = {"loc": "outside lower center", "frameon": False, "fontsize": 8}
     figure.legend([lines[name] for name in names], names, ncols=min(4, len(names)), **below)
     return figure
+
+
+@matplotlib.style.context(STYLE)
+def plot_atlas(rows: Sequence[Record]) -> Figure:
+    """Draw what a model loses without a part, by phenomenon, from the rows of `atlas.Atlas.rows`.
+
+    Returns:
+        Figure with an Axes for heads and one for the units of layers, where there are any: a column for each part, a
+        row for each phenomenon. Red: fewer pairs are right without the part. Both have one scale, in points.
+    """
+    own = [row for row in rows if row["level"] == "phenomenon"]
+    names = list(dict.fromkeys(row["name"] for row in own))
+    panels = {"heads, by layer": [r for r in own if r["head"] != "units"]}
+    panels |= {"units": units} if (units := [r for r in own if r["head"] == "units"]) else {}
+    widths = [len(panel) / len(names) for panel in panels.values()]
+    shares = [max(width / sum(widths), 0.15) for width in widths]
+    figure = Figure(figsize=(11, 1.2 + 0.28 * len(names)), dpi=DPI, layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True, width_ratios=shares)[0]
+    most = 100 * max((abs(row["change"]) for row in own), default=0) or 1
+    for ax, (title, panel) in zip(axes, panels.items(), strict=True):
+        matrix = 100 * np.reshape([row["change"] for row in panel], (-1, len(names))).T
+        image = ax.imshow(matrix, cmap="RdBu", vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
+        layers = [row["layer"] for row in panel[:: len(names)]]
+        first = [i for i, layer in enumerate(layers) if i == 0 or layer != layers[i - 1]]
+        shown = first[:: max(1, len(first) // (16 if ax is axes[0] else 4))]
+        ax.set(title=title, xlabel="layer", xticks=shown, xticklabels=[layers[i] for i in shown])
+    axes[0].set(yticks=range(len(names)), yticklabels=[name.replace("_", " ") for name in names])
+    figure.colorbar(image, ax=axes, label="points of accuracy", shrink=0.9)
+    return figure

@@ -130,18 +130,21 @@ def last_tokens(
     Yields log p (last,) in nats, and whether each of these tokens is the likeliest (last,).
     """
     for start in range(0, len(texts), B):
-        some = texts[start : start + B]
+        some, counts = texts[start : start + B], last[start : start + B]
         # zeros after a text are not seen
         h = model.forward(np.stack(list(zip_longest(*(text[:-1] for text in some), fillvalue=0)), 1))[0]
-        for row, text, k in zip(h, some, last[start : start + B], strict=True):
-            rows, targets = row[len(text) - 1 - k : len(text) - 1], text[-k:]
-            parts = []
-            for i in range(0, k, ROWS):
-                log_p = model.ops.to_host(model.log_probabilities(rows[i : i + ROWS]))
-                own = targets[i : i + ROWS]
-                parts.append((log_p[range(len(own)), own], log_p.argmax(-1) == own))
-            found, likeliest = map(np.concatenate, zip(*parts, strict=True))
-            yield found.astype(np.float64), likeliest
+        host = model.ops.to_host(h)
+        ends = [(row, len(text) - 1, k) for row, text, k in zip(host, some, counts, strict=True)]
+        # all at once: each product reads the whole unembedding
+        rows = model.ops.to_device(np.concatenate([row[end - k : end] for row, end, k in ends]))
+        targets = np.concatenate([text[-k:] for text, k in zip(some, counts, strict=True)])
+        parts = []
+        for i in range(0, len(targets), ROWS):
+            log_p = model.ops.to_host(model.log_probabilities(rows[i : i + ROWS]))
+            own = targets[i : i + ROWS]
+            parts.append((log_p[range(len(own)), own].astype(np.float64), log_p.argmax(-1) == own))
+        joined = map(np.concatenate, zip(*parts, strict=True))
+        yield from zip(*(np.split(values, np.cumsum(counts)[:-1]) for values in joined), strict=True)
 
 
 def with_window(model: Transformer, window: int) -> Transformer:
