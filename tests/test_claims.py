@@ -322,12 +322,12 @@ def part_of_readme(heading: str) -> str:
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_pages():
-    tables = part_of_readme("Does it work\\?"), part_of_readme("Speed"), part_of_readme("Two commands")
+    tables = part_of_readme("Does it work\\?"), part_of_readme("Speed"), part_of_readme("Begin")
     assert decimals(README) - decimals(" ".join(tables)) <= decimals(" ".join(files()["tenth, bf16: healed"])) | {"2.0"}
     report = (RESULTS / "tiny-pydoc" / "report.md").read_text("utf-8")
     rows = dict(re.findall(r"^\| (train|finetune): [^|]* \| (.*) \|$", report, re.MULTILINE))
     whole, small = (rows[stage].split(" | ") for stage in ("train", "finetune"))
-    said = " ".join(part_of_readme("Two commands").split())
+    said = " ".join(part_of_readme("Begin").split())
     heads, parameters = small[0], int(small[2].replace(",", "")) / 1000
     assert f"Of {small[1]} heads {heads} stay, of 625 thousand parameters {parameters:.0f} thousand. " in said
     lines = (RESULTS / "tiny-pydoc/cells.jsonl").read_text("utf-8").splitlines()
