@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tinyprune.data.tokenizers import Tokenizer
 from tinyprune.errors import UsageError
-from tinyprune.experiments.cells import Outcome, key_of, timed
+from tinyprune.experiments.cells import Outcome, PlainCell, key_of, timed
 from tinyprune.experiments.grid import run_cells, this_process
 from tinyprune.experiments.intervals import holm, scipy_stats
 from tinyprune.experiments.pictures import plot_atlas
@@ -45,22 +45,12 @@ SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
-class AblationCell:
+class AblationCell(PlainCell):
     """The baseline without one part. `grid` and `store` use its key, to_dict, baseline and name."""
 
     part: int | None  # its place among `Parts`; None: nothing is left out
     name: str
     depends: dict[str, Any]  # what else the result depends on, plain values
-    baseline = None  # the checkpoint is at hand: no cell needs another's weights
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values: all that the result depends on."""
-        return dataclasses.asdict(self)
-
-    @property
-    def key(self) -> str:
-        """A hash of `to_dict()`."""
-        return key_of(self.to_dict())
 
     def __str__(self) -> str:
         return self.name

@@ -161,6 +161,22 @@ def key_of(values: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
+class PlainCell:
+    """A cell of one checkpoint, whose fields are plain values; `grid` and `store` use these and its name."""
+
+    baseline = None  # the checkpoint is at hand: no cell needs another's weights
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values: all that the result depends on."""
+        return dataclasses.asdict(self)
+
+    @property
+    def key(self) -> str:
+        """A hash of `to_dict()`."""
+        return key_of(self.to_dict())
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The result of a cell."""
 

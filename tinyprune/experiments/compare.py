@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from tinyprune.config import OF_HEADS, OF_LAYERS, ChooseConfig, RunConfig, TrainConfig, as_version_02
 from tinyprune.data import Text
 from tinyprune.errors import UsageError
-from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of, timed
+from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, PlainCell, key_of, timed
 from tinyprune.experiments.grid import run_cells, this_process
 from tinyprune.experiments.intervals import mean_of_samples, scipy_stats
 from tinyprune.experiments.methods import check_choices
@@ -79,7 +79,7 @@ REVISION = 4  # with another number everything is computed again
 
 
 @dataclass(frozen=True)
-class CheckpointCell:
+class CheckpointCell(PlainCell):
     """One cell, see above. `grid` and `store` use its key, to_dict, baseline and name."""
 
     what: str  # "whole", "scores", "pruned", "repaired" or "healed"
@@ -88,16 +88,6 @@ class CheckpointCell:
     seed: int
     depends: dict[str, Any]  # what else the result depends on, plain values
     share: float | None = None  # of the parameters that are no embedding, which stays
-    baseline = None  # the checkpoint is at hand: no cell needs another's weights
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values: all that the result depends on."""
-        return dataclasses.asdict(self)
-
-    @property
-    def key(self) -> str:
-        """A hash of `to_dict()`."""
-        return key_of(self.to_dict())
 
     @property
     def place(self) -> dict[str, Any]:
