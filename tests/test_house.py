@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinyprune"
 
-LINES_OF_CODE = {"tinyprune": 24_200, "tests": 16_300}
+LINES_OF_CODE = {"tinyprune": 24_200, "tests": 16_900}
 LONG_LINES = 0.05  # share of code lines over 100 characters
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10

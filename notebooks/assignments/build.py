@@ -4,6 +4,7 @@
     python notebooks/assignments/build.py folders           aN/, the folders for students
     python notebooks/assignments/build.py gradescope a2     a2-gradescope.zip, with hidden tests
     python notebooks/assignments/build.py variant --seed 7  variant-7/, a course with other formulas
+    python notebooks/assignments/build.py key --seed 7      prints answers of variant 7 and exam 7
     python notebooks/assignments/build.py lecture           lecture/NN.html, slides of each chapter
 
 A folder has the file to fill in, the visible tests, and pytest's settings; it is committed. The
@@ -33,6 +34,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import jupytext
@@ -43,6 +45,7 @@ from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
 from tinyprune.io.files import replace_file
 
 FOLDER = Path(__file__).parent
+RULES = FOLDER / "variants.toml"
 NAMES = sorted(path.stem for path in (FOLDER / "text").glob("a[0-9]*.py"))
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 HIDDEN = "# Hidden tests run here when your work is marked"
@@ -269,30 +272,66 @@ def gradescope(name: str, target: Path, folder: Path = FOLDER) -> None:
         archive.writestr(f"{name}/pytest.ini", settings(name, notebook))
 
 
-def varied(name: str, text: str, seed: str) -> str:
-    """Return a text with the substitutions of variants.toml, whose values the seed draws."""
+def rules_of(path: Path, name: str) -> list[dict]:
+    """Return the rules for one text that a file like variants.toml has.
+
+    Raises TextError if one of them is not a rule.
+    """
+    try:
+        rules = tomllib.loads(path.read_text("utf-8")).get(name, [])
+    except (OSError, ValueError) as error:
+        raise TextError(f"{path} cannot be read as rules: {error}") from error
+    for rule in rules:
+        if not (isinstance(rule, dict) and rule.get("draw") and rule.get("change")):
+            raise TextError(f"{path}: a rule of {name} needs `draw` and `change`, got {rule}")
+    return rules
+
+
+def varied(name: str, text: str, seed: str, rules: Path = RULES) -> str:
+    """Return a text with the substitutions of a file of rules, whose values the seed draws."""
     rng = random.Random(f"{name} {seed}")
-    for rule in tomllib.loads((FOLDER / "variants.toml").read_text("utf-8")).get(name, []):
+    for rule in rules_of(rules, name):
         drawn = rng.choice(rule["draw"])
         for old, new in rule["change"]:
             if old not in text:
-                raise TextError(f"{name}: variants.toml changes “{old}”, which is not in the text")
+                raise TextError(f"{name}: {rules.name} changes “{old}”, which is not in the text")
             for key, value in drawn.items():
                 new = new.replace(f"«{key}»", value)
             text = text.replace(old, new)
     return text
 
 
-def variant(seed: str, directory: Path = FOLDER) -> Path:
+def variant(seed: str, rules: Path = RULES, directory: Path = FOLDER) -> Path:
     """Write a course directory whose tasks in A1 to A4 have other formulas, drawn from the seed."""
     course = directory / f"variant-{seed}"
     write({"nbgrader_config.py": (FOLDER / "nbgrader_config.py").read_text("utf-8")}, course)
     for name in NAMES:
         text = (FOLDER / "text" / f"{name}.py").read_text("utf-8")
-        write({f"text/{name}.py": varied(name, text, seed)}, course)
+        write({f"text/{name}.py": varied(name, text, seed, rules)}, course)
         write(folder_of(name, course) | source_of(name, course), course)
         gradescope(name, course / f"{name}-gradescope.zip", course)
     return course
+
+
+def key(seed: str, rules: Path = RULES) -> str:
+    """Return the answers of a variant and of an exam as Markdown; they are made anew, not stored.
+
+    Raises TextError unless the seed is an integer from 0 on.
+    """
+    from exam import as_markdown, sheet
+
+    if not re.fullmatch(r"[0-9]+", seed):
+        raise TextError(f"--seed must be an integer, 0 or more, got {seed}")
+    parts = [as_markdown(sheet(int(seed)), int(seed), key=True)]
+    with TemporaryDirectory() as course:
+        for name in NAMES:
+            text = (FOLDER / "text" / f"{name}.py").read_text("utf-8")
+            write({f"text/{name}.py": varied(name, text, seed, rules)}, Path(course))
+            solution = answers(notebook_of(name, Path(course)))
+            parts.append(
+                f"# Answers to {name.upper()} of variant {seed}\n\n```python\n{solution}```\n"
+            )
+    return "\n".join(parts)
 
 
 def mathml(tex: str, display: bool) -> str:
@@ -417,16 +456,31 @@ def main(arguments: list[str]) -> None:
         case ["source" | "folders" as what]:
             for name in NAMES:
                 write(source_of(name) if what == "source" else folder_of(name), FOLDER)
-        case ["variant", "--seed", seed]:
-            print(f"written to {variant(seed)}")
+        case ["variant" | "key" as what, "--seed", seed, *own]:
+            match own:
+                case []:
+                    rules = RULES
+                case ["--rules", file]:
+                    rules = Path(file)
+                case _:
+                    sys.exit(
+                        f"after --seed {seed} only --rules FILE can follow, got {' '.join(own)}"
+                    )
+            print(key(seed, rules) if what == "key" else f"written to {variant(seed, rules)}")
         case ["lecture"]:
             for chapter in sorted(FOLDER.parent.glob("[0-9]*.ipynb")):
                 page = lecture(chapter)
                 write({f"lecture/{chapter.stem}.html": page}, FOLDER)
                 print(f"lecture/{chapter.stem}.html: {page.count('<summary>Notes')} slides")
         case _:
-            sys.exit("usage: build.py source, folders, gradescope a1, variant --seed 7, or lecture")
+            sys.exit(
+                "usage: build.py source, folders, gradescope a1, variant --seed 7 [--rules FILE], "
+                "key --seed 7 [--rules FILE], or lecture"
+            )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except TextError as error:
+        sys.exit(f"build.py: {error}")

@@ -11,7 +11,7 @@ from nbgrader.preprocessors import (
     OverwriteKernelspec,
     SaveAutoGrades,
 )
-from tinyprune.course.marking import IsolatedExecute, RestoreCells
+from tinyprune.course.marking import DailyPenalty, IsolatedExecute, RestoreCells
 
 c = get_config()  # noqa: F821 (nbgrader has it)
 
@@ -41,6 +41,12 @@ c.Autograde.autograde_preprocessors = [
 c.IsolatedExecute.seconds_per_call = 10
 c.IsolatedExecute.seconds_in_all = 120
 c.IsolatedExecute.memory_megabytes = 3072
+
+# late work: an hour of grace, a tenth of the score for each day begun, nothing after five days
+c.AssignLatePenalties.plugin_class = DailyPenalty
+c.DailyPenalty.grace_hours = 1
+c.DailyPenalty.share_per_day = 0.1
+c.DailyPenalty.days = 5
 
 # Moodle's names in an archive: "Ada Byron_1234_assignsubmission_file_/a1.ipynb"; the student is
 # "Ada Byron_1234", since two may have one name

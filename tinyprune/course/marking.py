@@ -3,6 +3,7 @@
 - `RestoreCells` puts the student's answers into the lecturer's notebook, which is what gets marked.
 - `IsolatedExecute` replaces nbgrader's Execute, which runs answers and tests in one kernel, where an answer can change
   its tests. Here answers run in a separate process and tests in this one.
+- `DailyPenalty` is the course's rule for late work.
 
 The course's nbgrader_config.py installs them.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,29 @@ try:
     from nbformat import NotebookNode
     from nbformat.v4 import new_code_cell, new_output
     from nbgrader.api import Gradebook
+    from nbgrader.plugins import LateSubmissionPlugin
     from nbgrader.preprocessors import NbGraderPreprocessor
     from traitlets import Float, Integer
 except ImportError:
     raise missing_extra("tinyprune.course.marking", "course", __name__) from None
 
 TOOLS = "_tools"  # ending of the names of cells for the tests only
+
+
+class DailyPenalty(LateSubmissionPlugin):
+    """Takes a share of the score for each day begun, after some hours of grace; after the last day all of it."""
+
+    grace_hours = Float(1, min=0, help="hours after the due date that cost nothing").tag(config=True)
+    share_per_day = Float(0.1, min=0, max=1, help="share of the score that each day begun costs").tag(config=True)
+    days = Integer(5, min=0, help="days after the due date on which work is still marked").tag(config=True)
+
+    def late_submission_penalty(self, student_id: str, score: float, total_seconds_late: float) -> float:
+        """See nbgrader."""
+        hours = total_seconds_late / 3600
+        if hours <= self.grace_hours:
+            return 0.0
+        late = math.ceil(hours / 24)
+        return score * min(1.0, self.share_per_day * late) if late <= self.days else score
 
 
 class RestoreCells(NbGraderPreprocessor):
