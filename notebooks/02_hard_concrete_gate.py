@@ -147,9 +147,13 @@ cases = [
 ]
 hint = {
     "": "smooth, stretch, clip, and round if hard; without u the noise is 0 and the temperature 1",
-    "dtype": "a hard gate is a float: (gate >= 0.5).astype(gate.dtype)",
+    "dtype": "a hard gate is a float of the dtype of log_alpha: (gate >= 0.5).astype(gate.dtype)",
+    "inside": "the cache: true where 0 < s̄ < 1, before anything is rounded",
+    "temperature": "the cache: beta with noise, 1 without",
+    "zeta − gamma": "the cache: the width of the stretch",
 }
-yours.check(hard_concrete_forward, ops.hard_concrete_forward, *cases, hint=hint)
+results = ("gate", "s", "inside", "temperature", "zeta − gamma")
+yours.check(hard_concrete_forward, ops.hard_concrete_forward, *cases, hint=hint, results=results)
 
 # %% [markdown]
 # <details><summary>Hint</summary>

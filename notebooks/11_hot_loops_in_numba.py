@@ -51,6 +51,7 @@ import re
 import textwrap
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numba
@@ -177,17 +178,20 @@ for n in sizes:
     times = max(1, 2**18 // n)
     add_to(y, x, times)
     assert (y == times).all()
-    bandwidth.append(12 * n * times / best(add_to, y, x, times, turns=12 if n < 2**20 else 5) / 1e9)
+    bandwidth.append(12 * n * times / best(add_to, y, x, times, turns=40 if n < 2**20 else 5) / 1e9)
 FIRST_CACHE, MEMORY = max(bandwidth), bandwidth[-1]
 
 figure, ax = plt.subplots(figsize=(7, 2.7))
 ax.loglog(8 * sizes / 1024, bandwidth, color=BLUE, marker="o", markersize=4)
 ax.set(
-    xlabel="both arrays together, KiB",
+    xlabel="both arrays together, KiB (dotted: this machine's caches)",
     ylabel="GB/s, one thread",
     title="y += x: large arrays are slower",
 )
 ax.xaxis.set_major_formatter("{x:g}")
+for size in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")):  # Linux says
+    if (size.parent / "type").read_text().strip() != "Instruction":
+        ax.axvline(int(size.read_text().strip()[:-1]), color=GREY, linestyle=":", linewidth=1)
 speeds = [s for s in (5, 10, 20, 50, 100, 200, 500) if min(bandwidth) / 2 < s < max(bandwidth) * 2]
 ax.set_yticks(speeds, speeds)
 ax.minorticks_off()
@@ -357,21 +361,22 @@ climb("compiled", compiled_loops, (256, 256, 256))
 #   register is used, and only one addition is under way at any time. (The compiler must not reorder the sum, because
 #   another order would round differently.)
 #
-# An experiment shows the wasted lines: add 1 to every `step`-th number of a large array.
+# An experiment shows the wasted lines: add 1 to each number of a large array, first to the numbers 0, `step`,
+# 2 · `step`, …, then to 1, `step` + 1, and so on. Whatever the step, the additions are the same.
 #
-# **Before you look:** at step 2 the loop does half of the work of step 1, at step 16 a sixteenth. How do the times
-# compare?
+# **Before you look:** a line has 16 numbers. How often is it fetched at step 1, at step 2, at step 16, at step 64?
 
 
 # %%
 @numba.njit
 def add_one(x, step):
-    for i in range(0, x.size, step):
-        x[i] += 1
+    for first in range(step):
+        for i in range(first, x.size, step):
+            x[i] += 1
 
 
 # %% jupyter={"source_hidden": true}
-# Cache lines that a walk touches, four down a column and one along a row; the time of add_one falls little up to step 16.
+# Cache lines that a walk touches, four down a column and one along a row; the time of add_one rises with the step.
 def draw_walk(ax, title, cells, colour):
     """Draw a corner of b, (4, 32), with its cache lines as boxes and the numbers that are read."""
     for row in range(4):
@@ -392,7 +397,7 @@ large = np.zeros(2**24, np.float32)
 steps = 2 ** np.arange(8)
 for step in steps:
     add_one(large, step)
-assert large[0] == 8 and large[1] == 1  # the compiled loop does what it says
+assert (large == len(steps)).all()  # each step has added 1 to every number
 walked = [best(add_one, large, step, turns=5) for step in steps]
 
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.3), width_ratios=(1, 1, 1.3))
@@ -400,15 +405,18 @@ draw_walk(axes[0], "down a column: 4 numbers, 4 lines", [(k, 3) for k in range(4
 draw_walk(axes[1], "along a row: 4 numbers, 1 line", [(0, j) for j in range(3, 7)], BLUE)
 axes[2].plot(steps, np.array(walked) * 1e3, color=BLUE, marker="o")
 axes[2].axvline(16, color=GREY, linestyle=":", linewidth=1)
-axes[2].set(xscale="log", ylim=(0, None), ylabel="ms", title="x[::step] += 1, 64 MiB")
+axes[2].set(xscale="log", ylim=(0, None), ylabel="ms", title="x += 1 in steps, 64 MiB")
 axes[2].set_xlabel("step (dotted: 16 numbers, one line)")
 axes[2].set_xticks(steps, steps)
 axes[2].minorticks_off()
 plt.show()
 
 # %% [markdown]
-# Up to step 16 every line is still fetched, so the time falls far less than the work. Beyond 16, each doubling skips
-# every other line, and the time falls too.
+# At step 1 each line is fetched once, at step 2 twice, and at step 16 sixteen times, once for each of its numbers, since the
+# array does not stay in a cache between two passes. While few lines are fetched, the time is that of the additions; then it
+# follows the lines, to many times as long for the same additions. Beyond step 16 no line is fetched more often. Where
+# the time still rises there, loading in advance is one possible reason, since it fetches lines that a larger step does not use;
+# this experiment does not tell.
 #
 # ### Rung 3: another order of the loops
 
@@ -700,6 +708,7 @@ reached = list(in_turns(runs, turns=30).values())
 fits = (REGISTERS - 3) // 2
 predicted = [PEAK * min(1, 2 * rows / 8) for rows in heights]
 figure, ax = plt.subplots(figsize=(7, 2.8))
+ax.set_xticks(heights)
 ax.plot(heights, predicted, color=GREY, linestyle="--", label="predicted from waiting")
 ax.plot(heights, reached, color=BLUE, marker="o", label="measured")
 ax.axvline(fits + 0.5, color=VERMILION, linestyle=":", label=f"registers full: at most {fits} rows")
@@ -888,8 +897,9 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# A small `b` stays in the near caches anyway, so its copy saves little. A large `b` does not: rung 4 reads all of it from
-# the shared third cache for every `ROWS` rows, and rung 5 reads a packed block from the core's second cache.
+# A small `b` stays in the near caches anyway, so its copy saves nothing, and costs its time. A large `b` does not: rung 4
+# reads all of it from further away for every `ROWS` rows, and rung 5 reads a packed block from the core's second cache. How
+# much of the gain is due to the third cache, to pages, and to sets, this picture does not tell.
 #
 # Why 1020 rows, and not 1024? `ROWS` divides 1020. Of 1024 rows four remain, and `add_rest` reads all of `b` for each.
 #
@@ -954,7 +964,7 @@ print(f"{THREADS} threads do {gain:.1f} times the multiply-adds of one")
 
 # %% [markdown]
 # If this number is near the number of threads, each has a core to itself. Rung 6 still gains less: each thread packs all of
-# `b` and copies its rows into `out`, and all threads share the memory. If it is near 1, the threads share the multiply units of
+# `b` and copies its rows into `out`, and all threads share the memory. (What each of these costs is not measured here.) If it is near 1, the threads share the multiply units of
 # one core (two *hyperthreads*, which many rented machines count as two processors), or other programs keep the second core
 # busy. Then rung 6 gains nothing.
 #
@@ -1074,7 +1084,8 @@ plt.show()
 # %% [markdown]
 # `compiled` and `loop order` have the same intensity. But `compiled` is limited by waiting and stays far below the slope.
 # `loop order` is nearer to it, and no loop of its intensity gets above it. To go higher, a loop has to move *to the
-# right*, to more operations per byte, as the tile does.
+# right*, to more operations per byte, as the tile does. `packed blocks` stands straight above `register tile`: it saves bytes
+# between the caches behind the first one, which this axis does not count.
 #
 # ## 4 · Reading the machine code
 #

@@ -90,8 +90,8 @@ you_are_here("attention", "positions", "persistent", "train")
 # ## 1 · What the matrix of scores costs
 #
 # This is attention for one head and query $i$, with the relative positions of [chapter
-# 04](04_positions_and_memory.ipynb), and with N persistent vectors inside the softmax, as in the paper ([chapter
-# 10](10_does_it_work.ipynb)). The query's own key is number `now` $= i+M$:
+# 04](04_positions_and_memory.ipynb), and with N persistent vectors inside the softmax, as in [the
+# paper's heads](site/pages/the-papers-heads.md). The query's own key is number `now` $= i+M$:
 #
 # $$ s_j = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{now}-j}}{\sqrt{\mathtt{Dh}}}\quad (j \le \mathtt{now},\; \mathtt{now}-j\le\mathtt{span}), $$
 #
@@ -138,8 +138,10 @@ print(f"textbook {1e3 * textbook:.1f} ms, its products alone {1e3 * best(product
 # $$ I_\text{textbook} \approx \frac{2\,\mathtt{Dh}\,(3S+2N)}{4\,(16 S+10N)} \qquad\qquad
 # I_\text{one pass} = \frac{2\,B\,T\,\mathtt{Dh}\,(3S+2N)}{4\,\mathtt{Dh}\,\big(B\,(2T+2S)+S+2N\big)} \tag{1} $$
 #
-# The numerators are the products. On the left, the textbook reads or writes the context scores about 16 times and the
-# persistent scores about 10 times. On the right, there is no matrix: `q`, `k`, `v`, `r`, `pk` and `pv` are read once and
+# The numerators are the products. On the left, the textbook reads or writes each context score about 16 times: two products
+# write the two kinds of scores, their sum costs three, the mask two, maximum and sum one each, subtraction, exponential and
+# division two each, and the last product reads the weights. For persistent scores sum and mask fall away, and the second
+# product: about 10. On the right, there is no matrix: `q`, `k`, `v`, `r`, `pk` and `pv` are read once and
 # `out` is written once.
 
 # %%
@@ -149,7 +151,8 @@ print(f"textbook: {2 * Dh * (3 * S + 2 * N) / matrix_bytes:.1f} operations per b
 print(f"one pass: {operations / H / one_pass_bytes:.1f} operations per byte")
 
 # %% [markdown]
-# The matrix also has to be kept. `tracemalloc` records the peak memory of NumPy's arrays.
+# The matrix also has to be kept. `tracemalloc` records the peak memory of NumPy's arrays, and the kernel's pool how much
+# it took from the system.
 #
 # **Before you look:** T and M double together. How does the peak grow, for the textbook and for a kernel without the
 # matrix?
@@ -160,11 +163,16 @@ print(f"one pass: {operations / H / one_pass_bytes:.1f} operations per byte")
 def peak_bytes(attend, arguments, span):
     """Return the peak memory of a call in addition to its arguments."""
     attend(**arguments, span=span)
-    workspace.POOL.clear()
+    pool = workspace.POOL
+    pool.clear()
+    before = pool.bytes_used
     tracemalloc.start()
-    attend(**arguments, span=span)
+    out, _ = attend(**arguments, span=span)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    # blocks that the pool maps by itself are not traced
+    peak = max(peak, pool.bytes_used + pool.bytes_free - before)
+    assert peak >= out.nbytes
     return peak
 
 
@@ -658,6 +666,8 @@ plt.show()
 # 04](04_positions_and_memory.ipynb) is the same identity, as a view of a whole matrix.) The backward pass reads the
 # gradient of the scores through the longer rows, and gets it sorted by distance, as $dr$ needs it.
 #
+# ### The exponential
+#
 # The kernel computes the exponential of a whole vector at a time: $e^x = 2^{x\log_2 e}$, with $\log_2 e$ multiplied into
 # the queries beforehand, and $2^x = 2^{n}\,2^f$, where the integer $n$ goes into the exponent's bits and $2^f$ is a
 # polynomial:
@@ -833,7 +843,8 @@ open_heads, times = [8, 6, 4, 2, 1], {"closed": [], "removed": [], "forward": []
 for heads in open_heads:
     gate = (np.arange(H) < heads).astype(np.float32)
     times["closed"].append(best(partial(forward_and_backward, arguments, gate), turns=15))
-    times["removed"].append(best(partial(forward_and_backward, only(arguments, heads)), turns=15))
+    fewer = partial(forward_and_backward, only(arguments, heads), gate[:heads])
+    times["removed"].append(best(fewer, turns=15))
     times["forward"].append(
         best(partial(cpu.attention_forward, **arguments, gate=gate, span=span), turns=15)
     )
@@ -850,9 +861,15 @@ ax.set(xlabel="heads open, of 8", ylabel="time / all heads open", xlim=(0, 8.3),
 ax.set_title("A closed head saves its backward pass, a removed head saves both")
 ax.legend(frameon=False, loc="upper left", fontsize=8)
 plt.show()
+closed_share, removed_share = (
+    times[kind][-1] / times["closed"][0] for kind in ("closed", "removed")
+)
+print(f"1 of 8 heads: {closed_share:.2f} if the others are closed, {removed_share:.2f} if removed")
 
 # %% [markdown]
-# A closed head saves its backward pass, a removed head ([chapter 07](07_removing_heads.ipynb)) saves both passes.
+# A closed head saves its backward pass, a removed head ([chapter 07](07_removing_heads.ipynb)) saves both. If forward is a
+# third of the work, one open head of eight costs $\frac13 + \frac23\cdot\frac18 = 0.42$ of all with the others closed, and
+# $\frac18$ with the others removed.
 #
 # ## 7 · The ladder
 #
@@ -897,7 +914,7 @@ check(compiled_loops)
 # **Before you look:** is `compiled_loops` faster or slower than the textbook in NumPy?
 
 # %% jupyter={"source_hidden": true}
-# A bar for the speed of each rung, the lowest at the bottom, all timed in turns: the kernel's is the longest.
+# A bar for the speed of each rung, the slowest at the bottom, all timed in turns: the kernel's is the longest.
 rungs = {
     "textbook (NumPy)": ops.attention_forward,
     "compiled loops": compiled_loops,
@@ -909,6 +926,7 @@ rungs = {
 check(lambda **x: cpu.attention_forward(**x)[0])
 works = {name: partial(attend, **arguments, span=span) for name, attend in rungs.items()}
 speeds = {name: operations / s / 1e9 for name, s in best_of_each(works, 5).items()}
+speeds = dict(sorted(speeds.items(), key=lambda item: item[1]))  # the slowest first
 figure, ax = plt.subplots(figsize=(6, 2.2))
 bars = ax.barh(list(speeds), list(speeds.values()), color=BLUE)
 ax.bar_label(bars, [f"{speed:.3g}" for speed in speeds.values()], padding=3)
@@ -923,8 +941,9 @@ print(f"kernel: {kernel / textbook:.1f} times as fast as the textbook")
 # %% [markdown]
 # Plain compiled loops do not beat NumPy, whose products come from BLAS. And `online softmax` alone makes nothing
 # faster: it needs no matrix, but its loops still wait for their own sums. It makes the rungs above it possible. Lanes
-# make the loops about twice as fast, and threads bring them to about NumPy's speed. Only the kernel, which has tiles as
-# well, is several times as fast. (Operations are counted by the formula, with those of masked keys, although all rungs
+# make the loops about twice as fast, and threads bring them near NumPy's speed. Only the kernel is several times as fast. It
+# adds the tiles of section 3, and multiplies them with the register tiles of chapter 11; no rung shows these two apart.
+# (Operations are counted by the formula, with those of masked keys, although all rungs
 # from `online softmax` on skip these.)
 #
 # `tinyprune bench` compares with PyTorch, in processes of their own: see the [page on

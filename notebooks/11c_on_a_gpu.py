@@ -284,7 +284,8 @@ check_rung("columns along x")
 # %% [markdown]
 # A warp executes one load instruction for its 32 lanes together, one *request*, and memory answers in **sectors** of 32
 # bytes, eight float32. Adjacent addresses need $32\cdot4/32 = 4$ sectors, each fully used: a *coalesced* load. Equal
-# addresses need one sector. Addresses in different rows of a matrix need 32, and seven eighths of the data are not used.
+# addresses need one sector. Addresses in 32 different rows, each of eight numbers or more, need 32, and seven
+# eighths of the data are not used.
 
 # %% [markdown]
 # ### Exercise 1 · How many sectors does a warp read?
@@ -350,7 +351,10 @@ def draw_lanes(ax, addresses, rows, width, title, sectors=True):
     for address in np.unique(addresses):
         row, column = divmod(address, width)
         text = {"fontsize": 8, "color": "white", "ha": "center", "va": "center"}
-        ax.text(column, row, "all" if np.ptp(addresses) == 0 else f"{lanes[address]:.0f}", **text)
+        if np.ptp(addresses) == 0 or lanes[address] % 4 == 0:  # others would overlap
+            ax.text(
+                column, row, "all" if np.ptp(addresses) == 0 else f"{lanes[address]:.0f}", **text
+            )
     for sector in np.unique(addresses // 8) if sectors else ():
         row, column = divmod(sector * 8, width)
         frame = {"fill": False, "edgecolor": VERMILION, "linewidth": 1.2, "zorder": 3}
@@ -610,7 +614,9 @@ run_and_explain(without["second"], M=18, K=16, N=19)
 # $$ \frac{\text{shared loads}}{\text{multiply-adds}} = \frac14+\frac14 = \frac12 \quad\text{in place of } 2, $$
 #
 # and the tile of a block of 16 × 16 threads grows to 64 × 64, so that global loads shrink to
-# $\tfrac1{64}+\tfrac1{64}=\tfrac1{32}$, too.
+# $\tfrac1{64}+\tfrac1{64}=\tfrac1{32}$, too. Of this tile the thread in `row` and `column` computes the 16 numbers whose
+# rows are `row`, `row` + 16, `row` + 32, `row` + 48 and whose columns are `column`, `column` + 16, and so on. For the loads
+# all threads of a block fill the two tiles together, in four parts of 16 rows or columns.
 
 
 # %% tags=["subject"]
@@ -1246,8 +1252,8 @@ for capability, limit in LIMITS.items():
 # The `assert` checks that there are no *spills*, registers that did not fit and went to memory.
 #
 # `register_tile` needs the most registers and has the lowest occupancy of the four products, and yet it should be the
-# fastest: with 16 independent sums a warp has work to do while a load is in flight, so it needs fewer other warps to hide
-# the latency (Volkov 2010).
+# fastest; without a GPU we cannot measure it. With 16 independent sums a warp has work to do while a load is in flight, so
+# it needs fewer other warps to hide the latency (Volkov 2010).
 #
 # ## 8 · How fast could it be?
 #
@@ -1261,7 +1267,8 @@ for capability, limit in LIMITS.items():
 # A100 80 GB SXM 19.5 TFLOP/s (float32, without tensor cores) and 2,039 GB/s; H100 SXM 67 TFLOP/s and 3,350 GB/s.
 
 # %% jupyter={"source_hidden": true}
-# Rooflines of two GPUs from their data sheets: from rung to rung the marks lie further to the right and higher.
+# Rooflines of two GPUs from their data sheets: from rung to rung the marks lie further to the right and higher, and where
+# shared memory is slower than the arithmetic, below the roof.
 DATA_SHEET = {  # operations and bytes a second, line style, multiply-adds of an SM in a clock
     "A100": (19.5e12, 2039e9, "-", 64),
     "H100": (67e12, 3350e9, "--", 128),
@@ -1276,12 +1283,16 @@ marks = {"one thread, one number": 1, "shared tiles": TILE, "register tile": WID
 for (name, side), marker in zip(marks.items(), "os^"):
     at = 2 / (4 * 2 / side)
     ax.axvline(at, color=GREY, linewidth=0.6, linestyle=":")
-    for (peak, bandwidth, _, _), colour in zip(DATA_SHEET.values(), (BLUE, VERMILION)):
-        ax.plot(at, min(peak, at * bandwidth) / 1e12, marker, color=colour, markersize=7)
+    for (peak, bandwidth, _, rate), colour in zip(DATA_SHEET.values(), (BLUE, VERMILION)):
+        # a warp's load takes a clock, a warp's multiply-add 32 / rate of one
+        shared = min(1, 32 / rate / from_shared[name]) if name in from_shared else 1
+        ax.plot(at, min(shared * peak, at * bandwidth) / 1e12, marker, color=colour, markersize=7)
     ax.text(at * 1.07, 0.13, f"{name}\nI = {at:g}", fontsize=8, color=GREY)
 ax.set(xlabel="operations per byte loaded from global memory", ylabel="TFLOP/s, at most")
 ax.set(ylim=(0.1, 130), xlim=(0.1, 200))
-ax.set_title("What the loads of each rung allow, if no cache helped. Nothing here is measured")
+ax.set_title(
+    "What the loads of each rung allow, from global and shared memory. Nothing is measured"
+)
 ax.legend(frameon=False, loc="upper left")
 plt.show()
 
@@ -1290,7 +1301,6 @@ plt.show()
 for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
     print(f"{gpu}: arithmetic keeps up from {peak / bandwidth:.1f} operations per byte on")
     for name in ("shared tiles", "register tile"):
-        # a warp's load takes a clock, a warp's multiply-add 32 / rate of one
         share = min(1, 32 / rate / from_shared[name])
         print(f"    {name:14s} shared memory alone allows {share:.1%} of the peak")
 

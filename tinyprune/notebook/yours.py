@@ -42,6 +42,9 @@ def given(*optional: Any) -> bool:
     return any(x is not None for x in optional)
 
 
+DTYPE = "np.float64 numbers, such as np.sqrt(Dh), and np.zeros without a dtype make float64; Python's numbers do not"
+FEW = 6  # numbers of an array that a message shows
+
 # What a chapter does not ask of a function; the package's one computes it.
 GENERAL: dict[str, Callable[..., bool]] = {
     "attention_backward": lambda dout, cache, **_: (
@@ -69,8 +72,8 @@ def check(
         yours: as you wrote it. It may use `np` and what it defines or imports itself.
         ours: the function of the package that has the same name.
         cases: arguments for both, one tuple for each comparison, copied first; a dict at its end: keywords.
-        hint: where to look if they differ; or for each result its own, by its name, "dtype" for truth values in place
-            of floats, and "" for all else; without "" all of them are shown there.
+        hint: where to look if they differ; or for each result its own, by its name, "dtype" where its numbers are of
+            another kind, and "" for all else; without "" all of them are shown there.
         results: names of the results, where they are not those of a forward or backward pass.
 
     Raises:
@@ -88,7 +91,8 @@ def check(
         given = dict(zip(names, values, strict=False)) | options
         if "cache" in given:
             given["cache"] = named_parts(given["cache"], written.source)
-        wrong = functools.partial(fail, fed=shapes(given), hint=hints[""])
+        fed = shown(given)
+        wrong = functools.partial(fail, fed=fed, hint=hints[""])
         expected = ours(*copy.deepcopy(values), **options)
         models = {id(x): x for x in values if hasattr(x, "params")}  # each stays itself
         arguments = copy.deepcopy(values, dict(models))
@@ -101,30 +105,34 @@ def check(
             np.testing.assert_equal(arguments, values)
         except AssertionError:
             wrong(f"{name} changes its input", came="another array", expected="the same")
-        counts = [[len(parts(part)) for part in parts(x)] for x in (got, expected)]
-        if counts[0] != counts[1]:
-            came, asked = (f"{len(n)} results, with {n} parts" for n in counts)
-            wrong(f"{name}: not as many results as asked for", came=came, expected=asked)
+        told = results or labels(ours, expected)
+        if [len(parts(x)) for x in parts(got)] != [len(parts(x)) for x in parts(expected)]:
+            title = f"{name}: not as many results as asked for"
+            wrong(title, came=counted_parts(got), expected=f"{counted_parts(expected)}: {', '.join(told)}")
         single = copies_in_float32(values)
         both = [flat(f(*copy.deepcopy(values, models | single), **options)) for f in (written, ours)]
-        found = zip(results or labels(ours, expected), flat(got), flat(expected), *both, strict=True)
+        found = zip(told, flat(got), flat(expected), *both, strict=True)
         for label, one, other, one_single, other_single in found:
             if other is not None and not isinstance(other, str):
                 title, own = f"{name}: {label} is wrong", hints.get(label, hints[""])
                 if dtype_name(one) == "bool" and (dtype := np.asarray(other).dtype).kind == "f":
                     came, own = "bool: truth values, with which later chapters cannot compute", hints.get("dtype", own)
-                    fail(title, fed=shapes(given), came=came, expected=str(dtype), hint=own)
+                    fail(title, fed=fed, came=came, expected=str(dtype), hint=own)
+                if np.shape(one) != np.shape(other) and np.shape(one) in map(np.shape, flat(expected)):
+                    own += "; or are the results in another order than asked for?"
                 other = other * 1  # numbers for truth values, which have no difference
-                expect_close(one, other, title, fed=shapes(given), hint=own, relative=1e-9)
+                expect_close(one, other, title, fed=fed, hint=own, relative=1e-9)
                 errors[label] = max(errors.get(label, 0.0), relative_error(one, other))
             if (dtype_name(one_single), dtype_name(other_single)) == ("float64", "float32"):
-                asked = "float32; np.zeros and np.array take a dtype"
-                wrong(f"{name}: {label} is float64 where the input is float32", came="float64", expected=asked)
+                title = f"{name}: {label} is float64 where the input is float32"
+                fail(title, fed=fed, came="float64", expected="float32", hint=hints.get("dtype", DTYPE))
     replace_file(FOLDER / f"{name}.py", written.source.encode())
-    told = list(errors)
-    if len(told) >= 5:  # the first and the worst
-        told = list(dict.fromkeys([told[0], max(told, key=lambda label: errors[label])]))
-    digits = [f"{label} to {errors[label]:.0e}" if errors[label] else f"{label} exactly" for label in told]
+    compared = list(errors)
+    if len(compared) >= 5:  # the first and the worst
+        compared = list(dict.fromkeys([compared[0], max(compared, key=lambda label: errors[label])]))
+    digits = [f"{label} to {errors[label]:.0e}" if errors[label] else f"{label} exactly" for label in compared]
+    if len(compared) < len(errors):
+        digits.append(f"and {len(errors) - len(compared)} more")
     print(f"passed: {', '.join(digits)}. Your {name} computes from here on.")
 
 
@@ -137,6 +145,24 @@ def named_parts(cache: Any, source: str) -> Any:
     if len(names) != len(cache):
         names = [f"cache[{i}]" for i in range(len(cache))]
     return dict(zip(names, cache, strict=True))
+
+
+def shown(given: Mapping[str, Any]) -> str:
+    """Describe what a function was given, a line each: the shape of an array and, of a few numbers, these."""
+    each = {k: v for name, x in given.items() for k, v in (x if isinstance(x, dict) else {name: x}).items()}
+    few = {
+        k: f"{v.shape}: {np.array2string(v, precision=4)}"
+        for k, v in each.items()
+        if np.ndim(v) == 1 and np.size(v) <= FEW
+    }
+    return shapes({k: few.get(k, v) for k, v in each.items() if v is not None})
+
+
+def counted_parts(result: Any) -> str:
+    """Say how many results a function returned, and how many parts a cache or another tuple among them has."""
+    each = [len(parts(x)) for x in parts(result)]
+    some = [f"{n} parts in number {i}" for i, n in enumerate(each, 1) if n != 1]
+    return ", ".join(["one result" if len(each) == 1 else f"{len(each)} results", *some])
 
 
 def copies_in_float32(values: list[Any]) -> dict[int, Any]:
