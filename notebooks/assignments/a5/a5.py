@@ -74,7 +74,8 @@ def remove_heads(parameters, kept, Dh):
 # ## a5_2 · Folding
 #
 # Both parts of an open head are multiplied by its gate g, which need not be 1, and all heads of a layer by
-# the output scaling c. Multiply both factors into `Wo` and `net.pv` once, and the model needs them no longer:
+# the output scaling c. `scale` holds c = H / open heads of each layer. Multiply both factors into `Wo` and
+# `net.pv` once, and the model needs them no longer:
 #
 # $$ \sum_h (g_h\,c\;o_h)\,W_o^{(h)} = \sum_h o_h\,\big(g_h\,c\,W_o^{(h)}\big) \qquad\quad
 # \sum_h (g_h\,c\;r_h)\,p_v^{(h)} = \sum_h r_h\,\big(g_h\,c\,p_v^{(h)}\big) $$
@@ -157,8 +158,9 @@ def adam_step(parameters, grads, state, lr, decay=0.0, beta1=0.9, beta2=0.999, e
 
 # %% [markdown]
 # Now the loop. `loss_and_gradients(parameters)` reads the next batch and returns its loss, a number, and
-# gradients, name → array. Every call costs a batch of text, so call it once in each step. `adam_step` is
-# an argument, in the form above, without decay; it is correct even if your own is not.
+# gradients, name → array. Every call costs a batch of text, so call it once in each step. The learning rate
+# is `lr` in every step. `adam_step` is an argument: plain Adam, called as above but without `decay`, and
+# correct even if your own is not.
 
 # %%
 def fine_tune(loss_and_gradients, parameters, steps, lr, adam_step):
@@ -198,12 +200,17 @@ def fine_tune(loss_and_gradients, parameters, steps, lr, adam_step):
 # takes a minute, once.
 #
 # The sixth point is for your report, `paired_difference`: the mean $\bar d$ of n differences and the
-# half-width of its 95 % interval, $\bar d \pm t\, s/\sqrt n$. Here $s$ is the standard deviation of the
-# differences (their squared distances from the mean are divided by n − 1), and $t$ is Student's factor for n
-# pairs, 2.365 for eight. If the interval contains 0, the pairs have not shown a difference. The tests print it for your
-# answer (with pytest, add `-s`): report it, even if it contains 0.
+# half-width of its 95 % interval, $\bar d \pm t\, s/\sqrt n$. The difference of a pair is
 #
-# `remove_heads` and `adam_step` are arguments again, in the forms of a5_1 and a5_4. Must the learning rate
+# $$ d = \text{mine} - \text{theirs} \qquad \text{in bits per character.} $$
+#
+# $s$ is the standard deviation of the differences (their squared distances from the mean are divided by
+# n − 1), and $t$ is Student's factor for n pairs, 2.365 for eight. If the interval contains 0, the pairs have
+# not shown a difference. The tests print the interval of your answer in bits per character (with pytest, add
+# `-s`): report it, even if it contains 0.
+#
+# `remove_heads(parameters, kept, Dh)` is an argument, where `kept` lists for each layer the numbers of the
+# heads that stay, counted from 0. So is `adam_step`, plain Adam as in `fine_tune`. Must the learning rate
 # stay constant?
 
 # %%

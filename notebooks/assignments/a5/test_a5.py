@@ -9,6 +9,10 @@ from tinyprune.model.transformer import Transformer
 
 WIDE = ("Wq", "Wk", "Wv", "Wr", "Wo")  # Dh entries for each head
 OWNED = (*WIDE, "u", "w", "net.pk", "net.pb", "net.pv")  # parameters that belong to heads
+C_POWER = 1  # of a5_2: c is this power of heads / open heads
+MEAN_POWER = 1  # of a5_3: the mean of this power of absolute gradients, and its root
+GRADIENT_POWER = 2  # of a5_4: v is the mean of this power of absolute gradients
+LR_POWER = 0  # of fine_tune: lr falls with this power of the steps that are left, here not at all
 AXES = "along which axis does it run over heads, and how many entries has a head there?"
 
 
@@ -44,6 +48,20 @@ def closed_instead(parameters, kept):
         gated[Wo] = parameters[Wo] * np.repeat(opened, 3)[:, None]
         gated[pv] = parameters[pv] * opened[:, None, None]
     return gated
+
+
+def told(kept, heads):
+    """How remove_heads is told which heads stay, in layers of so many heads."""
+    return kept
+
+
+def with_power(parameters, ratio):
+    """The parameters with which a model of the paper's c computes as one with the power of c."""
+    changed = dict(parameters)
+    for layer, paper in enumerate(ratio):
+        for name in (f"layers.{layer}.Wo", f"layers.{layer}.net.pv"):
+            changed[name] = parameters[name] * paper ** (C_POWER - 1)
+    return changed
 
 
 def expect_parameters(came, shapes, fed, hint):
@@ -86,8 +104,9 @@ def expect_same_model(heads, kept, hint, seed):
     """Remove heads from a small model, and compare its logits with those of the model with closed heads."""
     parameters = small_model(heads, seed)
     before = {name: value.copy() for name, value in parameters.items()}
-    fed = f"layers of {list(heads)} heads, D = 12, Dh = 3, N = 5\nkept = {kept}"
-    smaller = answer("remove_heads").in_place(parameters, kept, 3)
+    asked = told(kept, heads)
+    fed = f"layers of {list(heads)} heads, D = 12, Dh = 3, N = 5\nkept = {asked}"
+    smaller = answer("remove_heads").in_place(parameters, asked, 3)
     left = [len(h) for h in kept]
     expect_parameters(smaller, parameter_shapes(small_config(left)), fed, AXES)
     expect_untouched(parameters, before, "the parameters", fed)
@@ -133,14 +152,20 @@ def heads_of(kept, scores, keep):
     return [[int(h) for h in heads] for heads in lists]
 
 
+def compared(scores):
+    """What choose_heads has to compare."""
+    return scores
+
+
 def expect_best(scores, keep):
-    """Fail unless no head that goes has a higher score than one that stays."""
+    """Fail unless no head that goes has a higher score than one that stays, up to rounding."""
     lists = heads_of(answer("choose_heads")(scores, keep), scores, keep)
     stays = np.zeros(scores.shape, bool)
     for layer, heads in enumerate(lists):
         stays[layer, heads] = True
+    worth = compared(scores)
     expect(
-        stays.all() or not stays.any() or scores[stays].min() >= scores[~stays].max(),
+        stays.all() or not stays.any() or worth[stays].min() >= worth[~stays].max() - 1e-9,
         "no removed head may have a higher score than a kept one",
         fed={"scores": scores, "keep": keep},
         came=lists,
@@ -221,6 +246,11 @@ class Valley:
         return loss, {name: self.curvature[name] * x for name, x in away.items()}
 
 
+def rates(steps, lr):
+    """The learning rate of each step of fine_tune."""
+    return lr * (1 - np.arange(steps) / max(steps, 1)) ** LR_POWER
+
+
 def tuned(loss_and_gradients, start, steps, lr):
     """What fine_tune makes of these parameters, after a look at its form."""
     before = {name: value.copy() for name, value in start.items()}
@@ -244,6 +274,11 @@ trained = cache(given.trained)
 SEEDS = range(8)  # of the pairs: each has batches and random heads of its own
 FACTOR = 2.365  # Student's, for the 95 % interval of so many pairs
 RESULTS = {}  # (keep, steps): bits per character of each pair
+
+
+def difference_of(mine, theirs):
+    """What paired_difference compares, of each pair."""
+    return mine - theirs
 
 
 def pruned_bits(keep, steps):
@@ -331,8 +366,9 @@ def test_a5_1_owned():
             shape = (1, -1) if across else (-1, *[1] * (marked[full].ndim - 1))
             marked[full] = np.ones(marked[full].shape) * entries.reshape(shape)
     kept = [[0, 2], [1, 2, 3]]
-    fed = f"2 layers of 4 heads, D = 12, Dh = 3, N = 5; kept = {kept}\nall parameters of head h of layer l are 10·l + h"
-    smaller = answer("remove_heads")(marked, kept, 3)
+    asked = told(kept, (4, 4))
+    fed = f"2 layers of 4 heads, D = 12, Dh = 3, N = 5; kept = {asked}\nall parameters of head h of layer l are 10·l + h"
+    smaller = answer("remove_heads")(marked, asked, 3)
     expect_parameters(smaller, parameter_shapes(small_config((2, 3))), fed, AXES)
     for layer, heads in enumerate(kept):
         for name in OWNED:
@@ -343,7 +379,7 @@ def test_a5_1_owned():
                 fed=fed,
                 came=found,
                 expected=f"{[10 * layer + h for h in heads]} and no others",
-                hint="head h owns entries h·Dh … (h+1)·Dh − 1 of a wide axis; each layer counts from 0",
+                hint="head h of a layer owns entries h·Dh … (h+1)·Dh − 1 of a wide axis",
             )
 
 
@@ -379,7 +415,7 @@ def test_a5_1_empty():
 @pytest.mark.a5_2
 @pytest.mark.points(3)
 def test_a5_2_fold():
-    # hard gates: head h is open where log_alpha is 0 or more, and c = heads / open heads
+    # hard gates: head h is open where log_alpha is 0 or more, and scale = heads / open heads
     parameters, settings = small_model((4, 4, 4), 7), GateConfig()
     log_alpha = np.array([[1, -1, 1, -1], [-1, -1, -1, 1], [1, 1, 1, 1.0]])
     own = {f"layers.{i}.log_alpha": row for i, row in enumerate(log_alpha)}
@@ -394,7 +430,7 @@ def test_a5_2_fold():
     )
     expect_close(
         logits_of(folded, (4, 4, 4)),
-        logits_of(parameters | own, (4, 4, 4), settings),
+        logits_of(with_power(parameters, scale) | own, (4, 4, 4), settings),
         "the folded model must compute the logits of the model with gates",
         fed=fed,
         hint="which rows of Wo and which part of net.pv belong to head h, and what are they multiplied by?",
@@ -415,6 +451,14 @@ def test_a5_3_importance():
         fed={"∂loss/∂gate": "the same four times, times +1, −1, −1, +1", "the same": size},
         hint=hint,
     )
+    gradients = np.array([[[1.0, -2, 0, 4]], [[3.0, 2, -2, -4]]])
+    expect_close(
+        importance_of(gradients, hint),
+        (np.abs(gradients) ** MEAN_POWER).mean(0) ** (1 / MEAN_POWER),
+        "scores must be those of the formula, of two batches",
+        fed={"∂loss/∂gate": gradients},
+        hint=hint,
+    )
 
 
 @pytest.mark.a5_3
@@ -423,6 +467,8 @@ def test_a5_3_choose():
     rng = np.random.default_rng(12)
     expect_best(np.array([[0.9, 0.1, 0.5, 0.3], [0.2, 0.4, 0.8, 0.7]]), 3)
     expect_best(rng.random((3, 4)), 6)
+    # a layer whose gradients are all larger
+    expect_best(np.array([[2.0, 1, 3, 4], [8, 6, 7, 5]]), 4)
 
 
 @pytest.mark.a5_4
@@ -455,6 +501,19 @@ def test_a5_4_step():
             hint="does the state carry m, v and the number of steps from one call to the next?",
             relative=1e-4,
         )
+    start, grads = {"x": np.array([2.0, -3.0])}, {"x": np.array([4.0, -4.0])}
+    larger = {"x": 3 * grads["x"]}
+    path = walk(start, [grads, larger], 0.1, beta1=0.7, beta2=0.9)
+    mean = (0.7 + 3) / (1 + 0.7)
+    size = ((0.9 + 3**GRADIENT_POWER) / (1 + 0.9)) ** (1 / GRADIENT_POWER)
+    expect_close(
+        path[2]["x"] - path[1]["x"],
+        -0.1 * mean / size * np.array([1, -1]),
+        "after gradients γ and 3 γ: m̂ = γ (β₁ + 3)/(1 + β₁), v̂ = γ² (β₂ + 3²)/(1 + β₂)",
+        fed={"grads": [grads, larger], "lr": 0.1, "beta1": 0.7, "beta2": 0.9},
+        hint="which power of the gradient does v hold, and which root is taken of v̂?",
+        relative=1e-6,
+    )
 
 
 @pytest.mark.a5_4
@@ -467,12 +526,23 @@ def test_a5_4_tune():
     for name in start:
         expect(
             bool(np.abs(came[name] - lowest[name]).max() < 0.02),
-            "200 steps of 0.05 must reach a minimum that is about 1 away, in flat and in steep directions",
+            "200 steps with lr = 0.05 must reach a minimum that is about 1 away, in flat and in steep directions",
             fed="loss = ½ Σ curvature · (x − lowest)², curvatures from 0.01 to 100; lr = 0.05",
             came={"away from the lowest point": came[name] - lowest[name]},
             expected="less than 0.02 away",
             hint="does every step use Adam, with the parameters and the state of the step before?",
         )
+    # so far away the gradient is the same at every step
+    lowest, curvature = {"W": np.array([1e6, -1e6])}, {"W": np.ones(2)}
+    came = tuned(Valley(curvature, lowest), {"W": np.zeros(2)}, 4, 0.25)
+    expect_close(
+        came["W"],
+        rates(4, 0.25).sum() * np.array([1, -1]),
+        "with constant gradients, Adam must move each parameter in each step by its learning rate",
+        fed={"sign of the gradient": np.array([-1, 1]), "start": np.zeros(2), "steps": 4, "lr": 0.25},
+        hint="which learning rate does each step have?",
+        relative=1e-4,
+    )
 
 
 @pytest.mark.a5_5
@@ -481,9 +551,10 @@ def test_a5_5_report():
     for n, t in ((3, 4.303), (8, 2.365), (12, 2.201)):
         rng = np.random.default_rng(n)
         apart, shift = rng.uniform(1.7, 2.9, n), rng.uniform(-0.3, 0.1, n)
+        d = difference_of(apart + shift, apart)
         expect_close(
             answer("paired_difference")(apart + shift, apart, t),
-            np.array([shift.mean(), t * np.sqrt(((shift - shift.mean()) ** 2).sum() / (n - 1) / n)]),
+            np.array([d.mean(), t * np.sqrt(((d - d.mean()) ** 2).sum() / (n - 1) / n)]),
             "the report must be the mean of the differences, and t s / √n",
             fed={"mine": apart + shift, "theirs": apart, "t": t},
             hint="first the difference of each pair: how far the pairs are from each other does not matter",

@@ -8,6 +8,10 @@ from tinyprune.model.transformer import Transformer
 
 WIDE = ("Wq", "Wk", "Wv", "Wr", "Wo")  # Dh entries for each head
 OWNED = (*WIDE, "u", "w", "net.pk", "net.pb", "net.pv")  # parameters that belong to heads
+C_POWER = 1  # of a5_2: c is this power of heads / open heads
+MEAN_POWER = 1  # of a5_3: the mean of this power of absolute gradients, and its root
+GRADIENT_POWER = 2  # of a5_4: v is the mean of this power of absolute gradients
+LR_POWER = 0  # of fine_tune: lr falls with this power of the steps that are left, here not at all
 AXES = "along which axis does it run over heads, and how many entries has a head there?"
 
 
@@ -43,6 +47,20 @@ def closed_instead(parameters, kept):
         gated[Wo] = parameters[Wo] * np.repeat(opened, 3)[:, None]
         gated[pv] = parameters[pv] * opened[:, None, None]
     return gated
+
+
+def told(kept, heads):
+    """How remove_heads is told which heads stay, in layers of so many heads."""
+    return kept
+
+
+def with_power(parameters, ratio):
+    """The parameters with which a model of the paper's c computes as one with the power of c."""
+    changed = dict(parameters)
+    for layer, paper in enumerate(ratio):
+        for name in (f"layers.{layer}.Wo", f"layers.{layer}.net.pv"):
+            changed[name] = parameters[name] * paper ** (C_POWER - 1)
+    return changed
 
 
 def expect_parameters(came, shapes, fed, hint):
@@ -85,8 +103,9 @@ def expect_same_model(heads, kept, hint, seed):
     """Remove heads from a small model, and compare its logits with those of the model with closed heads."""
     parameters = small_model(heads, seed)
     before = {name: value.copy() for name, value in parameters.items()}
-    fed = f"layers of {list(heads)} heads, D = 12, Dh = 3, N = 5\nkept = {kept}"
-    smaller = answer("remove_heads").in_place(parameters, kept, 3)
+    asked = told(kept, heads)
+    fed = f"layers of {list(heads)} heads, D = 12, Dh = 3, N = 5\nkept = {asked}"
+    smaller = answer("remove_heads").in_place(parameters, asked, 3)
     left = [len(h) for h in kept]
     expect_parameters(smaller, parameter_shapes(small_config(left)), fed, AXES)
     expect_untouched(parameters, before, "the parameters", fed)
@@ -132,14 +151,20 @@ def heads_of(kept, scores, keep):
     return [[int(h) for h in heads] for heads in lists]
 
 
+def compared(scores):
+    """What choose_heads has to compare."""
+    return scores
+
+
 def expect_best(scores, keep):
-    """Fail unless no head that goes has a higher score than one that stays."""
+    """Fail unless no head that goes has a higher score than one that stays, up to rounding."""
     lists = heads_of(answer("choose_heads")(scores, keep), scores, keep)
     stays = np.zeros(scores.shape, bool)
     for layer, heads in enumerate(lists):
         stays[layer, heads] = True
+    worth = compared(scores)
     expect(
-        stays.all() or not stays.any() or scores[stays].min() >= scores[~stays].max(),
+        stays.all() or not stays.any() or worth[stays].min() >= worth[~stays].max() - 1e-9,
         "no removed head may have a higher score than a kept one",
         fed={"scores": scores, "keep": keep},
         came=lists,
@@ -220,6 +245,11 @@ class Valley:
         return loss, {name: self.curvature[name] * x for name, x in away.items()}
 
 
+def rates(steps, lr):
+    """The learning rate of each step of fine_tune."""
+    return lr * (1 - np.arange(steps) / max(steps, 1)) ** LR_POWER
+
+
 def tuned(loss_and_gradients, start, steps, lr):
     """What fine_tune makes of these parameters, after a look at its form."""
     before = {name: value.copy() for name, value in start.items()}
@@ -243,6 +273,11 @@ trained = cache(given.trained)
 SEEDS = range(8)  # of the pairs: each has batches and random heads of its own
 FACTOR = 2.365  # Student's, for the 95 % interval of so many pairs
 RESULTS = {}  # (keep, steps): bits per character of each pair
+
+
+def difference_of(mine, theirs):
+    """What paired_difference compares, of each pair."""
+    return mine - theirs
 
 
 def pruned_bits(keep, steps):
@@ -409,8 +444,9 @@ for layer in range(2):
         shape = (1, -1) if across else (-1, *[1] * (marked[full].ndim - 1))
         marked[full] = np.ones(marked[full].shape) * entries.reshape(shape)
 kept = [[0, 2], [1, 2, 3]]
-fed = f"2 layers of 4 heads, D = 12, Dh = 3, N = 5; kept = {kept}\nall parameters of head h of layer l are 10·l + h"
-smaller = answer("remove_heads")(marked, kept, 3)
+asked = told(kept, (4, 4))
+fed = f"2 layers of 4 heads, D = 12, Dh = 3, N = 5; kept = {asked}\nall parameters of head h of layer l are 10·l + h"
+smaller = answer("remove_heads")(marked, asked, 3)
 expect_parameters(smaller, parameter_shapes(small_config((2, 3))), fed, AXES)
 for layer, heads in enumerate(kept):
     for name in OWNED:
@@ -421,7 +457,7 @@ for layer, heads in enumerate(kept):
             fed=fed,
             came=found,
             expected=f"{[10 * layer + h for h in heads]} and no others",
-            hint="head h owns entries h·Dh … (h+1)·Dh − 1 of a wide axis; each layer counts from 0",
+            hint="head h of a layer owns entries h·Dh … (h+1)·Dh − 1 of a wide axis",
         )
 
 # %% test="a5_1_logits" points=3
@@ -443,7 +479,7 @@ expect_same_model(
 expect_same_model(
     (4, 4),
     [[2, 0, 3], [3, 1]],
-    "kept heads may come in any order, but it must be one order for all parameters of a layer",
+    "heads may be told in any order, but it must be one order for all parameters of a layer",
     seed=3,
 )
 ### END HIDDEN TESTS
@@ -472,7 +508,8 @@ for heads, kept in (((3, 4), [[0, 2], [1, 2, 3]]), ((2, 3, 1), [[1], [0, 2], [0]
 # ## a5_2 · Folding
 #
 # Both parts of an open head are multiplied by its gate g, which need not be 1, and all heads of a layer by
-# the output scaling c. Multiply both factors into `Wo` and `net.pv` once, and the model needs them no longer:
+# the output scaling c. `scale` holds c = H / open heads of each layer. Multiply both factors into `Wo` and
+# `net.pv` once, and the model needs them no longer:
 #
 # $$ \sum_h (g_h\,c\;o_h)\,W_o^{(h)} = \sum_h o_h\,\big(g_h\,c\,W_o^{(h)}\big) \qquad\quad
 # \sum_h (g_h\,c\;r_h)\,p_v^{(h)} = \sum_h r_h\,\big(g_h\,c\,p_v^{(h)}\big) $$
@@ -501,7 +538,7 @@ def fold(parameters, gate, scale, Dh):
 
 
 # %% test="a5_2_fold" points=3
-# hard gates: head h is open where log_alpha is 0 or more, and c = heads / open heads
+# hard gates: head h is open where log_alpha is 0 or more, and scale = heads / open heads
 parameters, settings = small_model((4, 4, 4), 7), GateConfig()
 log_alpha = np.array([[1, -1, 1, -1], [-1, -1, -1, 1], [1, 1, 1, 1.0]])
 own = {f"layers.{i}.log_alpha": row for i, row in enumerate(log_alpha)}
@@ -516,7 +553,7 @@ expect_parameters(
 )
 expect_close(
     logits_of(folded, (4, 4, 4)),
-    logits_of(parameters | own, (4, 4, 4), settings),
+    logits_of(with_power(parameters, scale) | own, (4, 4, 4), settings),
     "the folded model must compute the logits of the model with gates",
     fed=fed,
     hint="which rows of Wo and which part of net.pv belong to head h, and what are they multiplied by?",
@@ -538,7 +575,7 @@ expect_untouched(parameters, before, "the parameters", fed)
 expect_parameters(folded, parameter_shapes(small_config((4, 4))), fed, "folding keeps every shape")
 expect_close(
     logits_of(folded, (4, 4)),
-    logits_of(parameters | own, (4, 4), settings),
+    logits_of(with_power(parameters, scale) | own, (4, 4), settings),
     "the folded model must compute the logits of the model with gates, soft ones too",
     fed=fed,
     hint="a gate of 0.4 is neither open nor closed: Wo and net.pv are multiplied by gate · c, once",
@@ -612,6 +649,14 @@ expect_close(
     fed={"∂loss/∂gate": "the same four times, times +1, −1, −1, +1", "the same": size},
     hint=hint,
 )
+gradients = np.array([[[1.0, -2, 0, 4]], [[3.0, 2, -2, -4]]])
+expect_close(
+    importance_of(gradients, hint),
+    (np.abs(gradients) ** MEAN_POWER).mean(0) ** (1 / MEAN_POWER),
+    "scores must be those of the formula, of two batches",
+    fed={"∂loss/∂gate": gradients},
+    hint=hint,
+)
 
 # %% test="a5_3_importance_hidden" points=1
 ### BEGIN HIDDEN TESTS
@@ -620,10 +665,11 @@ hint = "a mean over batches of absolute values, for each head by itself"
 size = rng.standard_normal((3, 5))
 rare = np.zeros((4, 3, 5))
 rare[1] = size
+share = (1 / 4) ** (1 / MEAN_POWER)
 expect_close(
     importance_of(rare, hint),
-    np.abs(size) / 4,
-    "a head with a gradient in one batch of four must have a quarter of that as its score",
+    np.abs(size) * share,
+    f"a head with a gradient in one batch of four must have {share:.4g} of its size as its score",
     fed={"∂loss/∂gate of batch 1, zero in the others": size},
     hint="neither the largest, nor a sum, nor the root of the mean of squares, nor a share of the layer",
 )
@@ -631,7 +677,7 @@ gradients = rng.standard_normal((6, 3, 2))
 halves = [np.asarray(importance_of(part, hint)) for part in (gradients[:3], gradients[3:])]
 expect_close(
     importance_of(gradients, hint),
-    (halves[0] + halves[1]) / 2,
+    ((halves[0] ** MEAN_POWER + halves[1] ** MEAN_POWER) / 2) ** (1 / MEAN_POWER),
     "the score over six batches must be the mean of those over the first and the last three",
     fed={"∂loss/∂gate": gradients},
     hint=hint,
@@ -663,6 +709,8 @@ def choose_heads(scores, keep):
 rng = np.random.default_rng(12)
 expect_best(np.array([[0.9, 0.1, 0.5, 0.3], [0.2, 0.4, 0.8, 0.7]]), 3)
 expect_best(rng.random((3, 4)), 6)
+# a layer whose gradients are all larger
+expect_best(np.array([[2.0, 1, 3, 4], [8, 6, 7, 5]]), 4)
 
 # %% test="a5_3_choose_hidden" points=1
 ### BEGIN HIDDEN TESTS
@@ -747,6 +795,19 @@ for t in range(6):
         hint="does the state carry m, v and the number of steps from one call to the next?",
         relative=1e-4,
     )
+start, grads = {"x": np.array([2.0, -3.0])}, {"x": np.array([4.0, -4.0])}
+larger = {"x": 3 * grads["x"]}
+path = walk(start, [grads, larger], 0.1, beta1=0.7, beta2=0.9)
+mean = (0.7 + 3) / (1 + 0.7)
+size = ((0.9 + 3**GRADIENT_POWER) / (1 + 0.9)) ** (1 / GRADIENT_POWER)
+expect_close(
+    path[2]["x"] - path[1]["x"],
+    -0.1 * mean / size * np.array([1, -1]),
+    "after gradients γ and 3 γ: m̂ = γ (β₁ + 3)/(1 + β₁), v̂ = γ² (β₂ + 3²)/(1 + β₂)",
+    fed={"grads": [grads, larger], "lr": 0.1, "beta1": 0.7, "beta2": 0.9},
+    hint="which power of the gradient does v hold, and which root is taken of v̂?",
+    relative=1e-6,
+)
 
 # %% test="a5_4_step_hidden" points=1
 ### BEGIN HIDDEN TESTS
@@ -767,7 +828,7 @@ expect_close(
 path = walk(start, [up, zero], lr, **settings)
 expect_close(
     path[2]["x"] - path[1]["x"],
-    -lr * beta1 / (1 + beta1) / np.sqrt(beta2 / (1 + beta2)) * np.array([1, -1]),
+    -lr * beta1 / (1 + beta1) / (beta2 / (1 + beta2)) ** (1 / GRADIENT_POWER) * np.array([1, -1]),
     "after gradients γ and 0: m̂ = γ β₁/(1 + β₁), v̂ = γ² β₂/(1 + β₂)",
     fed={"grads": [up, zero], "lr": lr, **settings},
     hint="with a gradient of 0 the step still follows m and v",
@@ -837,8 +898,9 @@ for size in (1.0, 1000.0):
 
 # %% [markdown]
 # Now the loop. `loss_and_gradients(parameters)` reads the next batch and returns its loss, a number, and
-# gradients, name → array. Every call costs a batch of text, so call it once in each step. `adam_step` is
-# an argument, in the form above, without decay; it is correct even if your own is not.
+# gradients, name → array. Every call costs a batch of text, so call it once in each step. The learning rate
+# is `lr` in every step. `adam_step` is an argument: plain Adam, called as above but without `decay`, and
+# correct even if your own is not.
 
 
 # %% solution="a5_4_loop"
@@ -867,12 +929,23 @@ came = tuned(Valley(curvature, lowest), start, 200, 0.05)
 for name in start:
     expect(
         bool(np.abs(came[name] - lowest[name]).max() < 0.02),
-        "200 steps of 0.05 must reach a minimum that is about 1 away, in flat and in steep directions",
+        "200 steps with lr = 0.05 must reach a minimum that is about 1 away, in flat and in steep directions",
         fed="loss = ½ Σ curvature · (x − lowest)², curvatures from 0.01 to 100; lr = 0.05",
         came={"away from the lowest point": came[name] - lowest[name]},
         expected="less than 0.02 away",
         hint="does every step use Adam, with the parameters and the state of the step before?",
     )
+# so far away the gradient is the same at every step
+lowest, curvature = {"W": np.array([1e6, -1e6])}, {"W": np.ones(2)}
+came = tuned(Valley(curvature, lowest), {"W": np.zeros(2)}, 4, 0.25)
+expect_close(
+    came["W"],
+    rates(4, 0.25).sum() * np.array([1, -1]),
+    "with constant gradients, Adam must move each parameter in each step by its learning rate",
+    fed={"sign of the gradient": np.array([-1, 1]), "start": np.zeros(2), "steps": 4, "lr": 0.25},
+    hint="which learning rate does each step have?",
+    relative=1e-4,
+)
 
 # %% test="a5_4_tune_hidden" points=1
 ### BEGIN HIDDEN TESTS
@@ -887,7 +960,7 @@ for steps in (0, 1, 3):
         uphill = np.sign(start[name] - lowest[name])
         expect_close(
             came[name],
-            start[name] - steps * 0.25 * uphill,
+            start[name] - rates(steps, 0.25).sum() * uphill,
             "with constant gradients, n steps must move each parameter by n · lr",
             fed={"steps": steps, "lr": 0.25, f"sign of the gradient of {name}": uphill},
             hint="return the parameters after the last step, not those before it",
@@ -896,7 +969,7 @@ for steps in (0, 1, 3):
         for t, seen in enumerate(valley.seen):
             expect_close(
                 seen[name],
-                start[name] - t * 0.25 * uphill,
+                start[name] - rates(steps, 0.25)[:t].sum() * uphill,
                 f"step {t + 1} must compute the gradient at the parameters after {t} steps",
                 fed={"steps": steps, "lr": 0.25, f"sign of the gradient of {name}": uphill},
                 hint="the gradient at the present parameters, not at the first ones",
@@ -943,12 +1016,17 @@ expect_close(
 # takes a minute, once.
 #
 # The sixth point is for your report, `paired_difference`: the mean $\bar d$ of n differences and the
-# half-width of its 95 % interval, $\bar d \pm t\, s/\sqrt n$. Here $s$ is the standard deviation of the
-# differences (their squared distances from the mean are divided by n − 1), and $t$ is Student's factor for n
-# pairs, 2.365 for eight. If the interval contains 0, the pairs have not shown a difference. The tests print it for your
-# answer (with pytest, add `-s`): report it, even if it contains 0.
+# half-width of its 95 % interval, $\bar d \pm t\, s/\sqrt n$. The difference of a pair is
 #
-# `remove_heads` and `adam_step` are arguments again, in the forms of a5_1 and a5_4. Must the learning rate
+# $$ d = \text{mine} - \text{theirs} \qquad \text{in bits per character.} $$
+#
+# $s$ is the standard deviation of the differences (their squared distances from the mean are divided by
+# n − 1), and $t$ is Student's factor for n pairs, 2.365 for eight. If the interval contains 0, the pairs have
+# not shown a difference. The tests print the interval of your answer in bits per character (with pytest, add
+# `-s`): report it, even if it contains 0.
+#
+# `remove_heads(parameters, kept, Dh)` is an argument, where `kept` lists for each layer the numbers of the
+# heads that stay, counted from 0. So is `adam_step`, plain Adam as in `fine_tune`. Must the learning rate
 # stay constant?
 
 
@@ -1012,9 +1090,10 @@ def paired_difference(mine, theirs, t):
 for n, t in ((3, 4.303), (8, 2.365), (12, 2.201)):
     rng = np.random.default_rng(n)
     apart, shift = rng.uniform(1.7, 2.9, n), rng.uniform(-0.3, 0.1, n)
+    d = difference_of(apart + shift, apart)
     expect_close(
         answer("paired_difference")(apart + shift, apart, t),
-        np.array([shift.mean(), t * np.sqrt(((shift - shift.mean()) ** 2).sum() / (n - 1) / n)]),
+        np.array([d.mean(), t * np.sqrt(((d - d.mean()) ** 2).sum() / (n - 1) / n)]),
         "the report must be the mean of the differences, and t s / √n",
         fed={"mine": apart + shift, "theirs": apart, "t": t},
         hint="first the difference of each pair: how far the pairs are from each other does not matter",
