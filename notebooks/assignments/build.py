@@ -302,7 +302,7 @@ def varied(name: str, text: str, seed: str, rules: Path = RULES) -> str:
 
 
 def variant(seed: str, rules: Path = RULES, directory: Path = FOLDER) -> Path:
-    """Write a course directory whose tasks in A1 to A5 have other formulas, drawn from the seed."""
+    """Write a course directory whose tasks have other formulas, drawn from the seed."""
     course = directory / f"variant-{seed}"
     write({"nbgrader_config.py": (FOLDER / "nbgrader_config.py").read_text("utf-8")}, course)
     for name in NAMES:

@@ -141,9 +141,9 @@ def fused_attention(q, k, v, span):
 # 4. each thread adds the TILE products of its row of `tile_A` and its column of `tile_B` to its sum;
 # 5. another barrier. What would go wrong without it?
 #
-# At the end each thread writes its sum to `out`, once. A barrier that only some threads of a block
+# At the end each thread writes its number to `out`, once. A barrier that only some threads of a block
 # reach is an error that a GPU does not report: a thread beyond the edge of `out` may have nothing to
-# sum, but it must still load numbers and reach the barriers.
+# compute, but it must still load numbers and reach the barriers.
 #
 # All this runs without a GPU, in Numba's simulator, which is slow. There a kernel that lacks a barrier may
 # still give the right result by luck. `watched` below

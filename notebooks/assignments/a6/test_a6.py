@@ -2,7 +2,6 @@
 
 import time
 
-from tinyprune import ops
 from tinyprune.course import (
     AnswerError,
     answer,
@@ -23,10 +22,14 @@ prepare(
     memory_bytes=2 << 30,
 )
 
+WEIGHT = 1  # of a6_1's bias
+EVERY = 1  # of a6_2: a query sees keys whose distance is a multiple of this
+POWER = 1 / 2  # of Dh, which divides a6_2's scores
+
 
 def numpy_softmax(x, bias, out):
     """NumPy's bias_softmax: fast code, but one pass over the array for each step."""
-    np.add(x, bias, out=out)
+    np.add(x, np.float32(WEIGHT) * bias, out=out)
     out -= out.max(-1, keepdims=True)
     np.exp(out, out=out)
     out /= out.sum(-1, keepdims=True)
@@ -35,7 +38,7 @@ def numpy_softmax(x, bias, out):
 def out_of_sight(T, S, span):
     """Which keys a query does not see, (T, S)."""
     distance = np.arange(T)[:, None] + (S - T) - np.arange(S)
-    return (distance < 0) | (distance > span)
+    return (distance < 0) | (distance > span) | (distance % EVERY > 0)
 
 
 def numpy_attention(q, k, v, unseen):
@@ -43,7 +46,7 @@ def numpy_attention(q, k, v, unseen):
     B, H, T, Dh = q.shape
     S = k.shape[2]
     # in pieces of 16 queries: products too small for BLAS to start threads, of which you have one
-    rows = (q * np.float32(1 / math.sqrt(Dh))).reshape(B, H, T // 16, 16, Dh)
+    rows = (q * np.float32(1 / Dh**POWER)).reshape(B, H, T // 16, 16, Dh)
     s = np.empty((B, H, T, S), np.float32)
     pieces = s.reshape(B, H, T // 16, 16, S)
     np.matmul(rows, k.swapaxes(-1, -2)[:, :, None], out=pieces)
@@ -56,8 +59,15 @@ def numpy_attention(q, k, v, unseen):
 
 def exact_attention(q, k, v, span):
     """The formula of the task in float64."""
-    by_time = (x.swapaxes(1, 2).astype(float) for x in (q, k, v))
-    return ops.attention_forward(*by_time, span=span)[0].swapaxes(1, 2)
+    s = q.astype(float) @ k.astype(float).swapaxes(-1, -2) / q.shape[-1] ** POWER
+    s[..., out_of_sight(q.shape[2], k.shape[2], span)] = -np.inf
+    weights = np.exp(s - s.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ v.astype(float)
+
+
+def product(A, B):
+    """What the kernel of a6_3 computes."""
+    return A @ B
 
 
 def normal(rng, *shape):
@@ -241,12 +251,12 @@ def test_a6_1_values():
     )
     p = np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]])
     bias, out = normal(rng, 3), np.zeros((2, 3), np.float32)
-    softmax((np.log(p) - bias).astype(np.float32), bias, out)
+    softmax((np.log(p) - WEIGHT * bias).astype(np.float32), bias, out)
     expect_close(
         out,
         p,
         "if x + bias is log p, the result must be p",
-        fed={"x": "log p − bias", "p": p, "bias": bias},
+        fed={"x": np.log(p) - WEIGHT * bias, "p": p, "bias": bias},
         hint="is bias added, one number for each column?",
         relative=1e-5,
     )
@@ -273,7 +283,7 @@ def test_a6_1_speed():
 def test_a6_2_values():
     rng = np.random.default_rng(3)
     attention = answer("fused_attention")
-    q, k, v = normal(rng, 1, 2, 4, 3), normal(rng, 1, 2, 4, 3), normal(rng, 1, 2, 4, 3)
+    q, k, v = normal(rng, 1, 2, 9, 3), normal(rng, 1, 2, 9, 3), normal(rng, 1, 2, 9, 3)
     fed = shapes(q=q, k=k, v=v)
     out = attention(q, k, v, 0)
     expect_close(
@@ -285,20 +295,21 @@ def test_a6_2_values():
         relative=1e-6,
     )
     expect_float32(out, fed)
+    seen = ~out_of_sight(9, 9, 100)
     expect_close(
         attention(np.zeros_like(q), k, v, 100),
-        v.cumsum(2) / np.arange(1, 5)[:, None],
-        "with q = 0 all keys have the same weight, and query i must return the mean of v up to i",
+        seen / seen.sum(1, keepdims=True) @ v,
+        "with q = 0 all keys have the same weight, and query i must return the mean of v over the keys it sees",
         fed=f"q zeros, {fed}, span 100",
         hint="no later keys, all earlier ones, and a span may be larger than S",
         relative=1e-5,
         absolute=1e-6,
     )
     expect_close(
-        attention(q, k, v, 2),
-        exact_attention(q, k, v, 2),
+        attention(q, k, v, 5),
+        exact_attention(q, k, v, 5),
         "out must equal the formula",
-        fed=f"{fed}, span 2",
+        fed=f"{fed}, span 5",
         hint="s is divided by √Dh; a higher m shrinks both sums, ℓ and o, before the new key is added",
         relative=1e-5,
         absolute=2e-5,
@@ -362,11 +373,11 @@ def test_a6_3_product():
         out, _ = multiply(A, B)
         expect_close(
             out,
-            A @ B,
+            product(A, B),
             "out must be A B; here TILE divides all sizes",
             fed=shapes(A=A, B=B, TILE=4),
             hint="NaN: a thread read a tile before it was complete. Wrong with K > TILE only: is a tile "
-            "overwritten while others still read it, does the sum go on from tile to tile?",
+            "overwritten while others still read it, does a thread's number go on from tile to tile?",
             relative=1e-5,
             absolute=1e-5,
         )
@@ -387,5 +398,5 @@ def test_a6_3_shared():
         fed=fed,
         came=f"{did['read']} numbers read from global memory",
         expected="at most 6 blocks · 2 tiles along K · 2 · 16 = 384 (without tiles it would be 2·M·N·K = 1536)",
-        hint="0: no kernel was launched. Too many: the sum reads tiles in shared memory, and not A, B or out",
+        hint="0: no kernel was launched. Too many: step 4 reads tiles in shared memory, and not A, B or out",
     )

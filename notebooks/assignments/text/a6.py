@@ -1,7 +1,6 @@
 # %% tools="a6_tools"
 import time
 
-from tinyprune import ops
 from tinyprune.course import (
     AnswerError,
     answer,
@@ -22,10 +21,14 @@ prepare(
     memory_bytes=2 << 30,
 )
 
+WEIGHT = 1  # of a6_1's bias
+EVERY = 1  # of a6_2: a query sees keys whose distance is a multiple of this
+POWER = 1 / 2  # of Dh, which divides a6_2's scores
+
 
 def numpy_softmax(x, bias, out):
     """NumPy's bias_softmax: fast code, but one pass over the array for each step."""
-    np.add(x, bias, out=out)
+    np.add(x, np.float32(WEIGHT) * bias, out=out)
     out -= out.max(-1, keepdims=True)
     np.exp(out, out=out)
     out /= out.sum(-1, keepdims=True)
@@ -34,7 +37,7 @@ def numpy_softmax(x, bias, out):
 def out_of_sight(T, S, span):
     """Which keys a query does not see, (T, S)."""
     distance = np.arange(T)[:, None] + (S - T) - np.arange(S)
-    return (distance < 0) | (distance > span)
+    return (distance < 0) | (distance > span) | (distance % EVERY > 0)
 
 
 def numpy_attention(q, k, v, unseen):
@@ -42,7 +45,7 @@ def numpy_attention(q, k, v, unseen):
     B, H, T, Dh = q.shape
     S = k.shape[2]
     # in pieces of 16 queries: products too small for BLAS to start threads, of which you have one
-    rows = (q * np.float32(1 / math.sqrt(Dh))).reshape(B, H, T // 16, 16, Dh)
+    rows = (q * np.float32(1 / Dh**POWER)).reshape(B, H, T // 16, 16, Dh)
     s = np.empty((B, H, T, S), np.float32)
     pieces = s.reshape(B, H, T // 16, 16, S)
     np.matmul(rows, k.swapaxes(-1, -2)[:, :, None], out=pieces)
@@ -55,8 +58,15 @@ def numpy_attention(q, k, v, unseen):
 
 def exact_attention(q, k, v, span):
     """The formula of the task in float64."""
-    by_time = (x.swapaxes(1, 2).astype(float) for x in (q, k, v))
-    return ops.attention_forward(*by_time, span=span)[0].swapaxes(1, 2)
+    s = q.astype(float) @ k.astype(float).swapaxes(-1, -2) / q.shape[-1] ** POWER
+    s[..., out_of_sight(q.shape[2], k.shape[2], span)] = -np.inf
+    weights = np.exp(s - s.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ v.astype(float)
+
+
+def product(A, B):
+    """What the kernel of a6_3 computes."""
+    return A @ B
 
 
 def normal(rng, *shape):
@@ -249,12 +259,12 @@ expect_close(
 )
 p = np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]])
 bias, out = normal(rng, 3), np.zeros((2, 3), np.float32)
-softmax((np.log(p) - bias).astype(np.float32), bias, out)
+softmax((np.log(p) - WEIGHT * bias).astype(np.float32), bias, out)
 expect_close(
     out,
     p,
     "if x + bias is log p, the result must be p",
-    fed={"x": "log p − bias", "p": p, "bias": bias},
+    fed={"x": np.log(p) - WEIGHT * bias, "p": p, "bias": bias},
     hint="is bias added, one number for each column?",
     relative=1e-5,
 )
@@ -267,7 +277,7 @@ for R, V in ((1, 1), (7, 1), (1, 9), (5, 3), (3, 130), (67, 18)):
     x, bias = 3 * normal(rng, R, V), normal(rng, V)
     fed = shapes(x=x, bias=bias)
     before = x.copy(), bias.copy()
-    z = x.astype(float) + bias
+    z = x.astype(float) + WEIGHT * bias
     expected = np.exp(z - z.max(1, keepdims=True))
     expected /= expected.sum(1, keepdims=True)
     out = np.full((R, V), np.nan, np.float32)
@@ -407,7 +417,7 @@ def fused_attention(q, k, v, span):
 # %% test="a6_2_values" points=3
 rng = np.random.default_rng(3)
 attention = answer("fused_attention")
-q, k, v = normal(rng, 1, 2, 4, 3), normal(rng, 1, 2, 4, 3), normal(rng, 1, 2, 4, 3)
+q, k, v = normal(rng, 1, 2, 9, 3), normal(rng, 1, 2, 9, 3), normal(rng, 1, 2, 9, 3)
 fed = shapes(q=q, k=k, v=v)
 out = attention(q, k, v, 0)
 expect_close(
@@ -419,20 +429,21 @@ expect_close(
     relative=1e-6,
 )
 expect_float32(out, fed)
+seen = ~out_of_sight(9, 9, 100)
 expect_close(
     attention(np.zeros_like(q), k, v, 100),
-    v.cumsum(2) / np.arange(1, 5)[:, None],
-    "with q = 0 all keys have the same weight, and query i must return the mean of v up to i",
+    seen / seen.sum(1, keepdims=True) @ v,
+    "with q = 0 all keys have the same weight, and query i must return the mean of v over the keys it sees",
     fed=f"q zeros, {fed}, span 100",
     hint="no later keys, all earlier ones, and a span may be larger than S",
     relative=1e-5,
     absolute=1e-6,
 )
 expect_close(
-    attention(q, k, v, 2),
-    exact_attention(q, k, v, 2),
+    attention(q, k, v, 5),
+    exact_attention(q, k, v, 5),
     "out must equal the formula",
-    fed=f"{fed}, span 2",
+    fed=f"{fed}, span 5",
     hint="s is divided by √Dh; a higher m shrinks both sums, ℓ and o, before the new key is added",
     relative=1e-5,
     absolute=2e-5,
@@ -472,13 +483,13 @@ for B, H, T, S, Dh, span in (
         expected="all as they were",
         hint="write results to a new array",
     )
-# quarters, and √Dh = 2: scores are exact in float32 too
-quarters = np.round(4 * normal(rng, 2, 2, 1, 40, 4)) / 4
-v = normal(rng, 2, 1, 40, 4)
+# quarters, and divided by a power of 2: scores are exact in float32 too
+quarters = np.round(4 * normal(rng, 2, 2, 1, 40, 16)) / 4
+v, root = normal(rng, 2, 1, 40, 16), 16**POWER
 k = quarters[0].copy()
 for title, q in (
     ("scores of some hundreds must not overflow", 128 * quarters[1]),
-    ("scores that are all below −1000 must not vanish", np.full((2, 1, 40, 4), -128.0)),
+    ("scores that are all below −1000 must not vanish", np.full((2, 1, 40, 16), -128.0)),
 ):
     if (q < 0).all():
         k = np.abs(k) + 5
@@ -488,7 +499,7 @@ for title, q in (
         exact_attention(q, k, v, 20),
         title,
         fed=f"{shapes(q=q, k=k, v=v)}, span 20, scores from "
-        f"{(q @ k.swapaxes(-1, -2)).min() / 2:.0f} to {(q @ k.swapaxes(-1, -2)).max() / 2:.0f}",
+        f"{(q @ k.swapaxes(-1, -2)).min() / root:.0f} to {(q @ k.swapaxes(-1, -2)).max() / root:.0f}",
         hint="every exponent is a score minus the highest so far; with which m do you begin?",
         relative=1e-5,
         absolute=2e-5,
@@ -576,9 +587,9 @@ expect_faster(
 # 4. each thread adds the TILE products of its row of `tile_A` and its column of `tile_B` to its sum;
 # 5. another barrier. What would go wrong without it?
 #
-# At the end each thread writes its sum to `out`, once. A barrier that only some threads of a block
+# At the end each thread writes its number to `out`, once. A barrier that only some threads of a block
 # reach is an error that a GPU does not report: a thread beyond the edge of `out` may have nothing to
-# sum, but it must still load numbers and reach the barriers.
+# compute, but it must still load numbers and reach the barriers.
 #
 # All this runs without a GPU, in Numba's simulator, which is slow. There a kernel that lacks a barrier may
 # still give the right result by luck. `watched` below
@@ -705,11 +716,11 @@ for M, K, N in ((4, 4, 4), (4, 8, 4), (8, 12, 8)):
     out, _ = multiply(A, B)
     expect_close(
         out,
-        A @ B,
+        product(A, B),
         "out must be A B; here TILE divides all sizes",
         fed=shapes(A=A, B=B, TILE=4),
         hint="NaN: a thread read a tile before it was complete. Wrong with K > TILE only: is a tile "
-        "overwritten while others still read it, does the sum go on from tile to tile?",
+        "overwritten while others still read it, does a thread's number go on from tile to tile?",
         relative=1e-5,
         absolute=1e-5,
     )
@@ -725,7 +736,7 @@ for M, K, N in ((1, 1, 1), (5, 3, 2), (4, 9, 13), (10, 5, 3), (3, 17, 6)):
     out, _ = multiply(A, B)
     expect_close(
         out,
-        A @ B,
+        product(A, B),
         "out must be A B for any sizes, also if TILE does not divide them",
         fed=shapes(A=A, B=B, TILE=4),
         hint="blocks along x: N / TILE rounded up, along y: M / TILE; what is in a tile where A or B has ended?",
@@ -755,7 +766,7 @@ expect(
     fed=fed,
     came=f"{did['read']} numbers read from global memory",
     expected="at most 6 blocks · 2 tiles along K · 2 · 16 = 384 (without tiles it would be 2·M·N·K = 1536)",
-    hint="0: no kernel was launched. Too many: the sum reads tiles in shared memory, and not A, B or out",
+    hint="0: no kernel was launched. Too many: step 4 reads tiles in shared memory, and not A, B or out",
 )
 
 # %% test="a6_3_shared_hidden" points=2
@@ -772,7 +783,7 @@ for M, K, N in ((6, 11, 9), (9, 6, 2)):
         fed=fed,
         came=f"{did['read']} numbers read from global memory",
         expected=f"at most {blocks} blocks · {steps} tiles along K · 2 · 16 = {blocks * steps * 32}",
-        hint="0: no kernel was launched. Too many: the sum reads tiles in shared memory, and not A, B or out",
+        hint="0: no kernel was launched. Too many: step 4 reads tiles in shared memory, and not A, B or out",
     )
     expect(
         did["written"] == M * N,
@@ -780,7 +791,7 @@ for M, K, N in ((6, 11, 9), (9, 6, 2)):
         fed=fed,
         came=f"{did['written']} numbers written to global memory",
         expected=f"M · N = {M * N}",
-        hint="a thread keeps its sum in a variable; does a thread beyond the edges of out write?",
+        hint="a thread keeps its number in a variable; does a thread beyond the edges of out write?",
     )
     expect(
         did["barriers"][0] == did["barriers"][1] > 0,

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from marks import FOLDER, assignment, build, cells_that_test, wrong_answers
+from marks import FOLDER, assignment, build, cells_that_test, failures, solutions, wrong_answers
 from mischief import MISCHIEF
 
 from tinyprune import ops
@@ -268,6 +268,18 @@ def test_variant_refuses_the_packages_functions_and_last_years_answers(name, var
     assert lost(last_year, notebook) == tasks
     if name != "a5":  # the package's functions for A5 have other arguments
         assert lost(PACKAGE, notebook) == lost(PACKAGE, assignment(name)) == tasks
+
+
+@pytest.mark.slow
+def test_variant_of_a6_refuses_last_years_answers(variant_of):
+    """They are compiled, so they are marked in a process of their own."""
+    notebook = variant_of("a6")
+    assert failures(notebook) == {}
+    last_year = {cell.metadata.nbgrader.grade_id: cell.source for cell in solutions(assignment("a6"))}
+    for cell in solutions(notebook):
+        cell.source = last_year[cell.metadata.nbgrader.grade_id]
+    lost = failures(notebook)
+    assert {test for test in cells_that_test(notebook) if test not in lost} == {"a6_3_shared", "a6_3_shared_hidden"}
 
 
 def test_lecture_has_ten_slides_of_every_chapter_and_no_raw_formula():
