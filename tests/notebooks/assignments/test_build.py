@@ -222,7 +222,7 @@ def lost(answers, notebook):
 
 
 class InTurn:
-    """Takes the place of `random`: every rule draws the value of one number, so that each value has its turn."""
+    """Takes the place of `random`: every rule draws the value of one number, so that each has its turn."""
 
     def __init__(self, number):
         self.number = number
@@ -278,8 +278,8 @@ def test_variant_of_a6_refuses_last_years_answers(variant_of):
     last_year = {cell.metadata.nbgrader.grade_id: cell.source for cell in solutions(assignment("a6"))}
     for cell in solutions(notebook):
         cell.source = last_year[cell.metadata.nbgrader.grade_id]
-    lost = failures(notebook)
-    assert {test for test in cells_that_test(notebook) if test not in lost} == {"a6_3_shared", "a6_3_shared_hidden"}
+    failed = failures(notebook)
+    assert {test for test in cells_that_test(notebook) if test not in failed} == {"a6_3_shared", "a6_3_shared_hidden"}
 
 
 def test_lecture_has_ten_slides_of_every_chapter_and_no_raw_formula():
