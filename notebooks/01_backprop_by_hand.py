@@ -13,8 +13,8 @@
 # &nbsp; ← [00 the tour](00_tour.ipynb) · [all chapters](README.md) · [02 the Hard-Concrete gate](02_hard_concrete_gate.ipynb) →
 #
 # **After this chapter you can** derive the backward pass of a layer with pencil and paper, write it in NumPy, and show that
-# it is right to fifteen digits. You do this for *linear*, *LayerNorm*, *RMSNorm* and *cross-entropy*. Then a small
-# language model trains with your LayerNorm.
+# it is right to fifteen digits. You see it for *linear* and *cross-entropy*, and do it for *LayerNorm* and *RMSNorm*. Then a
+# small language model trains with your LayerNorm.
 #
 # **You need** Python, NumPy's broadcasting, and the chain rule of school calculus. Unfamiliar words are in the
 # [glossary](README.md#glossary).
@@ -370,7 +370,7 @@ yours.check(rmsnorm_backward, ops.rmsnorm_backward, *cases, hint=hint)
 # $$ p_v = \frac{e^{\mathtt{logits}_v}}{\sum_{v'} e^{\mathtt{logits}_{v'}}} \qquad \mathtt{loss} = -\log p_{\mathtt{target}}
 # = \log\sum_{v'} e^{\mathtt{logits}_{v'}} - \mathtt{logits}_\mathtt{target} $$
 #
-# The derivative of the first term with respect to $\mathtt{logits}_v$ is $e^{\mathtt{logits}_v}/\sum = p_v$; that of the
+# The derivative of the first term with respect to $\mathtt{logits}_v$ is $e^{\mathtt{logits}_v}/\sum_{v'}e^{\mathtt{logits}_{v'}} = p_v$; that of the
 # second is 1 for the target and 0 for all others. Averaged over $R$ rows (in training `dout` is 1):
 #
 # $$ \mathtt{dlogits}_{rv} = \frac{\mathtt{dout}}{R}\,\big(p_{rv} - \mathbf 1[v = \mathtt{target}_r]\big) $$
@@ -384,7 +384,7 @@ show_source(ops.log_softmax, docstring=False)
 
 # %%
 V = 8
-logits, targets = rng.standard_normal((1, V)) * 1.5, np.array([2])
+logits, targets = rng.standard_normal((1, V)) * 1.5, np.array([4])
 loss, cache = ops.cross_entropy_forward(logits, targets)
 dlogits = ops.cross_entropy_backward(1.0, cache)  # (1, V)
 p = np.exp(ops.log_softmax(logits))
@@ -396,7 +396,7 @@ assert abs(dlogits.sum()) < 1e-15  # what some lose, others gain
 colours = [VERMILION if v == targets[0] else BLUE for v in range(V)]
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.4), sharex=True)
 axes[0].bar(range(V), p[0], color=colours)
-axes[0].set(title=f"p: token 2 came; loss {loss:.2f} nats", xlabel="token v")
+axes[0].set(title=f"p: token {targets[0]} came; loss {loss:.2f} nats", xlabel="token v")
 axes[1].bar(range(V), dlogits[0], color=colours)
 axes[1].axhline(0, color=GREY, linewidth=0.8)
 axes[1].set(title="dlogits: p, minus 1 for the token that came", xlabel="token v")
@@ -446,7 +446,7 @@ figure, ax = plt.subplots(figsize=(7, 3.2))
 for (name, error), colour, marker in zip(errors.items(), (GREY, VERMILION, BLUE), "sox"):
     relative = np.maximum(error, 1e-17) / abs(exact)
     ax.loglog(steps, relative, marker=marker, color=colour, label=name, markersize=4)
-title = "A difference has a best step; the complex step needs none"
+title = "A difference has a best step; the complex step needs none (no error is drawn at 1e-17)"
 ax.set(xlabel="step h", ylabel="relative error", title=title)
 ax.legend(frameon=False)
 plt.show()
@@ -677,15 +677,16 @@ for name, values, colour, style in (
 ax.axhline(np.log2(V), color=GREY, linewidth=0.8, linestyle=":")
 ax.text(len(losses), np.log2(V), "guessing", ha="right", va="bottom", color=GREY)
 ax.set(xlabel="step", ylabel="bits per character (mean of 40 steps)")
-ax.set_title("A wrong gradient trains as well as the right one")
+ax.set_title("This wrong gradient trains as well as the right one")
 ax.legend(frameon=False)
 plt.show()
 print(f"held-out text: correct {valid:.3f} bits per character, forgetful {valid_forgetful:.3f}")
 
 # %% [markdown]
 # The model learns, with no automatic differentiation anywhere. And the curve of the planted bug coincides with the correct
-# curve. What the bug forgets in `dh` is the same number for all features of a row. In $W_1$ and $b_1$ that only shifts all
-# features together, and LayerNorm ignores such a shift. Only the embeddings learn from a wrong gradient. The
+# curve. What the bug forgets in `dh` is the same number for all features of a row. So in $W_1$ it forgets a matrix whose
+# columns are all equal, and in $b_1$ a constant: without them all features of $xW_1+b_1$ move by the same number, and LayerNorm
+# ignores such a shift. Only the embeddings learn from a wrong gradient. The
 # losses do not show the bug; the checker found it in milliseconds.
 #
 # ### Box: sampling

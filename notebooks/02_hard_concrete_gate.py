@@ -82,8 +82,8 @@ you_are_here("gate", "gates")
 # gates need four losses, and 32 gates need $2^{32}$. We can afford a single toss of all coins per step.
 #
 # Does a single toss carry a gradient? Yes: with $p=\mathrm{sigmoid}(\mathtt{log\_alpha})$, the mean of
-# $\mathtt{loss}\cdot(g-p)$ is $p\,(1-p)\,(\mathtt{loss}(1)-\mathtt{loss}(0))$, the exact derivative with respect to
-# `log_alpha`. (This is the *score-function* estimator, or REINFORCE.) But each gate is credited with the whole loss, although 31 other coins have moved
+# $\mathtt{loss}\cdot(g-p)$ is $p\cdot\mathtt{loss}(1)\,(1-p) - (1-p)\,\mathtt{loss}(0)\,p =
+# p\,(1-p)\,(\mathtt{loss}(1)-\mathtt{loss}(0))$, the exact derivative with respect to `log_alpha`. (This is the *score-function* estimator, or REINFORCE.) But each gate is credited with the whole loss, although 31 other coins have moved
 # it, too. That is noise, and with many gates the signal drowns in it. Backpropagation knows more: how the loss changes with
 # each gate. To use that, the gate must be a smooth function of `log_alpha`.
 #
@@ -257,7 +257,7 @@ show_source(ops.p_open, docstring=False)
 assert P_above(0.0, 2.0, **PAPER) == ops.p_open(np.array(2.0), **PAPER)
 
 # %% [markdown]
-# The package's draws do not use (3), so they can test it. Among $n$ draws, an event of probability $p$ has the frequency
+# The package draws gates without using (3), so its draws are an independent test. Among $n$ draws, an event of probability $p$ has the frequency
 # $p$ with a standard error of $\sqrt{p(1-p)/n}$. We count exact zeros, exact ones, and 40 bins in between. If (3) holds,
 # none of the 168 deviations should exceed 5 standard errors. The last line tries a planted mistake: a P(open) without
 # `beta`.
@@ -343,7 +343,7 @@ ax.step(log_alpha, hard_evaluation, where="post", color=VERMILION, linewidth=1.5
 ax.axvline(2, color=GREY, linewidth=0.8, linestyle=":")
 ax.text(2.1, 0.02, "start of\ntraining", color=GREY, va="bottom")
 ax.set(xlabel="log_alpha", ylabel="probability, or value of g")
-ax.set_title("Five curves that are all called “open”")
+ax.set_title("Three probabilities, and the two gates of evaluation")
 ax.legend(frameon=False, fontsize=8, loc="upper left")
 plt.show()
 assert round(float(P_above(0.0, 2.0, **PAPER)), 3) == 0.943
@@ -458,7 +458,7 @@ def turn(log_alpha=2, beta=0.333, stretch=0.1):
 sliders(turn, log_alpha=[-2, 0, 2], beta=[0.2, 0.333, 0.667, 1.5], stretch=[0.1, 0.5])
 
 # %% [markdown]
-# `beta` hardly changes the area as long as it is below 1. A small `beta` makes the gradient rare and large: most draws are
+# Up to `beta` = 0.67 the area changes little, by a tenth or so at `log_alpha` 0; at 1.5 it has lost 40 % there. A small `beta` makes the gradient rare and large: most draws are
 # clipped and teach the gate nothing, and the other draws move it far. A large `beta` gives almost every draw a gradient,
 # but from gates that are almost never 0 or 1. Usual values lie between 0.33 and 0.67.
 #
@@ -630,7 +630,9 @@ def train(lam, steps=900, B=128):
         ids, targets = batch(tokens, rng.integers(C, len(tokens), B))
         _, d = step(p, ids, targets, ops.draw_noise(C, rng, float))
         P = ops.p_open(p["log_alpha"], **PAPER)
-        d["log_alpha"] += lam * P * (1 - P)  # of the price
+        _, l0_cache = ops.l0_forward(p["log_alpha"], **PAPER)
+        d["log_alpha"] += ops.l0_backward(lam, l0_cache)  # of the price: chapter 05 derives it
+        # plain descent; rates found by trial
         for name, lr in (("E", 6.0), ("b", 6.0), ("log_alpha", 3.0)):
             p[name] -= lr * d[name]
         opened.append(P)
@@ -642,9 +644,12 @@ def train(lam, steps=900, B=128):
 with yours.engine():
     bits, opened = train(lam)
 free_bits, free = train(0.0)
-kept = opened[-1] > 0.5
+counts = float(
+    ops.p_open(np.zeros(1), **PAPER)[0]
+)  # P(open) at log_alpha 0: above it evaluation opens
+kept = opened[-1] >= counts
 print(f"price {lam}: {kept.sum()} characters, {bits:.2f} bits per character on held-out text")
-print(f"no price:   {(free[-1] > 0.5).sum()} characters, {free_bits:.2f} bits per character")
+print(f"no price:   {(free[-1] >= counts).sum()} characters, {free_bits:.2f} bits per character")
 assert kept[:4].all() and not kept[4:].any() and bits - free_bits < 0.1
 
 # %% jupyter={"source_hidden": true}
@@ -655,18 +660,19 @@ for ax, curves, title in (
     (axes[1], opened, f"At {lam} nats the distant characters close"),
 ):
     for c in range(C):
-        colour, style = (BLUE, "-") if curves[-1, c] > 0.5 else (VERMILION, "--")
+        colour, style = (BLUE, "-") if curves[-1, c] >= counts else (VERMILION, "--")
         ax.plot(curves[:, c], color=colour, linestyle=style, alpha=1 - 0.09 * c)
+    ax.axhline(counts, color=GREY, linewidth=0.8, linestyle=":")
     ax.set(title=title, xlabel="step", ylim=(-0.03, 1.03))
     for stays, y, colour in ((True, 0.84, BLUE), (False, 0.1, VERMILION)):
-        back = [str(c + 1) for c in range(C) if (curves[-1, c] > 0.5) == stays]
+        back = [str(c + 1) for c in range(C) if (curves[-1, c] >= counts) == stays]
         if back:
             ax.text(890, y, f"{', '.join(back)} back", color=colour, ha="right", va="center")
 axes[0].set_ylabel("P(open)")
 plt.show()
 
 # %% [markdown]
-# The nearest four stay, and the model needs only 0.03 bits more than with all eight. The number four depends on the
+# (Dotted: above it evaluation opens a gate.) The nearest four stay, and the model needs only 0.03 bits more than with all eight. The number four depends on the
 # price, the learning rates and the number of steps, as [chapter 06](06_training_with_gates.ipynb) shows.
 #
 # ## Recap

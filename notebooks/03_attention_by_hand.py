@@ -140,6 +140,12 @@ titles = (
     f"{mean_distance[far]:.0f} characters back, on average",
 )
 draw_heads(weights, [(*near, titles[0]), (*far, titles[1])])
+at = sentence.index("sequenc") + 6  # its c
+for (layer, head), side in ((near, "left"), (far, "right")):
+    read = weights[layer, head, at]
+    most = int(read.argmax())
+    print(f"at the c of “sequenc” the head on the {side} puts {read[most]:.0%} on the", end=" ")
+    print(f"{sentence[most]!r} {at - most} back")
 assert share > 0.5 and np.allclose(weights.sum(-1), 1, atol=1e-5)
 
 # %% [markdown]
@@ -159,10 +165,12 @@ show_source(softmax, docstring=False)
 # ## 2 · No query sees the future
 #
 # A language model guesses the next character at every position, so a query must not see what comes after it. There may
-# be more keys than queries: the first S − T of them come before the first query. So key $j$ lies
+# be more keys than queries (chapter 04 adds those of the text before): the first S − T of them come before the first query. So
+# key $j$ lies
 # $\mathtt{dist}(i,j) = i + S - T - j$ positions before query $i$. The **causal mask** keeps distances of at least 0:
 #
-# $$ o_i = \sum_{j\,:\,\mathtt{dist}(i,j)\,\ge\,0} a_{ij}\,v_j \tag{2} $$
+# $$ a_{ij} = \frac{e^{s_{ij}}}{\sum_{j'\,:\,\mathtt{dist}(i,j')\,\ge\,0} e^{s_{ij'}}} \;\text{ if } \mathtt{dist}(i,j) \ge 0,
+# \;\text{ else } 0 \tag{2} $$
 #
 # A masked score becomes $-\infty$ before the softmax, and its weight $e^{-\infty}=0$. (`visible_keys(T, S, None)` is
 # the mask.) **Before you look:** the scores below are random. One
@@ -524,7 +532,7 @@ for bug, (right, wrong) in bugs.items():
 # needs a step that is not linear. That is the second half of a Transformer's layer, which works on each position by
 # itself. A **feed-forward block** has F hidden units, usually F = 4 D:
 #
-# $$ h = \max(x W_1 + b_1,\, 0), \qquad \text{out} = h\,W_2 + b_2 $$
+# $$ r = \max(x W_1 + b_1,\, 0), \qquad \text{out} = r\,W_2 + b_2 $$
 #
 # Column $f$ of $W_1$ is a pattern, and $x W_1$ says how well the stream of this position matches it. The maximum with zero (a
 # *ReLU*) makes the unit a switch: below the threshold $-b_1$ it says nothing, above it the more, the better the match. Row

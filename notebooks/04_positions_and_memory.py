@@ -257,10 +257,12 @@ assert early > 0.5 and late < early / 2
 # *distance*. To be added to $q_i\cdot k_j$, it must have one column for each *key*. Each row has to be shifted one place
 # further to the right than the row above it.
 #
-# No number has to move. First a small case: a matrix of two rows, `a b c _` and `d e f _`, has an empty fourth column. Its eight
-# places in the computer's memory are one line, `a b c _ d e f _`. Cut the line into rows of *three* instead, `a b c`, `_ d e`:
-# the second row has moved one place to the right. In general a row that is read is one place shorter than a row in memory. So
-# each begins one column earlier than the row above it, and its numbers stand one place further to the right.
+# No number has to move. First a small case, two queries and three keys: in each row stand the numbers for the distances 2, 1
+# and 0, and an empty fourth column, `a b c _` and `d e f _`. The eight places in the computer's memory are one line,
+# `a b c _ d e f _`. Begin one place later and cut rows of *three*: `b c _`, `d e f`. Now each column belongs to a key: the
+# second query sees the keys at distances 2, 1 and 0, the first one, which comes earlier, only those at 1 and 0. It works
+# because each row that is read is one place shorter than a row in memory: it begins one stored column further left than the row
+# above it, so that every number appears one column further right.
 #
 # Now let column $c$ of a matrix P hold distance $S-1-c$, and give P one extra column, so that its rows are $S+1$ long.
 # Entry $(i, c)$ then lies at place $i(S+1)+c$ of the line. The key of this entry is
@@ -378,7 +380,7 @@ yours.check(by_key, attention.by_key, *cases, hint=hint)
 #
 # </details>
 #
-# In chapter 03 the best head of the small model had some 16 % of its weight on the character before. The next cell trains
+# In chapter 03 the best head of the small model had some 17 % of its weight on the character before. The next cell trains
 # this model for as long, but with distances and a memory. **Before you look:** what share will the best head have now?
 
 # %%
@@ -555,9 +557,7 @@ def draw_terms(layer, head, near=16):
     axes[0].set_ylabel("mean over queries")
     axes[0].legend(frameon=False, fontsize=8)
     axes[1].bar(d, a.mean((0, 1)), color=BLUE)
-    axes[1].set(
-        title="so the nearest characters get the weight", xlabel="distance", ylabel="mean weight"
-    )
+    axes[1].set(title="so distance 1 gets the weight", xlabel="distance", ylabel="mean weight")
     plt.show()
     return {name: np.ptp(mean) for name, mean in means.items()}
 
@@ -604,9 +604,6 @@ for name, (layer, head) in chosen.items():
     print(f"{name:20} layer {layer}, head {head}: {mean:{form}}   (uniform weights: {even})")
 
 # %% [markdown]
-# Even the head that looks farthest has a mean distance of 20, less than the 32 of uniform weights: it leans to near
-# characters, only less than others.
-#
 # Here are the three heads on the text, with two queries each. The query is the framed character at the end; a
 # character is darker the more weight it gets, compared with the largest weight of its row (↵ is the end of a
 # line). **Before you look:** in layer 0 a query is computed from its character alone. What can decide there whether a head
@@ -650,7 +647,7 @@ plt.show()
 
 # %% [markdown]
 # In the run printed here the second query is the letter *o*, and the first head looks at every earlier *e*, near or
-# far. (So it does in the first picture of chapter 03.) Look at the weight of this head on the
+# far. (You can see it in the row of *o* in chapter 03's first picture.) Look at the weight of this head on the
 # character before, averaged over all queries with the same character, for the twenty most frequent characters.
 
 # %%

@@ -368,8 +368,6 @@ print("passed: right on average, and both gradients agree with complex steps")
 #
 # **`lam` warms up.** In a single step the task's force is mostly noise of the batch and of the gates. Which heads are worth
 # their price, only its mean over many steps tells, and a full price would not wait for it. So `lam` rises linearly from 0.
-# (That helps where noise makes most of $\sqrt{\hat v}$. A gate that feels the price alone takes full steps at any price, as in
-# section 2.)
 
 # %%
 show_source(linear_warmup, docstring=False)

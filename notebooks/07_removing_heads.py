@@ -169,7 +169,7 @@ np.testing.assert_allclose(whole, sliced, atol=1e-12)
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.1))
 axes[0].imshow(np.abs(concat), cmap="Greys", vmax=np.quantile(np.abs(concat), 0.98), aspect="auto")
 axes[0].set(xlabel="column: head by head", ylabel="position in the text")
-axes[0].set_title(f"layer {i}: closed heads' columns are zero")
+axes[0].set_title(f"layer {i}: closed heads' columns are zero (dark: large)")
 axes[0].set_xticks(np.arange(H) * Dh + Dh / 2, [str(h) for h in range(H)])
 cells = np.abs(Wo).reshape(H * Dh // 4, 4, D // 4, 4).mean((1, 3))  # a cell for 4 × 4 numbers
 axes[1].imshow(
@@ -316,7 +316,8 @@ yours.check(
 
 # %% [markdown]
 # [`remove_closed_heads`](../tinyprune/method/remove.py) drops the gates, and calls both functions in every layer: yours, if
-# you have written them.
+# you have written them. (`OUTPUTS` are `Wo` and `net.pv`, `WIDE` the matrices with Dh columns or rows for each head; `groups`
+# is for chapter 09.)
 
 # %%
 show_source(remove.stays, docstring=False)
@@ -522,6 +523,8 @@ assert abs(rows[1]["validation, bits"] - rows[2]["validation, bits"]) < 1e-4
 ms = milliseconds_per_1k_tokens([baseline, gated, small], text.valid, at_least=0.4)
 for name, value in zip(("all heads", "closed by gates", "removed"), ms):
     print(f"{name:16s} {value:6.2f} ms per 1,000 tokens ({value / ms[0]:.0%})")
+left = count_multiply_adds(small.config) / count_multiply_adds(baseline.config)
+print(f"(removed: {left:.0%} of the multiply-adds)")
 
 # %% [markdown]
 # Skipping saves most of the closed heads' arithmetic, but the copies cost time in every pass. After the removal nothing is
@@ -568,7 +571,7 @@ for name in ("Wq", "Wo", "u", "net.pk", "bo"):
 print(f"\nfloat32, logits differ by {assert_same_logits(without_layer, emptied, 1e-4):.1e}")
 
 prompt = text.tokenizer.encode("The value of the expression ")
-tokens = list(generate(without_layer, prompt, 120, np.random.default_rng(0), temperature=0.7))
+tokens = list(generate(without_layer, prompt, 60, np.random.default_rng(1), temperature=0.7))
 print(text.tokenizer.decode(np.array([*prompt, *tokens])))
 
 # %% [markdown]

