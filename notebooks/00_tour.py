@@ -149,7 +149,7 @@ for temperature in (0.1, 0.7, 2.0):
 
 # %% [markdown]
 # The text makes no sense. But the model has learned words, spaces and the layout of a page. (At a low temperature it can get
-# stuck, here in blanks: lines of this text begin with blanks, and after many of them one more is the most probable.)
+# stuck, here in blanks: after many of them one more is the most probable.)
 #
 # ## 3 · Three heads read one sentence
 #

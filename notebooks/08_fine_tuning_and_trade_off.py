@@ -447,8 +447,8 @@ assert np.ptp(ends) < np.ptp(starts)
 # best right after the removal, since their weights have had 60 steps to prepare. That number is often shown, but the
 # number after fine-tuning counts.
 #
-# All of them had the learning rate that was too high for the whole model (section 3). Is the order due to it? The next cell gives
-# four of the models the same 150 steps at 2e-4, where the baseline's schedule had ended.
+# All had the learning rate that was too high for the whole model (section 3). Is the order due to it? Here are the same 150 steps
+# at 2e-4.
 
 # %%
 gentle = dataclasses.replace(constant, steps=GATE + FINE, lr=2e-4)
