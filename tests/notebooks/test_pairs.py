@@ -5,6 +5,7 @@ import re
 import sys
 
 import jupytext
+import numpy as np
 import pytest
 from folder import FOLDER, NAMES
 
@@ -126,6 +127,44 @@ def test_code_takes_a_quarter_of_the_page_and_no_cell_that_is_not_folded_is_long
 def test_the_course_has_at_most_19_500_words_of_prose():
     prose = [re.sub(r"```.*?```|\$\$.*?\$\$", "", markdown(name), flags=re.DOTALL) for name in NAMES if name < "10"]
     assert len(prose) == 10 and sum(len(text.split()) for text in prose) <= 19_500
+
+
+def announced(name):
+    """Return the minutes to read and to do that the table of README gives a chapter."""
+    return tuple(map(int, re.search(rf"\]\({name}\.ipynb\) \| (\d+) min \| (\d+) min", README).groups()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_time_to_read_counts_words_formulas_and_code(name):
+    cells = jupytext.read(FOLDER / f"{name}.py").cells
+    shown = [
+        c.source for c in cells if c.cell_type == "code" and not c.metadata.get("jupyter", {}).get("source_hidden")
+    ]
+    lines = sum(bool(line.strip()) for source in shown for line in source.splitlines())
+    prose = re.sub(r"<details>.*?</details>", "", markdown(name), flags=re.DOTALL)
+    formulas, words = re.findall(r"\$\$.*?\$\$", prose, re.DOTALL), re.sub(r"\$\$.*?\$\$", "", prose, flags=re.DOTALL)
+    assert abs(len(words.split()) / 100 + 1.5 * len(formulas) + lines / 20 - announced(name)[0]) <= 3.5
+
+
+def hours(text):
+    """Return a number such as 1¼; – is 0."""
+    quarters = {"¼": 0.25, "½": 0.5, "¾": 0.75}
+    return sum(quarters.get(x, 0) for x in text) + int(re.sub(r"[–*¼½¾]", "", text) or 0)
+
+
+def test_the_syllabus_counts_hours_as_the_course_does():
+    total = np.zeros(5)
+    for line in (FOLDER / "assignments" / "SYLLABUS.md").read_text("utf-8").splitlines():
+        row = [x.strip() for x in line.strip("|").split("|")]
+        if "**hours**" in line:
+            assert [hours(x) for x in row[-5:]] == total.tolist()
+            total[:] = 0
+        elif re.match(r"\| \d+ \|", line):
+            counted = np.array([hours(x) for x in row[-5:]])
+            numbers = re.findall(r"\b\d\d[bc]?", row[1])
+            times = np.array([announced(next(n for n in NAMES if n.startswith(f"{x}_"))) for x in numbers]).sum(0) / 60
+            assert np.abs(counted[1:3] - times).max() <= 0.126 and counted[4] == counted[:4].sum(), line
+            total += counted
 
 
 @pytest.mark.parametrize("name", [*NAMES, "README"])
